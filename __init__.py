@@ -1,0 +1,1 @@
+"""slotune: find the vLLM settings that meet latency targets."""

@@ -1,0 +1,44 @@
+"""Every error slotune raises on purpose, each with the exit code it ends as.
+
+SlotuneError            1  something failed
+├── InputError          2  a bad value, line or file from the user
+├── EngineError         1  the real engine did not start, died or hung
+└── InfeasibleError     3  no configuration meets the targets
+"""
+
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+
+class SlotuneError(Exception):
+    """Base of the tree. The message is one line for the user: what, where, and the mend."""
+
+    exit_code = 1
+
+
+class InputError(SlotuneError):
+    """Bad input: names the file, line or value, and how to mend it."""
+
+    exit_code = 2
+
+
+class EngineError(SlotuneError):
+    """The real engine failed. `reason` is a short stable word, as in a study's failure column."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class InfeasibleError(SlotuneError):
+    """No configuration meets the targets."""
+
+    exit_code = 3
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
+    """An InputError for a name that does not exist, with the nearest one that does."""
+    valid = sorted(valid)
+    near = get_close_matches(name, valid, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else "valid: " + ", ".join(valid[:20])
+    return InputError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,1 @@
+"""The real engine, and the profile of its step times."""

@@ -1,0 +1,1 @@
+"""A pure model of the engine: scheduler, KV cache, step loop, replicas, metrics. Open engine.py first."""

@@ -1,0 +1,26 @@
+"""How long things take: the step-time model, and what a request spends outside the engine's steps."""
+
+from dataclasses import dataclass
+
+from .step_time import StepTimeModel
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Time a request spends outside engine steps (HTTP, tokeniser, detokeniser), measured by the profiler.
+
+    A request reaches the engine `before_s + before_token_s * prompt_tokens` after the client sends it; the client
+    sees every token `after_s` after the step that made it ends.
+    """
+
+    before_s: float = 0.0
+    before_token_s: float = 0.0
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Everything the simulator needs to know about time."""
+
+    step: StepTimeModel
+    overhead: Overhead = Overhead()

@@ -1,0 +1,1 @@
+"""A workload: what arrives and when."""
