@@ -1,0 +1,187 @@
+"""Engine settings under vLLM's own names: parsed from text, checked as vLLM checks them, resolved with its defaults."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, unknown_name
+
+Settings = dict[str, Any]
+"""What somebody asked for: vLLM argument names and values, nothing else. Travels through studies and exports."""
+
+UNLIMITED_MODEL_LEN = 1 << 30
+"""max_model_len where nobody names one: no request is too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Every setting that the simulated engine obeys, resolved. Defaults are those of vLLM 0.32 on a GPU of 70 GiB or more.
+
+    Sources: vllm/config/scheduler.py, vllm/config/cache.py, vllm/engine/arg_utils.py.
+    """
+
+    num_gpu_blocks: int
+    """KV-cache blocks of block_size tokens; block 0 is vLLM's null block, so one less is usable."""
+    max_model_len: int = UNLIMITED_MODEL_LEN
+    max_num_batched_tokens: int = 8192
+    max_num_scheduled_tokens: int | None = None
+    max_num_seqs: int = 1024
+    max_num_active_seqs: int | None = None
+    long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    scheduling_policy: str = "fcfs"
+    scheduler_reserve_full_isl: bool = True
+    watermark: float = 0.0
+    async_scheduling: bool = True
+    stream_interval: int = 1
+    block_size: int = 16
+    max_num_queued_reqs: int | None = None
+    max_num_queued_tokens: int | None = None
+    pipeline_parallel_size: int = 1
+    tensor_parallel_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        _check_relations(self)
+
+
+SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks"}
+"""Settings that change the simulated schedule."""
+
+PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
+"""Settings that change the number of KV blocks, through the profile."""
+
+
+def vllm_argument_names() -> frozenset[str]:
+    """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
+    text = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text()
+    return frozenset(text.split())
+
+
+def parse_settings(assignments: Iterable[str] = (), config_file: Path | None = None) -> Settings:
+    """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
+
+    Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
+    """
+    settings = _read_config_file(config_file) if config_file else {}
+    for text in assignments:
+        name, found, value = text.partition("=")
+        if not found:
+            raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
+        settings |= _setting(name, value, f"--engine {text}")
+    return settings
+
+
+def _read_config_file(path: Path) -> Settings:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
+    settings: Settings = {}
+    for name, value in content.items():
+        settings |= _setting(str(name), value, f"{path}: {name}")
+    return settings
+
+
+def _setting(name: str, value: Any, where: str) -> Settings:
+    key = name.strip().lstrip("-").replace("-", "_")
+    valid = vllm_argument_names()
+    if key not in valid and key.startswith("no_") and key[3:] in valid:
+        return {key[3:]: False}
+    if key not in valid:
+        raise unknown_name("engine setting", name, valid)
+    return {key: typed(key, value, where)}
+
+
+def typed(name: str, value: Any, where: str) -> Any:
+    """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
+    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    kind = _kind(name)
+    if kind is None or (parsed is None and "None" in kind):
+        return parsed
+    if kind.startswith("bool") and isinstance(parsed, bool):
+        return parsed
+    if kind.startswith("int") and isinstance(parsed, int) and not isinstance(parsed, bool):
+        return parsed
+    if kind.startswith("float") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
+        return float(parsed)
+    if kind == "str" and isinstance(parsed, str):
+        return parsed
+    raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
+
+
+def _kind(name: str) -> str | None:
+    if name == "num_gpu_blocks_override":
+        return "int"
+    if name == "gpu_memory_utilization":
+        return "float"
+    return {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}.get(name)
+
+
+def resolve(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_blocks: int) -> EngineConfig:
+    """The configuration the engine would run with: what was asked, over the hardware's defaults, over vLLM's.
+
+    Raises InputError for values that vLLM refuses.
+    """
+    chosen = {k: v for k, v in (dict(defaults) | dict(settings)).items() if k in SIMULATED}
+    return EngineConfig(num_gpu_blocks=num_gpu_blocks, **chosen)
+
+
+AT_LEAST_ONE = (
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_scheduled_tokens",
+    "max_num_seqs",
+    "max_num_active_seqs",
+    "stream_interval",
+    "block_size",
+    "max_num_queued_reqs",
+    "max_num_queued_tokens",
+    "pipeline_parallel_size",
+    "tensor_parallel_size",
+)
+
+
+def _check_ranges(engine: EngineConfig) -> None:
+    for name in AT_LEAST_ONE:
+        value = getattr(engine, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value}: must be at least 1")
+    if engine.num_gpu_blocks < 2:
+        raise InputError(f"num_gpu_blocks_override={engine.num_gpu_blocks}: one block is vLLM's own, so at least 2")
+    if not 0 <= engine.watermark < 1:
+        raise InputError(f"watermark={engine.watermark}: must lie in [0, 1)")
+    if engine.scheduling_policy not in ("fcfs", "priority"):
+        raise InputError(f"scheduling_policy={engine.scheduling_policy}: must be fcfs or priority")
+
+
+def _check_relations(engine: EngineConfig) -> None:
+    """vllm/config/scheduler.py, SchedulerConfig.verify_max_model_len."""
+    if engine.max_num_batched_tokens < engine.max_num_seqs:
+        raise InputError(
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be at least max_num_seqs={engine.max_num_seqs}"
+        )
+    if not engine.enable_chunked_prefill and engine.max_num_batched_tokens < engine.max_model_len < UNLIMITED_MODEL_LEN:
+        raise InputError(
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: without chunked prefill it must be at least "
+            f"max_model_len={engine.max_model_len}"
+        )
+    if not 0 <= engine.long_prefill_token_threshold <= engine.max_model_len:
+        raise InputError(
+            f"long_prefill_token_threshold={engine.long_prefill_token_threshold}: must lie between 0 and "
+            f"max_model_len={engine.max_model_len}"
+        )
+    if engine.max_num_active_seqs is not None and engine.max_num_active_seqs > engine.max_num_seqs:
+        raise InputError(
+            f"max_num_active_seqs={engine.max_num_active_seqs}: must be at most max_num_seqs={engine.max_num_seqs}"
+        )
