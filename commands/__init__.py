@@ -1,1 +1,1 @@
-"""The commands, a file each: parse, call one function, print."""
+"""One file per command: parse, call one function, print. What is heavy is imported inside the command's function."""

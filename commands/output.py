@@ -1,0 +1,146 @@
+"""What commands print: one JSON document or tables on stdout, progress on stderr."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+if TYPE_CHECKING:
+    import rich.progress
+
+PLAIN_INTERVAL_S = 5.0  # without a terminal a line at most this often: a log stays readable
+
+
+def emit_json(document: Any) -> None:
+    """Print `document` as the one JSON document on stdout.
+
+    NaN and infinities become null (JSON has neither); numpy scalars and arrays, paths, tuples and dataclass-free
+    mappings are taken. Raises TypeError for anything else.
+    """
+    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, without importing numpy
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    return value
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Print rows under their columns on stdout; numbers to the right, None as an empty cell."""
+    from rich.console import Console
+    from rich.table import Table
+
+    body = [list(row) for row in rows]
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = any(isinstance(row[index], (int, float)) for row in body)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        grid.add_row(*[cell(value) for value in row])
+    # A pipe or file has no width of its own: wide enough that no cell is folded.
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(grid)
+
+
+def cell(value: object) -> str:
+    """A value as it stands in a table: four significant digits, thousands whole, None and NaN empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+class Progress(Protocol):
+    """How far a piece of work is, told to a person on stderr."""
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        """`done` of `total` units are done; `note` is a few words on what goes on now."""
+
+    def line(self, text: str) -> None:
+        """A line that stays, such as a result found on the way."""
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator[Progress]:
+    """A live bar with the time left on a terminal; plain lines, one every few seconds at most, otherwise."""
+    if not sys.stderr.isatty():
+        yield PlainProgress(what, total)
+        return
+    from rich import progress as live
+    from rich.console import Console
+
+    columns = (
+        live.TextColumn("{task.description}", markup=False),
+        live.BarColumn(),
+        live.MofNCompleteColumn(),
+        live.TimeElapsedColumn(),
+        live.TextColumn("left"),
+        live.TimeRemainingColumn(),
+        live.TextColumn("{task.fields[note]}", markup=False),
+    )
+    with live.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _LiveProgress(bar, bar.add_task(what, total=total, note=""))
+
+
+class _LiveProgress:
+    def __init__(self, bar: "rich.progress.Progress", task: "rich.progress.TaskID") -> None:
+        self._bar = bar
+        self._task = task
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        self._bar.update(self._task, completed=done, total=total, note=note)
+
+    def line(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+
+class PlainProgress:
+    """Progress as lines on stderr: `tune: 12/64 (19 %), 41 s left, note`. `clock` gives seconds."""
+
+    def __init__(self, what: str, total: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._total = total
+        self._clock = clock
+        self._start_s = clock()
+        self._last_s = -math.inf
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        self._total = self._total if total is None else total
+        now_s = self._clock()
+        finished = self._total is not None and done >= self._total
+        if now_s - self._last_s < PLAIN_INTERVAL_S and not finished:
+            return
+        self._last_s = now_s
+        parts = [self._amount(done), self._left(done, now_s), note]
+        self.line(f"{self._what}: " + ", ".join(part for part in parts if part))
+
+    def line(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def _amount(self, done: float) -> str:
+        if not self._total:
+            return f"{done:g}"
+        return f"{done:g}/{self._total:g} ({100 * done / self._total:.0f} %)"
+
+    def _left(self, done: float, now_s: float) -> str:
+        if not self._total or done <= 0:
+            return ""
+        if done >= self._total:
+            return f"{now_s - self._start_s:.0f} s"
+        return f"{(now_s - self._start_s) * (self._total - done) / done:.0f} s left"
