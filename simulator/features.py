@@ -2,6 +2,8 @@
 
 A row is (tokens computed now, context computed before). It is a decode row when it computes one token on top of a
 context; every other row is a prefill row.
+
+From the rows come the TOTALS, from the totals the PHYSICS: the terms of the non-negative linear baseline.
 """
 
 import numpy as np
@@ -20,6 +22,44 @@ DECODE_CONTEXT = 5
 MAX_CONTEXT = 6
 """Longest context in the step: the straggler of the attention kernel."""
 TOTALS = 7
+
+CONSTANT = 7
+"""1: launches, the scheduler, reading the weights."""
+HAS_PREFILL = 8
+"""1 if any prefill row: vLLM replays a full CUDA graph only for steps of decode rows alone."""
+EAGER = 9
+"""1 beyond the largest captured CUDA-graph size: every kernel is launched from Python."""
+DENSE_TOKENS = 10
+"""Tokens that the dense layers compute: padded up to the next captured CUDA-graph size, as they are beyond the last."""
+FIRST_KNEE = 11
+"""max(0, DENSE_TOKENS - knee) for each of TOKEN_KNEES."""
+TOKEN_KNEES = (64.0, 128.0, 256.0, 512.0, 1024.0)
+"""Where a dense layer may turn from memory-bound (flat in tokens) to compute-bound (linear): non-negative weights on
+these make any convex piecewise-linear curve, of which max(memory time, compute time) of the roofline model (Williams et
+al., CACM 2009) is one. The fit chooses; GPUs turn between 100 and 500 tokens, CPUs earlier."""
+PHYSICS = FIRST_KNEE + len(TOKEN_KNEES)
+
+PHYSICS_NAMES = (
+    "prefill_tokens",
+    "prefill_rows",
+    "prefill_work",
+    "prefill_context",
+    "decode_rows",
+    "decode_context",
+    "max_context",
+    "constant",
+    "has_prefill",
+    "eager",
+    "dense_tokens",
+    *(f"dense_tokens_over_{int(knee)}" for knee in TOKEN_KNEES),
+)
+
+DECODE_ONLY = 0
+PREFILL_ONLY = 1
+MIXED = 2
+REGIME_NAMES = ("decode", "prefill", "mixed")
+
+_KNEES = np.array(TOKEN_KNEES)
 
 
 @njit(cache=True, inline="always")
@@ -43,3 +83,53 @@ def totals_of(tokens, context):
     for row in range(len(tokens)):
         add_row(totals, tokens[row], context[row])
     return totals
+
+
+@njit(cache=True, inline="always")
+def regime_of(totals):
+    """DECODE_ONLY, PREFILL_ONLY or MIXED."""
+    if totals[PREFILL_ROWS] == 0.0:
+        return DECODE_ONLY
+    return PREFILL_ONLY if totals[DECODE_ROWS] == 0.0 else MIXED
+
+
+@njit(cache=True)
+def padded_tokens(tokens, graph_sizes):
+    """Tokens after padding to the next of the ascending `graph_sizes`; unchanged beyond the last or without any.
+
+    Source: vllm/config/vllm.py, _set_cudagraph_sizes.
+    """
+    if len(graph_sizes) == 0 or tokens > graph_sizes[-1]:
+        return tokens
+    return graph_sizes[np.searchsorted(graph_sizes, tokens)]
+
+
+@njit(cache=True)
+def baseline_s(weights_s, graph_sizes, totals):
+    """Dot product of `weights_s` (float64[PHYSICS]) with the physics features of a step, without storing them."""
+    time_s = weights_s[CONSTANT]
+    for i in range(TOTALS):
+        time_s += weights_s[i] * totals[i]
+    if totals[PREFILL_ROWS] > 0.0:
+        time_s += weights_s[HAS_PREFILL]
+    tokens = totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
+    if len(graph_sizes) > 0 and tokens > graph_sizes[-1]:
+        time_s += weights_s[EAGER]
+    dense = padded_tokens(tokens, graph_sizes)
+    time_s += weights_s[DENSE_TOKENS] * dense
+    for k in range(len(_KNEES)):
+        time_s += weights_s[FIRST_KNEE + k] * max(0.0, dense - _KNEES[k])
+    return time_s
+
+
+@njit(cache=True)
+def physics_of(totals, graph_sizes):
+    """Physics features, shape (steps, PHYSICS), of totals of shape (steps, TOTALS): column i is what weight i earns."""
+    features = np.empty((len(totals), PHYSICS))
+    one = np.zeros(PHYSICS)
+    for i in range(PHYSICS):
+        one[:] = 0.0
+        one[i] = 1.0
+        for step in range(len(totals)):
+            features[step, i] = baseline_s(one, graph_sizes, totals[step])
+    return features
