@@ -1,0 +1,171 @@
+"""Which full KV blocks hold the same tokens, as integers: what the prefix cache looks up.
+
+vLLM keys a full block by a hash over its parent's key and its own tokens (vllm/v1/core/kv_cache_utils.py,
+hash_block_tokens). Traces carry runs instead of tokens: token p of a run is (run name, p). So a block's key is a chain
+over the run segments in it, and the keys are made dense once, before anything is simulated.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .trace import I32, I64, Trace
+
+U64 = npt.NDArray[np.uint64]
+
+# The outputs of two requests with wholly identical prompts are identical (greedy decoding): one more run, of this name.
+OUTPUT_RUN = -1
+
+# splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_ROOT = np.uint64(1)
+_FIRST_SLOTS = 1 << 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockContent:
+    """The leading full blocks of every request whose content another request has too."""
+
+    offsets: I64
+    """(n + 1,): the blocks of request i are ids[offsets[i]:offsets[i + 1]], counted over prompt, then outputs."""
+    ids: I32
+    """(blocks,): content of each block, dense in [0, shared_count)."""
+    shared_count: int
+    """Number of distinct contents."""
+
+
+def block_content(trace: Trace, block_size: int) -> BlockContent:
+    """Content ids of the shared leading blocks of `block_size` tokens.
+
+    Two blocks have one id iff all tokens up to and including the block are the same. A block is listed iff another
+    request has it: what lies behind is private to the request. Where the runs cover a whole prompt, its outputs count
+    as one more run, so requests with wholly identical prompts share output blocks as well.
+
+    Keys are 64 bits: two different blocks among 10**8 are confused with a probability of 3e-4.
+    """
+    runs = _runs_with_outputs(trace)
+    offsets = np.zeros(len(trace) + 1, np.int64)
+    np.cumsum(_shared_tokens(*runs) // block_size, out=offsets[1:])
+    ids, count = _block_ids(*runs, offsets, block_size)
+    return BlockContent(offsets, ids, int(count))
+
+
+def _runs_with_outputs(trace: Trace) -> tuple[I64, I64, I32]:
+    """Offsets, names and lengths of the runs, the outputs appended where the runs cover the whole prompt."""
+    named = np.concatenate(([0], np.cumsum(trace.run_tokens, dtype=np.int64)))[trace.run_offsets]
+    covered = np.diff(named) == trace.input_tokens
+    if not covered.any():
+        return trace.run_offsets, trace.run_name, trace.run_tokens
+    ends = trace.run_offsets[1:][covered]
+    offsets = trace.run_offsets + np.concatenate(([0], np.cumsum(covered)))
+    return (
+        offsets,
+        np.insert(trace.run_name, ends, OUTPUT_RUN),
+        np.insert(trace.run_tokens, ends, trace.output_tokens[covered]),
+    )
+
+
+@numba.njit(cache=True)
+def _shared_tokens(offsets: I64, names: I64, lengths: I32) -> I64:
+    """(n,): leading tokens of each request that another request has too.
+
+    Run k of two requests starts equal iff all runs before are the same and the names agree: such runs meet in a node.
+    A run is shared up to the longest other run of its node.
+    """
+    node = np.full(len(names), -1, np.int32)
+    longest = np.zeros(len(names), np.int32)
+    second = np.zeros(len(names), np.int32)
+    keys, values, count = np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.int32), 0
+    for i in range(len(offsets) - 1):
+        parent = _ROOT
+        for k in range(offsets[i], offsets[i + 1]):
+            if lengths[k] == 0:
+                continue
+            key = _chain(parent, names[k])
+            parent = _chain(key, lengths[k])
+            slot = _slot(keys, key)
+            if keys[slot] == 0:
+                keys[slot], values[slot] = key, count
+                count += 1
+            node[k] = values[slot]
+            if lengths[k] > longest[node[k]]:
+                second[node[k]] = longest[node[k]]
+                longest[node[k]] = lengths[k]
+            elif lengths[k] > second[node[k]]:
+                second[node[k]] = lengths[k]
+            if 2 * count > len(keys):
+                keys, values = _grown(keys, values)
+    shared = np.zeros(len(offsets) - 1, np.int64)
+    for i in range(len(shared)):
+        for k in range(offsets[i], offsets[i + 1]):
+            if lengths[k] == 0:
+                continue
+            here = min(lengths[k], second[node[k]])
+            shared[i] += here
+            if here < lengths[k]:
+                break
+    return shared
+
+
+@numba.njit(cache=True)
+def _chain(parent: np.uint64, value: int) -> np.uint64:
+    """The key of `value` after `parent`; never 0, which marks an empty slot."""
+    key = parent * _MIX_2 + np.uint64(value) + _GAMMA
+    key = (key ^ (key >> np.uint64(30))) * _MIX_1
+    key = (key ^ (key >> np.uint64(27))) * _MIX_2
+    key = key ^ (key >> np.uint64(31))
+    return key if key != np.uint64(0) else _ROOT
+
+
+@numba.njit(cache=True)
+def _slot(keys: U64, key: np.uint64) -> np.int64:
+    """Where `key` is, or would go, in an open-addressing table whose size is a power of two."""
+    mask = len(keys) - 1
+    slot = np.int64(key >> np.uint64(1)) & mask
+    while keys[slot] != np.uint64(0) and keys[slot] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@numba.njit(cache=True)
+def _grown(keys: U64, values: I32) -> tuple[U64, I32]:
+    """The same table with twice the slots."""
+    more_keys = np.zeros(2 * len(keys), np.uint64)
+    more_values = np.zeros(2 * len(keys), np.int32)
+    for old in range(len(keys)):
+        if keys[old] != np.uint64(0):
+            slot = _slot(more_keys, keys[old])
+            more_keys[slot] = keys[old]
+            more_values[slot] = values[old]
+    return more_keys, more_values
+
+
+@numba.njit(cache=True)
+def _block_ids(offsets: I64, names: I64, lengths: I32, block_offsets: I64, block_size: int) -> tuple[I32, int]:
+    """Dense ids, in order of first appearance, of the blocks that `block_offsets` counts; and how many there are."""
+    ids = np.empty(block_offsets[-1], np.int32)
+    keys, values, count = np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.int32), 0
+    for i in range(len(offsets) - 1):
+        key, run, start = _ROOT, offsets[i], 0
+        for block in range(block_offsets[i], block_offsets[i + 1]):
+            left = block_size
+            while left > 0:
+                tokens = min(left, lengths[run] - start)
+                if tokens > 0:
+                    key = _chain(_chain(_chain(key, names[run]), start), tokens)
+                    left -= tokens
+                    start += tokens
+                if start == lengths[run]:
+                    run, start = run + 1, 0
+            slot = _slot(keys, key)
+            if keys[slot] == 0:
+                keys[slot], values[slot] = key, count
+                count += 1
+            ids[block] = values[slot]
+            if 2 * count > len(keys):
+                keys, values = _grown(keys, values)
+    return ids, count
