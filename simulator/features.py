@@ -1,4 +1,4 @@
-"""Physics features of an engine step: what the step's rows cost, summed. Compiled; used by the step loop and the fit alike.
+"""Physics features of an engine step: what its rows cost, summed. Compiled; used by the step loop and the fit alike.
 
 A row is (tokens computed now, context computed before). It is a decode row when it computes one token on top of a
 context; every other row is a prefill row.

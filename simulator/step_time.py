@@ -1,9 +1,9 @@
 """The step-time model as the compiled step loop sees it: non-negative baseline times exp(residual), and its hull.
 
-The residual is a LightGBM ensemble in which every tree path uses at most GROUP_SIZE features of one declared group. Such
-an ensemble is exactly a sum of small tables, one per group, indexed by the bin in which each feature lies between the
-ensemble's own split thresholds: no tree is walked, and the bins of the last step are tried first (`memo`), because the
-next step is nearly the same.
+The residual is a LightGBM ensemble in which every tree path uses at most GROUP_SIZE features of one declared group.
+Such an ensemble is exactly a sum of small tables, one per group, indexed by the bin in which each feature lies between
+the ensemble's own split thresholds: no tree is walked, and the bins of the last step are tried first (`memo`), because
+the next step is nearly the same.
 """
 
 from typing import NamedTuple
@@ -183,7 +183,7 @@ def is_extrapolated(model, totals):
     shape = np.empty(SHAPE)
     shape_of(totals, shape)
     bounds = model.hull[regime_of(totals)]
-    for i in range(SHAPE):
+    for i in range(SHAPE):  # noqa: SIM110 - numba knows no any()
         if shape[i] > bounds[i, 1] * HULL_ABOVE or shape[i] < bounds[i, 0] * HULL_BELOW:
             return True
     return False

@@ -1,0 +1,90 @@
+"""`slotune profile`: what an engine's steps cost, from four sources, and how far each may be trusted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, out_option
+
+if TYPE_CHECKING:
+    from ..profiler.profile import Profile
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Make a profile of an engine, or look at one.
+
+    \b
+    Example:
+      slotune profile linear --base-ms 5 --prefill-token-ms 0.02 --decode-seq-ms 0.05 --context-token-ms 0.00002 --out p
+      slotune profile show p
+    """
+
+
+@command.command()
+@click.option("--base-ms", type=float, required=True, metavar="B", help="Milliseconds every step takes.")
+@click.option("--prefill-token-ms", type=float, required=True, metavar="P", help="Milliseconds for each prefill token.")
+@click.option(
+    "--decode-seq-ms", type=float, required=True, metavar="D", help="Milliseconds for each decoding sequence."
+)
+@click.option(
+    "--context-token-ms",
+    type=float,
+    required=True,
+    metavar="C",
+    help="Milliseconds for each token of context, any row.",
+)
+@out_option
+def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, context_token_ms: float, out: Path) -> None:
+    """A closed-form profile, for tests and rough numbers.
+
+    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. There is no overhead outside
+    the step and no KV limit: give --engine num_gpu_blocks_override=N where one is wanted. Batch limits default to what
+    vLLM takes on a GPU of 70 GiB or more.
+
+    \b
+    Example:
+      slotune profile linear --base-ms 5 --prefill-token-ms 0.02 --decode-seq-ms 0.05 --context-token-ms 0.00002 --out p
+    """
+    from ..profiler.profile import linear_profile, save_profile
+
+    terms_s = [ms / 1e3 for ms in (base_ms, prefill_token_ms, decode_seq_ms, context_token_ms)]
+    profile = linear_profile(*terms_s, name=out.name)
+    save_profile(profile, out)
+    click.echo(f"{out}: {profile.provenance}")
+
+
+@command.command()
+@click.argument("profile", metavar="P")
+@json_option
+def show(profile: str, as_json: bool) -> None:
+    """What a profile holds, its error by regime, where it may be trusted.
+
+    P is a profile's folder or the name of a bundled one.
+
+    \b
+    Example:
+      slotune profile show h200-llama-3.1-8b
+    """
+    from ..profiler.profile import load_profile
+    from ..profiler.profile_page import as_document
+    from .output import emit_json
+
+    loaded = load_profile(profile)
+    if as_json:
+        emit_json(as_document(loaded))
+    else:
+        _print_page(loaded)
+
+
+def _print_page(profile: "Profile") -> None:
+    from ..profiler import profile_page as page
+    from .output import table
+
+    click.echo(profile.provenance)
+    for line in page.fact_lines(profile):
+        click.echo(line)
+    if profile.step.held_out:
+        table(page.ERROR_COLUMNS, page.error_rows(profile.step.held_out), title="\nHeld-out error of a step's time")
+        table(("regime", *page.HULL_SHOWN), page.range_rows(profile), title="\nTrustworthy where it was measured")

@@ -1,0 +1,156 @@
+"""KV-cache blocks as a function of the settings: the engine's own memory formula, refined by real starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+"""Bytes an element of the KV cache takes, by `kv_cache_dtype` (vllm/config/cache.py); "auto" is the model's own."""
+
+MIB = float(1 << 20)
+GIB = float(1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class KvObservation:
+    """One start of the real engine: the settings that it ran with, every default filled in, and the blocks it made."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    settings: dict[str, Any]
+    num_gpu_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvCapacity:
+    """num_gpu_blocks = floor(cache bytes / (block_size * kv_bytes_per_token)), where
+
+        cache bytes = gpu_memory_utilization * total_bytes - fixed_bytes
+                      - bytes_per_batched_token * max_num_batched_tokens - bytes_per_seq * max_num_seqs
+
+    Fixed are the weights, the CUDA context and the captured graphs; the two others are the activations of the largest
+    step and the logits and sampler state of the largest batch, which the engine measures in a dry run at start.
+    Source: vllm/v1/worker/gpu_worker.py, determine_available_memory; vllm/v1/core/kv_cache_utils.py, get_num_blocks.
+
+    Where `kv_cache_memory_bytes` is set (by the user, or here for a device that gets a fixed share, as
+    VLLM_CPU_KVCACHE_SPACE gives on a CPU) it takes the place of the whole right side. All of one GPU: with tensor
+    parallelism, weights and kv_bytes_per_token are those of one rank.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kv_bytes_per_token: float
+    """Of all layers: 2 * layers * KV heads * head size * bytes of the element, in the model's own dtype."""
+    total_bytes: float | None = None
+    fixed_bytes: float = 0.0
+    bytes_per_batched_token: float = 0.0
+    bytes_per_seq: float = 0.0
+    kv_cache_memory_bytes: float | None = None
+    element_bytes: float = 2.0
+    """Bytes of one element of kv_bytes_per_token."""
+    observations: tuple[KvObservation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kv_bytes_per_token <= 0 or self.element_bytes <= 0:
+            raise InputError(f"kv_bytes_per_token={self.kv_bytes_per_token}: must be above 0")
+        if self.total_bytes is None and self.kv_cache_memory_bytes is None:
+            raise InputError("KV capacity: needs total_bytes or kv_cache_memory_bytes")
+
+    def cache_bytes(self, settings: Mapping[str, Any]) -> float:
+        """Bytes left for the KV cache under resolved settings; negative where not even the weights fit."""
+        fixed = settings.get("kv_cache_memory_bytes", self.kv_cache_memory_bytes)
+        if fixed is not None:
+            return float(fixed)
+        assert self.total_bytes is not None
+        return _utilization(settings) * self.total_bytes - self.reserved_bytes(settings)
+
+    def reserved_bytes(self, settings: Mapping[str, Any]) -> float:
+        """What the engine keeps for everything but the KV cache."""
+        variable = np.dot(_activation_terms(settings), (self.bytes_per_batched_token, self.bytes_per_seq))
+        return self.fixed_bytes + float(variable)
+
+    def block_bytes(self, settings: Mapping[str, Any]) -> float:
+        """Bytes of one block of block_size tokens in all layers."""
+        dtype = str(settings.get("kv_cache_dtype", "auto"))
+        element_bytes = KV_DTYPE_BYTES.get(dtype, self.element_bytes)
+        return int(settings["block_size"]) * self.kv_bytes_per_token * element_bytes / self.element_bytes
+
+    def num_gpu_blocks(self, settings: Mapping[str, Any]) -> int:
+        """Blocks that the engine would make; 0 where it would find no memory for any."""
+        return max(0, int(self.cache_bytes(settings) // self.block_bytes(settings)))
+
+    def checked_blocks(self, settings: Mapping[str, Any]) -> int:
+        """`num_gpu_blocks`, or an InputError where vLLM would refuse to start.
+
+        Source: vllm/v1/core/kv_cache_utils.py, check_enough_kv_cache_memory: one sequence of max_model_len must fit,
+        and one block is the null block.
+        """
+        blocks = self.num_gpu_blocks(settings)
+        if blocks < 2:
+            raise InputError(f"{_named(settings)}: no memory is left for the KV cache; raise gpu_memory_utilization")
+        max_model_len, capacity = settings.get("max_model_len"), (blocks - 1) * int(settings["block_size"])
+        if max_model_len is not None and int(max_model_len) > capacity:
+            raise InputError(
+                f"max_model_len={max_model_len}: larger than the KV cache of {capacity} tokens "
+                f"({_named(settings)}); raise gpu_memory_utilization or lower max_model_len"
+            )
+        return blocks
+
+    def observed(self, observations: Sequence[KvObservation]) -> "KvCapacity":
+        """This formula, corrected so that it gives what real starts gave, and remembering them.
+
+        The corrections of the three reservations are the smallest (in units of what each moves in these starts) that
+        explain the observations by least squares: one start moves fixed_bytes, more tell the terms apart.
+        """
+        everything = (*self.observations, *observations)
+        usable = [o for o in everything if _uses_utilization(o, self)]
+        if not usable:
+            return replace(self, observations=everything)
+        surplus = np.array([self._surplus_bytes(o) for o in usable])
+        fixed, per_token, per_seq = _corrections(surplus, [_activation_terms(o.settings) for o in usable])
+        return replace(
+            self,
+            fixed_bytes=self.fixed_bytes + fixed,
+            bytes_per_batched_token=max(0.0, self.bytes_per_batched_token + per_token),
+            bytes_per_seq=max(0.0, self.bytes_per_seq + per_seq),
+            observations=everything,
+        )
+
+    def _surplus_bytes(self, observation: KvObservation) -> float:
+        """How much more the formula leaves for the cache than the engine took; the half block undoes the floor."""
+        taken = (observation.num_gpu_blocks + 0.5) * self.block_bytes(observation.settings)
+        return self.cache_bytes(observation.settings) - taken
+
+    def errors(self) -> list[float]:
+        """Relative error of the formula for each observed start."""
+        return [self.num_gpu_blocks(o.settings) / o.num_gpu_blocks - 1 for o in self.observations]
+
+
+def _utilization(settings: Mapping[str, Any]) -> float:
+    return float(settings.get("gpu_memory_utilization", 0.92))  # vllm/config/cache.py, CacheConfig
+
+
+def _activation_terms(settings: Mapping[str, Any]) -> tuple[float, float]:
+    return float(settings["max_num_batched_tokens"]), float(settings["max_num_seqs"])
+
+
+def _uses_utilization(observation: KvObservation, capacity: KvCapacity) -> bool:
+    return observation.settings.get("kv_cache_memory_bytes", capacity.kv_cache_memory_bytes) is None
+
+
+def _corrections(surplus: npt.NDArray[np.float64], terms: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Least-squares corrections of (fixed, per token, per sequence); a term that the starts did not vary stays."""
+    activations = np.array(terms)
+    centre = activations.mean(axis=0)
+    slopes, *_ = np.linalg.lstsq(activations - centre, surplus - surplus.mean(), rcond=1e-9)
+    return float(surplus.mean() - slopes @ centre), float(slopes[0]), float(slopes[1])
+
+
+def _named(settings: Mapping[str, Any]) -> str:
+    names = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes")
+    return ", ".join(f"{name}={settings[name]}" for name in names if settings.get(name) is not None)

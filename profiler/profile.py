@@ -1,0 +1,184 @@
+"""A profile: step times, KV capacity and overhead of one engine on one machine, and how far to trust them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import InputError
+from ..simulator.engine_config import UNLIMITED_MODEL_LEN, EngineConfig, resolve
+from ..simulator.timing import Overhead, Timing
+from .graph_sizes import captured_graph_sizes
+from .kv_capacity import KvCapacity
+from .surrogate_model import FittedStepTime
+from .surrogate_samples import StepSamples
+
+UNLIMITED_BLOCKS = 1 << 20
+"""Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
+
+CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS, MEASURED = "closed form", "kernel tables", "step records", "measured"
+PROVENANCE = {
+    CLOSED_FORM: "step times come from a formula, not from a measurement",
+    KERNEL_TABLES: "step times come from public kernel tables, not from a measurement",
+    STEP_RECORDS: "step times are fitted to step records of an engine",
+    MEASURED: "step times were measured on the engine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Which engine the profile speaks of. None: not known."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str = "vllm"
+    version: str | None = None
+    model: str | None = None
+    device: str | None = None
+    """GPU or CPU, as its driver names it."""
+    driver: str | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+    quantization: str | None = None
+    attention_backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything about time and memory that a simulation needs, and where each number comes from."""
+
+    name: str
+    source: str
+    """One of PROVENANCE."""
+    step: FittedStepTime
+    engine: EngineFacts = EngineFacts()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine takes for settings that nobody gives, where it differs from EngineConfig's own defaults."""
+    cuda_graphs: bool = False
+    """Whether the engine captures CUDA graphs, by vLLM's rule on max_num_seqs."""
+    kv: KvCapacity | None = None
+    overhead: Overhead = field(default_factory=Overhead)
+    samples: StepSamples | None = None
+    """The steps that were fitted; a profile that was loaded leaves them on disk (`surrogate_samples.read_samples`)."""
+    notes: tuple[str, ...] = ()
+    """What a user of the profile ought to know: what is missing, what was assumed."""
+
+    def __post_init__(self) -> None:
+        if self.source not in PROVENANCE:
+            raise InputError(f"profile source {self.source!r}: must be one of {', '.join(PROVENANCE)}")
+
+    def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
+        """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture."""
+        model = self.step.model
+        if self.cuda_graphs:
+            sizes = captured_graph_sizes(self.engine_config(settings or {}), settings or {})
+            model = model._replace(graph_sizes=sizes)
+        return Timing(model, self.overhead)
+
+    def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
+        """The engine that would run with these settings on the profiled machine.
+
+        Raises InputError for what vLLM refuses: bad combinations, and a KV cache that cannot hold max_model_len tokens.
+        """
+        self._check_parallelism(settings)
+        override = settings.get("num_gpu_blocks_override")
+        engine = resolve(settings, self.defaults, UNLIMITED_BLOCKS if override is None else int(override))
+        if override is not None or self.kv is None:
+            return engine
+        return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
+
+    def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
+        resolved = {
+            "block_size": engine.block_size,
+            "max_num_batched_tokens": engine.max_num_batched_tokens,
+            "max_num_seqs": engine.max_num_seqs,
+            "max_model_len": None if engine.max_model_len == UNLIMITED_MODEL_LEN else engine.max_model_len,
+        }
+        return {**self.defaults, **settings, **resolved}
+
+    def _check_parallelism(self, settings: Mapping[str, Any]) -> None:
+        asked = int(settings.get("tensor_parallel_size", self.engine.tensor_parallel_size))
+        if asked != self.engine.tensor_parallel_size:
+            raise InputError(
+                f"tensor_parallel_size={asked}: profile {self.name} holds step times for "
+                f"{self.engine.tensor_parallel_size}; use or measure a profile for {asked}"
+            )
+
+    @property
+    def provenance(self) -> str:
+        """One sentence on where the numbers come from, to be shown on every use."""
+        kv = (
+            ""
+            if self.kv is not None
+            else "; KV capacity is not modelled: unlimited unless num_gpu_blocks_override is set"
+        )
+        return f"profile {self.name}: {PROVENANCE[self.source]}{kv}"
+
+    def describe(self) -> dict[str, Any]:
+        """The profile's identity, as the `profile` key of JSON output has it."""
+        facts = {name: getattr(self.engine, name) for name in EngineFacts.__slots__}
+        return {"name": self.name, "source": self.source, "engine": facts}
+
+    def trust(self, steps: int = 0, extrapolated_steps: int = 0) -> dict[str, Any]:
+        """How far predictions may be believed, as the `trust` key of JSON output has it.
+
+        `steps` and `extrapolated_steps` are a simulation's: how many of its steps lay outside what was measured.
+        """
+        return {
+            "provenance": self.provenance,
+            "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
+            "extrapolated_share": extrapolated_steps / steps if steps else 0.0,
+            "kv_capacity": "unlimited" if self.kv is None else "modelled",
+            "notes": list(self.notes),
+        }
+
+
+def linear_profile(
+    base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float, name: str = "linear"
+) -> Profile:
+    """A closed-form profile: base + P * prefill token + D * decode row + C * context token; no overhead, no KV limit.
+
+    Raises InputError for a negative or non-finite coefficient, or when a step could take no time at all.
+    """
+    terms = {
+        "base": base_s,
+        "prefill-token": prefill_token_s,
+        "decode-seq": decode_row_s,
+        "context-token": context_token_s,
+    }
+    for term, seconds in terms.items():
+        if not (np.isfinite(seconds) and seconds >= 0):
+            raise InputError(f"--{term}-ms {seconds * 1000:g}: must be a finite number, 0 or more")
+    if base_s + min(prefill_token_s, decode_row_s) <= 0:
+        raise InputError("a step would take no time: give --base-ms, or both --prefill-token-ms and --decode-seq-ms")
+    step = FittedStepTime.linear(base_s, prefill_token_s, decode_row_s, context_token_s)
+    return Profile(name=name, source=CLOSED_FORM, step=step)
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """The profile in a folder, or a bundled one by its name. Raises InputError where there is none that can be read."""
+    from .profile_folder import bundled_names, bundled_path, read_profile
+
+    path = Path(name_or_path)
+    if path.exists():
+        return read_profile(path)
+    if str(name_or_path) in bundled_names():
+        return read_profile(bundled_path(str(name_or_path)))
+    known = ", ".join(bundled_names()) or "none"
+    raise InputError(
+        f"--profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})"
+    )
+
+
+def save_profile(profile: Profile, folder: Path) -> None:
+    """Write the profile to `folder`, replacing an older profile there; a killed process leaves the old or the new one.
+
+    Raises InputError where `folder` holds something that is no profile.
+    """
+    from .profile_folder import write_profile
+
+    write_profile(profile, folder)

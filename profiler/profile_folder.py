@@ -1,0 +1,225 @@
+"""A profile on disk: a folder with profile.json, residual.txt (LightGBM) and steps.parquet (the samples)."""
+
+import json
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import InputError
+from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
+from ..simulator.step_time import SHAPE, SHAPE_NAMES, unbounded_hull
+from ..simulator.timing import Overhead
+from .kv_capacity import KvCapacity
+from .profile import EngineFacts, Profile
+from .surrogate_model import FittedStepTime, RegimeError
+
+FORMAT_VERSION = 1
+DOCUMENT, RESIDUAL, SAMPLES = "profile.json", "residual.txt", "steps.parquet"
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _OverheadPart(_Part):
+    before_ms: float
+    before_token_ms: float
+    after_ms: float
+
+
+class _StepPart(_Part):
+    baseline_ms: dict[str, float]
+    graph_sizes: list[int]
+    hull: dict[str, dict[str, tuple[float, float]]] | None
+    residual: bool
+
+
+class _Document(_Part):
+    format_version: Literal[1]
+    made_with: str
+    name: str
+    source: str
+    engine: EngineFacts
+    defaults: dict[str, Any]
+    cuda_graphs: bool
+    kv: KvCapacity | None
+    overhead: _OverheadPart
+    step: _StepPart
+    held_out: list[RegimeError]
+    notes: list[str]
+
+
+def bundled_names() -> list[str]:
+    """Names of the profiles that ship with slotune."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{DOCUMENT}"))
+
+
+def bundled_path(name: str) -> Path:
+    """Folder of a bundled profile."""
+    return BUNDLED / name
+
+
+def read_profile(folder: Path) -> Profile:
+    """The profile in `folder`. Raises InputError for anything that is not a sound profile of this format version."""
+    document = _read_document(folder)
+    fitted = _step_of(document, _read_residual(folder) if document.step.residual else None, folder)
+    overhead = document.overhead
+    return Profile(
+        name=document.name,
+        source=document.source,
+        step=fitted,
+        engine=document.engine,
+        defaults=document.defaults,
+        cuda_graphs=document.cuda_graphs,
+        kv=document.kv,
+        overhead=Overhead(overhead.before_ms / 1e3, overhead.before_token_ms / 1e3, overhead.after_ms / 1e3),
+        notes=tuple(document.notes),
+    )
+
+
+def _read_document(folder: Path) -> _Document:
+    path = folder / DOCUMENT
+    if not path.is_file():
+        raise InputError(f"{folder}: not a profile (no {DOCUMENT} in it); make one with `slotune profile`")
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); make the profile again") from error
+    found = content.get("format_version") if isinstance(content, dict) else None
+    if found != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {found}, but this slotune reads {FORMAT_VERSION}; make the profile again"
+        )
+    try:
+        return _Document.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _read_residual(folder: Path) -> str:
+    try:
+        return (folder / RESIDUAL).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / RESIDUAL}: cannot be read ({error}); make the profile again") from error
+
+
+def _step_of(document: _Document, residual: str | None, folder: Path) -> FittedStepTime:
+    fitted = FittedStepTime(
+        weights_s=_weights_of(document.step.baseline_ms, folder),
+        graph_sizes=np.array(document.step.graph_sizes, dtype=np.float64),
+        hull=_hull_of(document.step.hull, folder),
+        residual=residual,
+        held_out=tuple(document.held_out),
+    )
+    try:
+        fitted.model  # noqa: B018 - a broken ensemble is found here, not in the middle of a simulation
+    except ValueError as error:
+        raise InputError(f"{folder / RESIDUAL}: {error}; make the profile again") from error
+    return fitted
+
+
+def _weights_of(baseline_ms: dict[str, float], folder: Path) -> np.ndarray:
+    weights = np.zeros(PHYSICS)
+    for name, ms in baseline_ms.items():
+        if name not in PHYSICS_NAMES or ms < 0:
+            raise InputError(f"{folder / DOCUMENT}: step.baseline_ms: {name}={ms} is no known non-negative term")
+        weights[PHYSICS_NAMES.index(name)] = ms / 1e3
+    return weights
+
+
+def _hull_of(ranges: dict[str, dict[str, tuple[float, float]]] | None, folder: Path) -> np.ndarray:
+    """The hull array; a regime that is not named was not measured."""
+    if ranges is None:
+        return unbounded_hull()
+    hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
+    hull[..., 0], hull[..., 1] = np.inf, -np.inf
+    for regime, features in ranges.items():
+        if regime not in REGIME_NAMES or set(features) != set(SHAPE_NAMES):
+            raise InputError(f"{folder / DOCUMENT}: step.hull: {regime} is not a full range of features")
+        hull[REGIME_NAMES.index(regime)] = [features[name] for name in SHAPE_NAMES]
+    return hull
+
+
+def write_profile(profile: Profile, folder: Path) -> None:
+    """Write `profile` to `folder` through a neighbouring temporary folder, so that all of it is there or nothing."""
+    check_target(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)  # mkdtemp's 0700 would hide a shared profile from its readers
+        (fresh / DOCUMENT).write_text(json.dumps(_document_of(profile), indent=1, allow_nan=False) + "\n")
+        if profile.step.residual is not None:
+            (fresh / RESIDUAL).write_text(profile.step.residual)
+        if profile.samples is not None:
+            profile.samples.write(fresh / SAMPLES)
+        _swap(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_target(folder: Path) -> None:
+    """Raise InputError where `folder` holds something that is no profile: nothing of it is overwritten."""
+    if not folder.exists() or (folder / DOCUMENT).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise InputError(f"--out {folder}: holds something that is not a profile; name another folder")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    folder.rename(old / "profile")
+    fresh.rename(folder)
+    shutil.rmtree(old)
+
+
+def _document_of(profile: Profile) -> dict[str, Any]:
+    overhead = profile.overhead
+    document = _Document(
+        format_version=FORMAT_VERSION,
+        made_with=f"slotune {version('slotune')}",
+        name=profile.name,
+        source=profile.source,
+        engine=profile.engine,
+        defaults=dict(profile.defaults),
+        cuda_graphs=profile.cuda_graphs,
+        kv=profile.kv,
+        overhead=_OverheadPart(
+            before_ms=overhead.before_s * 1e3,
+            before_token_ms=overhead.before_token_s * 1e3,
+            after_ms=overhead.after_s * 1e3,
+        ),
+        step=_StepPart(
+            baseline_ms=_named_weights(profile.step.weights_s),
+            graph_sizes=[int(size) for size in profile.step.graph_sizes],
+            hull=_named_hull(profile.step.hull),
+            residual=profile.step.residual is not None,
+        ),
+        held_out=list(profile.step.held_out),
+        notes=list(profile.notes),
+    )
+    return document.model_dump(mode="json")
+
+
+def _named_weights(weights_s: np.ndarray) -> dict[str, float]:
+    return {name: float(weight * 1e3) for name, weight in zip(PHYSICS_NAMES, weights_s, strict=True) if weight > 0}
+
+
+def _named_hull(hull: np.ndarray) -> dict[str, dict[str, tuple[float, float]]] | None:
+    if np.isposinf(hull[..., 1]).all():
+        return None
+    return {
+        regime: {name: (float(low), float(high)) for name, (low, high) in zip(SHAPE_NAMES, hull[index], strict=True)}
+        for index, regime in enumerate(REGIME_NAMES)
+        if np.isfinite(hull[index]).all()
+    }

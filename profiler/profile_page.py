@@ -1,0 +1,105 @@
+"""A profile as people read it."""
+
+from typing import Any
+
+import numpy as np
+
+from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
+from ..simulator.step_time import SHAPE_NAMES
+from .profile import Profile
+from .surrogate_model import RegimeError
+
+HULL_SHOWN = ("tokens", "prefill_tokens", "decode_rows", "mean_prefill_context", "mean_decode_context")
+
+
+def as_document(profile: Profile) -> dict[str, Any]:
+    """Everything `profile show --json` tells."""
+    engine = profile.engine_config({})
+    return {
+        **profile.describe(),
+        "trust": profile.trust(),
+        "defaults": dict(profile.defaults),
+        "num_gpu_blocks": engine.num_gpu_blocks if profile.kv else None,
+        "overhead_ms": overhead_ms(profile),
+        "baseline_ms": baseline_ms(profile),
+        "measured_range": measured_range(profile),
+        "kv": kv_lines(profile),
+    }
+
+
+def overhead_ms(profile: Profile) -> dict[str, float]:
+    """What a request spends outside the engine's steps."""
+    overhead = profile.overhead
+    return {
+        "before": overhead.before_s * 1e3,
+        "before_prompt_token": overhead.before_token_s * 1e3,
+        "after": overhead.after_s * 1e3,
+    }
+
+
+def baseline_ms(profile: Profile) -> dict[str, float]:
+    """The baseline's terms that are not zero."""
+    weights = zip(PHYSICS_NAMES, profile.step.weights_s, strict=True)
+    return {name: float(weight * 1e3) for name, weight in weights if weight > 0}
+
+
+def measured_range(profile: Profile) -> dict[str, dict[str, list[float]]]:
+    """Least and greatest measured value of each feature, by regime; empty for a formula."""
+    hull = profile.step.hull
+    return {
+        regime: {name: hull[i, j].tolist() for j, name in enumerate(SHAPE_NAMES)}
+        for i, regime in enumerate(REGIME_NAMES)
+        if np.isfinite(hull[i]).all()
+    }
+
+
+def kv_lines(profile: Profile) -> list[str]:
+    """The KV capacity in sentences."""
+    if profile.kv is None:
+        return ["not modelled: unlimited unless num_gpu_blocks_override is set"]
+    engine = profile.engine_config({})
+    tokens = engine.num_gpu_blocks * engine.block_size
+    lines = [
+        f"{engine.num_gpu_blocks} blocks of {engine.block_size} tokens ({tokens:,} tokens) with the default settings"
+    ]
+    errors = profile.kv.errors()
+    if errors:
+        worst = max(abs(error) for error in errors)
+        lines.append(
+            f"formula refined by {len(errors)} start(s) of the engine, off by at most {100 * worst:.2g} % there"
+        )
+    else:
+        lines.append("from the memory formula alone: no start of the engine was observed")
+    return lines
+
+
+def error_rows(errors: tuple[RegimeError, ...]) -> list[list[object]]:
+    """One row a regime, errors in per cent."""
+    return [
+        [e.regime, e.compositions, 100 * e.median, 100 * e.mean, None if e.p90 is None else 100 * e.p90, 100 * e.bias]
+        for e in errors
+    ]
+
+
+ERROR_COLUMNS = ("regime", "compositions", "median %", "mean %", "90 % within %", "bias %")
+
+
+def range_rows(profile: Profile) -> list[list[object]]:
+    """One row a measured regime: the ranges that matter most."""
+    return [
+        [regime, *(f"{features[name][0]:,.0f} to {features[name][1]:,.0f}" for name in HULL_SHOWN)]
+        for regime, features in measured_range(profile).items()
+    ]
+
+
+def fact_lines(profile: Profile) -> list[str]:
+    """What is known of the engine, defaults, overhead, KV, notes; one line each."""
+    facts = ", ".join(f"{name} {value}" for name, value in profile.describe()["engine"].items() if value is not None)
+    terms = ", ".join(f"{name} {ms:.4g}" for name, ms in baseline_ms(profile).items())
+    residual = " times a LightGBM residual" if profile.step.residual else ""
+    outside = ", ".join(f"{name} {ms:.4g}" for name, ms in overhead_ms(profile).items())
+    lines = [f"engine: {facts}", f"step time: {terms} (ms){residual}", f"outside the step: {outside} (ms)"]
+    if profile.defaults:
+        lines.append("defaults: " + ", ".join(f"{name}={value}" for name, value in profile.defaults.items()))
+    lines += [f"KV cache: {line}" for line in kv_lines(profile)]
+    return lines + [f"note: {note}" for note in profile.notes]

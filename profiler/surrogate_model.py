@@ -1,0 +1,85 @@
+"""A fitted step-time model: baseline weights, residual ensemble, hull, and what its held-out errors were."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..simulator.step_time import StepTimeModel, baseline_model, linear_model, unbounded_hull
+from .surrogate_tables import with_residual
+
+F64 = npt.NDArray[np.float64]
+
+COVERAGE = 0.9
+"""Share of steps that the expected error is meant to cover."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegimeError:
+    """Held-out relative errors |predicted / measured - 1| of the steps of one regime."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    regime: str
+    """decode, prefill or mixed, each small or large; `all` for every step."""
+    compositions: int
+    median: float
+    mean: float
+    p90: float | None
+    """The error that COVERAGE of new steps stay within, by split conformal prediction; None if too few were held out."""
+    bias: float
+    """Total predicted time over total measured time, less one: what a mean latency inherits."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Shares as they stand in JSON: `median_error` 0.02 is 2 %."""
+        return {
+            "compositions": self.compositions,
+            "median_error": self.median,
+            "mean_error": self.mean,
+            "p90_error": self.p90,
+            "bias": self.bias,
+        }
+
+
+@dataclass(frozen=True)
+class FittedStepTime:
+    """What a fit found. Without `residual` the baseline stands alone."""
+
+    weights_s: F64
+    """(PHYSICS,): seconds for each physics feature, none negative."""
+    graph_sizes: F64 = field(default_factory=lambda: np.empty(0))
+    """CUDA-graph sizes captured by the engine that was measured; empty where it captured none."""
+    hull: F64 = field(default_factory=unbounded_hull)
+    residual: str | None = None
+    """LightGBM's own text of the ensemble on the log of measured over baseline time."""
+    held_out: tuple[RegimeError, ...] = ()
+
+    @classmethod
+    def linear(
+        cls, base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float
+    ) -> "FittedStepTime":
+        """The closed form of `simulator.step_time.linear_model`."""
+        return cls(linear_model(base_s, prefill_token_s, decode_row_s, context_token_s).weights_s)
+
+    @cached_property
+    def model(self) -> StepTimeModel:
+        """The arrays that compiled code evaluates. Raises ValueError for a residual that is no LightGBM text."""
+        model = baseline_model(self.weights_s, self.graph_sizes, self.hull)
+        return model if self.residual is None else with_residual(model, self.residual)
+
+    def error_of(self, regime: str) -> RegimeError | None:
+        """The held-out error of one regime, if it was measured."""
+        return next((error for error in self.held_out if error.regime == regime), None)
+
+
+def conformal_quantile(errors: F64, coverage: float = COVERAGE) -> float | None:
+    """The error that a new, exchangeable step stays within with probability `coverage`; None with too few errors.
+
+    Split conformal prediction: the ceil((n + 1) * coverage)-th smallest of n held-out errors (Vovk et al. 2005; Lei et
+    al., JASA 2018, section 2.2).
+    """
+    rank = math.ceil((len(errors) + 1) * coverage)
+    return float(np.sort(errors)[rank - 1]) if 0 < rank <= len(errors) else None

@@ -1,0 +1,62 @@
+"""Step samples: what was computed in each measured step, and how long it took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..simulator.features import PHYSICS_NAMES, TOTALS
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSamples:
+    """Measured steps, one a row."""
+
+    totals: F64
+    """(steps, TOTALS), as simulator/features.py sums them."""
+    duration_s: F64
+    """(steps,): the time that the engine needed for the step; with async scheduling, from one end to the next."""
+
+    def __post_init__(self) -> None:
+        if self.totals.shape != (len(self.duration_s), TOTALS):
+            raise ValueError(f"totals of shape {self.totals.shape} for {len(self.duration_s)} durations")
+
+    def __len__(self) -> int:
+        return len(self.duration_s)
+
+    def __getitem__(self, index: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | slice) -> "StepSamples":
+        return StepSamples(self.totals[index], self.duration_s[index])
+
+    def write(self, path: Path) -> None:
+        """Write a Parquet file: one column for each total, and duration_ms."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: self.totals[:, i] for i, name in enumerate(PHYSICS_NAMES[:TOTALS])}
+        pq.write_table(pa.table({**columns, "duration_ms": self.duration_s * 1e3}), path, compression="zstd")
+
+
+def read_samples(path: Path) -> StepSamples:
+    """The samples that `StepSamples.write` wrote. Raises InputError for a file that holds none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [*PHYSICS_NAMES[:TOTALS], "duration_ms"]
+    try:
+        table = pq.read_table(path, columns=names)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{path}: no step samples ({error})") from error
+    columns = [table.column(name).to_numpy().astype(np.float64) for name in names]
+    return StepSamples(np.stack(columns[:-1], axis=1), columns[-1] / 1e3)
+
+
+def join(parts: Sequence[StepSamples]) -> StepSamples:
+    """All samples of all parts, in order."""
+    if not parts:
+        return StepSamples(np.empty((0, TOTALS)), np.empty(0))
+    return StepSamples(np.concatenate([p.totals for p in parts]), np.concatenate([p.duration_s for p in parts]))
