@@ -1,12 +1,13 @@
 """The options that several commands share, each spelled and explained once.
 
-A decorator names the parameter it fills in its comment; values arrive parsed (targets as `Slo`, durations in seconds).
+The comment above a decorator names the parameter that it fills; values arrive parsed. A length of time is an option of
+`type=duration` and arrives in seconds.
 """
 
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,45 +18,29 @@ POLICIES = ("vllm-v1", "sarathi", "vllm-v0", "orca", "request-level")
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-class PositiveNumber(click.ParamType):
+def positive_number(text: str | float) -> float:
     """A finite number above zero."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a number", param, ctx)
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"{value!r} must be a finite number above 0", param, ctx)
-        return number
+    try:
+        number = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number") from None
+    if not (math.isfinite(number) and number > 0):
+        raise click.BadParameter(f"{text!r} must be a finite number above 0")
+    return number
 
 
-class Duration(click.ParamType):
-    """A length of time with its unit, such as 90s, 10m or 2h; arrives in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value.strip())
-        seconds = float(match[1]) * SECONDS_PER_UNIT[match[2]] if match else 0.0
-        if not (math.isfinite(seconds) and seconds > 0):
-            self.fail(f"{value!r} is not a duration; write it like 90s, 10m or 2h", param, ctx)
-        return seconds
+def duration(text: str | float) -> float:
+    """Seconds of a length of time with its unit, such as 90s, 10m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(text).strip())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is not a duration; write it like 90s, 10m or 2h")
+    return float(match[1]) * SECONDS_PER_UNIT[match[2]]
 
 
-class SloType(click.ParamType):
-    """A latency target such as p99:ttft:500; arrives as a `simulator.slo.Slo`."""
+def _slo(text: str) -> "Slo":
+    from ..simulator.slo import parse_slo
 
-    name = "slo"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Slo":
-        from ..simulator.slo import parse_slo
-
-        return parse_slo(value) if isinstance(value, str) else value
+    return parse_slo(text)
 
 
 def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
@@ -63,10 +48,6 @@ def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
     return dict(parse_goodput(word) for text in value for word in text.split())
 
-
-POSITIVE = PositiveNumber()
-DURATION = Duration()
-SLO = SloType()
 
 # profile: str
 profile_option = click.option(
@@ -97,7 +78,7 @@ policy_option = click.option(
 # slo: tuple[Slo, ...]
 slo_option = click.option(
     "--slo",
-    type=SLO,
+    type=_slo,
     multiple=True,
     metavar="PERCENTILE:METRIC:MS",
     help="A target, e.g. p99:ttft:500; metric ttft, tpot, itl or e2el, in milliseconds (repeatable).",
@@ -111,7 +92,9 @@ goodput_option = click.option(
     help='What a good request keeps, as in `vllm bench serve`: ttft:500, or "ttft:500 tpot:50" (repeatable).',
 )
 # rate: float | None
-rate_option = click.option("--rate", type=POSITIVE, metavar="R", help="Rescale the arrivals to R requests per second.")
+rate_option = click.option(
+    "--rate", type=positive_number, metavar="R", help="Rescale the arrivals to R requests per second."
+)
 # max_concurrency: int | None
 max_concurrency_option = click.option(
     "--max-concurrency",
