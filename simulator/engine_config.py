@@ -133,8 +133,27 @@ def resolve(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_bl
 
     Raises InputError for values that vLLM refuses.
     """
-    chosen = {k: v for k, v in (dict(defaults) | dict(settings)).items() if k in SIMULATED}
+    filled = dict(settings) | _batch_defaults(settings, dict(defaults))
+    chosen = {k: v for k, v in (dict(defaults) | filled).items() if k in SIMULATED}
     return EngineConfig(num_gpu_blocks=num_gpu_blocks, **chosen)
+
+
+def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings:
+    """What vLLM makes of a batch limit that nobody set, given the other settings.
+
+    Source: EngineArgs._set_default_max_num_seqs_and_batched_tokens_args (vllm/engine/arg_utils.py).
+    """
+    known = {f.name: f.default for f in fields(EngineConfig)} | defaults | dict(settings)
+    filled: Settings = {}
+    tokens = known["max_num_batched_tokens"]
+    if "max_num_batched_tokens" not in settings:
+        if not known["enable_chunked_prefill"] and known["max_model_len"] < UNLIMITED_MODEL_LEN:
+            tokens = max(tokens, known["max_model_len"])
+        tokens = min(tokens, known["max_num_seqs"] * known["max_model_len"])
+        filled["max_num_batched_tokens"] = tokens
+    if "max_num_seqs" not in settings:
+        filled["max_num_seqs"] = min(known["max_num_seqs"], tokens)
+    return filled
 
 
 AT_LEAST_ONE = (
