@@ -1,0 +1,40 @@
+"""slotune export: what a study recommends, in the forms people deploy."""
+
+from pathlib import Path
+
+import click
+
+from .options import json_option
+from .output import emit_json
+
+
+@click.command()
+@click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--form",
+    type=click.Choice(("yaml", "command", "kubernetes")),
+    default="yaml",
+    show_default=True,
+    help="A `vllm serve --config` file, a `vllm serve` command line, or a Kubernetes Deployment.",
+)
+@click.option("--model", metavar="M", help="Another model name or folder than the profile's.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: stdout.")
+@json_option
+def command(study: Path, form: str, model: str | None, out: Path | None, as_json: bool) -> None:
+    """Write the recommended settings of the study DIR for deployment.
+
+    \b
+    Example:
+      slotune export studies/chat --out engine.yaml && vllm serve --config engine.yaml
+      slotune export studies/chat --form kubernetes
+    """
+    from ..tuner.export import exported, recommended, write_export
+
+    texts = exported(study, model)
+    if out:
+        write_export(texts[form], form, out)
+        click.echo(f"wrote {out}", err=True)
+    if as_json:
+        emit_json({"engine": recommended(study)[0], **texts})
+    elif not out:
+        click.echo(texts[form], nl=False)

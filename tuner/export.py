@@ -1,0 +1,142 @@
+"""Settings in the forms people deploy: a `vllm serve --config` file, a command line, a Kubernetes Deployment.
+
+vLLM 0.32 silently drops `name: false` from a config file given to `vllm serve` (its root parser looks for `--no-name`
+among its own options and not the subcommand's: vllm/utils/argparse_utils.py, load_config_file). What is off is
+therefore written `no-name: true`, which every entry point takes.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, SlotuneError
+from ..simulator.engine_config import Settings, parse_settings
+from .study import BEST_FILE, read_asked
+
+FORMS = ("yaml", "command", "kubernetes")
+YAML_SUFFIXES = (".yaml", ".yml")
+
+ONLY_ON = frozenset({"aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats"})
+"""Switches without a `--no-` form: off is how they are when nobody names them."""
+
+SERVE_PORT = 8000  # vllm serve's default
+IMAGE = "vllm/vllm-openai"
+
+
+def vllm_yaml(settings: Mapping[str, Any], model: str | None = None, comments: Iterable[str] = ()) -> str:
+    """The YAML that `vllm serve --config` takes; `model` goes in where it is known. None means vLLM's default."""
+    lines = [f"# {line}\n" for comment in comments for line in comment.splitlines()]
+    flags = ({"model": model} if model else {}) | _flags(settings)
+    return "".join(lines) + str(yaml.safe_dump(flags, sort_keys=False))
+
+
+def serve_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """The arguments of `vllm serve MODEL` that say the same as the YAML."""
+    arguments: list[str] = []
+    for flag, value in _flags(settings).items():
+        arguments.append(f"--{flag}")
+        if isinstance(value, list):
+            arguments += [str(item) for item in value]
+        elif isinstance(value, dict):
+            arguments.append(json.dumps(value))
+        elif value is not True:
+            arguments.append(str(value))
+    return arguments
+
+
+def command_line(settings: Mapping[str, Any], model: str) -> str:
+    """A `vllm serve` command, quoted for a POSIX shell."""
+    return shlex.join(["vllm", "serve", model, *serve_arguments(settings)])
+
+
+def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None = None, gpu: bool = True) -> str:
+    """A Deployment of one engine, to be named, mounted and replicated as the cluster wants it."""
+    container: dict[str, Any] = {
+        "name": "vllm",
+        "image": f"{IMAGE}:v{version.partition('+')[0]}" if version else IMAGE,
+        "command": ["vllm", "serve"],
+        "args": [model, *serve_arguments(settings)],
+        "ports": [{"name": "http", "containerPort": SERVE_PORT}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
+    }
+    if gpu:
+        count = int(settings.get("tensor_parallel_size", 1)) * int(settings.get("pipeline_parallel_size", 1))
+        container["resources"] = {"limits": {"nvidia.com/gpu": count}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "vllm", "labels": {"app": "vllm"}},
+        "spec": {
+            "selector": {"matchLabels": {"app": "vllm"}},
+            "template": {"metadata": {"labels": {"app": "vllm"}}, "spec": {"containers": [container]}},
+        },
+    }
+    return str(yaml.safe_dump(deployment, sort_keys=False))
+
+
+def _flags(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under the spelling of vLLM's flags; what is off as `no-name: true`."""
+    flags: dict[str, Any] = {}
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if value is None or (value is False and name in ONLY_ON):
+            continue
+        if value is False:
+            flags[f"no-{flag}"] = True
+        else:
+            flags[flag] = list(value) if isinstance(value, tuple) else value
+    return flags
+
+
+def recommended(folder: Path) -> tuple[Settings, str | None]:
+    """The settings and the model that a study recommends, from its best.yaml.
+
+    Raises InputError where the folder is no study, SlotuneError where it recommends nothing yet.
+    """
+    read_asked(folder)
+    path = folder / BEST_FILE
+    if not path.exists():
+        raise SlotuneError(f"{folder}: no recommendation in it yet; run `slotune tune` on it to the end")
+    settings = parse_settings(config_file=path)
+    return settings, settings.pop("model", None)
+
+
+def exported(folder: Path, model: str | None = None) -> dict[str, str]:
+    """A study's recommendation in every form of FORMS; `model` overrides the one that was profiled.
+
+    Raises InputError where no model is known: a command needs one.
+    """
+    from ..profiler.profile import load_profile
+
+    settings, known_model = recommended(folder)
+    asked = read_asked(folder)
+    facts = load_profile(asked.profile).engine
+    served = model or known_model or facts.model
+    if not served:
+        raise InputError(f"profile {asked.profile} does not say which model it was made with; give --model")
+    parallel = {
+        "tensor_parallel_size": facts.tensor_parallel_size,
+        "pipeline_parallel_size": facts.pipeline_parallel_size,
+    }
+    settings = {name: size for name, size in parallel.items() if size > 1} | settings
+    comment = (
+        f"recommended by slotune {asked.versions.slotune}: study {folder.name}, profile {Path(asked.profile).name}"
+    )
+    gpu = "cpu" not in f"{facts.device} {facts.version}".lower()
+    return {
+        "yaml": vllm_yaml(settings, served, [comment]),
+        "command": command_line(settings, served) + "\n",
+        "kubernetes": f"# {comment}\n" + kubernetes(settings, served, version=facts.version, gpu=gpu),
+    }
+
+
+def write_export(text: str, form: str, path: Path) -> None:
+    """Write an exported text. Raises InputError for a name that vLLM would not take as a config file."""
+    if form == "yaml" and path.suffix not in YAML_SUFFIXES:
+        raise InputError(f"--out {path}: vLLM takes config files named .yaml or .yml only")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
