@@ -6,13 +6,19 @@ The public API, each name loaded from its module when it is first used, so that 
 """
 
 import importlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import compile_cache
 
 if TYPE_CHECKING:
     from .errors import EngineError as EngineError
     from .errors import InfeasibleError as InfeasibleError
     from .errors import InputError as InputError
     from .errors import SlotuneError as SlotuneError
+
+compile_cache.use(os.environ, Path(__file__).parent)
 
 _MODULES = {
     "EngineError": ".errors",
