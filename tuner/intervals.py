@@ -1,0 +1,78 @@
+"""What repeats of a measurement tell: intervals of a mean, and of a paired change against a reference.
+
+The unit is the run. Requests within a run share its queue and its machine, so thousands of them are still one sample of
+what the next run will give; an interval over requests would be many times too narrow.
+
+Latencies and throughputs vary by factors (a machine is 10 % slower today, not 10 ms slower), so intervals are Student's
+t on logarithms; where a value is zero, on the values themselves.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence interval; `low` and `high` are NaN where one run alone tells nothing of it."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval lies wholly on one side of `value`."""
+        return self.high < value or self.low > value
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean over runs (geometric where all values are positive); runs without the value (NaN) do not count."""
+    known = np.array([value for value in values if math.isfinite(value)])
+    if len(known) and (known > 0).all():
+        logs = _t_interval(np.log(known), confidence)
+        return Interval(*(math.exp(bound) for bound in logs), len(known))
+    return Interval(*_t_interval(known, confidence), len(known))
+
+
+def paired_ratio(
+    values: Sequence[float], references: Sequence[float], *, comparisons: int = 1, confidence: float = CONFIDENCE
+) -> Interval:
+    """Ratio of values to references, paired by position: what both runs of a round shared cancels.
+
+    With several `comparisons` against the same reference the intervals hold together (Bonferroni). Pairs in which either
+    is missing or not positive do not count.
+    """
+    pairs = [(v, r) for v, r in zip(values, references, strict=True) if _positive(v) and _positive(r)]
+    logs = np.array([math.log(v / r) for v, r in pairs])
+    bounds = _t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))
+    return Interval(*(math.exp(bound) for bound in bounds), len(pairs))
+
+
+def spread(values: Sequence[float]) -> float:
+    """(Largest - smallest) / mean over runs: how much a sentinel drifted. NaN below two runs."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < 2 or not math.fsum(known):
+        return math.nan
+    return (max(known) - min(known)) / (math.fsum(known) / len(known))
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _t_interval(sample: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Mean, lower and upper bound by Student's t with n - 1 degrees of freedom."""
+    from scipy.stats import t
+
+    if not len(sample):
+        return math.nan, math.nan, math.nan
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return mean, math.nan, math.nan
+    half = float(t.ppf((1 + confidence) / 2, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return mean, mean - half, mean + half
