@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..traces.trace import F64
+
 CONFIDENCE = 0.95
 
 
@@ -34,9 +36,10 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     """Mean over runs (geometric where all values are positive); runs without the value (NaN) do not count."""
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) and (known > 0).all():
-        logs = _t_interval(np.log(known), confidence)
-        return Interval(*(math.exp(bound) for bound in logs), len(known))
-    return Interval(*_t_interval(known, confidence), len(known))
+        value, low, high = np.exp(_t_interval(np.log(known), confidence)).tolist()
+        return Interval(value, low, high, len(known))
+    value, low, high = _t_interval(known, confidence)
+    return Interval(value, low, high, len(known))
 
 
 def paired_ratio(
@@ -44,13 +47,13 @@ def paired_ratio(
 ) -> Interval:
     """Ratio of values to references, paired by position: what both runs of a round shared cancels.
 
-    With several `comparisons` against the same reference the intervals hold together (Bonferroni). Pairs in which either
-    is missing or not positive do not count.
+    With several `comparisons` against the same reference the intervals hold together (Bonferroni). Pairs in
+    which either is missing or not positive do not count.
     """
     pairs = [(v, r) for v, r in zip(values, references, strict=True) if _positive(v) and _positive(r)]
     logs = np.array([math.log(v / r) for v, r in pairs])
-    bounds = _t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))
-    return Interval(*(math.exp(bound) for bound in bounds), len(pairs))
+    value, low, high = np.exp(_t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))).tolist()
+    return Interval(value, low, high, len(pairs))
 
 
 def spread(values: Sequence[float]) -> float:
@@ -65,7 +68,7 @@ def _positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
-def _t_interval(sample: np.ndarray, confidence: float) -> tuple[float, float, float]:
+def _t_interval(sample: F64, confidence: float) -> tuple[float, float, float]:
     """Mean, lower and upper bound by Student's t with n - 1 degrees of freedom."""
     from scipy.stats import t
 
