@@ -1,0 +1,123 @@
+"""What "better" means: targets that must be met, goals to improve, and how two configurations are compared.
+
+Without a goal, the best configuration is the one with the most headroom: the smallest worst ratio of a latency to its
+target. Where arrivals set the throughput, as in a recorded trace, every configuration that keeps up has the same
+throughput, and headroom is what is left to choose by.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import InputError, unknown_name
+from ..simulator.slo import Slo
+
+Metrics = Mapping[str, float]
+
+ALIASES = {"goodput": "request_goodput", "throughput": "output_throughput"}
+THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput", "request_goodput")
+LATENCIES = tuple(
+    f"{what}_{metric}_ms"
+    for metric in ("ttft", "tpot", "itl", "e2el")
+    for what in ("mean", "median", "p90", "p95", "p99")
+)
+
+GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
+HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
+GOAL_SPAN = 3.0  # a factor of 20 better or worse than the default; beyond it differences no longer matter
+MISSED = GOAL_SPAN + 1.0  # above every cost of a configuration that meets its targets
+FAILED = MISSED + GOAL_SPAN + 1.0
+"""Cost of a configuration that did not run: finite (SMAC cannot take infinities), just above the worst that did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One thing to improve: a metric by its name in the results, and the direction."""
+
+    metric: str
+    maximize: bool
+
+    def loss(self, metrics: Metrics, reference: Metrics) -> float:
+        """Log of the ratio to the reference's value, positive where worse, within ±GOAL_SPAN."""
+        value, base = metrics.get(self.metric, math.nan), reference.get(self.metric, math.nan)
+        if not (math.isfinite(value) and value > 0):
+            return GOAL_SPAN
+        ratio = math.log(value / base) if math.isfinite(base) and base > 0 else math.log(value) / 10
+        return min(max(-ratio if self.maximize else ratio, -GOAL_SPAN), GOAL_SPAN)
+
+
+def parse_goal(name: str, *, maximize: bool) -> Goal:
+    """A goal from the command line, e.g. `goodput` or `p99_ttft_ms`. Raises InputError for an unknown metric."""
+    metric = ALIASES.get(name, name)
+    valid = THROUGHPUTS if maximize else LATENCIES
+    if metric not in valid:
+        raise unknown_name("metric to maximize" if maximize else "metric to minimize", name, (*valid, *ALIASES))
+    return Goal(metric, maximize)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Targets, goals and, for goodput, the limits (ms by metric) a good request keeps."""
+
+    slos: tuple[Slo, ...] = ()
+    goals: tuple[Goal, ...] = ()
+    goodput: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.slos or self.goals or self.goodput):
+            raise InputError("nothing to tune for: give --slo p99:ttft:500, --goodput ttft:500 or --minimize p99_ttft_ms")
+        if not self.goodput and any(goal.metric == "request_goodput" for goal in self.goals):
+            raise InputError("--maximize goodput needs to know what a good request is: add --goodput ttft:500")
+
+    @property
+    def limits(self) -> tuple[Slo, ...]:
+        """What headroom is measured against: the targets, or else what a good request keeps."""
+        return self.slos or tuple(Slo(GOODPUT_PERCENTILE, name, ms) for name, ms in self.goodput.items())
+
+    def effective_goals(self) -> tuple[Goal, ...]:
+        """The goals, with goodput where only --goodput was given; empty means headroom."""
+        if self.goals or self.slos:
+            return self.goals
+        return (Goal("request_goodput", True),)
+
+    def ratio(self, slo: Slo, metrics: Metrics) -> float:
+        """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
+        value = slo.value_ms(metrics)
+        if failed_share(metrics) > 1 - slo.percentile / 100 or not math.isfinite(value):
+            return math.inf
+        return value / slo.limit_ms
+
+    def worst_ratio(self, metrics: Metrics) -> float:
+        """The largest ratio over all limits; 0 without any."""
+        return max((self.ratio(slo, metrics) for slo in self.limits), default=0.0)
+
+    def meets(self, metrics: Metrics) -> bool:
+        """Whether every target is met."""
+        return all(self.ratio(slo, metrics) <= 1 for slo in self.slos)
+
+    def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
+        """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
+
+        With goals: below MISSED for configurations that meet the targets, above it by the log of the worst ratio for
+        those that do not. Without: the log of the worst ratio. FAILED lies above everything.
+        """
+        goals = self.effective_goals()
+        if metrics is None:
+            return (FAILED,) * max(len(goals), 1)
+        worst = self.worst_ratio(metrics)
+        if not goals:
+            return (min(max(_log(worst), -GOAL_SPAN), MISSED),)
+        if not self.meets(metrics):
+            return (MISSED + min(max(_log(worst), 0.0), GOAL_SPAN),) * len(goals)
+        return tuple(goal.loss(metrics, reference) + HEADROOM_WEIGHT * min(worst, 2.0) for goal in goals)
+
+
+def failed_share(metrics: Metrics) -> float:
+    """Share of the requests that were rejected or failed: each is a miss."""
+    failed = metrics.get("failed", 0.0)
+    total = failed + metrics.get("completed", 0.0)
+    return failed / total if total else 1.0
+
+
+def _log(ratio: float) -> float:
+    return math.log(ratio) if ratio > 0 else -math.inf

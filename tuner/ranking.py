@@ -1,0 +1,62 @@
+"""Which trial is the recommendation, and why: targets first, then the goal, then as few changes as possible."""
+
+import math
+from collections.abc import Sequence
+
+from .objective import Metrics, Objective
+from .space import SearchSpace
+from .study import Trial
+
+TIE = 0.01
+"""Differences below 1 % are ties: vLLM's recipes use the same, and no engine is steadier from run to run."""
+
+
+def ranked(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
+    """Trials that ran, best first: lower cost, and among equal costs fewer changes. Several goals count equally."""
+    ran = [trial for trial in trials if trial.metrics is not None]
+    return sorted(ran, key=lambda t: (_total(t, objective, reference), len(space.changes(t.settings)), t.number or 0))
+
+
+def recommended(
+    trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics
+) -> Trial | None:
+    """The best trial or, among those that are as good within TIE, the one with the fewest changes from the default."""
+    order = ranked(trials, objective, space, reference)
+    if not order:
+        return None
+    ties = [trial for trial in order if as_good(trial, order[0], objective, reference)]
+    return min(ties, key=lambda trial: len(space.changes(trial.settings)))
+
+
+def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics) -> bool:
+    """Whether `trial` is no more than TIE worse than `best` in every goal (in the worst ratio where there is none).
+
+    It never is when it misses the targets and `best` meets them.
+    """
+    if trial.metrics is None or best.metrics is None:
+        return False
+    if objective.meets(best.metrics) and not objective.meets(trial.metrics):
+        return False
+    goals = objective.effective_goals()
+    if not goals or not objective.meets(best.metrics):
+        return objective.worst_ratio(trial.metrics) <= objective.worst_ratio(best.metrics) * (1 + TIE)
+    return all(
+        goal.loss(trial.metrics, reference) <= goal.loss(best.metrics, reference) + math.log1p(TIE) for goal in goals
+    )
+
+
+def pareto_front(trials: Sequence[Trial], objective: Objective, reference: Metrics) -> list[Trial]:
+    """Trials that meet the targets and that no other such trial beats in one goal without losing in another."""
+    meeting = [t for t in trials if t.metrics is not None and objective.meets(t.metrics)]
+    goals = objective.effective_goals()
+    losses = {id(t): tuple(goal.loss(t.metrics or {}, reference) for goal in goals) for t in meeting}
+
+    def beaten(mine: tuple[float, ...]) -> bool:
+        return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in losses.values())
+
+    front = [t for t in meeting if not beaten(losses[id(t)])]
+    return sorted(front, key=lambda t: losses[id(t)])
+
+
+def _total(trial: Trial, objective: Objective, reference: Metrics) -> float:
+    return sum(objective.costs(trial.metrics, reference))

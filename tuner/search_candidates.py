@@ -1,0 +1,73 @@
+"""Configurations that may be proposed: drawn, varied, and held against every constraint that is known."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..simulator.engine_config import Settings
+from .feasibility import FeasibilityForest
+from .space import F64, SearchSpace
+
+Refuses = Callable[[Settings], bool]
+"""Whether the engine is known to refuse these settings: the KV-memory model, in the first place."""
+
+DRAW = 1024
+EXHAUSTED_AFTER = 8
+"""Draws of DRAW points in a row without a single new configuration: there is none left to find."""
+
+
+class Candidates:
+    """The space without what is forbidden, refused, thought to fail, or proposed before."""
+
+    def __init__(self, space: SearchSpace, refuses: Refuses, forest: FeasibilityForest) -> None:
+        self.space = space
+        self.forest = forest
+        self._refuses = refuses
+        self._refused: dict[bytes, bool] = {}
+        self._taken: set[bytes] = set()
+
+    def take(self, vector: F64) -> None:
+        """Remember that this configuration was proposed."""
+        self._taken.add(vector.tobytes())
+
+    def draw(self, rng: np.random.Generator, count: int) -> F64:
+        """Up to `count` distinct configurations, uniform over each knob's values, that violate no declared constraint."""
+        points = np.floor(rng.random((count, len(self.space.knobs))) * self.space.sizes())
+        return self.legal(points)
+
+    def legal(self, vectors: F64) -> F64:
+        """Those rows that are new, distinct, allowed by the space and by the feasibility forest; in the same order."""
+        allowed = vectors[self.space.allowed(vectors)]
+        _, first = np.unique(allowed, axis=0, return_index=True)
+        distinct = allowed[np.sort(first)]
+        fresh = distinct[[row.tobytes() not in self._taken for row in distinct]]
+        return fresh[self.forest.allows(fresh)]
+
+    def neighbours(self, vectors: F64) -> F64:
+        """All configurations that differ from one of `vectors` in one knob, legal or not."""
+        sizes = self.space.sizes()
+        moved = []
+        for knob, size in enumerate(sizes):
+            copies = np.repeat(vectors, size, axis=0)
+            copies[:, knob] = np.tile(np.arange(size, dtype=float), len(vectors))
+            moved.append(copies)
+        return np.concatenate(moved)
+
+    def refused(self, vector: F64) -> bool:
+        """Whether the engine is known to refuse this configuration."""
+        key = vector.tobytes()
+        if key not in self._refused:
+            self._refused[key] = self._refuses(self.space.settings(vector))
+        return self._refused[key]
+
+    def accepted(self, vectors: F64) -> Iterator[F64]:
+        """Those of `vectors` that the engine is not known to refuse, in order, each looked at when it is asked for."""
+        return (vector for vector in vectors if not self.refused(vector))
+
+    def random(self, rng: np.random.Generator) -> F64 | None:
+        """One new configuration at random, or None when there seems to be no new one."""
+        for _ in range(EXHAUSTED_AFTER):
+            found = next(self.accepted(self.draw(rng, DRAW)), None)
+            if found is not None:
+                return found
+        return None

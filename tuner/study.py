@@ -1,0 +1,267 @@
+"""A study on disk: a folder that holds everything that was asked and everything that was learned.
+
+    study.json      what was asked: profile, trace, targets, fixed settings, seed, versions
+    trials.sqlite   every trial the moment it ends
+    best.yaml       the recommendation, as `vllm serve --config` reads it
+
+A study is created once and then continued: asking for the same thing again goes on from what is there, asking for
+something else in the same folder is an error. One process writes at a time.
+"""
+
+import fcntl
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import InputError, SlotuneError
+
+FORMAT_VERSION = 1
+ASKED_FILE = "study.json"
+TRIALS_FILE = "trials.sqlite"
+BEST_FILE = "best.yaml"
+PART = ".part"
+
+Where = Literal["simulation", "hardware"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS trials (
+    number     INTEGER PRIMARY KEY,
+    ran_on     TEXT NOT NULL,
+    settings   TEXT NOT NULL,
+    repeat     INTEGER NOT NULL,
+    origin     TEXT NOT NULL,
+    metrics    TEXT,
+    failure    TEXT,
+    message    TEXT,
+    duration_s REAL NOT NULL,
+    details    TEXT NOT NULL,
+    UNIQUE (ran_on, settings, repeat)
+)
+"""
+
+
+class Versions(BaseModel):
+    """What the study was made with; not compared when it is continued."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slotune: str
+    smac: str
+    python: str
+
+
+class Asked(BaseModel):
+    """Everything that decides what a study finds. `trials` may grow when the study is continued."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    profile: str
+    profile_digest: str
+    trace: str
+    trace_digest: str
+    rate: float | None = None
+    max_concurrency: int | None = None
+    policy: str = "vllm-v1"
+    engine: dict[str, Any] = {}
+    slos: tuple[str, ...] = ()
+    goodput: dict[str, float] = {}
+    maximize: tuple[str, ...] = ()
+    minimize: tuple[str, ...] = ()
+    optimizer: str = "smac"
+    seed: int = 0
+    trials: int = 64
+    versions: Versions
+
+
+MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace"})
+"""Of profile and trace the digests count, not the paths they were read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One configuration that was run, and what came of it: metrics, or a failure with its reason."""
+
+    settings: Mapping[str, Any]
+    """vLLM's names; only what differs from the engine's defaults."""
+    metrics: Mapping[str, float] | None
+    failure: str | None = None
+    """A short stable word (EngineError.reason, or "refused"), None for a trial that ran."""
+    message: str | None = None
+    where: Where = "simulation"
+    repeat: int = 0
+    origin: str = ""
+    """Who proposed it: default, sarathi, sobol, smac, random, simpler, validate."""
+    duration_s: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""
+    number: int | None = None
+    """Place in the study, given when it is added."""
+
+
+class Study:
+    """An open study. Close it (or use it as a context manager) so that another process can write."""
+
+    def __init__(self, folder: Path, asked: Asked, lock: int | None) -> None:
+        self.folder = folder
+        self.asked = asked
+        self._lock = lock
+        with _disk_errors(folder):
+            self._db = sqlite3.connect(folder / TRIALS_FILE, isolation_level=None)
+            if lock is not None:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(SCHEMA)
+
+    @classmethod
+    def open(cls, folder: Path, *, writable: bool = False) -> Self:
+        """An existing study. Raises InputError where `folder` is none, or where another process writes it."""
+        asked = read_asked(folder)
+        return cls(folder, asked, _lock(folder) if writable else None)
+
+    @classmethod
+    def create(cls, folder: Path, asked: Asked) -> Self:
+        """A new study in an absent or empty folder, or the one that is there if it asked for the same.
+
+        Raises InputError where the folder holds something else, or a study that asked for something else.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; give a folder to --out")
+        if (folder / ASKED_FILE).exists():
+            _check_same(folder, read_asked(folder), asked)
+        elif folder.exists() and {path.name for path in folder.iterdir()} - {ASKED_FILE + PART}:
+            raise InputError(f"{folder}: holds something that is not a study; give an empty or new folder to --out")
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+            write_file(folder / ASKED_FILE, asked.model_dump_json(indent=2) + "\n")
+        return cls(folder, asked, lock)
+
+    def trials(self, where: Where | None = None) -> list[Trial]:
+        """Trials in the order in which they were added; with `where`, only those that ran there."""
+        if not (self.folder / TRIALS_FILE).stat().st_size:
+            return []
+        query = "SELECT * FROM trials" + (" WHERE ran_on = ?" if where else "") + " ORDER BY number"
+        with _disk_errors(self.folder):
+            rows = self._db.execute(query, (where,) if where else ()).fetchall()
+        return [_from_row(row) for row in rows]
+
+    def add(self, trial: Trial) -> None:
+        """Put a trial on disk; one of the same settings, place and repeat is replaced."""
+        values = (
+            trial.where,
+            settings_key(trial.settings),
+            trial.repeat,
+            trial.origin,
+            None if trial.metrics is None else _to_json(trial.metrics),
+            trial.failure,
+            trial.message,
+            trial.duration_s,
+            _to_json(trial.details),
+        )
+        columns = "ran_on, settings, repeat, origin, metrics, failure, message, duration_s, details"
+        with _disk_errors(self.folder):
+            self._db.execute(f"INSERT OR REPLACE INTO trials ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", values)
+
+    def write_best(self, text: str) -> Path:
+        """Write best.yaml, whole or not at all; returns its path."""
+        path = self.folder / BEST_FILE
+        with _disk_errors(self.folder):
+            write_file(path, text)
+        return path
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Settings as text, equal for equal settings."""
+    return json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
+
+
+def read_asked(folder: Path) -> Asked:
+    """What the study in `folder` was asked. Raises InputError where there is none, or one of another version."""
+    path = folder / ASKED_FILE
+    try:
+        return Asked.model_validate_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{folder}: not a study, {ASKED_FILE} is missing; `slotune tune --out` makes one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise InputError(f"{path}: {where}: {first['msg']}; it is damaged or of another slotune version") from error
+
+
+def _check_same(folder: Path, old: Asked, new: Asked) -> None:
+    before, now = old.model_dump(), new.model_dump()
+    for name in before:
+        if name not in MAY_DIFFER and before[name] != now[name]:
+            shown = name.removesuffix("_digest")
+            detail = "its content changed" if shown != name else f"then {before[name]!r}, now {now[name]!r}"
+            raise InputError(f"{folder}: this study asked for another {shown} ({detail}); give another folder to --out")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all, also when the process is killed."""
+    part = path.with_name(path.name + PART)
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"{folder}: another slotune is writing this study; wait for it or stop it") from error
+    return descriptor
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SlotuneError(f"{folder}: the study cannot be kept: {reason}; mend it and run again to go on") from error
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    """JSON, with None for a number that has no value (JSON has no NaN)."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(plain, allow_nan=False)
+
+
+def _from_row(row: tuple[Any, ...]) -> Trial:
+    number, where, settings, repeat, origin, metrics, failure, message, duration_s, details = row
+    numbers = None if metrics is None else {k: math.nan if v is None else v for k, v in json.loads(metrics).items()}
+    return Trial(
+        json.loads(settings), numbers, failure, message, where, repeat, origin, duration_s, json.loads(details), number
+    )

@@ -1,0 +1,146 @@
+"""What a study works on, loaded: from the words that were asked to a profile, a trace, an objective and a space."""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, SlotuneError
+from ..profiler.profile import UNLIMITED_BLOCKS, Profile, load_profile
+from ..profiler.profile_folder import bundled_path
+from ..simulator.engine_config import EngineConfig, Settings
+from ..simulator.slo import Slo, parse_slo
+from ..traces.read import read_trace
+from ..traces.trace import Trace
+from ..traces.transform import at_rate
+from .evaluate import SimulatedRun
+from .objective import Objective, parse_goal
+from .space import SearchSpace, build_space
+from .study import Asked, Versions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Everything a search or a validation needs."""
+
+    asked: Asked
+    profile: Profile
+    trace: Trace
+    """At the asked rate."""
+    objective: Objective
+    default: EngineConfig
+    """What the fixed settings resolve to; its num_gpu_blocks is not the engine's where the engine would not start."""
+    space: SearchSpace
+
+    def simulated(self) -> SimulatedRun:
+        """Runs settings on this task's trace in the simulator."""
+        return SimulatedRun(
+            self.profile,
+            self.trace,
+            self.asked.goodput,
+            self.asked.policy,
+            self.asked.max_concurrency,
+            seed=self.asked.seed,
+        )
+
+    def refuses(self, settings: Settings) -> bool:
+        """Whether the profile knows that the engine would not start with these settings."""
+        try:
+            self.profile.engine_config(settings)
+        except InputError:
+            return True
+        return False
+
+
+def ask(
+    profile: str,
+    trace: str,
+    *,
+    slos: Sequence[Slo] = (),
+    goodput: Mapping[str, float] | None = None,
+    maximize: Sequence[str] = (),
+    minimize: Sequence[str] = (),
+    engine: Mapping[str, Any] | None = None,
+    rate: float | None = None,
+    max_concurrency: int | None = None,
+    policy: str = "vllm-v1",
+    optimizer: str = "smac",
+    seed: int = 0,
+    trials: int = 64,
+) -> Asked:
+    """What a study is asked, with the digests of what it reads. Raises InputError for anything that cannot be read."""
+    load_profile(profile)
+    return Asked(
+        profile=_absolute(profile),
+        profile_digest=profile_digest(profile),
+        trace=_absolute(trace),
+        trace_digest=trace_digest(read_trace(trace)),
+        rate=rate,
+        max_concurrency=max_concurrency,
+        policy=policy,
+        engine=dict(engine or {}),
+        slos=tuple(str(slo) for slo in slos),
+        goodput=dict(goodput or {}),
+        maximize=tuple(maximize),
+        minimize=tuple(minimize),
+        optimizer=optimizer,
+        seed=seed,
+        trials=trials,
+        versions=Versions(slotune=version("slotune"), smac=version("smac"), python=platform.python_version()),
+    )
+
+
+def load_task(asked: Asked) -> Task:
+    """Load what was asked. Raises InputError for targets that make no sense, and for a profile or trace that changed."""
+    profile, trace = load_profile(asked.profile), read_trace(asked.trace)
+    if profile_digest(asked.profile) != asked.profile_digest:
+        raise InputError(f"{asked.profile}: the profile changed since this study was made; tune again in a new folder")
+    if trace_digest(trace) != asked.trace_digest:
+        raise InputError(f"{asked.trace}: the trace changed since this study was made; tune again in a new folder")
+    default = profile.engine_config({"num_gpu_blocks_override": UNLIMITED_BLOCKS} | asked.engine)
+    return Task(
+        asked,
+        profile,
+        at_rate(trace, asked.rate, asked.seed) if asked.rate else trace,
+        objective_of(asked),
+        default,
+        build_space(default, asked.engine, fixed_cache=profile.kv is not None and profile.kv.total_bytes is None),
+    )
+
+
+def objective_of(asked: Asked) -> Objective:
+    """Targets and goals as they were asked."""
+    goals = [parse_goal(name, maximize=True) for name in asked.maximize]
+    goals += [parse_goal(name, maximize=False) for name in asked.minimize]
+    return Objective(tuple(parse_slo(text) for text in asked.slos), tuple(goals), dict(asked.goodput))
+
+
+def trace_digest(trace: Trace) -> str:
+    """SHA-256 over the trace's columns."""
+    digest = hashlib.sha256()
+    for name in ("arrival_s", "input_tokens", "output_tokens", "priority", "run_offsets", "run_name", "run_tokens"):
+        digest.update(np.ascontiguousarray(getattr(trace, name)).tobytes())
+    return digest.hexdigest()
+
+
+def profile_digest(name_or_path: str) -> str:
+    """SHA-256 over the files of a profile that was loaded before."""
+    folder = Path(name_or_path) if Path(name_or_path).exists() else bundled_path(name_or_path)
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    except OSError as error:
+        raise SlotuneError(f"{folder}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _absolute(name_or_path: str) -> str:
+    """A path that holds from any working directory; a bundled thing's name as it is."""
+    path = Path(name_or_path)
+    return str(path.resolve()) if path.exists() else name_or_path
