@@ -144,3 +144,24 @@ class PlainProgress:
         if done >= self._total:
             return f"{now_s - self._start_s:.0f} s"
         return f"{(now_s - self._start_s) * (self._total - done) / done:.0f} s left"
+
+
+def announce_compilation() -> None:
+    """Say on stderr, once, that the simulator is being compiled, if that happens in this process.
+
+    Call it before the first simulation. Code found in the cache on disk is not compiled and not announced.
+    """
+    from numba.core import event
+
+    class Announcer(event.Listener):
+        said = False
+
+        def on_start(self, event: object) -> None:
+            if not self.said:
+                click.echo("Compiling the simulator, once for this version ...", err=True)
+            self.said = True
+
+        def on_end(self, event: object) -> None:
+            pass
+
+    event.register("numba:compile", Announcer())
