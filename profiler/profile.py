@@ -73,11 +73,10 @@ class Profile:
 
     def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
         """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture."""
-        model = self.step.model
-        if self.cuda_graphs:
-            sizes = captured_graph_sizes(self.engine_config(settings or {}), settings or {})
-            model = model._replace(graph_sizes=sizes)
-        return Timing(model, self.overhead)
+        if not self.cuda_graphs or not settings:
+            return Timing(self.step.model, self.overhead)
+        sizes = captured_graph_sizes(self.engine_config(settings), settings)
+        return Timing(self.step.model_with(sizes), self.overhead)
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.

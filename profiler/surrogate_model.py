@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..simulator.step_time import StepTimeModel, baseline_model, linear_model, unbounded_hull
-from .surrogate_tables import with_residual
+from ..simulator.step_time import StepTimeModel, linear_weights, pack_model, unbounded_hull
+from .surrogate_tables import residual_tables
 
 F64 = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class RegimeError:
     median: float
     mean: float
     p90: float | None
-    """The error that COVERAGE of new steps stay within, by split conformal prediction; None if too few were held out."""
+    """The error that COVERAGE of new steps stay within, by split conformal prediction; None if too few are known."""
     bias: float
     """Total predicted time over total measured time, less one: what a mean latency inherits."""
 
@@ -62,13 +62,18 @@ class FittedStepTime:
         cls, base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float
     ) -> "FittedStepTime":
         """The closed form of `simulator.step_time.linear_model`."""
-        return cls(linear_model(base_s, prefill_token_s, decode_row_s, context_token_s).weights_s)
+        return cls(linear_weights(base_s, prefill_token_s, decode_row_s, context_token_s))
 
     @cached_property
     def model(self) -> StepTimeModel:
-        """The arrays that compiled code evaluates. Raises ValueError for a residual that is no LightGBM text."""
-        model = baseline_model(self.weights_s, self.graph_sizes, self.hull)
-        return model if self.residual is None else with_residual(model, self.residual)
+        """What compiled code evaluates. Raises ValueError for a residual that is no LightGBM text."""
+        return self.model_with(self.graph_sizes)
+
+    def model_with(self, graph_sizes: F64) -> StepTimeModel:
+        """The model of an engine that captured other CUDA-graph sizes."""
+        if self.residual is None:
+            return pack_model(self.weights_s, graph_sizes, self.hull)
+        return pack_model(self.weights_s, graph_sizes, self.hull, *residual_tables(self.residual))
 
     def error_of(self, regime: str) -> RegimeError | None:
         """The held-out error of one regime, if it was measured."""

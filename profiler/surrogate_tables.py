@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..simulator.step_time import GROUP_SIZE, RESIDUAL_GROUPS, SHAPE, StepTimeModel
+from ..simulator.step_time import BINNED, GROUP_SIZE, RESIDUAL_GROUPS
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ def _check(tree: Tree, leaves: int) -> None:
     # Each inner node but the root and each leaf is the child of exactly one node: anything else could loop.
     if not sound or sorted(children) != [*range(-leaves, 0), *range(1, leaves - 1)]:
         raise ValueError("a tree whose nodes do not fit together")
-    if tree.split_feature.min() < 0 or tree.split_feature.max() >= SHAPE or not np.isfinite(tree.leaf_value).all():
+    if tree.split_feature.min() < 0 or tree.split_feature.max() >= BINNED or not np.isfinite(tree.leaf_value).all():
         raise ValueError("a tree on unknown features or with endless values")
 
 
@@ -91,28 +91,20 @@ def leaf_boxes(tree: Tree) -> Iterator[LeafBox]:
         todo.append((int(tree.right_child[node]), {**bounds, feature: (max(low, threshold), high)}))
 
 
-def with_residual(model: StepTimeModel, text: str) -> StepTimeModel:
-    """`model` with the tables of the ensemble in `text`.
+def residual_tables(text: str) -> tuple[F64, list[F64]]:
+    """Edges and tables of the ensemble in `text`, as `simulator.step_time.pack_model` takes them.
 
     Raises ValueError for text that is no such ensemble, or one in which a leaf depends on more than one group.
     """
     trees = parse_trees(text)
-    edges = [_edges(trees, feature) for feature in range(SHAPE)]
-    shapes = [[len(edges[feature]) + 1 for feature in group] for group in RESIDUAL_GROUPS]
-    tables = [np.zeros(shape) for shape in shapes]
+    edges = [_edges(trees, feature) for feature in range(BINNED)]
+    tables = [np.zeros([len(edges[feature]) + 1 for feature in group]) for group in RESIDUAL_GROUPS]
     for tree in trees:
         for box in leaf_boxes(tree):
             group = _group_of(box)
             cells = tuple(_bins(box, feature, edges[feature]) for feature in RESIDUAL_GROUPS[group])
             tables[group][cells] += box.value
-    sizes = [table.size for table in tables]
-    return model._replace(
-        edges=_padded(edges),
-        tables=np.concatenate([table.ravel() for table in tables]),
-        group_features=np.array(RESIDUAL_GROUPS, dtype=np.int64),
-        group_offsets=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
-        group_strides=np.array([[shape[1] * shape[2], shape[2], 1] for shape in shapes], dtype=np.int64),
-    )
+    return _padded(edges), tables
 
 
 def _edges(trees: list[Tree], feature: int) -> F64:

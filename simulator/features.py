@@ -94,31 +94,36 @@ def regime_of(totals):
 
 
 @njit(cache=True)
-def padded_tokens(tokens, graph_sizes):
-    """Tokens after padding to the next of the ascending `graph_sizes`; unchanged beyond the last or without any.
+def padded_tokens(sizes, first, count, tokens):
+    """Tokens after padding to the next CUDA-graph size; unchanged beyond the largest or without any.
 
-    Source: vllm/config/vllm.py, _set_cudagraph_sizes.
+    The sizes are sizes[first : first + count], ascending. Source: vllm/config/vllm.py, _set_cudagraph_sizes.
     """
-    if len(graph_sizes) == 0 or tokens > graph_sizes[-1]:
+    low, high = first, first + count
+    if count == 0 or tokens > sizes[high - 1]:
         return tokens
-    return graph_sizes[np.searchsorted(graph_sizes, tokens)]
+    while low < high:
+        middle = (low + high) >> 1
+        if sizes[middle] < tokens:
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[low]
 
 
 @njit(cache=True)
-def baseline_s(weights_s, graph_sizes, totals):
-    """Dot product of `weights_s` (float64[PHYSICS]) with the physics features of a step, without storing them."""
-    time_s = weights_s[CONSTANT]
+def baseline_s(weights, first, totals, dense_tokens, eager):
+    """Dot product of weights[first : first + PHYSICS] with the physics features of a step, without storing them."""
+    time_s = weights[first + CONSTANT] + weights[first + DENSE_TOKENS] * dense_tokens
     for i in range(TOTALS):
-        time_s += weights_s[i] * totals[i]
+        time_s += weights[first + i] * totals[i]
     if totals[PREFILL_ROWS] > 0.0:
-        time_s += weights_s[HAS_PREFILL]
-    tokens = totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
-    if len(graph_sizes) > 0 and tokens > graph_sizes[-1]:
-        time_s += weights_s[EAGER]
-    dense = padded_tokens(tokens, graph_sizes)
-    time_s += weights_s[DENSE_TOKENS] * dense
+        time_s += weights[first + HAS_PREFILL]
+    if eager:
+        time_s += weights[first + EAGER]
     for k in range(len(_KNEES)):
-        time_s += weights_s[FIRST_KNEE + k] * max(0.0, dense - _KNEES[k])
+        if dense_tokens > _KNEES[k]:
+            time_s += weights[first + FIRST_KNEE + k] * (dense_tokens - _KNEES[k])
     return time_s
 
 
@@ -126,10 +131,11 @@ def baseline_s(weights_s, graph_sizes, totals):
 def physics_of(totals, graph_sizes):
     """Physics features, shape (steps, PHYSICS), of totals of shape (steps, TOTALS): column i is what weight i earns."""
     features = np.empty((len(totals), PHYSICS))
-    one = np.zeros(PHYSICS)
-    for i in range(PHYSICS):
-        one[:] = 0.0
-        one[i] = 1.0
-        for step in range(len(totals)):
-            features[step, i] = baseline_s(one, graph_sizes, totals[step])
+    ones = np.eye(PHYSICS).ravel()
+    for step in range(len(totals)):
+        tokens = totals[step, PREFILL_TOKENS] + totals[step, DECODE_ROWS]
+        dense = padded_tokens(graph_sizes, 0, len(graph_sizes), tokens)
+        eager = len(graph_sizes) > 0 and tokens > graph_sizes[-1]
+        for i in range(PHYSICS):
+            features[step, i] = baseline_s(ones, i * PHYSICS, totals[step], dense, eager)
     return features

@@ -6,6 +6,7 @@ the ensemble's own split thresholds: no tree is walked, and the bins of the last
 the next step is nearly the same.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,11 @@ from .features import (
     PREFILL_WORK,
     REGIME_NAMES,
     baseline_s,
+    padded_tokens,
     regime_of,
 )
 
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 SHAPE_NAMES = (
     "tokens",
@@ -43,60 +44,88 @@ SHAPE_NAMES = (
 )
 """What the residual and the hull look at. Means are per computed token: prefill_work / prefill_tokens and so on."""
 SHAPE = len(SHAPE_NAMES)
+_TOTAL_OF_SHAPE = np.array(
+    [-1, PREFILL_TOKENS, PREFILL_ROWS, PREFILL_WORK, DECODE_ROWS, DECODE_CONTEXT, MAX_CONTEXT, -1, -1]
+)
+BINNED = 7
+"""The first so many shape features are those that the residual sees; the means follow from them."""
+GROUP_SIZE = 3
 RESIDUAL_GROUPS = ((4, 5, 6), (1, 2, 3), (0, 3, 4), (1, 4, 5))
 """Groups of SHAPE features whose interactions the residual may learn: pure decoding; pure prefilling; a step's width
 against its attention work; decodes riding along a chunk."""
-GROUP_SIZE = 3
+_GROUPS = np.array(RESIDUAL_GROUPS)
 
 HULL_ABOVE = 1.1
 """A feature up to this factor above the largest measured one counts as measured: less than a CUDA-graph step."""
 HULL_BELOW = 0.5
 """Towards zero every term of the baseline shrinks to the measured constant, so half the smallest is near enough."""
 
+# Where things lie in StepTimeModel.numbers and, the layout being whole numbers, in the memo.
+_GRAPHS, _EDGES, _OFFSETS, _STRIDES = 0, 1, 2, 2 + len(RESIDUAL_GROUPS)
+_LAYOUT = _STRIDES + len(RESIDUAL_GROUPS) * GROUP_SIZE
+_WEIGHTS = _LAYOUT
+_HULL = _WEIGHTS + PHYSICS
+_SIZES = _HULL + len(REGIME_NAMES) * SHAPE * 2
+
 
 class StepTimeModel(NamedTuple):
-    """Arrays only, so that compiled code can take it."""
+    """A model in one array, because numba counts references at every array that a tuple hands out.
 
-    weights_s: F64
-    """(PHYSICS,): seconds for each physics feature."""
-    graph_sizes: F64
-    """Captured CUDA-graph sizes, ascending; empty where the engine captures none."""
-    edges: F64
-    """(SHAPE, most edges): split thresholds of each feature, ascending, filled up with +inf."""
-    tables: F64
-    """All groups' tables, one after the other, each in C order of its features' bins: log of the time's ratio."""
-    group_features: I64
-    """(groups, GROUP_SIZE): indices into SHAPE."""
-    group_offsets: I64
-    """(groups,): where each group's table begins."""
-    group_strides: I64
-    """(groups, GROUP_SIZE)"""
-    hull: F64
-    """(regimes, SHAPE, 2): least and greatest measured value; inverted where a regime was not measured at all."""
+    `numbers` holds: the layout (count of graph sizes, of edges a feature, each group's first cell and strides), the
+    baseline's weights in seconds (PHYSICS), the hull (regimes, SHAPE, 2), the CUDA-graph sizes, the edges (BINNED, most
+    edges; filled up with +inf), the groups' tables.
+    """
+
+    numbers: F64
 
 
-def baseline_model(weights_s: F64, graph_sizes: F64 | None = None, hull: F64 | None = None) -> StepTimeModel:
-    """A model without residual; without `hull` it is never extrapolated."""
-    return StepTimeModel(
-        weights_s=weights_s,
-        graph_sizes=np.empty(0) if graph_sizes is None else graph_sizes,
-        edges=np.full((SHAPE, 1), np.inf),
-        tables=np.empty(0),
-        group_features=np.empty((0, GROUP_SIZE), np.int64),
-        group_offsets=np.empty(0, np.int64),
-        group_strides=np.empty((0, GROUP_SIZE), np.int64),
-        hull=unbounded_hull() if hull is None else hull,
-    )
+def pack_model(
+    weights_s: F64,
+    graph_sizes: F64 | None = None,
+    hull: F64 | None = None,
+    edges: F64 | None = None,
+    tables: Sequence[F64] = (),
+) -> StepTimeModel:
+    """A model from its parts.
+
+    Args:
+        weights_s: (PHYSICS,) seconds for each physics feature.
+        graph_sizes: captured CUDA-graph sizes, ascending; none where the engine captures none.
+        hull: (regimes, SHAPE, 2) least and greatest measured value, inverted where a regime was not measured;
+            without it the model is never extrapolated.
+        edges: (BINNED, most edges) split thresholds, each row ascending and filled up with +inf.
+        tables: for each of RESIDUAL_GROUPS the log of the time's ratio, one axis a feature, one cell more than edges.
+    """
+    sizes = np.empty(0) if graph_sizes is None else graph_sizes
+    edges = np.empty((BINNED, 0)) if edges is None else edges
+    first = _SIZES + len(sizes) + edges.size
+    offsets, strides = [], []
+    for table in tables:
+        offsets.append(first)
+        strides += [table.shape[1] * table.shape[2], table.shape[2], 1]
+        first += table.size
+    layout = np.zeros(_LAYOUT)
+    layout[_GRAPHS], layout[_EDGES] = len(sizes), edges.shape[1]
+    layout[_OFFSETS : _OFFSETS + len(offsets)] = offsets
+    layout[_STRIDES : _STRIDES + len(strides)] = strides
+    hull = unbounded_hull() if hull is None else hull
+    parts = [layout, weights_s, hull.ravel(), sizes, edges.ravel(), *(table.ravel() for table in tables)]
+    return StepTimeModel(np.concatenate(parts))
 
 
 def linear_model(base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float) -> StepTimeModel:
     """base + P * prefill_token + D * decode_row + C * context_token, C over the rows of both kinds."""
+    return pack_model(linear_weights(base_s, prefill_token_s, decode_row_s, context_token_s))
+
+
+def linear_weights(base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float) -> F64:
+    """The baseline weights of `linear_model`."""
     weights = np.zeros(PHYSICS)
     weights[PREFILL_TOKENS] = prefill_token_s
     weights[DECODE_ROWS] = decode_row_s
     weights[PREFILL_CONTEXT] = weights[DECODE_CONTEXT] = context_token_s
     weights[CONSTANT] = base_s
-    return baseline_model(weights)
+    return weights
 
 
 def unbounded_hull() -> F64:
@@ -106,61 +135,87 @@ def unbounded_hull() -> F64:
     return hull
 
 
+@njit(cache=True, inline="always")
+def _shape_feature(totals, feature):
+    """One SHAPE feature of a step's totals; a number and not an array, which the compiled loop could not afford."""
+    if feature == 0:
+        return totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
+    if feature == 7:
+        return totals[PREFILL_WORK] / totals[PREFILL_TOKENS] if totals[PREFILL_TOKENS] > 0.0 else 0.0
+    if feature == 8:
+        return totals[DECODE_CONTEXT] / totals[DECODE_ROWS] if totals[DECODE_ROWS] > 0.0 else 0.0
+    return totals[_TOTAL_OF_SHAPE[feature]]
+
+
 @njit(cache=True)
-def shape_of(totals, shape):
-    """Write the SHAPE features of a step's totals into `shape`, float64[SHAPE]."""
-    prefill, decodes = totals[PREFILL_TOKENS], totals[DECODE_ROWS]
-    shape[0] = prefill + decodes
-    shape[1] = prefill
-    shape[2] = totals[PREFILL_ROWS]
-    shape[3] = totals[PREFILL_WORK]
-    shape[4] = decodes
-    shape[5] = totals[DECODE_CONTEXT]
-    shape[6] = totals[MAX_CONTEXT]
-    shape[7] = totals[PREFILL_WORK] / prefill if prefill > 0.0 else 0.0
-    shape[8] = totals[DECODE_CONTEXT] / decodes if decodes > 0.0 else 0.0
+def shapes_of(totals):
+    """SHAPE features, shape (steps, SHAPE), of totals of shape (steps, TOTALS)."""
+    shapes = np.empty((len(totals), SHAPE))
+    for step in range(len(totals)):
+        for feature in range(SHAPE):
+            shapes[step, feature] = _shape_feature(totals[step], feature)
+    return shapes
 
 
 @njit(cache=True)
 def new_memo(model):
-    """Scratch space for `step_time_s`, one per simulated engine: what it remembers of its last answer."""
-    return np.zeros(2 * SHAPE)
+    """Scratch space for `step_time_s`, one per simulated engine: the layout as integers, and the last step's bins."""
+    memo = np.zeros(_LAYOUT + BINNED, np.int64)
+    for i in range(_LAYOUT):
+        memo[i] = np.int64(model.numbers[i])
+    return memo
 
 
 @njit(cache=True)
-def _find_bin(edges, value, guess):
-    """Number of edges below `value`: LightGBM goes left where value <= threshold. `guess` is tried first."""
-    last = len(edges)
-    if (guess == 0 or edges[guess - 1] < value) and (guess == last or value <= edges[guess]):
-        return guess
-    return np.searchsorted(edges, value)
+def _find_bins(numbers, totals, memo):
+    """Write into the memo how many edges of each feature lie below its value: LightGBM goes left where value <= edge.
+
+    The bins that are there are tried first.
+    """
+    most = memo[_EDGES]
+    for feature in range(BINNED):
+        first = _SIZES + memo[_GRAPHS] + feature * most
+        value, low, high = _shape_feature(totals, feature), memo[_LAYOUT + feature], most
+        if (low == 0 or numbers[first + low - 1] < value) and (low == most or value <= numbers[first + low]):
+            continue
+        low = 0
+        while low < high:
+            middle = (low + high) >> 1
+            if numbers[first + middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        memo[_LAYOUT + feature] = low
 
 
 @njit(cache=True)
-def residual_log(model, totals, memo):
+def _residual_log(numbers, totals, memo):
     """Log of the factor by which the time of a step differs from the baseline."""
-    if len(model.group_offsets) == 0:
-        return 0.0
-    shape = memo[:SHAPE]
-    bins = memo[SHAPE:]
-    shape_of(totals, shape)
-    for i in range(SHAPE):
-        bins[i] = _find_bin(model.edges[i], shape[i], int(bins[i]))
-    log_ratio = 0.0
-    for group in range(len(model.group_offsets)):
-        cell = model.group_offsets[group]
+    _find_bins(numbers, totals, memo)
+    total = 0.0
+    for group in range(len(_GROUPS)):
+        cell = memo[_OFFSETS + group]
         for k in range(GROUP_SIZE):
-            cell += model.group_strides[group, k] * int(bins[model.group_features[group, k]])
-        log_ratio += model.tables[cell]
-    return log_ratio
+            cell += memo[_STRIDES + group * GROUP_SIZE + k] * memo[_LAYOUT + _GROUPS[group, k]]
+        total += numbers[cell]
+    return total
 
 
 @njit(cache=True)
+def _step_time_s(numbers, totals, memo):
+    graphs, tokens = memo[_GRAPHS], totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
+    dense = padded_tokens(numbers, _SIZES, graphs, tokens)
+    eager = graphs > 0 and tokens > numbers[_SIZES + graphs - 1]
+    time_s = baseline_s(numbers, _WEIGHTS, totals, dense, eager)
+    if memo[_OFFSETS] == 0:  # no tables
+        return time_s
+    return time_s * np.exp(_residual_log(numbers, totals, memo))
+
+
+@njit(cache=True, inline="always")
 def step_time_s(model, totals, memo):
     """Seconds that a step with these totals (float64[TOTALS]) takes."""
-    time_s = baseline_s(model.weights_s, model.graph_sizes, totals)
-    log_ratio = residual_log(model, totals, memo)
-    return time_s if log_ratio == 0.0 else time_s * np.exp(log_ratio)
+    return _step_time_s(model.numbers, totals, memo)
 
 
 @njit(cache=True)
@@ -174,16 +229,21 @@ def step_times_s(model, totals):
 
 
 @njit(cache=True)
+def _is_extrapolated(numbers, totals):
+    first = _HULL + regime_of(totals) * SHAPE * 2
+    for feature in range(SHAPE):
+        value = _shape_feature(totals, feature)
+        if value > numbers[first + 1] * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
+            return True
+        first += 2
+    return False
+
+
+@njit(cache=True, inline="always")
 def is_extrapolated(model, totals):
     """Whether the step lies outside what was measured in its regime.
 
     The hull is a box in the SHAPE features; because it bounds sums and means as well as counts, it cuts the corners
     (many rows times long contexts) that a box over the counts alone would promise.
     """
-    shape = np.empty(SHAPE)
-    shape_of(totals, shape)
-    bounds = model.hull[regime_of(totals)]
-    for i in range(SHAPE):  # noqa: SIM110 - numba knows no any()
-        if shape[i] > bounds[i, 1] * HULL_ABOVE or shape[i] < bounds[i, 0] * HULL_BELOW:
-            return True
-    return False
+    return _is_extrapolated(model.numbers, totals)
