@@ -69,16 +69,57 @@ def _runs_with_outputs(trace: Trace) -> tuple[I64, I64, I32]:
     )
 
 
+def prefix_hit_tokens(trace: Trace) -> I64:
+    """(n,): leading prompt tokens of each request that the prompt of an earlier request starts with too."""
+    hits: I64 = _hit_tokens(trace.run_offsets, trace.run_name, trace.run_tokens)
+    return hits
+
+
 @numba.njit(cache=True)
 def _shared_tokens(offsets: I64, names: I64, lengths: I32) -> I64:
-    """(n,): leading tokens of each request that another request has too.
-
-    Run k of two requests starts equal iff all runs before are the same and the names agree: such runs meet in a node.
-    A run is shared up to the longest other run of its node.
-    """
-    node = np.full(len(names), -1, np.int32)
+    """(n,): leading tokens of each request that another request has too, earlier or later."""
+    node = _run_nodes(offsets, names, lengths)
     longest = np.zeros(len(names), np.int32)
     second = np.zeros(len(names), np.int32)
+    for k in range(len(names)):
+        if lengths[k] > longest[node[k]]:
+            second[node[k]] = longest[node[k]]
+            longest[node[k]] = lengths[k]
+        elif lengths[k] > second[node[k]]:
+            second[node[k]] = lengths[k]
+    shared = np.zeros(len(offsets) - 1, np.int64)
+    for i in range(len(shared)):
+        for k in range(offsets[i], offsets[i + 1]):
+            here = min(lengths[k], second[node[k]])
+            shared[i] += here
+            if here < lengths[k]:
+                break
+    return shared
+
+
+@numba.njit(cache=True)
+def _hit_tokens(offsets: I64, names: I64, lengths: I32) -> I64:
+    """(n,): leading tokens of each request that an earlier one has too."""
+    node = _run_nodes(offsets, names, lengths)
+    longest = np.zeros(len(names), np.int32)
+    hits = np.zeros(len(offsets) - 1, np.int64)
+    for i in range(len(hits)):
+        same = True
+        for k in range(offsets[i], offsets[i + 1]):
+            if same:
+                hits[i] += min(lengths[k], longest[node[k]])
+                same = lengths[k] <= longest[node[k]]
+            longest[node[k]] = max(lengths[k], longest[node[k]])
+    return hits
+
+
+@numba.njit(cache=True)
+def _run_nodes(offsets: I64, names: I64, lengths: I32) -> I32:
+    """(runs,): a number for each run, the same iff all runs before are the same and the names agree.
+
+    Runs of one node start with the same tokens, as far as the shorter goes. Empty runs change nothing.
+    """
+    node = np.zeros(len(names), np.int32)
     keys, values, count = np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.int32), 0
     for i in range(len(offsets) - 1):
         parent = _ROOT
@@ -92,23 +133,9 @@ def _shared_tokens(offsets: I64, names: I64, lengths: I32) -> I64:
                 keys[slot], values[slot] = key, count
                 count += 1
             node[k] = values[slot]
-            if lengths[k] > longest[node[k]]:
-                second[node[k]] = longest[node[k]]
-                longest[node[k]] = lengths[k]
-            elif lengths[k] > second[node[k]]:
-                second[node[k]] = lengths[k]
             if 2 * count > len(keys):
                 keys, values = _grown(keys, values)
-    shared = np.zeros(len(offsets) - 1, np.int64)
-    for i in range(len(shared)):
-        for k in range(offsets[i], offsets[i + 1]):
-            if lengths[k] == 0:
-                continue
-            here = min(lengths[k], second[node[k]])
-            shared[i] += here
-            if here < lengths[k]:
-                break
-    return shared
+    return node
 
 
 @numba.njit(cache=True)

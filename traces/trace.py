@@ -5,7 +5,7 @@ Two prompts have the same tokens for as long as their runs agree by name, from t
 the last run is unique to the request. A Mooncake hash id is a run of 512 tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ import numpy.typing as npt
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
+
+NAMED = -2  # run_name of prefix_name[0], then downwards; hash ids are never negative and -1 is the outputs' own name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +32,13 @@ class Trace:
     run_offsets: I64
     """(n + 1,): the runs of request i are run_*[run_offsets[i]:run_offsets[i + 1]]."""
     run_name: I64
-    """(runs,): interned name of each run."""
+    """(runs,): interned name of each run: a hash id itself (never negative), or NAMED - k for prefix_name[k]."""
     run_tokens: I32
     """(runs,): length of each run; the runs of a request are never longer than its prompt."""
     request_id: tuple[str, ...] | None = None
     """Names of the requests; None means "0", "1", ..."""
+    prefix_name: tuple[str, ...] = ()
+    """The names of named prefixes, for writing them down again."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -42,3 +46,21 @@ class Trace:
     def id_of(self, index: int) -> str:
         """Name of the request at `index`."""
         return str(index) if self.request_id is None else self.request_id[index]
+
+    def taken(self, index: I64) -> "Trace":
+        """The requests at `index`, in that order; arrivals and names stay with their requests."""
+        runs = np.diff(self.run_offsets)[index]
+        offsets = np.concatenate(([0], np.cumsum(runs)))
+        # Where each run kept lies now: its request's first run, plus how far behind the first it is.
+        source = np.repeat(self.run_offsets[index] - offsets[:-1], runs) + np.arange(offsets[-1])
+        return replace(
+            self,
+            arrival_s=self.arrival_s[index],
+            input_tokens=self.input_tokens[index],
+            output_tokens=self.output_tokens[index],
+            priority=self.priority[index],
+            run_offsets=offsets,
+            run_name=self.run_name[source],
+            run_tokens=self.run_tokens[source],
+            request_id=None if self.request_id is None else tuple(self.request_id[i] for i in index),
+        )

@@ -1,0 +1,191 @@
+"""`slotune trace`: look at a workload, make one, read foreign formats."""
+
+from pathlib import Path
+
+import click
+
+from .options import duration as seconds
+from .options import json_option, out_option, positive_number, seed_option
+from .output import emit_json, table
+
+format_option = click.option(
+    "--format",
+    metavar="NAME",
+    help="mooncake, azure, burstgpt, vidur, sharegpt or vllm-bench; default: told from the file's content.",
+)
+tokenizer_option = click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="A model's folder with its tokenizer.json: ShareGPT holds text, whose tokens are counted with it.",
+)
+
+
+@click.group()
+def command() -> None:
+    """Look at a workload, make one, read foreign formats."""
+
+
+@command.command()
+@click.argument("trace")
+@format_option
+@tokenizer_option
+@json_option
+def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool) -> None:
+    """Counts, rates, lengths, burstiness and shared prefixes of TRACE, a file or the name of a bundled trace.
+
+    \b
+    Example:
+      slotune trace stats chat
+    """
+    from ..traces import read_trace, trace_stats
+
+    result = trace_stats(read_trace(trace, format=format, tokenizer=tokenizer))
+    if as_json:
+        emit_json(result)
+        return
+    lengths = {name: value for name, value in result.items() if isinstance(value, dict)}
+    table(["", "value"], [(name, value) for name, value in result.items() if name not in lengths])
+    click.echo()
+    table(["", *lengths["prompt_tokens"]], [(name, *figures.values()) for name, figures in lengths.items()])
+
+
+@command.command()
+@click.option("--requests", type=click.IntRange(min=1), default=1000, show_default=True, help="How many requests.")
+@click.option("--rate", type=positive_number, required=True, metavar="R", help="Requests per second, kept exactly.")
+@click.option(
+    "--cv",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Burstiness: standard deviation / mean of the gaps, gamma distributed; 1 is Poisson, 0 even.",
+)
+@click.option(
+    "--group", type=click.IntRange(min=1), default=1, show_default=True, help="So many requests arrive at once."
+)
+@click.option(
+    "--prompt-tokens",
+    metavar="FIGURES",
+    help="N (always), LOW-HIGH (evenly), P50/P99 (log-normal) or MEAN/P50/P99; with --turns of what a turn adds.",
+)
+@click.option("--output-tokens", metavar="FIGURES", help="The same for outputs.")
+@click.option("--like", metavar="TRACE", help="Instead of the two: lengths drawn in pairs from another trace.")
+@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Turns of a conversation.")
+@click.option(
+    "--users", type=click.IntRange(min=1), default=50, show_default=True, help="Conversations under way at once."
+)
+@click.option(
+    "--system-prompts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many system prompts there are; each request starts with one, before the prompt tokens drawn for it.",
+)
+@click.option(
+    "--system-prompt-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Their length."
+)
+@seed_option
+@out_option
+def make(
+    requests: int,
+    rate: float,
+    cv: float,
+    group: int,
+    prompt_tokens: str | None,
+    output_tokens: str | None,
+    like: str | None,
+    turns: int,
+    users: int,
+    system_prompts: int,
+    system_prompt_tokens: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Make a trace from figures.
+
+    The bundled trace `chat` is made by this example: the request rate, burstiness and lengths (mean, median, 99th
+    percentile) of the Azure conversation trace of 2023.
+
+    \b
+    Example:
+      slotune trace make --requests 1000 --rate 5.5 --cv 1.09 \\
+        --prompt-tokens 1155/1020/4142 --output-tokens 211/129/601 --out chat.jsonl
+    """
+    from ..traces import read_trace, write_trace
+    from ..traces.generate import make_trace, parse_lengths
+
+    if (like is None) == (prompt_tokens is None) or (prompt_tokens is None) != (output_tokens is None):
+        raise click.UsageError("give --prompt-tokens and --output-tokens, or --like")
+    lengths = [parse_lengths(text) for text in (prompt_tokens, output_tokens) if text is not None]
+    trace = make_trace(
+        requests,
+        rate,
+        lengths=(lengths[0], lengths[1]) if lengths else read_trace(str(like)),
+        seed=seed,
+        cv=cv,
+        group=group,
+        turns=turns,
+        users=users,
+        system_prompts=system_prompts,
+        system_prompt_tokens=system_prompt_tokens,
+    )
+    write_trace(trace, out)
+    click.echo(f"{out}: {len(trace)} requests over {trace.arrival_s[-1]:.0f} s")
+
+
+@command.command()
+@click.argument("trace")
+@format_option
+@tokenizer_option
+@click.option("--requests", type=click.IntRange(min=1), metavar="N", help="Only the first N requests.")
+@click.option("--duration", type=seconds, metavar="D", help="Only what arrives in the first D, such as 10m.")
+@click.option(
+    "--spread",
+    is_flag=True,
+    help="Spread requests of one arrival time at random until the next one: for quantised times such as Mooncake's.",
+)
+@click.option(
+    "--rate",
+    type=positive_number,
+    metavar="R",
+    help="Rescale the arrivals to R requests per second; a trace without arrival times gets Poisson ones.",
+)
+@click.option(
+    "--cv", type=click.FloatRange(min=0), help="With --rate: new arrivals of this burstiness (1 is Poisson, 0 even)."
+)
+@seed_option
+@out_option
+def convert(
+    trace: str,
+    format: str | None,
+    tokenizer: Path | None,
+    requests: int | None,
+    duration: float | None,
+    spread: bool,
+    rate: float | None,
+    cv: float | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Read TRACE and write it as slotune's JSON lines; options act in the order in which they stand here.
+
+    \b
+    Example:
+      slotune trace convert conversation_trace.jsonl --duration 10m --spread --out conversation.jsonl
+    """
+    from ..traces import read_trace, write_trace
+    from ..traces.transform import converted
+
+    if cv is not None and rate is None:
+        raise click.UsageError("--cv needs --rate")
+    result = converted(
+        read_trace(trace, format=format, tokenizer=tokenizer),
+        seed,
+        requests=requests,
+        duration_s=duration,
+        spread_bins=spread,
+        rate=rate,
+        cv=cv,
+    )
+    write_trace(result, out)
+    click.echo(f"{out}: {len(result)} requests over {result.arrival_s[-1]:.0f} s")

@@ -1,0 +1,101 @@
+"""A trace under construction: columns that grow by a row a request, then are checked as a whole, sorted and frozen."""
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import InputError
+from .trace import NAMED, Trace
+
+MAX_TOKENS = 2**31 - 1
+DAY_S = 86_400.0
+
+
+class BadRow(ValueError):
+    """What is wrong with a row; the reader adds the file and the line."""
+
+
+def whole(value: object, name: str, low: int, high: int = MAX_TOKENS) -> int:
+    """`value` if it is a whole number in [low, high]; BadRow says which column it is not."""
+    if type(value) is not int:
+        raise BadRow(f"{name} {value!r} is not a whole number")
+    if not low <= value <= high:
+        raise BadRow(f"{name} {value} is {'below' if value < low else 'above'} {low if value < low else high}")
+    return value
+
+
+def whole_text(text: str, name: str, low: int) -> int:
+    """The same for a number that is written as text, as in CSV."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise BadRow(f"{name} {text!r} is not a whole number") from None
+    return whole(number, name, low)
+
+
+@dataclass(slots=True)
+class Columns:
+    """Growing columns; see `Trace` for what they hold."""
+
+    arrival_s: "array[float]" = field(default_factory=lambda: array("d"))
+    input_tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    output_tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    priority: "array[int]" = field(default_factory=lambda: array("i"))
+    run_offsets: "array[int]" = field(default_factory=lambda: array("q", [0]))
+    run_name: "array[int]" = field(default_factory=lambda: array("q"))
+    run_tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    interned: dict[str, int] = field(default_factory=dict)
+    row_of_id: dict[str, int] = field(default_factory=dict)
+
+    def add(self, arrival_s: float, input_tokens: int, output_tokens: int, priority: int = 0) -> None:
+        """A request with the runs that were added since the last one."""
+        self.arrival_s.append(arrival_s)
+        self.input_tokens.append(input_tokens)
+        self.output_tokens.append(output_tokens)
+        self.priority.append(priority)
+        self.run_offsets.append(len(self.run_name))
+
+    def name_row(self, request_id: str) -> None:
+        """Name the row that is added next; BadRow if an earlier row has the name."""
+        row = self.row_of_id.setdefault(request_id, len(self.arrival_s))
+        if row != len(self.arrival_s):
+            raise BadRow(f"id {request_id!r} was used before, for request {row} (the first is 0)")
+
+    def intern(self, prefix: str) -> int:
+        """The run name of a named prefix."""
+        return NAMED - self.interned.setdefault(prefix, len(self.interned))
+
+    def trace(self, source: str, *, wall_clock: bool = False) -> Trace:
+        """The requests in order of arrival; equal arrivals keep their order in the file.
+
+        The first request arrives at 0 if the times are `wall_clock` or start more than a day in; otherwise the file's
+        own zero is kept. Raises InputError, naming `source`, if there is no request.
+        """
+        if not self.arrival_s:
+            raise InputError(f"{source}: no request in it")
+        arrival_s = np.frombuffer(self.arrival_s, np.float64)
+        start_s = arrival_s.min()
+        trace = Trace(
+            arrival_s=arrival_s - start_s if wall_clock or start_s >= DAY_S else arrival_s,
+            input_tokens=np.frombuffer(self.input_tokens, np.int32),
+            output_tokens=np.frombuffer(self.output_tokens, np.int32),
+            priority=np.frombuffer(self.priority, np.int32),
+            run_offsets=np.frombuffer(self.run_offsets, np.int64),
+            run_name=np.frombuffer(self.run_name, np.int64) if self.run_name else np.empty(0, np.int64),
+            run_tokens=np.frombuffer(self.run_tokens, np.int32) if self.run_tokens else np.empty(0, np.int32),
+            request_id=self._ids(source),
+            prefix_name=tuple(self.interned),
+        )
+        in_order = bool((arrival_s[1:] >= arrival_s[:-1]).all())
+        return trace if in_order else trace.taken(np.argsort(arrival_s, kind="stable"))
+
+    def _ids(self, source: str) -> tuple[str, ...] | None:
+        """Names by row; a row without one, among others that have one, is named by its number."""
+        if not self.row_of_id:
+            return None
+        named = {row: request_id for request_id, row in self.row_of_id.items()}
+        ids = tuple(named.get(row, str(row)) for row in range(len(self.arrival_s)))
+        if len(set(ids)) < len(ids):
+            raise InputError(f"{source}: an id is the number of a request that has none: give every request an id")
+        return ids

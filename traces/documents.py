@@ -1,0 +1,107 @@
+"""Foreign traces that are one JSON document: results of `vllm bench serve`, and ShareGPT conversations."""
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import InputError
+from .columns import BadRow, Columns, whole
+from .trace import Trace
+
+# What vLLM's benchmark keeps of ShareGPT (vllm/benchmarks/datasets/datasets.py, is_valid_sequence)
+MIN_TOKENS = 4
+MAX_PROMPT_TOKENS = 1024
+MAX_TOTAL_TOKENS = 2048
+
+
+def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
+    """What `vllm bench serve --save-result --save-detailed` sent and got; failed requests are left out.
+
+    A request arrives when its turn came, before any wait under --max-concurrency; the first one arrives at 0.
+    Raises InputError with the request's number for a bad entry.
+    """
+    result = _document(stream, source)
+    if not isinstance(result, dict):
+        raise InputError(f"{source}: not one result of vllm bench serve")
+    starts, prompts, outputs = (_list(result, key, source) for key in ("start_times", "input_lens", "output_lens"))
+    waits = result.get("queue_times") or [0.0] * len(starts)
+    errors = result.get("errors") or [""] * len(starts)
+    if not len(starts) == len(prompts) == len(outputs) == len(waits) == len(errors):
+        raise InputError(f"{source}: its lists per request differ in length")
+    columns = Columns()
+    for i, row in enumerate(zip(starts, waits, prompts, outputs, errors, strict=True)):
+        try:
+            _add_measured(columns, *row)
+        except BadRow as error:
+            raise InputError(f"{source}: request {i}: {error}") from None
+    return columns.trace(source, wall_clock=True)
+
+
+def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: Any, error: Any) -> None:
+    if error:
+        return
+    if type(start) is not float or type(wait) not in (int, float):
+        raise BadRow(f"start time {start!r} and queue time {wait!r} are not numbers")
+    columns.add(start - wait, whole(prompt, "input_lens", 1), whole(output, "output_lens", 1))
+
+
+def _list(result: dict[str, Any], key: str, source: str) -> list[Any]:
+    value = result.get(key)
+    if not isinstance(value, list):
+        raise InputError(f"{source}: no list {key!r}: save it with --save-result --save-detailed")
+    return value
+
+
+def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Trace:
+    """First two turns of each conversation as prompt and answer, as `vllm bench serve` takes them; all arrive at 0.
+
+    The file holds text, so its tokens are counted with the tokenizer.json in the folder `tokenizer`: an estimate from
+    words would be off by tens of per cent. As in vLLM, conversations with fewer than 2 turns, prompts or answers under
+    4 tokens, prompts over 1,024 and sums over 2,048 are left out. Raises InputError with the entry's number for a bad
+    one, and where no tokenizer is given.
+    """
+    if tokenizer is None:
+        raise InputError(
+            f"{source}: ShareGPT holds text, not lengths: count its tokens once with "
+            f"`slotune trace convert {source} --tokenizer FOLDER --out T.jsonl`, FOLDER being the model's"
+        )
+    entries = _document(stream, source)
+    if not isinstance(entries, list):
+        raise InputError(f"{source}: not a list of conversations")
+    pairs = [pair for i, entry in enumerate(entries) if (pair := _pair(entry, f"{source}: entry {i}"))]
+    columns = Columns()
+    for prompt, output in zip(*(_token_counts([pair[k] for pair in pairs], tokenizer) for k in (0, 1)), strict=True):
+        if min(prompt, output) >= MIN_TOKENS and prompt <= MAX_PROMPT_TOKENS and prompt + output <= MAX_TOTAL_TOKENS:
+            columns.add(0.0, prompt, output)
+    return columns.trace(source)
+
+
+def _pair(entry: Any, where: str) -> tuple[str, str] | None:
+    """Texts of the first two turns; None where there are fewer."""
+    turns = entry.get("conversations", []) if isinstance(entry, dict) else None
+    if not isinstance(turns, list):
+        raise InputError(f"{where}: not an object with a list 'conversations'")
+    texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where}: a turn without the text 'value'")
+    return (texts[0], texts[1]) if len(texts) == 2 else None  # type: ignore[return-value]  # both are text, see above
+
+
+def _token_counts(texts: list[str], folder: Path) -> list[int]:
+    try:
+        from tokenizers import Tokenizer  # type: ignore[import-not-found,unused-ignore]  # used here only: no dependency
+    except ImportError:
+        raise InputError("counting ShareGPT's tokens needs a library: pip install tokenizers") from None
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: no tokenizer.json in it: give the folder of a model")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+
+
+def _document(stream: IO[bytes], source: str) -> Any:
+    try:
+        return json.load(stream)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not JSON: {error}") from None

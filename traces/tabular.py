@@ -1,0 +1,97 @@
+"""Foreign traces that are CSV: Azure, BurstGPT, Vidur.
+
+Columns are found by their names in the header, others are passed over. Every reader raises InputError with
+source:line and what is wrong there.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import IO
+
+from ..errors import InputError
+from .columns import BadRow, Columns, whole_text
+from .trace import Trace
+
+AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
+VIDUR = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+VIDUR_LENGTHS = VIDUR[1:]
+
+
+def read_azure(stream: IO[bytes], source: str) -> Trace:
+    """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond."""
+    columns = Columns()
+    first: list[datetime] = []
+
+    def add(timestamp: str, prompt: str, output: str) -> None:
+        try:
+            moment = datetime.fromisoformat(timestamp)
+            first[:] = first or [moment]
+            arrival_s = (moment - first[0]).total_seconds()
+        except (ValueError, TypeError) as error:  # TypeError: only some of the lines name their time zone
+            raise BadRow(f"TIMESTAMP {timestamp!r}: {error}") from None
+        columns.add(arrival_s, whole_text(prompt, AZURE[1], 1), whole_text(output, AZURE[2], 1))
+
+    _read(stream, source, AZURE, add)
+    return columns.trace(source, wall_clock=True)
+
+
+def read_burstgpt(stream: IO[bytes], source: str) -> Trace:
+    """BurstGPT (arXiv 2401.17644), all models; failed requests (0 response tokens) are left out, as vLLM does."""
+    columns = Columns()
+
+    def add(timestamp: str, prompt: str, output: str) -> None:
+        output_tokens = whole_text(output, BURSTGPT[2], 0)
+        if output_tokens > 0:
+            columns.add(_seconds(timestamp, BURSTGPT[0]), whole_text(prompt, BURSTGPT[1], 1), output_tokens)
+
+    _read(stream, source, BURSTGPT, add)
+    return columns.trace(source)
+
+
+def read_vidur(stream: IO[bytes], source: str) -> Trace:
+    """Vidur's processed traces (github.com/microsoft/vidur); without an arrived_at column all requests arrive at 0."""
+    columns = Columns()
+
+    def add(prompt: str, output: str, arrived_at: str = "0") -> None:
+        arrival_s = _seconds(arrived_at, VIDUR[0])
+        columns.add(arrival_s, whole_text(prompt, VIDUR[1], 1), whole_text(output, VIDUR[2], 1))
+
+    _read(stream, source, VIDUR_LENGTHS, add, optional=VIDUR[:1])
+    return columns.trace(source)
+
+
+def _seconds(text: str, name: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise BadRow(f"{name} {text!r} is not a number of seconds from 0 up")
+    return seconds
+
+
+def _read(
+    stream: IO[bytes], source: str, names: Sequence[str], add: Callable[..., None], optional: Sequence[str] = ()
+) -> None:
+    """Call `add` with the fields of each line under `names`, then those of `optional` that the header has."""
+    rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""))
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        missing = [name for name in names if name not in header]
+        if missing:
+            raise BadRow(f"no column {missing[0]!r} in the header")
+        index = [header.index(name) for name in (*names, *optional) if name in header]
+        for row in rows:
+            if not row:
+                continue
+            if len(row) <= max(index):
+                raise BadRow(f"{len(row)} fields, the header has {len(header)}")
+            add(*[row[i] for i in index])
+    except BadRow as error:
+        raise InputError(f"{source}:{max(rows.line_num, 1)}: {error}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{source}:{rows.line_num + 1}: not CSV text: {error}") from None

@@ -1,0 +1,84 @@
+"""One trace from another: fewer requests, other arrivals. Nothing is changed in place."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import InputError
+from .arrivals import arrival_times
+from .trace import Trace
+
+
+def rescaled(trace: Trace, rate: float) -> Trace:
+    """The same arrivals, stretched so that the last one comes at requests / `rate` (per second).
+
+    Raises InputError if all requests arrive at the start: there is nothing to stretch, see `at_rate`.
+    """
+    last_s = float(trace.arrival_s[-1])
+    if last_s == 0:
+        raise InputError("the trace has no arrival times to rescale: give it some with `slotune trace convert --rate`")
+    return replace(trace, arrival_s=trace.arrival_s * (len(trace) / rate / last_s))
+
+
+def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator) -> Trace:
+    """The same requests in the same order, `rate` a second, gaps from a gamma distribution (`cv` 1: Poisson)."""
+    return replace(trace, arrival_s=arrival_times(len(trace), rate, cv, rng))
+
+
+def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
+    """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at the start."""
+    if trace.arrival_s[-1] > 0:
+        return rescaled(trace, rate)
+    return with_arrivals(trace, rate, 1.0, np.random.default_rng(seed))
+
+
+def head(trace: Trace, count: int) -> Trace:
+    """The first `count` requests, or all if there are fewer."""
+    return trace.taken(np.arange(min(count, len(trace))))
+
+
+def first(trace: Trace, duration_s: float) -> Trace:
+    """The requests that arrive in the first `duration_s` seconds. Raises InputError if none does."""
+    count = int(np.searchsorted(trace.arrival_s, duration_s))
+    if count == 0:
+        raise InputError(f"no request arrives in the first {duration_s:g} s; the first one at {trace.arrival_s[0]:g} s")
+    return head(trace, count)
+
+
+def spread(trace: Trace, rng: np.random.Generator) -> Trace:
+    """Requests of one arrival time, spread at random until the next arrival time; the last ones over a median gap.
+
+    For traces whose times are quantised (Mooncake's: to about 3 s), where every bin would be a burst. Order is kept.
+    """
+    start_s, group = np.unique(trace.arrival_s, return_inverse=True)
+    if len(start_s) == 1:
+        raise InputError("all requests have one arrival time, so there is no gap to spread them over; give a rate")
+    gaps_s = np.diff(start_s)
+    width_s = np.append(gaps_s, np.median(gaps_s))
+    return replace(trace, arrival_s=np.sort(start_s[group] + rng.random(len(trace)) * width_s[group]))
+
+
+def converted(
+    trace: Trace,
+    seed: int,
+    *,
+    requests: int | None = None,
+    duration_s: float | None = None,
+    spread_bins: bool = False,
+    rate: float | None = None,
+    cv: float | None = None,
+) -> Trace:
+    """What is asked for, one after the other: `head`, `first`, `spread`, then `at_rate` or, given a `cv`, new arrivals.
+
+    Raises InputError where one of them does.
+    """
+    rng = np.random.default_rng(seed)
+    if requests is not None:
+        trace = head(trace, requests)
+    if duration_s is not None:
+        trace = first(trace, duration_s)
+    if spread_bins:
+        trace = spread(trace, rng)
+    if rate is None:
+        return trace
+    return at_rate(trace, rate, seed) if cv is None else with_arrivals(trace, rate, cv, rng)
