@@ -41,7 +41,7 @@ def blanket_excepts(name: str, source: str) -> list[str]:
     found = []
     for function in functions(ast.parse(source)):
         for node in ast.walk(function):
-            if isinstance(node, ast.ExceptHandler) and catches_everything(node.type):
+            if isinstance(node, ast.ExceptHandler) and catches_everything(node.type) and not raises_on(node):
                 found.append(f"{name}:{function.name}")
     return sorted(set(found) - BLANKET_EXCEPT_ALLOWED)
 
@@ -50,6 +50,12 @@ def catches_everything(caught: ast.expr | None) -> bool:
     if isinstance(caught, ast.Tuple):
         return any(catches_everything(one) for one in caught.elts)
     return caught is None or (isinstance(caught, ast.Name) and caught.id in ("Exception", "BaseException"))
+
+
+def raises_on(handler: ast.ExceptHandler) -> bool:
+    """Whether it ends in a bare `raise`: what is caught to clean up is not swallowed."""
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
 
 
 def test_files_and_functions_stay_small(repository: Path) -> None:
@@ -72,7 +78,8 @@ def test_the_rules_find_what_breaks_them() -> None:
         assert blanket_excepts("a.py", f"def f():\n    try:\n        g()\n    except{caught}:\n        pass\n") == [
             "a.py:f"
         ]
-    assert blanket_excepts("a.py", "def f():\n    try:\n        g()\n    except OSError:\n        pass\n") == []
+    for handler in ("except OSError:\n        pass", "except BaseException:\n        close()\n        raise"):
+        assert blanket_excepts("a.py", f"def f():\n    try:\n        g()\n    {handler}\n") == []
 
 
 @pytest.fixture(scope="module")
