@@ -1,0 +1,259 @@
+"""The load client: sends requests to an OpenAI-compatible server and notes when each token came.
+
+    result = replay(trace, server.base_url, server.model, vocabulary=4096, seed=1)      # arrivals as in the trace
+    answers = send([Call(...), ...], base_url, model)                                   # anything else
+
+Definitions are those of `vllm bench serve` 0.32 (vllm/benchmarks/lib/endpoint_request_func.py): a request's clock
+starts just before the POST, its first token is the first streamed chunk with a choice, it ends with the last such
+chunk; the wait for a free place under `max_concurrency` comes before its clock. vLLM's own client cannot be used for
+this: its timed traces have no priorities and no prompt but whole hashed chunks, hashed anew in every process.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+import numpy as np
+import numpy.typing as npt
+
+from ..traces.trace import Trace
+from .prompts import prompt_tokens
+
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+
+FINISHED, FAILED = 0, 2
+"""Values of `status`, as in the simulator's request table."""
+TIMEOUT_S = 6 * 3600.0
+"""For one request, as in vllm bench serve."""
+LEAD_S = 0.2
+"""Before the first arrival: for connections to be set up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to send."""
+
+    prompt: Sequence[int]
+    output_tokens: int
+    at_s: float = 0.0
+    """Seconds after the start at which to send it, at the earliest."""
+    name: str = ""
+    """The request id to give, if any; `step` records of the engine then show it."""
+    priority: int = 0
+    follows: int | None = None
+    """Index of the call to wait for before this one is sent: for its token `tokens_before`, or its end."""
+    tokens_before: int = 1
+    background: bool = False
+    """To be broken off when all calls that are not background have ended."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came of a call. Times are seconds of `time.perf_counter`."""
+
+    sent: float = float("nan")
+    chunks: list[float] = field(default_factory=list)
+    """When each chunk with a choice came."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """As far as the server tells (--enable-prompt-tokens-details)."""
+    error: str | None = None
+    ended: bool = False
+    tokens_came: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What a load run measured, one entry per request, in the order of the trace; times in seconds from the start."""
+
+    request_id: tuple[str, ...]
+    arrival_s: F64
+    """When the request was sent."""
+    prompt_tokens: I32
+    output_tokens: I32
+    """As the server counted them; 0 where it failed."""
+    cached_tokens: I32
+    first_token_s: F64
+    """NaN where none came."""
+    finish_s: F64
+    """Last token; NaN where the request failed."""
+    status: npt.NDArray[np.int8]
+    chunk_s: tuple[F64, ...]
+    """For each request, when its chunks came."""
+    error: tuple[str | None, ...]
+    duration_s: float
+    """From the start to the end of the last request."""
+    start_clock_s: float
+    """`time.perf_counter` at the start: step records plus this are on one clock."""
+
+
+def replay(
+    trace: Trace,
+    base_url: str,
+    model: str,
+    *,
+    vocabulary: int,
+    seed: int = 0,
+    max_concurrency: int | None = None,
+) -> LoadResult:
+    """Send a trace's requests at their arrival times (as soon as there is a place, under `max_concurrency`).
+
+    Prompts are token ids drawn from `seed`; every request generates exactly its output tokens.
+    """
+    calls = [
+        Call(
+            prompt=prompt_tokens(trace, i, vocabulary, seed).tolist(),
+            output_tokens=int(trace.output_tokens[i]),
+            at_s=float(trace.arrival_s[i]),
+            name=trace.id_of(i),
+            priority=int(trace.priority[i]),
+        )
+        for i in range(len(trace))
+    ]
+    start, answers = send(calls, base_url, model, max_concurrency=max_concurrency)
+    return _result(calls, answers, start)
+
+
+def send(
+    calls: Sequence[Call], base_url: str, model: str, *, max_concurrency: int | None = None
+) -> tuple[float, list[Answer]]:
+    """Send all calls and wait until they ended. Returns `time.perf_counter` at the start, and an answer per call.
+
+    A request that fails has its error in its answer; nothing is raised for it.
+    """
+    return asyncio.run(_send_all(calls, base_url, model, max_concurrency))
+
+
+async def _send_all(
+    calls: Sequence[Call], base_url: str, model: str, max_concurrency: int | None
+) -> tuple[float, list[Answer]]:
+    answers = [Answer() for _ in calls]
+    places = asyncio.Semaphore(max_concurrency or len(calls) or 1)
+    connector = aiohttp.TCPConnector(limit=0, force_close=False)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=60)
+    bodies = [_body(call, model) for call in calls]
+    async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout) as session:
+        start = time.perf_counter() + LEAD_S
+        tasks = [
+            asyncio.create_task(_one(session, bodies[i], call, answers, i, start, places))
+            for i, call in enumerate(calls)
+        ]
+        try:
+            await asyncio.gather(*(task for task, call in zip(tasks, calls, strict=True) if not call.background))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return start, answers
+
+
+async def _one(
+    session: aiohttp.ClientSession,
+    body: bytes,
+    call: Call,
+    answers: list[Answer],
+    index: int,
+    start: float,
+    places: asyncio.Semaphore,
+) -> None:
+    answer = answers[index]
+    try:
+        await asyncio.sleep(start + call.at_s - time.perf_counter())
+        if call.follows is not None:
+            await _tokens_of(answers[call.follows], call.tokens_before)
+        async with places:
+            await _post(session, body, call, answer)
+    finally:
+        answer.ended = True
+        answer.tokens_came.set()
+
+
+async def _tokens_of(answer: Answer, count: int) -> None:
+    while len(answer.chunks) < count and not answer.ended:
+        answer.tokens_came.clear()
+        await answer.tokens_came.wait()
+
+
+async def _post(session: aiohttp.ClientSession, body: bytes, call: Call, answer: Answer) -> None:
+    headers = {"Content-Type": "application/json"}
+    if call.name:
+        headers["X-Request-Id"] = call.name
+    answer.sent = time.perf_counter()
+    try:
+        async with session.post("/v1/completions", data=body, headers=headers) as response:
+            if response.status == 200:
+                await _read_stream(response, answer)
+            else:
+                answer.error = f"{response.status}: {(await response.text())[:500]}"
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        answer.error = f"{type(error).__name__}: {error}"
+    if answer.error is None and not answer.chunks:
+        answer.error = "the server sent no token"
+
+
+async def _read_stream(response: aiohttp.ClientResponse, answer: Answer) -> None:
+    """Server-sent events, `data: {...}` and an empty line each. Only the last, the usage, is parsed: the client must
+    not take the processor from an engine on the same machine."""
+    rest = b""
+    async for received in response.content.iter_any():
+        now = time.perf_counter()
+        *events, rest = (rest + received).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data: {"):
+                _take(event, now, answer)
+
+
+def _take(event: bytes, now: float, answer: Answer) -> None:
+    if b'"choices":[{' in event:
+        answer.chunks.append(now)
+        answer.output_tokens = max(answer.output_tokens, len(answer.chunks))
+        answer.tokens_came.set()
+        return
+    content = json.loads(event[len(b"data: ") :])
+    if usage := content.get("usage"):
+        answer.output_tokens = usage.get("completion_tokens", len(answer.chunks))
+        answer.prompt_tokens = usage.get("prompt_tokens", 0)
+        answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    elif error := content.get("error"):
+        answer.error = str(error)[:500]
+
+
+def _body(call: Call, model: str) -> bytes:
+    """What vllm bench serve posts, with exact lengths."""
+    content = {
+        "model": model,
+        "prompt": list(call.prompt),
+        "max_tokens": call.output_tokens,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if call.priority:
+        content["priority"] = call.priority
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _result(calls: Sequence[Call], answers: Sequence[Answer], start: float) -> LoadResult:
+    failed = np.array([a.error is not None for a in answers], dtype=bool)
+    chunks = tuple(np.array(a.chunks) - start for a in answers)
+    last = np.array([c[-1] if len(c) else np.nan for c in chunks])
+    return LoadResult(
+        request_id=tuple(call.name for call in calls),
+        arrival_s=np.array([a.sent for a in answers]) - start,
+        prompt_tokens=np.array([len(call.prompt) for call in calls], dtype=np.int32),
+        output_tokens=np.where(failed, 0, [a.output_tokens for a in answers]).astype(np.int32),
+        cached_tokens=np.array([a.cached_tokens for a in answers], dtype=np.int32),
+        first_token_s=np.array([c[0] if len(c) else np.nan for c in chunks]),
+        finish_s=np.where(failed, np.nan, last),
+        status=np.where(failed, FAILED, FINISHED).astype(np.int8),
+        chunk_s=chunks,
+        error=tuple(a.error for a in answers),
+        duration_s=float(np.nanmax(last)) if len(last) and not np.isnan(last).all() else 0.0,
+        start_clock_s=start,
+    )

@@ -1,0 +1,67 @@
+"""What a model folder says about the model, read before an engine is started for nothing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A local folder in Hugging Face's form."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self._text_config().get("vocab_size", 32000))
+
+    @property
+    def has_weights(self) -> bool:
+        return any(next(self.path.glob(pattern), None) for pattern in WEIGHTS)
+
+    def kv_bytes_per_token(self, element_bytes: float = 2.0, tensor_parallel_size: int = 1) -> float | None:
+        """Bytes of one token's keys and values in all layers of one rank: 2 * layers * KV heads * head size * bytes.
+
+        None where the config lacks a number or the attention is of another kind (multi-head latent, state space).
+        """
+        config = self._text_config()
+        heads = config.get("num_attention_heads")
+        layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
+        if not (heads and layers and hidden) or "kv_lora_rank" in config or "ssm_cfg" in config:
+            return None
+        kv_heads = max(1, int(config.get("num_key_value_heads") or heads) // tensor_parallel_size)
+        head_size = int(config.get("head_dim") or int(hidden) // int(heads))
+        return 2.0 * int(layers) * kv_heads * head_size * element_bytes
+
+    def _text_config(self) -> dict[str, Any]:
+        nested: dict[str, Any] = self.config.get("text_config", self.config)
+        return nested
+
+
+def read_model_folder(model: str) -> ModelFolder | None:
+    """The folder that `model` names, None where it is a name on a model hub.
+
+    Raises InputError for a path that is no model folder.
+    """
+    path = Path(model)
+    if not path.exists() and not model.startswith(("/", "./", "../", "~")) and model.count("/") <= 1:
+        return None
+    if not path.is_dir():
+        raise InputError(f"--model {model}: no such folder")
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"--model {model}: not a model folder, it has no config.json")
+    try:
+        content = json.loads(config.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict) or not (content.get("architectures") or content.get("model_type")):
+        raise InputError(f"{config}: names neither architectures nor model_type, so this is no model folder")
+    return ModelFolder(path, content)
