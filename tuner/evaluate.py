@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import Profile
@@ -32,13 +33,10 @@ class Outcome:
     """Wall time of the run itself."""
 
 
-Evaluate = Callable[[Settings], Outcome]
-"""Runs one configuration. Must be picklable where workers are not forked."""
-
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """An `Evaluate` that replays the trace in the simulator."""
+    """Replays the trace in the simulator under the settings it is called with."""
 
     profile: Profile
     trace: Trace
@@ -69,44 +67,49 @@ class SimulatedRun:
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
 RunAll = Callable[[Iterable[Settings]], Iterator[Outcome]]
 """Runs many configurations; outcomes come in the order of the settings, each as soon as it and those before are done."""
 
 
 @contextmanager
-def workers(evaluate: Evaluate, jobs: int | None = None) -> Iterator[RunAll]:
-    """`evaluate` over `jobs` processes (default: one a core this process may use), or in this one for jobs=1.
+def workers(
+    function: Callable[[Question], Answer], jobs: int | None = None
+) -> Iterator[Callable[[Iterable[Question]], Iterator[Answer]]]:
+    """`function` over `jobs` processes (default: one a core this process may use), or in this one for jobs=1.
 
-    The processes inherit `evaluate`, so its trace is shared and not copied; they end with this process, however it ends.
-    Raises SlotuneError when one of them dies.
+    Answers come in the order of the questions. The processes inherit `function`, so a trace in it is shared and not
+    copied; they end with this process, however it ends. Raises SlotuneError when one of them dies.
     """
     count = jobs or len(os.sched_getaffinity(0))
     if count == 1:
-        yield lambda many: map(evaluate, many)
+        yield lambda questions: map(function, questions)
         return
-    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(evaluate, os.getpid()))
+    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(function, os.getpid()))
     try:
-        yield lambda many: _ordered(pool, many)
+        yield lambda questions: _ordered(pool, questions)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ordered(pool: ProcessPoolExecutor, many: Iterable[Settings]) -> Iterator[Outcome]:
+def _ordered(pool: ProcessPoolExecutor, questions: Iterable[Any]) -> Iterator[Any]:
     try:
-        yield from pool.map(_run_one, many)
+        yield from pool.map(_call, questions)
     except BrokenProcessPool as error:
         raise SlotuneError(
             "a worker process died, out of memory perhaps; run again with --jobs 1 (what is done is kept)"
         ) from error
 
 
-_evaluate: Evaluate
+_function: Callable[[Any], Any]
 """What this worker process runs; set once, when it starts."""
 
 
-def _start_worker(evaluate: Evaluate, parent: int) -> None:
-    global _evaluate  # noqa: PLW0603 - the one thing a pool's initializer can hand to the calls that follow
-    _evaluate = evaluate
+def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
+    global _function  # noqa: PLW0603 - the one thing a pool's initializer can hand to the calls that follow
+    _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -114,5 +117,5 @@ def _start_worker(evaluate: Evaluate, parent: int) -> None:
             os._exit(1)
 
 
-def _run_one(settings: Settings) -> Outcome:
-    return _evaluate(settings)
+def _call(question: Any) -> Any:
+    return _function(question)

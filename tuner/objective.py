@@ -22,6 +22,7 @@ LATENCIES = tuple(
     for what in ("mean", "median", "p90", "p95", "p99")
 )
 
+BETWEEN_TOKENS = ("tpot", "itl")
 GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
 HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
 GOAL_SPAN = 3.0  # a factor of 20 better or worse than the default; beyond it differences no longer matter
@@ -83,8 +84,10 @@ class Objective:
     def ratio(self, slo: Slo, metrics: Metrics) -> float:
         """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
         value = slo.value_ms(metrics)
-        if failed_share(metrics) > 1 - slo.percentile / 100 or not math.isfinite(value):
+        if failed_share(metrics) > 1 - slo.percentile / 100:
             return math.inf
+        if math.isnan(value):  # answers of a single token have no second one to wait for
+            return 0.0 if slo.metric in BETWEEN_TOKENS else math.inf
         return value / slo.limit_ms
 
     def worst_ratio(self, metrics: Metrics) -> float:

@@ -45,17 +45,24 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
     )
 
 
-def pareto_front(trials: Sequence[Trial], objective: Objective, reference: Metrics) -> list[Trial]:
-    """Trials that meet the targets and that no other such trial beats in one goal without losing in another."""
-    meeting = [t for t in trials if t.metrics is not None and objective.meets(t.metrics)]
-    goals = objective.effective_goals()
-    losses = {id(t): tuple(goal.loss(t.metrics or {}, reference) for goal in goals) for t in meeting}
+def pareto_front(
+    trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics
+) -> list[Trial]:
+    """Trials that meet the targets and that no other such trial beats in one goal without losing in another.
+
+    Of trials that are equal in every goal, the one with the fewest changes from the default.
+    """
+    plain_first = sorted(trials, key=lambda t: (len(space.changes(t.settings)), t.number or 0))
+    by_loss: dict[tuple[float, ...], Trial] = {}
+    for trial in plain_first:
+        if trial.metrics is not None and objective.meets(trial.metrics):
+            losses = tuple(goal.loss(trial.metrics, reference) for goal in objective.effective_goals())
+            by_loss.setdefault(losses, trial)
 
     def beaten(mine: tuple[float, ...]) -> bool:
-        return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in losses.values())
+        return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in by_loss)
 
-    front = [t for t in meeting if not beaten(losses[id(t)])]
-    return sorted(front, key=lambda t: losses[id(t)])
+    return [by_loss[losses] for losses in sorted(by_loss) if not beaten(losses)]
 
 
 def _total(trial: Trial, objective: Objective, reference: Metrics) -> float:

@@ -8,11 +8,9 @@ from ..simulator.features import totals_of
 from ..simulator.step_time import new_memo, step_time_s
 from ..simulator.timing import Timing
 from ..traces.trace import Trace
-from .objective import Objective
+from .objective import BETWEEN_TOKENS, Objective
 from .search_candidates import Candidates
 from .space import F64, SearchSpace
-
-BETWEEN_TOKENS = ("tpot", "itl")
 
 
 def between_token_limit_s(objective: Objective) -> float | None:

@@ -1,0 +1,101 @@
+"""slotune plan: how much one engine takes, and how many a forecast needs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    POSITIVE,
+    engine_config_option,
+    engine_option,
+    goodput_option,
+    jobs_option,
+    json_option,
+    policy_option,
+    profile_option,
+    slo_option,
+    trace_option,
+)
+from .output import emit_json, progress, table
+
+if TYPE_CHECKING:
+    from ..tuner.capacity import Scenario
+    from ..tuner.plan import Plan
+
+
+@click.command()
+@profile_option
+@trace_option
+@slo_option
+@goodput_option
+@engine_option
+@engine_config_option
+@policy_option
+@click.option("--rate", type=POSITIVE, metavar="R", help="A forecast, requests a second: how many replicas serve it?")
+@click.option("--gpu-hour-cost", type=POSITIVE, metavar="C", help="What one GPU costs for an hour, in any currency.")
+@click.option(
+    "--what-if",
+    "changes",
+    multiple=True,
+    metavar="CHANGE",
+    help="Also plan with one change: max_num_seqs=64, input_tokens=x1.5, output_tokens=x2 (repeatable).",
+)
+@jobs_option
+@json_option
+def command(
+    rate: float | None, gpu_hour_cost: float | None, changes: tuple[str, ...], jobs: int | None, as_json: bool, **base: Any
+) -> None:
+    """Find the highest request rate at which one engine meets the targets and its queue does not grow.
+
+    With --goodput, 99 % of the requests must be good. The rate is found on five orderings of the trace; the interval is
+    what they span. Short traces are repeated until the load is long against the time a request stays. Exit code 3: no
+    rate meets the targets.
+
+    \b
+    Example:
+      slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
+      slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
+    """
+    from ..tuner.plan import document, plan, what_if
+
+    first = _scenario(**base)
+    scenarios = [first, *(what_if(first, change) for change in changes)]
+    with progress("plan", len(scenarios)) as bar:
+        plans = plan(scenarios, rate, jobs=jobs, on_done=bar.update)
+    if as_json:
+        emit_json(document(plans, gpu_hour_cost))
+    else:
+        _print(plans, gpu_hour_cost)
+
+
+def _scenario(
+    profile: str,
+    trace: str,
+    slo: tuple[Any, ...],
+    goodput: dict[str, float],
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    policy: str,
+) -> "Scenario":
+    from ..profiler.profile import load_profile
+    from ..simulator.engine_config import parse_settings
+    from ..traces.read import read_trace
+    from ..tuner.capacity import Scenario
+    from ..tuner.objective import Objective
+
+    settings = parse_settings(engine, engine_config)
+    return Scenario("base", load_profile(profile), read_trace(trace), Objective(slo, (), goodput), settings, policy)
+
+
+def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
+    from ..tuner.plan import described
+
+    keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
+    columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys)]
+    rows = []
+    for one in plans:
+        facts = described(one, gpu_hour_cost)
+        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
+    table(columns, rows, title="Requests a second that one engine takes within the targets")
+    click.echo(plans[0].scenario.profile.provenance)

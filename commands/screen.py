@@ -1,0 +1,119 @@
+"""slotune screen: many configurations in one table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    engine_config_option,
+    engine_option,
+    goodput_option,
+    jobs_option,
+    json_option,
+    max_concurrency_option,
+    policy_option,
+    profile_option,
+    rate_option,
+    seed_option,
+    slo_option,
+    trace_option,
+)
+from .output import emit_json, progress, table
+
+if TYPE_CHECKING:
+    from ..tuner.objective import Objective
+    from ..tuner.screen import Screened
+
+SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_throughput")
+
+
+@click.command()
+@profile_option
+@trace_option
+@click.option(
+    "--configs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="YAML or JSON: a list of settings, or a grid (name: list of values).",
+)
+@click.option("--sort", metavar="METRIC", help="Best first by this metric, e.g. p99_ttft_ms or output_throughput.")
+@slo_option
+@goodput_option
+@engine_option
+@engine_config_option
+@rate_option
+@max_concurrency_option
+@policy_option
+@seed_option
+@jobs_option
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv", help="Also write a CSV.")
+@json_option
+def command(
+    configs: Path, sort: str | None, jobs: int | None, out: Path | None, as_json: bool, **common: Any
+) -> None:
+    """Simulate many configurations on all cores and show them, best first.
+
+    With targets, those that meet them with the most headroom come first. A configuration that cannot run is a row with
+    its reason.
+
+    \b
+    Example:
+      echo 'max_num_seqs: [64, 128, 256]' > grid.yaml
+      slotune screen --profile h200-llama-3.1-8b --trace chat --configs grid.yaml --slo p99:ttft:500 --out screen.csv
+    """
+    from ..tuner.screen import check_metric, document, read_configurations, screen, write_csv
+
+    sort = check_metric(sort) if sort else None
+    configurations = read_configurations(configs)
+    run, settings, objective = _common(**common)
+    with progress("screen", len(configurations)) as bar:
+        rows = screen(configurations, run, settings, sort=sort, objective=objective, jobs=jobs, on_done=bar.update)
+    if out:
+        write_csv(rows, out)
+    if as_json:
+        emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": run.profile.trust()})
+    else:
+        _print(rows, objective)
+        click.echo(run.profile.provenance)
+
+
+def _common(
+    profile: str,
+    trace: str,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    slo: tuple[Any, ...],
+    goodput: dict[str, float],
+    rate: float | None,
+    max_concurrency: int | None,
+    policy: str,
+    seed: int,
+) -> tuple[Any, dict[str, Any], "Objective | None"]:
+    from ..profiler.profile import load_profile
+    from ..simulator.engine_config import parse_settings
+    from ..traces.read import read_trace
+    from ..traces.transform import at_rate
+    from ..tuner.evaluate import SimulatedRun
+    from ..tuner.objective import Objective
+
+    load = read_trace(trace)
+    load = at_rate(load, rate, seed) if rate else load
+    run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed=seed)
+    objective = Objective(slo, (), goodput) if slo or goodput else None
+    return run, parse_settings(engine, engine_config), objective
+
+
+def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
+    from ..tuner.screen import setting_names
+
+    names = setting_names(rows)
+    columns = [*names, *SHOWN] + (["targets"] if objective else []) + ["failure"]
+    lines = []
+    for row in rows:
+        metrics = row.outcome.metrics or {}
+        targets = [] if objective is None else [bool(metrics) and objective.meets(metrics)]
+        settings = [None if row.settings.get(name) is None else str(row.settings[name]) for name in names]
+        lines.append([*settings, *(metrics.get(key) for key in SHOWN), *targets, row.outcome.message])
+    table(columns, lines)

@@ -1,0 +1,97 @@
+"""slotune tune: the main job."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    engine_config_option,
+    engine_option,
+    goodput_option,
+    jobs_option,
+    json_option,
+    max_concurrency_option,
+    policy_option,
+    profile_option,
+    rate_option,
+    seed_option,
+    slo_option,
+    trace_option,
+)
+from .output import emit_json, progress, table
+
+if TYPE_CHECKING:
+    from ..tuner.recommendation import Recommendation
+    from ..tuner.study import Asked
+
+
+@click.command()
+@profile_option
+@trace_option
+@slo_option
+@goodput_option
+@click.option("--maximize", multiple=True, metavar="METRIC", help="A goal, e.g. goodput or output_throughput (repeatable).")
+@click.option("--minimize", multiple=True, metavar="METRIC", help="A goal, e.g. p99_ttft_ms; several give a Pareto front.")
+@engine_option
+@engine_config_option
+@rate_option
+@max_concurrency_option
+@policy_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The study's folder: new, empty, or one that asked for the same and is continued.",
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=64, show_default=True, help="Configurations to simulate at most."
+)
+@click.option("--optimizer", type=click.Choice(("smac", "random")), default="smac", show_default=True)
+@seed_option
+@jobs_option
+@click.option(
+    "--validate",
+    "validate_best",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Then run the best K and the default on the real engine, as `slotune validate` does.",
+)
+@json_option
+def command(out: Path, jobs: int | None, validate_best: int | None, as_json: bool, **asked: Any) -> None:
+    """Search in the simulator for the settings that meet the targets.
+
+    Settings given with --engine are fixed, the rest is searched. Without a goal, the configuration with the most
+    headroom under the targets wins. Exit code 3: no configuration meets them; the nearest is printed all the same.
+
+    \b
+    Example:
+      slotune tune --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --slo p99:tpot:30 --out studies/chat
+    """
+    from ..tuner.recommendation import document, require_targets
+    from ..tuner.tune import tune
+
+    question = _asked(**asked)
+    with progress("tune", question.trials) as bar:
+        found = tune(question, out, jobs=jobs, on_trial=lambda trial, done: bar.update(done, note=trial.origin))
+    if as_json and not validate_best:
+        emit_json(document(found))
+    elif not as_json:
+        _print(found)
+    require_targets(found)
+
+
+def _asked(engine: tuple[str, ...], engine_config: Path | None, slo: tuple[Any, ...], **rest: Any) -> "Asked":
+    from ..simulator.engine_config import parse_settings
+    from ..tuner.task import ask
+
+    return ask(slos=slo, engine=parse_settings(engine, engine_config), **rest)
+
+
+def _print(found: "Recommendation") -> None:
+    from ..tuner.recommendation import comparison
+
+    table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
+    click.echo(found.task.profile.provenance)
+    click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

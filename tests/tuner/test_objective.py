@@ -1,0 +1,78 @@
+"""Targets come before goals; misses are counted; every cost is finite."""
+
+import math
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.simulator.slo import Slo
+from slotune.tuner.objective import FAILED, MISSED, Goal, Objective, parse_goal
+
+TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
+
+
+def run(ttft=250.0, tpot=25.0, **other):
+    return {"completed": 1000.0, "failed": 0.0, "p99_ttft_ms": ttft, "p99_tpot_ms": tpot} | other
+
+
+def test_headroom_is_the_worst_ratio():
+    objective = Objective((TTFT, TPOT))
+    assert objective.worst_ratio(run(ttft=250, tpot=40)) == 0.8
+    assert objective.costs(run(ttft=250, tpot=40), {}) == (math.log(0.8),)
+    assert objective.meets(run(ttft=500, tpot=50))
+    assert not objective.meets(run(ttft=501))
+
+
+def test_failed_requests_are_misses():
+    objective = Objective((TTFT,))
+    assert objective.meets(run(completed=990.0, failed=10.0))
+    assert not objective.meets(run(completed=989.0, failed=11.0))
+    assert not objective.meets(run(completed=0.0, ttft=math.nan))
+
+
+def test_answers_of_one_token_have_no_time_between_tokens():
+    assert Objective((TPOT,)).meets(run(tpot=math.nan))
+    assert not Objective((TTFT,)).meets(run(ttft=math.nan))
+
+
+def test_any_configuration_that_meets_the_targets_beats_any_that_does_not():
+    objective = Objective((TTFT,), (Goal("p99_tpot_ms", False),))
+    reference = run()
+    slow = objective.costs(run(ttft=499, tpot=1e6), reference)
+    fast = objective.costs(run(ttft=501, tpot=1e-3), reference)
+    assert slow < (MISSED,) < fast < objective.costs(None, reference) == (FAILED,)
+
+
+def test_goals_are_relative_to_the_default():
+    objective = Objective((TTFT,), (Goal("output_throughput", True),))
+    reference = run(output_throughput=100.0)
+    better, worse = (objective.costs(run(output_throughput=x), reference)[0] for x in (110.0, 90.0))
+    assert better < objective.costs(reference, reference)[0] < worse
+
+
+def test_goodput_alone_is_a_goal_and_headroom_breaks_its_ties():
+    objective = Objective(goodput={"ttft": 500.0})
+    reference = run(request_goodput=5.0)
+    assert objective.effective_goals() == (Goal("request_goodput", True),)
+    near, far = (objective.costs(run(ttft=t, request_goodput=5.0), reference) for t in (490, 100))
+    assert far < near
+
+
+@pytest.mark.parametrize("broken", [{}, {"p99_ttft_ms": math.nan, "completed": 0.0, "failed": 5.0}])
+@pytest.mark.parametrize("objective", [Objective((TTFT,)), Objective((), (Goal("p99_ttft_ms", False),))])
+def test_costs_are_finite_whatever_comes_in(objective, broken):
+    assert all(math.isfinite(cost) for cost in objective.costs(broken, {}))
+
+
+def test_goals_from_words():
+    assert parse_goal("goodput", maximize=True) == Goal("request_goodput", True)
+    assert parse_goal("p99_ttft_ms", maximize=False) == Goal("p99_ttft_ms", False)
+    with pytest.raises(InputError, match="did you mean p99_ttft_ms"):
+        parse_goal("p99_tttf_ms", maximize=False)
+
+
+def test_nothing_to_tune_for():
+    with pytest.raises(InputError, match="nothing to tune for"):
+        Objective()
+    with pytest.raises(InputError, match="--goodput"):
+        Objective((TTFT,), (Goal("request_goodput", True),))

@@ -1,0 +1,48 @@
+"""The recommendation: as good as the best, and no stranger than it must be."""
+
+from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.slo import Slo
+from slotune.tuner.objective import Goal, Objective
+from slotune.tuner.ranking import pareto_front, recommended
+from slotune.tuner.space import build_space
+from slotune.tuner.study import Trial
+
+SPACE = build_space(EngineConfig(num_gpu_blocks=1000, max_model_len=8192), {})
+OBJECTIVE = Objective((Slo(99.0, "ttft", 500.0),))
+
+
+def trial(ttft, tpot=10.0, number=None, **settings):
+    metrics = {"completed": 100.0, "failed": 0.0, "p99_ttft_ms": ttft, "p99_tpot_ms": tpot}
+    return Trial(settings, metrics if ttft else None, None if ttft else "oom", number=number)
+
+
+def test_ties_go_to_fewer_changes():
+    plain, odd = trial(302.0, max_num_seqs=64), trial(300.0, max_num_seqs=64, block_size=32)
+    assert recommended([odd, plain], OBJECTIVE, SPACE, {}) is plain
+
+
+def test_more_than_a_tie_wins():
+    plain, better = trial(310.0), trial(300.0, max_num_seqs=64, block_size=32)
+    assert recommended([plain, better], OBJECTIVE, SPACE, {}) is better
+
+
+def test_a_near_miss_is_no_tie():
+    missed, met = trial(501.0), trial(499.0, max_num_seqs=64)
+    assert recommended([missed, met], OBJECTIVE, SPACE, {}) is met
+
+
+def test_the_nearest_miss_where_nothing_meets():
+    assert recommended([trial(900.0), trial(700.0, max_num_seqs=64)], OBJECTIVE, SPACE, {}).metrics["p99_ttft_ms"] == 700
+
+
+def test_nothing_ran():
+    assert recommended([trial(None)], OBJECTIVE, SPACE, {}) is None
+
+
+def test_the_front_holds_no_beaten_and_no_double():
+    objective = Objective((Slo(99.0, "ttft", 500.0),), (Goal("p99_ttft_ms", False), Goal("p99_tpot_ms", False)))
+    fast, steady = trial(100.0, 30.0, block_size=32), trial(200.0, 20.0, block_size=64)
+    double = trial(100.0, 30.0, block_size=32, max_num_seqs=64)
+    beaten, misses = trial(210.0, 25.0), trial(600.0, 1.0)
+    front = pareto_front([double, fast, steady, beaten, misses], objective, SPACE, trial(300.0, 30.0).metrics)
+    assert front == [fast, steady]

@@ -1,0 +1,140 @@
+"""A study is on disk the moment something is known, belongs to one question, and survives what happens to processes."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from slotune.errors import InputError, SlotuneError
+from slotune.tuner.study import Asked, Study, Trial, Versions
+
+ASKED = Asked(
+    profile="p",
+    profile_digest="a",
+    trace="t",
+    trace_digest="b",
+    slos=("p99:ttft:500",),
+    engine={"max_num_seqs": 64},
+    versions=Versions(slotune="0", smac="2", python="3"),
+)
+RAN = Trial({"max_num_seqs": 64}, {"p99_ttft_ms": 12.5, "p99_tpot_ms": math.nan}, origin="smac", duration_s=0.5)
+FAILED = Trial({}, None, "oom", "out of memory", where="hardware", repeat=2, details={"log": "x.log"})
+
+
+def test_trials_come_back_as_they_were(tmp_path):
+    with Study.create(tmp_path / "s", ASKED) as study:
+        study.add(RAN)
+        study.add(FAILED)
+    with Study.open(tmp_path / "s") as study:
+        ran, failed = study.trials()
+        assert study.asked == ASKED
+        assert [t.number for t in study.trials("hardware")] == [2]
+    assert ran.settings == RAN.settings and ran.metrics["p99_ttft_ms"] == 12.5 and math.isnan(ran.metrics["p99_tpot_ms"])
+    assert (failed.metrics, failed.failure, failed.message, failed.repeat) == (None, "oom", "out of memory", 2)
+    assert failed.details == {"log": "x.log"}
+
+
+def test_the_same_run_again_replaces_itself(tmp_path):
+    with Study.create(tmp_path, ASKED) as study:
+        study.add(RAN)
+        study.add(Trial(RAN.settings, {"p99_ttft_ms": 1.0}))
+        assert [t.metrics for t in study.trials()] == [{"p99_ttft_ms": 1.0}]
+
+
+def test_asking_the_same_continues_and_may_ask_for_more_trials(tmp_path):
+    with Study.create(tmp_path, ASKED) as study:
+        study.add(RAN)
+    with Study.create(tmp_path, ASKED.model_copy(update={"trials": 200})) as study:
+        assert len(study.trials()) == 1
+    with Study.open(tmp_path) as study:
+        assert study.asked.trials == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, r"another seed \(then 0, now 1\)"),
+        ({"slos": ("p99:ttft:400",)}, "another slos"),
+        ({"engine": {}}, "another engine"),
+        ({"trace_digest": "c"}, r"another trace \(its content changed\)"),
+    ],
+)
+def test_asking_something_else_names_the_difference(tmp_path, change, named):
+    Study.create(tmp_path, ASKED).close()
+    with pytest.raises(InputError, match=named):
+        Study.create(tmp_path, ASKED.model_copy(update=change))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds something that is not a study"):
+        Study.create(tmp_path, ASKED)
+    with pytest.raises(InputError, match="is a file"):
+        Study.create(tmp_path / "thesis.tex", ASKED)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_is_no_study_is_not_opened(tmp_path):
+    with pytest.raises(InputError, match="not a study"):
+        Study.open(tmp_path)
+    (tmp_path / "study.json").write_text('{"format_version": 1, "surprise": true}')
+    with pytest.raises(InputError, match=r"study.json: .*damaged or of another slotune version"):
+        Study.open(tmp_path)
+
+
+def test_a_damaged_database_is_one_clear_error(tmp_path):
+    Study.create(tmp_path, ASKED).close()
+    (tmp_path / "trials.sqlite").write_bytes(b"garbage" * 1000)
+    with pytest.raises(SlotuneError, match="cannot be kept"):
+        Study.open(tmp_path, writable=True)
+
+
+def test_only_one_process_writes(tmp_path):
+    with Study.create(tmp_path, ASKED), pytest.raises(InputError, match="another slotune is writing"):
+        Study.open(tmp_path, writable=True)
+    Study.open(tmp_path, writable=True).close()
+
+
+def test_reading_while_another_writes(tmp_path):
+    with Study.create(tmp_path, ASKED) as writer, Study.open(tmp_path) as reader:
+        writer.add(RAN)
+        assert len(reader.trials()) == 1
+
+
+def test_a_study_can_be_read_where_nothing_can_be_written(tmp_path):
+    with Study.create(tmp_path / "s", ASKED) as study:
+        study.add(RAN)
+    copy = shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    copy.chmod(0o555)
+    with Study.open(copy) as study:
+        assert len(study.trials()) == 1
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from slotune.tuner.study import Asked, Study, Trial
+asked = Asked.model_validate_json(sys.argv[2])
+with Study.create(Path(sys.argv[1]), asked) as study:
+    for i in range(1000):
+        study.add(Trial({"max_num_seqs": i}, {"p99_ttft_ms": float(i)}))
+        print(i, flush=True)
+        time.sleep(0.001)
+"""
+
+
+def test_a_killed_study_keeps_every_trial_it_told_of(tmp_path):
+    folder = tmp_path / "s"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), ASKED.model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        told = [int(process.stdout.readline()) for _ in range(20)]
+        os.kill(process.pid, signal.SIGKILL)
+        told += [int(line) for line in process.stdout.read().split()]
+    with Study.create(folder, ASKED) as study:
+        kept = [trial.settings["max_num_seqs"] for trial in study.trials()]
+    assert kept[: len(told)] == told

@@ -1,0 +1,186 @@
+"""Planning: how much one engine takes, how many engines and GPUs a forecast needs, what that costs, and what if.
+
+Capacity is found on several orderings of the trace; its interval is what these span. Replicas are not just divided out:
+the whole rate is simulated on that many engines, and one is added until the targets are met on every ordering.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ..errors import InfeasibleError, InputError
+from ..simulator.engine_config import parse_settings
+from .capacity import Capacity, Probe, Scenario, find_capacity, probe, unloaded
+from .evaluate import workers
+from .steady_load import scaled_lengths
+
+ORDERINGS = 5
+MOST_ADDED = 8
+"""Replicas added to what division says before giving up: routing loses a few per cent, not a factor."""
+LENGTHS = ("input_tokens", "output_tokens")
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one scenario takes and needs."""
+
+    scenario: Scenario
+    capacities: tuple[Capacity, ...]
+    """One an ordering of the trace; the first keeps the recorded order."""
+    rate: float | None
+    """The forecast, requests a second."""
+    replicas: int | None
+    at_rate: Probe | None
+    """The forecast on that many replicas, on the ordering that did worst."""
+
+    @property
+    def max_request_rate(self) -> float:
+        """Of one engine: the median over the orderings."""
+        return statistics.median(capacity.best.rate for capacity in self.capacities)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The lowest and the highest over the orderings."""
+        rates = [capacity.best.rate for capacity in self.capacities]
+        return min(rates), max(rates)
+
+    @property
+    def binding(self) -> str:
+        """What stops one engine most often: a target, or "queue"."""
+        return statistics.mode(capacity.failed.binding for capacity in self.capacities)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all replicas; of one where no rate was given."""
+        engine = self.scenario.profile.engine_config(self.scenario.settings)
+        return (self.replicas or 1) * engine.tensor_parallel_size * engine.pipeline_parallel_size
+
+
+def plan(
+    scenarios: Sequence[Scenario],
+    rate: float | None = None,
+    *,
+    jobs: int | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Plan]:
+    """A plan for each scenario; the first is the base, for which InfeasibleError is raised where no rate meets the targets.
+
+    What-if scenarios that cannot meet them come back with no capacities.
+    """
+    if not scenarios[0].objective.limits:
+        raise InputError("nothing to plan for: give --slo p99:ttft:500 or --goodput ttft:500")
+    plans: list[Plan] = []
+    for scenario in scenarios:
+        try:
+            with workers(partial(_answer, scenario), jobs) as ask_all:
+                plans.append(_planned(scenario, rate, ask_all))
+        except InfeasibleError:
+            if not plans:
+                raise
+            plans.append(Plan(scenario, (), rate, None, None))
+        on_done(len(plans))
+    return plans
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Capacity on one ordering or, with replicas, whether they serve the rate on it."""
+
+    seed: int
+    rate: float = 0.0
+    stay_s: float = 0.0
+    replicas: int = 0
+
+
+AskAll = Callable[[Sequence[_Question]], Any]
+
+
+def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
+    if question.replicas:
+        return probe(scenario, question.rate, question.stay_s, question.seed, question.replicas)
+    return find_capacity(scenario, question.seed)
+
+
+def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll) -> Plan:
+    capacities = tuple(ask_all([_Question(seed) for seed in range(ORDERINGS)]))
+    alone = Plan(scenario, capacities, rate, None, None)
+    if rate is None:
+        return alone
+    _, stay_s = unloaded(scenario)
+    fewest = max(1, math.ceil(rate / alone.interval[1]))
+    for replicas in range(fewest, fewest + MOST_ADDED):
+        questions = [_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]
+        probes: list[Probe] = list(ask_all(questions))
+        if all(p.ok for p in probes):
+            worst = max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
+            return replace(alone, replicas=replicas, at_rate=worst)
+    raise InfeasibleError(
+        f"{scenario.name}: {fewest + MOST_ADDED - 1} replicas do not meet the targets at {rate:g} requests/s although one "
+        f"takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
+    )
+
+
+def what_if(base: Scenario, text: str) -> Scenario:
+    """The base with one change: an engine setting (`max_num_seqs=64`), or lengths (`input_tokens=x1.5`).
+
+    Raises InputError for anything else.
+    """
+    name, found, value = text.partition("=")
+    if name not in LENGTHS:
+        settings = parse_settings([text]) if found else parse_settings([f"{text}="])
+        changed = replace(base, name=text, settings=base.settings | settings)
+        changed.profile.engine_config(changed.settings)
+        return changed
+    try:
+        factor = float(value.removeprefix("x"))
+    except ValueError:
+        factor = math.nan
+    if not (value.startswith("x") and 0 < factor < math.inf):
+        raise InputError(f"--what-if {text!r}: expected a factor, for example {name}=x1.5")
+    inputs, outputs = (factor, 1.0) if name == "input_tokens" else (1.0, factor)
+    return replace(base, name=text, trace=scaled_lengths(base.trace, inputs=inputs, outputs=outputs))
+
+
+def document(plans: Sequence[Plan], gpu_hour_cost: float | None) -> dict[str, Any]:
+    """The JSON document of `slotune plan --json`: the base plan, with the what-if scenarios inside."""
+    base = plans[0]
+    return described(base, gpu_hour_cost) | {
+        "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
+        "orderings": ORDERINGS,
+        "profile": base.scenario.profile.describe(),
+        "trust": base.scenario.profile.trust(),
+    }
+
+
+def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
+    """One plan as JSON; null where there is no answer, as for costs without a price."""
+    if not one.capacities:
+        return {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
+    metrics = one.at_rate.metrics if one.at_rate else one.capacities[0].best.metrics
+    cost = None if gpu_hour_cost is None else gpu_hour_cost * one.gpus
+    return {
+        "max_request_rate": one.max_request_rate,
+        "interval": list(one.interval),
+        "binding": one.binding,
+        "engine": dict(one.scenario.settings),
+        "rate": one.rate,
+        "replicas": one.replicas,
+        "gpus": one.gpus,
+        "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
+        "cost_per_hour": cost,
+        "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
+        "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
+        "metrics": dict(metrics),
+    }
+
+
+def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
+    if cost_per_hour is None:
+        return None
+    trace = one.scenario.trace
+    tokens = float(trace.output_tokens.mean()) + (0.0 if outputs_only else float(trace.input_tokens.mean()))
+    return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6

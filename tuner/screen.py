@@ -1,0 +1,163 @@
+"""Many configurations side by side: read from a file, simulated on all cores, sorted, written as CSV."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, unknown_name
+from ..simulator.engine_config import Settings, typed, vllm_argument_names
+from .evaluate import Outcome, SimulatedRun, workers
+from .objective import LATENCIES, THROUGHPUTS, Objective
+from .study import write_file
+
+MOST_CONFIGURATIONS = 1_000_000
+"""A grid beyond this is a slip of the pen, not a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """One configuration and what came of it."""
+
+    index: int
+    """Its place in the file, from 0."""
+    settings: Settings
+    """As the file has it, over the common settings."""
+    outcome: Outcome
+
+
+def read_configurations(path: Path) -> list[Settings]:
+    """The configurations in a YAML or JSON file: a list of settings, or a grid (name: list of values), all combinations.
+
+    Raises InputError for a file that is neither, an unknown setting, or a value of the wrong type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict):
+        return _grid(content, path)
+    if not (isinstance(content, list) and content and all(isinstance(item, dict) for item in content)):
+        raise InputError(f"{path}: expected a list of settings or a grid like `max_num_seqs: [64, 128]`")
+    return [_settings(item, f"{path}: entry {number}") for number, item in enumerate(content, 1)]
+
+
+def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:
+    for name, values in content.items():
+        if not (isinstance(values, list) and values):
+            raise InputError(f"{path}: {name}: a grid needs a list of values, not {values!r}")
+    size = 1
+    for values in content.values():
+        size *= len(values)
+    if size > MOST_CONFIGURATIONS:
+        raise InputError(f"{path}: the grid has {size} configurations, more than {MOST_CONFIGURATIONS}; thin it out")
+    combinations = itertools.product(*content.values())
+    return [_settings(dict(zip(content, values, strict=True)), str(path)) for values in combinations]
+
+
+def _settings(item: Mapping[Any, Any], where: str) -> Settings:
+    settings: Settings = {}
+    for name, value in item.items():
+        key = str(name).strip().lstrip("-").replace("-", "_")
+        if key not in vllm_argument_names():
+            error = unknown_name("engine setting", str(name), vllm_argument_names())
+            raise InputError(f"{where}: {error}")
+        settings[key] = typed(key, value, where)
+    return settings
+
+
+def screen(
+    configurations: Sequence[Settings],
+    run: SimulatedRun,
+    common: Settings,
+    *,
+    sort: str | None = None,
+    objective: Objective | None = None,
+    jobs: int | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Screened]:
+    """Every configuration over the `common` settings, best first; those that could not run come last, in file order.
+
+    Best is the smallest latency or the largest throughput `sort`; without it the best for the objective, and without
+    either the largest output throughput. The same whatever the number of `jobs`.
+    """
+    rows: list[Screened] = []
+    with workers(run, jobs) as run_all:
+        for index, outcome in enumerate(run_all([common | settings for settings in configurations])):
+            rows.append(Screened(index, configurations[index], outcome))
+            on_done(index + 1)
+    return sorted(rows, key=_order(sort, objective))
+
+
+def check_metric(name: str) -> str:
+    """The metric to sort by. Raises InputError for one that does not exist."""
+    if name not in (*THROUGHPUTS, *LATENCIES):
+        raise unknown_name("metric", name, (*THROUGHPUTS, *LATENCIES))
+    return name
+
+
+def _order(sort: str | None, objective: Objective | None) -> Callable[[Screened], tuple[float, float, int]]:
+    def key(row: Screened) -> tuple[float, float, int]:
+        metrics = row.outcome.metrics
+        if metrics is None:
+            return 1.0, 0.0, row.index
+        if sort is None and objective is not None:
+            return 0.0, sum(objective.costs(metrics, {})), row.index
+        metric = sort or "output_throughput"
+        return 0.0, -metrics[metric] if metric in THROUGHPUTS else metrics[metric], row.index
+
+    return key
+
+
+def setting_names(rows: Sequence[Screened]) -> list[str]:
+    """Every setting that some configuration names, in the order of the file."""
+    by_file = sorted(rows, key=lambda row: row.index)
+    return list(dict.fromkeys(name for row in by_file for name in row.settings))
+
+
+def write_csv(rows: Sequence[Screened], path: Path) -> None:
+    """One line a configuration, best first: its settings, its metrics, or why it could not run."""
+    names = setting_names(rows)
+    metrics = list(dict.fromkeys(name for row in rows for name in row.outcome.metrics or {}))
+    lines = [["config", *names, *metrics, "failure", "message"]]
+    for row in rows:
+        numbers = row.outcome.metrics or {}
+        settings = [_cell(row.settings[name]) if name in row.settings else "" for name in names]
+        failure = [row.outcome.failure or "", row.outcome.message or ""]
+        lines.append([str(row.index), *settings, *[_cell(numbers.get(name, "")) for name in metrics], *failure])
+    write_file(path, _csv_text(lines))
+
+
+def _csv_text(lines: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:
+    """The JSON document of `slotune screen --json`."""
+    return {
+        "configurations": [
+            {
+                "config": row.index,
+                "engine": row.settings,
+                "metrics": row.outcome.metrics,
+                "meets": None if objective is None or row.outcome.metrics is None else objective.meets(row.outcome.metrics),
+                "failure": row.outcome.failure,
+                "message": row.outcome.message,
+            }
+            for row in rows
+        ]
+    }

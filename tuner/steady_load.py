@@ -1,0 +1,81 @@
+"""A load that is long enough to judge a rate by, and whether the engine keeps up with it.
+
+A queue that grows all the time still looks fine on a trace that ends soon. So a trace is repeated until it lasts many
+times as long as a request stays, and a rate counts only where the queue does not grow with the load.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..simulator.simulation import SimulationResult
+from ..traces.trace import F64, I64, Trace
+from ..traces.transform import at_rate
+
+LARGEST_GROWTH = 0.02
+"""Of the requests that arrive, the share that may pile up: the tolerance of the rate itself."""
+
+
+def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
+    """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others shuffle blocks of it.
+
+    Blocks of about sqrt(n) consecutive requests move with the gaps between them, so bursts and conversations stay
+    together. A repeated request is a new one: copies share no tokens with each other.
+    """
+    paced = at_rate(trace, rate, seed)
+    rng = np.random.default_rng(seed)
+    copies = max(1, -(-requests // len(trace)))
+    rows = np.concatenate([_order(len(trace), rng, shuffled=seed > 0) for _ in range(copies)])
+    gaps = np.diff(paced.arrival_s, prepend=0.0)
+    repeated = _taken(paced, rows, np.repeat(np.arange(copies), len(trace)), np.cumsum(gaps[rows]))
+    return at_rate(repeated, rate, seed)
+
+
+def _order(count: int, rng: np.random.Generator, *, shuffled: bool) -> I64:
+    blocks = np.array_split(np.arange(count), max(1, round(count**0.5)))
+    order = rng.permutation(len(blocks)) if shuffled else np.arange(len(blocks))
+    return np.concatenate([blocks[i] for i in order])
+
+
+def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
+    taken = trace.taken(rows)
+    names = int(trace.run_name.max(initial=-1)) + 1
+    of_copy = np.repeat(copy, np.diff(taken.run_offsets))
+    return replace(
+        taken, arrival_s=arrival_s, run_name=taken.run_name + names * of_copy, request_id=None, prefix_name=()
+    )
+
+
+def queue_growth(result: SimulationResult) -> float:
+    """Requests that piled up unserved between the second and the last quarter of the arrivals, as a share of those that
+    arrived meanwhile. Near 0 in a steady state, the overload where there is one.
+    """
+    requests = result.requests
+    arrival_s = requests.arrival_s
+    until_s = np.where(np.isnan(requests.first_token_s), np.inf, requests.first_token_s)
+    quarter_s = (arrival_s[-1] - arrival_s[0]) / 4
+    if quarter_s == 0:
+        return 0.0
+    waiting = [_mean_waiting(arrival_s, until_s, arrival_s[0] + i * quarter_s, quarter_s) for i in (1, 3)]
+    return float(waiting[1] - waiting[0]) / (len(arrival_s) / 2)
+
+
+def _mean_waiting(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> float:
+    """Mean number of requests without a first token over a window."""
+    overlap = np.minimum(until_s, from_s + span_s) - np.maximum(arrival_s, from_s)
+    return float(np.maximum(overlap, 0.0).sum() / span_s)
+
+
+def keeps_up(result: SimulationResult) -> bool:
+    """Whether the queue is steady: what piles up is less than the tolerance of the rate."""
+    return queue_growth(result) <= LARGEST_GROWTH
+
+
+def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:
+    """The same requests with prompts (and the parts they share) and outputs longer or shorter by a factor."""
+    return replace(
+        trace,
+        input_tokens=np.maximum(1, np.rint(trace.input_tokens * inputs)).astype(np.int32),
+        output_tokens=np.maximum(1, np.rint(trace.output_tokens * outputs)).astype(np.int32),
+        run_tokens=np.floor(trace.run_tokens * inputs).astype(np.int32),
+    )
