@@ -1,7 +1,7 @@
 """Prompt and output lengths from a few figures.
 
-Lengths are drawn stratified: one from each 1/n of the distribution, in random order. So a trace of a thousand requests
-has the mean, the median and the 99th percentile that were asked for, whatever the seed.
+Lengths are spread evenly over their distribution and put in random order, not drawn one by one. So a trace of a
+thousand requests has the mean, the median and the 99th percentile that were asked for, whatever the seed.
 """
 
 import math
@@ -29,8 +29,13 @@ class Lengths:
     quantile: Callable[[F64], F64]
 
     def sample(self, count: int, rng: np.random.Generator) -> I32:
-        """(count,) tokens, at least 1 each, one from each 1 / count of the distribution."""
-        tokens = self.quantile((rng.permutation(count) + 0.5) / count)
+        """(count,) tokens, at least 1 each, evenly over the distribution, in random order.
+
+        Their percentiles, as numpy.percentile defines them, are the distribution's.
+        """
+        half = 0.5 / count
+        rank = rng.permutation(count) / max(count - 1, 1)
+        tokens = self.quantile(np.clip(rank, half, 1 - half))
         return np.clip(np.rint(tokens), 1, MAX_TOKENS).astype(np.int32)
 
 

@@ -23,9 +23,10 @@ from .columns import MAX_TOKENS, BadRow, Columns, whole
 from .trace import NAMED, Trace
 
 HASH_TOKENS = 512
+MAX_HASH_ID = 2**63 - 1
 REQUIRED = ("timestamp", "input_length", "output_length")
 KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
-TYPO_SIMILARITY = 0.65  # takes "prio" for "priority", leaves "chat_id" and "session_id" of other tools alone
+TYPO_SIMILARITY = 0.7  # takes "prefixes" for "prefix", leaves "chat_id" and "session_id" of other tools alone
 
 
 def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
@@ -72,9 +73,9 @@ def _add(columns: Columns, row: dict[str, Any]) -> None:
     hash_ids, prefix = row.get("hash_ids"), row.get("prefix")
     if hash_ids is not None and prefix is not None:
         raise BadRow("both hash_ids and prefix: give one of them")
-    if hash_ids:
+    if hash_ids is not None:
         _add_hash_ids(columns, hash_ids, prompt)
-    if prefix:
+    if prefix is not None:
         _add_prefix(columns, prefix, prompt)
     request_id = row.get("id")
     if request_id is not None:
@@ -86,8 +87,12 @@ def _add(columns: Columns, row: dict[str, Any]) -> None:
 
 
 def _add_hash_ids(columns: Columns, hash_ids: Any, prompt: int) -> None:
-    if type(hash_ids) is not list or set(map(type, hash_ids)) != {int} or min(hash_ids) < 0 or max(hash_ids) >= 2**63:
-        raise BadRow("hash_ids is not a list of whole numbers from 0 up, below 2**63")
+    if type(hash_ids) is not list or not {int}.issuperset(map(type, hash_ids)):
+        raise BadRow("hash_ids is not a list of whole numbers")
+    if not hash_ids:
+        return
+    if min(hash_ids) < 0 or max(hash_ids) > MAX_HASH_ID:
+        raise BadRow(f"hash_ids are not all from 0 to {MAX_HASH_ID}")
     blocks = -(-prompt // HASH_TOKENS)
     if len(hash_ids) > blocks:
         raise BadRow(f"{len(hash_ids)} hash_ids, but {prompt} prompt tokens are {blocks} blocks of {HASH_TOKENS}")

@@ -1,0 +1,103 @@
+"""`slotune trace` from the outside."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.commands import trace as trace_command
+from slotune.traces.read import BUNDLED
+
+Slotune = Callable[..., Any]
+
+
+def test_the_bundled_chat_trace_is_made_by_the_example_of_trace_make(slotune: Slotune, tmp_path: Path) -> None:
+    example = trace_command.make.help.split("slotune trace make", 1)[1].replace("\\\n", " ").split()
+    assert example[-2:] == ["--out", "chat.jsonl"]
+    assert slotune("trace", "make", *example[:-1], tmp_path / "chat.jsonl").code == 0
+    assert (tmp_path / "chat.jsonl").read_bytes() == (BUNDLED / "chat.jsonl").read_bytes()
+
+
+def test_the_bundled_chat_trace_has_the_statistics_of_azures(slotune: Slotune) -> None:
+    done = slotune("trace", "stats", "chat", "--json")
+    assert (done.code, done.err) == (0, "")
+    stats = json.loads(done.out)
+    assert stats["request_rate"] == pytest.approx(5.5, rel=0.001)
+    assert stats["interarrival_cv"] == pytest.approx(1.09, rel=0.02)
+    for name, figures in (("prompt_tokens", (1155, 1020, 4142)), ("output_tokens", (211, 129, 601))):
+        assert [stats[name][key] for key in ("mean", "p50", "p99")] == pytest.approx(figures, rel=0.02)
+
+
+def test_stats_as_tables(slotune: Slotune) -> None:
+    done = slotune("trace", "stats", "chat")
+    assert done.code == 0
+    assert [line.split() for line in done.out.splitlines()[1:3]] == [["requests", "1000"], ["duration_s", "181.8"]]
+    assert "mean    p50    p90    p99   max" in done.out
+
+
+def test_make_convert_and_stats_follow_each_other(slotune: Slotune, tmp_path: Path) -> None:
+    made, converted = tmp_path / "made.jsonl", tmp_path / "converted.jsonl.gz"
+    words = ["--requests", 60, "--rate", 2, "--group", 5, "--prompt-tokens", "100-200", "--output-tokens", 7]
+    shared = ["--turns", 3, "--users", 4, "--system-prompts", 2, "--system-prompt-tokens", 30]
+    done = slotune("trace", "make", *words, *shared, "--seed", 3, "--out", made)
+    assert (done.code, done.out) == (0, f"{made}: 60 requests over 30 s\n")
+    done = slotune("trace", "convert", made, "--spread", "--rate", 4, "--out", converted)
+    assert (done.code, done.out) == (0, f"{converted}: 60 requests over 15 s\n")
+    before, after = (json.loads(slotune("trace", "stats", path, "--json").out) for path in (made, converted))
+    assert (before["distinct_arrivals"], after["distinct_arrivals"]) == (12, 60)
+    assert after["request_rate"] == pytest.approx(4)
+    assert after["output_tokens"]["max"] == 7
+    assert after["prefix_hit_share"] == before["prefix_hit_share"] > 0.3
+    done = slotune("trace", "make", "--like", made, "--rate", 1, "--requests", 5, "--out", tmp_path / "like.jsonl")
+    assert done.code == 0
+
+
+def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None:
+    (tmp_path / "azure.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.5,374,44\n2023-11-16 18:15:47.25,396,109\n"
+    )
+    out = tmp_path / "t.jsonl"
+    assert slotune("trace", "convert", tmp_path / "azure.csv", "--format", "azure", "--out", out).code == 0
+    assert out.read_text() == (
+        '{"timestamp": 0, "input_length": 374, "output_length": 44}\n'
+        '{"timestamp": 750, "input_length": 396, "output_length": 109}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("stats", "nowhere"), "nowhere: no such trace file; bundled traces: chat"),
+        (("stats", "chat", "--format", "csv"), "unknown trace format 'csv'"),
+        (("make", "--rate", "1"), "give --prompt-tokens and --output-tokens, or --like"),
+        (("make", "--rate", "1", "--prompt-tokens", "5"), "give --prompt-tokens and --output-tokens, or --like"),
+        (("make", "--rate", "1", "--like", "chat", "--prompt-tokens", "5", "--output-tokens", "5"), "or --like"),
+        (("make", "--rate", "0", "--like", "chat"), "'0' must be a finite number above 0"),
+        (("make", "--rate", "1", "--prompt-tokens", "x", "--output-tokens", "5"), "token lengths 'x': write N"),
+        (("convert", "chat", "--cv", "1"), "--cv needs --rate"),
+        (("convert", "chat", "--duration", "10"), "'10' is not a duration"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(slotune: Slotune, tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
+    out = () if words[0] == "stats" else ("--out", tmp_path / "t.jsonl")
+    done = slotune("trace", *words, *out)
+    assert (done.code, done.out) == (2, "")
+    assert wrong in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_a_bad_line_is_named_on_stderr(slotune: Slotune, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n{"timestamp": 0}\n')
+    done = slotune("trace", "stats", tmp_path / "t.jsonl", "--json")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"Error: {tmp_path}/t.jsonl:2: no key 'input_length'\n"
+
+
+def test_an_output_that_cannot_be_written_fails_in_one_line(slotune: Slotune, tmp_path: Path) -> None:
+    done = slotune("trace", "convert", "chat", "--out", tmp_path / "no" / "such" / "folder.jsonl")
+    assert done.code in (1, 2)
+    assert done.err.count("\n") == 1
+    assert "folder.jsonl" in done.err

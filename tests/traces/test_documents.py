@@ -1,0 +1,140 @@
+"""JSON documents: results of vllm bench serve, ShareGPT."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.traces import read_trace
+
+RESULT: dict[str, Any] = {
+    "request_throughput": 1.0,
+    "input_lens": [10, 20, 30],
+    "output_lens": [1, 2, 3],
+    "start_times": [100.5, 101.0, 103.0],
+    "queue_times": [0.0, 0.0, 2.25],
+    "errors": ["", "", ""],
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "t.json"
+
+
+def test_a_bench_result_gives_arrivals_before_the_wait_for_concurrency(file: Path) -> None:
+    file.write_text(json.dumps(RESULT))
+    trace = read_trace(file)
+    assert trace.arrival_s.tolist() == [0.0, 0.25, 0.5]
+    assert trace.input_tokens.tolist() == [10, 30, 20]
+    assert trace.output_tokens.tolist() == [1, 3, 2]
+
+
+def test_failed_requests_of_a_bench_result_are_left_out(file: Path) -> None:
+    file.write_text(json.dumps({**RESULT, "errors": ["", "refused", ""], "output_lens": [1, 0, 3]}))
+    assert read_trace(file).input_tokens.tolist() == [10, 30]
+
+
+def test_older_results_have_no_queue_times(file: Path) -> None:
+    file.write_text(json.dumps({key: value for key, value in RESULT.items() if key != "queue_times"}))
+    assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"start_times": None}, "no list 'start_times': save it with --save-result --save-detailed"),
+        ({"input_lens": [10, 20]}, "its lists per request differ in length"),
+        ({"output_lens": [1, 0, 3]}, "request 1: output_lens 0 is below 1"),
+        ({"start_times": [100.5, "x", 103.0]}, "request 1: start time 'x' and queue time 0.0 are not numbers"),
+    ],
+)
+def test_a_bad_result_is_refused(file: Path, change: dict[str, Any], wrong: str) -> None:
+    file.write_text(json.dumps({**RESULT, **change}))
+    with pytest.raises(InputError) as caught:
+        read_trace(file)
+    assert str(caught.value) == f"{file}: {wrong}"
+
+
+def test_a_cut_off_document_is_refused(file: Path) -> None:
+    file.write_text(json.dumps(RESULT)[:-20])
+    with pytest.raises(InputError, match=r"t\.json: not JSON: "):
+        read_trace(file)
+
+
+def conversation(*texts: Any) -> dict[str, Any]:
+    return {"id": "x", "conversations": [{"from": "human", "value": text} for text in texts]}
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model's folder, and in place of the tokenizers library one that counts words."""
+
+    class Words:
+        @staticmethod
+        def from_file(path: str) -> "Words":
+            assert Path(path).name == "tokenizer.json"
+            return Words()
+
+        def no_truncation(self) -> None:
+            pass
+
+        def encode_batch(self, texts: list[str]) -> list[SimpleNamespace]:
+            return [SimpleNamespace(ids=text.split()) for text in texts]
+
+    module = ModuleType("tokenizers")
+    module.Tokenizer = Words  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tokenizers", module)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    return tmp_path
+
+
+def test_sharegpt_takes_the_first_two_turns_that_vllm_would_take(file: Path, tokenizer: Path) -> None:
+    entries = [
+        conversation("a b c d e", "a b c d", "more"),
+        conversation("only one turn"),
+        conversation("a b c", "prompt too short here"),
+        conversation("w " * 1025, "prompt too long here"),
+        conversation("w " * 1024, "w " * 1025),
+        conversation("w " * 1024, "w " * 1024),
+    ]
+    file.write_text(json.dumps(entries))
+    trace = read_trace(file, tokenizer=tokenizer)
+    assert trace.input_tokens.tolist() == [5, 1024]
+    assert trace.output_tokens.tolist() == [4, 1024]
+    assert trace.arrival_s.tolist() == [0.0, 0.0]
+
+
+def test_sharegpt_is_never_guessed(file: Path) -> None:
+    file.write_text(json.dumps([conversation("a b c d", "a b c d")]))
+    with pytest.raises(InputError, match=r"ShareGPT holds text, not lengths: .*--tokenizer FOLDER"):
+        read_trace(file)
+
+
+def test_sharegpt_needs_a_tokenizer_that_is_there(file: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(json.dumps([conversation("a b c d", "a b c d")]))
+    (tokenizer / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json in it: give the folder of a model"):
+        read_trace(file, tokenizer=tokenizer)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(InputError, match="pip install tokenizers"):
+        read_trace(file, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ([conversation("a", "b"), 5], "entry 1: not an object with a list 'conversations'"),
+        ([conversation("a", None)], "entry 0: a turn without the text 'value'"),
+        ([], "no request in it"),
+    ],
+)
+def test_a_bad_conversation_is_named(file: Path, tokenizer: Path, entries: list[Any], wrong: str) -> None:
+    file.write_text(json.dumps(entries))
+    with pytest.raises(InputError) as caught:
+        read_trace(file, tokenizer=tokenizer)
+    assert str(caught.value) == f"{file}: {wrong}"

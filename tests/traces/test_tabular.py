@@ -1,0 +1,83 @@
+"""CSV traces: Azure, BurstGPT, Vidur."""
+
+from pathlib import Path
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.traces import Trace, read_trace
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "t.csv"
+
+
+def read(file: Path, text: str | bytes) -> Trace:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_trace(file)
+
+
+def shape(trace: Trace) -> list[tuple[float, int, int]]:
+    return list(zip(trace.arrival_s.tolist(), trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
+
+
+def test_azure_2023_starts_at_zero_whatever_the_order_and_line_ends(file: Path) -> None:
+    text = "2023-11-16 18:15:50.9951690,396,109\r\n2023-11-16 18:15:46.6805900,374,44"
+    assert shape(read(file, AZURE + text)) == [(0.0, 374, 44), (4.314579, 396, 109)]
+
+
+def test_azure_2024_has_time_zones(file: Path) -> None:
+    text = "2024-05-10 23:59:59.500000+00:00,10,1\n2024-05-11 00:00:00.009930+00:00,20,2\n"
+    assert shape(read(file, AZURE + text)) == [(0.0, 10, 1), (0.50993, 20, 2)]
+
+
+def test_burstgpt_leaves_out_failed_requests_and_keeps_all_models(file: Path) -> None:
+    text = "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,0,1087,API log\n118.5,GPT-4,417,276,693,API log\n"
+    assert shape(read(file, BURSTGPT + text)) == [(5.0, 472, 18), (118.5, 417, 276)]
+
+
+def test_vidur_with_and_without_arrivals(file: Path) -> None:
+    assert shape(read(file, VIDUR + "0.25,3,4\n\n0.5,5,6\n")) == [(0.25, 3, 4), (0.5, 5, 6)]
+    assert shape(read(file, "num_prefill_tokens,num_decode_tokens,pd_ratio\n3,4,0.75\n5,6,0.8\n")) == [
+        (0.0, 3, 4),
+        (0.0, 5, 6),
+    ]
+
+
+def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(file: Path) -> None:
+    assert shape(read(file, "\ufeffarrived_at, num_prefill_tokens, num_decode_tokens\n1,2,3\n")) == [(1.0, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (AZURE + "2023-11-16 18:15:46,374,44\n18:15,374,44\n", "3: TIMESTAMP '18:15': Invalid isoformat string"),
+        (AZURE + "2023-11-16 18:15:46,374,44\n2023-11-16 18:15:46+00:00,3,4\n", "3: TIMESTAMP '2023-11-16 18:15:46+"),
+        (AZURE + "2023-11-16 18:15:46,374,\n", "2: GeneratedTokens '' is not a whole number"),
+        (AZURE + "2023-11-16 18:15:46,0,4\n", "2: ContextTokens 0 is below 1"),
+        (AZURE + "2023-11-16 18:15:46,374\n", "2: 2 fields, the header has 3"),
+        (BURSTGPT + "x,GPT-4,1,1,2,API log\n", "2: Timestamp 'x' is not a number of seconds from 0 up"),
+        (BURSTGPT + "1,GPT-4,1,-1,2,API log\n", "2: Response tokens -1 is below 0"),
+        (VIDUR + "1,2,3\n-1,2,3\n", "3: arrived_at '-1' is not a number of seconds"),
+        (VIDUR + "inf,2,3\n", "2: arrived_at 'inf' is not a number of seconds"),
+        (VIDUR + "1,2.5,3\n", "2: num_prefill_tokens '2.5' is not a whole number"),
+        (VIDUR.encode() + b"1,2,3\n\xff,1,1\n", "not CSV text: 'utf-8' codec can't decode byte 0xff"),
+        (VIDUR, " no request in it"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(file: Path, text: str | bytes, wrong: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(file, text)
+    assert str(caught.value).startswith(f"{file}:")
+    assert wrong in str(caught.value)
+
+
+def test_a_missing_column_is_named(file: Path) -> None:
+    file.write_text("TIMESTAMP,ContextTokens\n")
+    with pytest.raises(InputError, match=r"t\.csv:1: no column 'GeneratedTokens' in the header"):
+        read_trace(file, format="azure")

@@ -1,0 +1,76 @@
+"""One trace from another."""
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.traces import Trace, trace_stats
+from slotune.traces.generate import plain
+from slotune.traces.mooncake import read_mooncake
+from slotune.traces.transform import at_rate, converted, first, head, rescaled, spread, with_arrivals
+
+
+def arriving(*arrival_s: float) -> Trace:
+    count = len(arrival_s)
+    return plain(np.array(arrival_s), np.arange(1, count + 1, dtype=np.int32), np.ones(count, np.int32))
+
+
+def test_rescaled_stretches_all_gaps_alike() -> None:
+    trace = arriving(0.0, 1.0, 4.0)
+    assert rescaled(trace, 0.5).arrival_s.tolist() == [0.0, 1.5, 6.0]
+    assert trace.arrival_s.tolist() == [0.0, 1.0, 4.0]
+    assert trace_stats(rescaled(trace, 7.0))["request_rate"] == pytest.approx(7.0)
+
+
+def test_requests_that_all_arrive_at_once_cannot_be_rescaled_but_get_poisson_arrivals() -> None:
+    trace = arriving(*[0.0] * 5000)
+    with pytest.raises(InputError, match="no arrival times to rescale"):
+        rescaled(trace, 2.0)
+    stats = trace_stats(at_rate(trace, 2.0, seed=1))
+    assert stats["request_rate"] == pytest.approx(2.0)
+    assert stats["interarrival_cv"] == pytest.approx(1.0, abs=0.04)
+    assert at_rate(arriving(0.0, 1.0), 4.0, seed=1).arrival_s.tolist() == [0.0, 0.5]
+
+
+def test_new_arrivals_keep_the_order_of_the_requests() -> None:
+    trace = with_arrivals(arriving(*range(4000)), 10.0, 2.5, np.random.default_rng(3))
+    assert trace.input_tokens.tolist() == list(range(1, 4001))
+    assert trace.arrival_s[-1] == 400.0
+    assert trace_stats(trace)["interarrival_cv"] == pytest.approx(2.5, rel=0.1)
+
+
+def test_head_and_first_keep_what_belongs_to_a_request() -> None:
+    text = '{"timestamp": %d, "input_length": 9, "output_length": 1, "id": "r%d", "prefix": [["a", %d], ["b", 1]]}'
+    trace = read_mooncake([(text % (1000 * i, i, i + 1)).encode() for i in range(4)], "t")
+    for part in (head(trace, 2), first(trace, 2.0)):
+        assert part.request_id == ("r0", "r1")
+        assert part.run_offsets.tolist() == [0, 2, 4]
+        assert part.run_tokens.tolist() == [1, 1, 2, 1]
+    assert len(head(trace, 99)) == 4
+    with pytest.raises(InputError, match=r"no request arrives in the first 0\.5 s; the first one at 1 s"):
+        first(arriving(1.0, 2.0), 0.5)
+
+
+def test_spread_fills_each_bin_up_to_the_next_and_keeps_the_order() -> None:
+    times = np.repeat([0.0, 3.0, 9.0, 12.0], 500)
+    trace = spread(arriving(*times), np.random.default_rng(0))
+    assert trace.input_tokens.tolist() == list(range(1, 2001))
+    for group, (low, high) in enumerate([(0, 3), (3, 9), (9, 12), (12, 15)]):
+        inside = trace.arrival_s[500 * group : 500 * (group + 1)]
+        assert low <= inside.min() < low + 0.05
+        assert high - 0.05 < inside.max() <= high
+        assert inside.mean() == pytest.approx((low + high) / 2, abs=0.06 * (high - low))
+    with pytest.raises(InputError, match="all requests have one arrival time"):
+        spread(arriving(1.0, 1.0), np.random.default_rng(0))
+
+
+def test_converted_does_one_after_the_other_and_the_same_for_a_seed() -> None:
+    trace = arriving(*np.repeat(np.arange(0.0, 100.0, 3.0), 4))
+    result = converted(trace, 5, requests=40, duration_s=15.0, spread_bins=True, rate=2.0)
+    assert len(result) == 20
+    assert len(np.unique(result.arrival_s)) == 20
+    assert result.arrival_s[-1] == pytest.approx(10.0)
+    again = converted(trace, 5, requests=40, duration_s=15.0, spread_bins=True, rate=2.0)
+    assert again.arrival_s.tolist() == result.arrival_s.tolist()
+    even = converted(trace, 5, requests=4, rate=2.0, cv=0)
+    assert even.arrival_s.tolist() == [0.5, 1.0, 1.5, 2.0]
