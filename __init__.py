@@ -3,6 +3,10 @@
 The public API, each name loaded from its module when it is first used, so that importing the package costs nothing:
 
     from slotune import load_profile, read_trace, simulate, summarise
+
+    profile = load_profile("h200-llama-3.1-8b")
+    result = simulate(read_trace("chat"), profile.engine_config({"max_num_seqs": 64}), profile.timing())
+    print(summarise(result)["p99_ttft_ms"])
 """
 
 import importlib
@@ -13,24 +17,49 @@ from typing import TYPE_CHECKING, Any
 from . import compile_cache
 
 if TYPE_CHECKING:
-    from .errors import EngineError as EngineError
-    from .errors import InfeasibleError as InfeasibleError
-    from .errors import InputError as InputError
-    from .errors import SlotuneError as SlotuneError
+    from .errors import EngineError, InfeasibleError, InputError, SlotuneError
+    from .profiler.profile import Profile, load_profile
+    from .simulator.engine_config import EngineConfig, parse_settings
+    from .simulator.metrics import summarise
+    from .simulator.simulation import SimulationResult, simulate
+    from .simulator.slo import Slo, parse_slo
+    from .traces.read import read_trace
+    from .traces.trace import Trace
+
+__all__ = [
+    "EngineConfig",
+    "EngineError",
+    "InfeasibleError",
+    "InputError",
+    "Profile",
+    "SimulationResult",
+    "Slo",
+    "SlotuneError",
+    "Trace",
+    "load_profile",
+    "parse_settings",
+    "parse_slo",
+    "read_trace",
+    "simulate",
+    "summarise",
+]
+
+_MODULES = {
+    ".errors": ("EngineError", "InfeasibleError", "InputError", "SlotuneError"),
+    ".profiler.profile": ("Profile", "load_profile"),
+    ".simulator.engine_config": ("EngineConfig", "parse_settings"),
+    ".simulator.metrics": ("summarise",),
+    ".simulator.simulation": ("SimulationResult", "simulate"),
+    ".simulator.slo": ("Slo", "parse_slo"),
+    ".traces.read": ("read_trace",),
+    ".traces.trace": ("Trace",),
+}
 
 compile_cache.use(os.environ, Path(__file__).parent)
 
-_MODULES = {
-    "EngineError": ".errors",
-    "InfeasibleError": ".errors",
-    "InputError": ".errors",
-    "SlotuneError": ".errors",
-}
-
-__all__ = ["EngineError", "InfeasibleError", "InputError", "SlotuneError"]
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'slotune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name], __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module, __name__), name)
+    raise AttributeError(f"module 'slotune' has no attribute {name!r}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import slotune
+
 PACKAGES = ("commands", "profiler", "simulator", "traces", "tuner")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
 NOT_OF_THE_PACKAGE = (".*", "__pycache__", "*.egg-info", "benchmarks", "build", "dist", "parts", "studies", "tests")
@@ -105,6 +107,14 @@ def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(repository:
             if path.is_file() and "__pycache__" not in path.parts:
                 (modules if path.suffix == ".py" else data).add(str(path.relative_to(repository)))
     assert in_wheel == modules | data
+
+
+def test_every_public_name_is_there() -> None:
+    assert {name for names in slotune._MODULES.values() for name in names} == set(slotune.__all__)
+    for name in slotune.__all__:
+        assert getattr(slotune, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = slotune.nothing
 
 
 def test_nothing_outside_the_package_is_in_the_wheel(wheel: list[str]) -> None:
