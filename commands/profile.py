@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, out_option
+from .options import json_option, out_option, seed_option
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -53,6 +53,34 @@ def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, contex
     profile = linear_profile(*terms_s, name=out.name)
     save_profile(profile, out)
     click.echo(f"{out}: {profile.provenance}")
+
+
+@command.group("import")
+def import_() -> None:
+    """A profile from public data, for a GPU that is not at hand."""
+
+
+@import_.command()
+@click.option("--system", required=True, metavar="S", help="The GPU system, as the tables name it, e.g. h200_sxm.")
+@click.option("--model", required=True, metavar="M", help="A model the tables know, e.g. meta-llama/Meta-Llama-3.1-8B.")
+@click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
+@seed_option
+@out_option
+def silicon(system: str, model: str, tp: int, seed: int, out: Path) -> None:
+    """Step times from the kernel tables of aiconfigurator-core (the extra `slotune[silicon]`).
+
+    \b
+    Example:
+      slotune profile import silicon --system h200_sxm --model meta-llama/Meta-Llama-3.1-8B --tp 1 --out h200-8b
+    """
+    from ..profiler.profile import save_profile
+    from ..profiler.profile_folder import check_target
+    from ..profiler.silicon import import_silicon
+
+    check_target(out)
+    profile = import_silicon(system, model, tp, out.name, seed)
+    save_profile(profile, out)
+    _print_page(profile)
 
 
 @command.command()

@@ -1,0 +1,297 @@
+"""Profiles from public kernel tables: for a GPU that is not at hand. Over the optional package aiconfigurator-core.
+
+The package holds kernel times measured one by one on idle GPUs (GEMM, attention, all-reduce; its systems/data). A step
+is their sum for the step's composition, plus what the tables leave out; each such constant below names its source. The
+surrogate is fitted to sampled steps exactly as to measured ones, so that a simulation needs neither package nor GPU.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import qmc
+
+from ..errors import InputError
+from ..simulator.engine_config import EngineConfig
+from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
+from ..simulator.timing import Overhead
+from .graph_sizes import captured_graph_sizes
+from .kv_capacity import KvCapacity
+from .profile import KERNEL_TABLES, EngineFacts, Profile
+from .surrogate import fit
+from .surrogate_samples import StepSamples
+
+F64 = npt.NDArray[np.float64]
+
+HOST_GAP_MS = 0.5
+"""Time between two steps in which the GPU waits. vLLM 0.11 on an H100 decodes one sequence of Llama-3.1-8B in 7.1 ms
+(kubernetes-sigs/inference-perf, demos/kubecon-na-2025: E2E less TTFT over 63 tokens), the tables say 6.14 ms. That was
+without async scheduling, which hides the scheduler's half of it; the half that stays is an assumption."""
+SAMPLER_MS = 0.1
+"""Launches of the sampler's dozen small kernels at about 8 us each; they lie outside the captured graph."""
+SAMPLER_BYTES_PER_LOGIT = 30.0
+"""Memory traffic of vllm/v1/sample/sampler.py for random sampling: bf16 read and float32 written (6), scaled by
+temperature (8), softmax (8), noise and argmax (8)."""
+SUSTAINED = 1.05
+"""Compute-bound kernels back to back run slower than one by one on a cool GPU. From the same kubecon run, saturated
+without prefix caching: 106.5 requests/s of 192 + 64 tokens leave 9.4 ms a request, 4.3 of it decoding at batch 128 and
+0.5 gaps; the remaining 4.6 ms are 1.05 times the tables' 4.4 ms for 192 prefill tokens in a large step."""
+OVERHEAD = Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001)
+"""Assumed: HTTP, tokeniser at 500,000 tokens/s, two process hops. Measured elsewhere: 3 ms on an idle CPU server with
+the client beside it; about 20 ms in the kubecon run (TTFT 31 ms, of which the step is 9)."""
+
+SAMPLED_STEPS = 1 << 14
+"""A power of two, as Sobol points want it; a third of each regime, and about a fifth do not fit."""
+MAX_TOKENS = 16384
+MAX_DECODE_ROWS = 1024
+MAX_PREFILL_ROWS = 64
+MAX_SKEW = 4.0
+"""Longest context of a batch over its mean; the tables know equal contexts only, and attention reads their sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A step of equal prefill rows and equal decode rows."""
+
+    prefill_rows: int
+    chunk_tokens: int
+    prefill_context: int
+    decode_rows: int
+    decode_context: int
+    max_context: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step computes."""
+        return self.prefill_rows * self.chunk_tokens + self.decode_rows
+
+    def totals(self) -> F64:
+        """As simulator/features.py would sum the rows."""
+        rows, chunk, context = self.prefill_rows, self.chunk_tokens, self.prefill_context
+        work = rows * chunk * (context + (chunk + 1) / 2)
+        decode = [self.decode_rows, self.decode_rows * self.decode_context, self.max_context]
+        return np.array([rows * chunk, rows, work, rows * context, *decode], dtype=np.float64)
+
+
+class KernelTables:
+    """Kernel times of one model on one system, summed to the parts of a step. Milliseconds, as in the tables."""
+
+    def __init__(self, system: str, model: str, tp: int) -> None:
+        """Raises InputError where the package lacks the system, the model, or tables for them."""
+        engine, database, utils = _package()
+        self.version = _table_version(database, system)
+        try:
+            self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, tp_size=tp)
+            self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
+        except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
+            line = " ".join(str(error).split())
+            raise InputError(f"no kernel tables for --model {model} --tp {tp} on {system}: {line}") from error
+        self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+        self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
+        self._decode_ops = _split(self._decode_names(), self._decode_ms(128), self._decode_ms(4096))
+        self._floor_ms = self.dense_ms(1)
+
+    def _context_names(self) -> list[str]:
+        return [name for name, *_ in self._engine.run_static_per_op(batch_size=1, isl=128, osl=1, mode="static_ctx")[0]]
+
+    def _decode_names(self) -> list[str]:
+        return [name for name, *_ in self._engine.decode_step_per_op(1, 128, 2)]
+
+    def _context_ms(self, context: int) -> list[float]:
+        indices = range(len(self._context_names()))
+        return [op[1] for op in self._engine.evaluate_context_ops(indices, batch_size=1, s=128, prefix=context)]
+
+    def _decode_ms(self, context: int) -> list[float]:
+        indices = range(len(self._decode_names()))
+        return [op[1] for op in self._engine.evaluate_generation_ops(indices, batch_size=8, s=context)]
+
+    def dense_ms(self, tokens: int) -> float:
+        """Everything but attention and logits, for a step of `tokens` tokens."""
+        return _sum(self._engine.evaluate_context_ops(self._context_ops.dense, batch_size=1, s=tokens, prefix=0))
+
+    def sustained_dense_ms(self, tokens: int) -> float:
+        """`dense_ms` with the compute-bound part at the clock of a busy GPU."""
+        return self._floor_ms + SUSTAINED * (self.dense_ms(tokens) - self._floor_ms)
+
+    def prefill_attention_ms(self, rows: int, chunk: int, context: int) -> float:
+        """Attention of `rows` chunks, each after `context` tokens."""
+        ops = self._context_ops.attention
+        return SUSTAINED * _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
+
+    def decode_attention_ms(self, rows: int, context: int) -> float:
+        """Attention of `rows` decodes over `context` tokens each."""
+        return _sum(self._engine.evaluate_generation_ops(self._decode_ops.attention, batch_size=rows, s=context))
+
+    def output_ms(self, rows: int) -> float:
+        """Logits of `rows` sequences and the sampling of one token for each."""
+        logits = _sum(self._engine.evaluate_generation_ops(self._decode_ops.logits, batch_size=rows, s=128))
+        bandwidth = self.gpu["mem_bw"] * self.gpu["mem_bw_empirical_scaling_factor"]
+        sampled_bytes = rows * self.model_info["vocab"] * SAMPLER_BYTES_PER_LOGIT
+        return logits + SAMPLER_MS + 1e3 * sampled_bytes / bandwidth
+
+    def step_ms(self, step: Composition, graph_sizes: F64) -> float:
+        """A whole step, dense layers padded to the CUDA-graph size."""
+        fits = graph_sizes[graph_sizes >= step.tokens]
+        total = HOST_GAP_MS + self.sustained_dense_ms(int(fits[0]) if len(fits) else step.tokens)
+        total += self.output_ms(step.prefill_rows + step.decode_rows)
+        if step.prefill_rows:
+            total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
+        if step.decode_rows:
+            total += self.decode_attention_ms(step.decode_rows, step.decode_context)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Ops:
+    """Positions in the package's list of operations."""
+
+    dense: list[int]
+    attention: list[int]
+    logits: list[int]
+
+
+def _split(names: list[str], near_ms: list[float], far_ms: list[float]) -> _Ops:
+    """Attention is what takes longer after more context, whatever the model's operations are called."""
+    everything = range(len(names))
+    attention = [i for i in everything if far_ms[i] != near_ms[i]]
+    logits = [i for i in everything if "logits" in names[i]]
+    return _Ops([i for i in everything if i not in attention and i not in logits], attention, logits)
+
+
+def _sum(operations: list[tuple[str, float, float, str]]) -> float:
+    return sum(ms for _, ms, _, _ in operations)
+
+
+def _package() -> tuple[ModuleType, ModuleType, ModuleType]:
+    try:
+        from aiconfigurator_core.sdk import engine, perf_database, utils
+    except ImportError as error:
+        raise InputError(
+            f"kernel tables need an optional package ({error}); install it with: pip install 'slotune[silicon]'"
+        ) from error
+    return engine, perf_database, utils
+
+
+def _table_version(database: ModuleType, system: str) -> str:
+    slots = database.get_version_slots(system, "vllm") if system in _systems(database) else None
+    if not slots or not slots.get("current"):
+        raise InputError(f"--system {system}: no vLLM kernel tables; there are {', '.join(_systems(database))}")
+    return str(slots["current"])
+
+
+def _systems(database: ModuleType) -> list[str]:
+    return sorted(name for name, backends in database.get_supported_databases().items() if backends.get("vllm"))
+
+
+def sample_compositions(capacity_tokens: int, max_context: int, seed: int) -> Iterator[Composition]:
+    """Steps of all three regimes, log-uniform in every size (Sobol points), that fit the KV cache and step limit."""
+    for point in qmc.Sobol(7, rng=np.random.default_rng(seed)).random(SAMPLED_STEPS):
+        regime = int(3 * point[6])
+        step = _composition(point, regime != DECODE_ONLY, regime != PREFILL_ONLY, max_context)
+        held = step.prefill_rows * (step.prefill_context + step.chunk_tokens) + step.decode_rows * step.decode_context
+        if held <= capacity_tokens and step.tokens <= MAX_TOKENS:
+            yield step
+
+
+def _composition(point: F64, prefill: bool, decode: bool, max_context: int) -> Composition:
+    tokens = _log_between(point[0], 2, MAX_TOKENS)
+    rows = min(_log_between(point[1], 1, MAX_PREFILL_ROWS), tokens // 2) if prefill else 0
+    context = _log_between(2 * point[2] - 1, 1, max_context - tokens) if point[2] > 0.5 else 0
+    decodes = _log_between(point[3], 1, MAX_DECODE_ROWS) if decode else 0
+    mean = _log_between(point[4], 1, max_context) if decode else 0
+    skew = MAX_SKEW ** point[5] if decodes > 1 else 1.0
+    longest = min(int(mean * skew), max_context)
+    return Composition(
+        prefill_rows=rows,
+        chunk_tokens=tokens // rows if rows else 0,
+        prefill_context=context if rows else 0,
+        decode_rows=decodes,
+        decode_context=mean,
+        max_context=max(longest, context if rows else 0),
+    )
+
+
+def _log_between(share: float, low: int, high: int) -> int:
+    return round(low * (max(high, low) / low) ** share)
+
+
+def kv_capacity(tables: KernelTables, system: str, model: str, tp: int) -> KvCapacity:
+    """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings."""
+    from aiconfigurator_core.sdk.memory import estimate_kv_cache
+
+    def estimate(tokens: int) -> dict[str, Any]:
+        result: dict[str, Any] = estimate_kv_cache(
+            model,
+            system,
+            "vllm",
+            backend_version=tables.version,
+            max_num_tokens=tokens,
+            max_batch_size=256,
+            memory_fraction_kind="of_total",
+            memory_fraction_value=0.92,
+            tp_size=tp,
+        )
+        return result
+
+    small, large = estimate(4096), estimate(8192)
+    per_token = (small["total_kv_size_bytes"] - large["total_kv_size_bytes"]) / 4096
+    reserved = 0.92 * large["total_gpu_capacity_bytes"] - large["total_kv_size_bytes"]
+    return KvCapacity(
+        kv_bytes_per_token=float(large["kv_size_per_token_bytes"]),
+        total_bytes=float(large["total_gpu_capacity_bytes"]),
+        fixed_bytes=reserved - 8192 * per_token,
+        bytes_per_batched_token=per_token,
+    )
+
+
+def import_silicon(system: str, model: str, tp: int, name: str, seed: int = 0) -> Profile:
+    """A profile of `model` under vLLM on `tp` GPUs of `system`, from kernel tables.
+
+    Raises InputError where the package is not installed or does not know the system or the model.
+    """
+    tables = KernelTables(system, model, tp)
+    max_context = int(tables.model_info["context"])
+    defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"])}
+    capacity = kv_capacity(tables, system, model, tp)
+    engine = EngineConfig(num_gpu_blocks=2, **defaults)
+    graph_sizes = captured_graph_sizes(engine, {})
+    tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size
+    steps = list(sample_compositions(tokens, max_context, seed))
+    samples = StepSamples(
+        np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
+        np.array([tables.step_ms(step, graph_sizes) for step in steps]) / 1e3,
+    )
+    return Profile(
+        name=name,
+        source=KERNEL_TABLES,
+        step=fit(samples, graph_sizes, seed),
+        engine=EngineFacts(model=model, device=system, tensor_parallel_size=tp),
+        defaults=defaults,
+        cuda_graphs=True,
+        kv=capacity,
+        overhead=OVERHEAD,
+        samples=samples,
+        notes=_notes(tables.version),
+    )
+
+
+def _batch_defaults(memory_bytes: float) -> dict[str, int]:
+    """vLLM's batch limits by GPU memory (vllm/engine/arg_utils.py, get_batch_defaults)."""
+    if memory_bytes >= 160 * 2**30:
+        return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
+    if memory_bytes >= 70 * 2**30:
+        return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+    return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+
+
+def _notes(version: str) -> tuple[str, ...]:
+    return (
+        f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {version}",
+        f"added to them: {HOST_GAP_MS} ms between steps, the sampler, and {SUSTAINED:g} times on compute-bound kernels",
+        "held-out errors are those of the fit to the tables, not of the tables to a real engine: expect 10 to 15 %",
+        "the time outside the engine's steps (HTTP, tokeniser) is an assumption; KV capacity is an estimate",
+        "measure your own machine with `slotune profile measure` before you trust a decision to it",
+    )
