@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, out_option, seed_option
+from .options import engine_config_option, engine_option, json_option, out_option, seed_option
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -53,6 +53,47 @@ def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, contex
     profile = linear_profile(*terms_s, name=out.name)
     save_profile(profile, out)
     click.echo(f"{out}: {profile.provenance}")
+
+
+@command.command()
+@click.argument(
+    "steps",
+    nargs=-1,
+    required=True,
+    metavar="STEPS.jsonl...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--model", metavar="M", help="The model that was served.")
+@engine_option
+@engine_config_option
+@seed_option
+@out_option
+def fit(
+    steps: tuple[Path, ...],
+    model: str | None,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """A profile from step records, of a production engine, say.
+
+    --engine names the settings under which the steps were recorded; they become the profile's defaults.
+
+    \b
+    Example:
+      slotune profile fit monday.jsonl tuesday.jsonl --model my-model --engine max_num_seqs=256 --out profiles/prod
+    """
+    from ..profiler.profile import fitted_profile, save_profile
+    from ..profiler.profile_folder import check_target
+    from ..profiler.surrogate_steps import samples_of_files
+    from ..simulator.engine_config import parse_settings
+
+    check_target(out)
+    settings = parse_settings(engine, engine_config)
+    profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed)
+    save_profile(profile, out)
+    _print_page(profile)
 
 
 @command.group("import")

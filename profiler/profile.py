@@ -84,7 +84,7 @@ class Profile:
         Raises InputError for what vLLM refuses: bad combinations, and a KV cache that cannot hold max_model_len tokens.
         """
         self._check_parallelism(settings)
-        override = settings.get("num_gpu_blocks_override")
+        override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         engine = resolve(settings, self.defaults, UNLIMITED_BLOCKS if override is None else int(override))
         if override is not None or self.kv is None:
             return engine
@@ -134,6 +134,43 @@ class Profile:
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": list(self.notes),
         }
+
+
+def fitted_profile(
+    samples: StepSamples, settings: Mapping[str, Any], name: str, model: str | None = None, seed: int = 0
+) -> Profile:
+    """A profile of step records of an engine that ran with `settings`, which become its defaults.
+
+    Whether it captured CUDA graphs is read off the steps: of the fits with and without, the one with the smaller
+    held-out error is taken. Raises InputError for records that cannot be fitted.
+    """
+    from .surrogate import fit
+
+    defaults = {key: value for key, value in settings.items() if key not in _FACTS}
+    sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS), settings)
+    eager, graphs = fit(samples, seed=seed), fit(samples, sizes, seed) if len(sizes) else None
+    cuda_graphs = graphs is not None and graphs.held_out_error < eager.held_out_error
+    return Profile(
+        name=name,
+        source=STEP_RECORDS,
+        step=graphs if graphs is not None and cuda_graphs else eager,
+        engine=EngineFacts(model=model, **{key: settings[key] for key in _FACTS if key in settings}),
+        defaults=defaults,
+        cuda_graphs=cuda_graphs,
+        samples=samples,
+        notes=("time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",),
+    )
+
+
+_FACTS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "dtype",
+    "kv_cache_dtype",
+    "quantization",
+    "attention_backend",
+)
+"""Settings that are facts of the engine whose steps were recorded."""
 
 
 def linear_profile(

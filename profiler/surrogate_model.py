@@ -75,6 +75,12 @@ class FittedStepTime:
             return pack_model(self.weights_s, graph_sizes, self.hull)
         return pack_model(self.weights_s, graph_sizes, self.hull, *residual_tables(self.residual))
 
+    @property
+    def held_out_error(self) -> float:
+        """Mean held-out error of all steps; infinite if none was held out."""
+        everything = self.error_of("all")
+        return math.inf if everything is None else everything.mean
+
     def error_of(self, regime: str) -> RegimeError | None:
         """The held-out error of one regime, if it was measured."""
         return next((error for error in self.held_out if error.regime == regime), None)

@@ -1,0 +1,47 @@
+"""Step records turned into samples: which time belongs to which step."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..simulator.features import totals_of
+from ..simulator.steps import StepRecord, read_steps
+from .surrogate_samples import StepSamples, join
+
+
+def samples_of_files(paths: Iterable[Path]) -> StepSamples:
+    """Samples of step records in files (JSON lines), each file a recording of its own.
+
+    Raises InputError for a file that is unreadable or holds no step.
+    """
+    parts = []
+    for path in paths:
+        part = samples_of(read_steps(path))
+        if not len(part):
+            raise InputError(f"{path}: holds no step with rows and a duration")
+        parts.append(part)
+    return join(parts)
+
+
+def samples_of(records: Iterable[StepRecord]) -> StepSamples:
+    """Samples of one recording; its replicas are timed apart.
+
+    While the engine has work, a step costs the time from the end of the step before it to its own end: so the gap in
+    which the engine schedules counts, and steps that overlap, as under async scheduling, are not counted twice. A step
+    that shares no request with the one before it may have followed an idle time, and costs its own duration.
+    """
+    totals, durations = [], []
+    last: dict[int, tuple[float, frozenset[str]]] = {}
+    for record in records:
+        ids = frozenset(request for request, _, _ in record.rows)
+        before_end_s, before_ids = last.get(record.replica, (record.start_s, frozenset()))
+        busy = not ids.isdisjoint(before_ids) or record.start_s < before_end_s
+        duration_s = record.end_s - (before_end_s if busy else record.start_s)
+        last[record.replica] = (record.end_s, ids)
+        if record.rows and duration_s > 0:
+            rows = np.array([(tokens, context) for _, tokens, context in record.rows])
+            totals.append(totals_of(rows[:, 0], rows[:, 1]))
+            durations.append(duration_s)
+    return StepSamples(np.array(totals).reshape(len(totals), -1), np.array(durations)) if totals else join([])
