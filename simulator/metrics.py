@@ -1,0 +1,111 @@
+"""Metrics of a run under the names and definitions of `vllm bench serve` 0.32 (vllm/benchmarks/serve.py).
+
+Latencies are over the requests that finished, as there; a failed or rejected request counts as a miss in
+request_goodput, which is over all requests here and there alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .request_table import RequestTable
+from .slo import METRICS
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaps:
+    """Inter-token latencies, pooled over all requests: each value with how often it occurred."""
+
+    gap_s: F64
+    count: I64
+
+
+def summarise(
+    requests: RequestTable,
+    gaps: Gaps,
+    goodput: Mapping[str, float] | None = None,
+    percentiles: Iterable[float] = (),
+) -> dict[str, float]:
+    """The metrics of a run: rates per second, latencies in milliseconds; NaN where there is nothing to measure.
+
+    The run lasts from the trace's time zero to the last answer, as a replay of `vllm bench serve` does.
+    `goodput` gives milliseconds by metric (ttft, tpot, e2el), all of which a good request keeps. PERCENTILES are
+    always reported, `percentiles` names further ones.
+    """
+    done = requests.finished
+    duration_s = float(np.max(requests.finish_s[done], initial=0.0))
+    metrics = _throughput(requests, done, duration_s)
+    if goodput:
+        metrics["request_goodput"] = _per_second(_good(requests, goodput).sum(), duration_s)
+    wanted = sorted({*PERCENTILES, *percentiles})
+    for name in METRICS:
+        if name == "itl":
+            metrics |= _distribution(name, gaps.gap_s, gaps.count, wanted)
+        else:
+            values = getattr(requests, f"{name}_s")[done]
+            metrics |= _distribution(name, values[~np.isnan(values)], None, wanted)
+    return metrics
+
+
+def _throughput(requests: RequestTable, done: npt.NDArray[np.bool_], duration_s: float) -> dict[str, float]:
+    prompt, output = requests.prompt_tokens[done].sum(), requests.output_tokens[done].sum()
+    return {
+        "duration": duration_s,
+        "completed": int(done.sum()),
+        "failed": int((~done).sum()),
+        "total_input_tokens": int(prompt),
+        "total_output_tokens": int(output),
+        "request_throughput": _per_second(done.sum(), duration_s),
+        "output_throughput": _per_second(output, duration_s),
+        "total_token_throughput": _per_second(prompt + output, duration_s),
+    }
+
+
+def _per_second(amount: float, duration_s: float) -> float:
+    return float(amount) / duration_s if duration_s > 0 else float("nan")
+
+
+def _good(requests: RequestTable, goodput: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """Requests that keep every target; an answer of one token has a TPOT of 0, as in vLLM."""
+    good = requests.finished.copy()
+    for name, limit_ms in goodput.items():
+        latency_s = getattr(requests, f"{name}_s")
+        if name == "tpot":
+            latency_s = np.where(requests.output_tokens > 1, latency_s, 0.0)
+        good &= latency_s * 1e3 <= limit_ms
+    return good
+
+
+def _distribution(name: str, values_s: F64, count: I64 | None, percentiles: list[float]) -> dict[str, float]:
+    order = np.argsort(values_s, kind="stable")
+    values_ms = values_s[order] * 1e3
+    weight = np.ones(len(order), np.int64) if count is None else count[order]
+    total = weight.sum()
+    if total == 0:
+        mean = std = float("nan")
+    else:
+        mean = float((values_ms * weight).sum() / total)
+        std = float(np.sqrt((weight * (values_ms - mean) ** 2).sum() / total))
+    ends = np.cumsum(weight)
+    metrics = {f"mean_{name}_ms": mean, f"median_{name}_ms": _percentile(values_ms, ends, 50.0), f"std_{name}_ms": std}
+    for percentile in percentiles:
+        metrics[f"p{percentile:g}_{name}_ms"] = _percentile(values_ms, ends, percentile)
+    return metrics
+
+
+def _percentile(values: F64, ends: I64, percentile: float) -> float:
+    """numpy.percentile's linear interpolation over sorted values that each occur as often as `ends` tells, summed up."""
+    if len(values) == 0:
+        return float("nan")
+    place = percentile / 100 * (ends[-1] - 1)
+    below = int(np.floor(place))
+    low = values[np.searchsorted(ends, below, side="right")]
+    high = values[np.searchsorted(ends, min(below + 1, int(ends[-1]) - 1), side="right")]
+    return float(low + (high - low) * (place - below))

@@ -1,0 +1,116 @@
+"""What became of every request, a column per attribute, and its CSV."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+FINISHED, REJECTED, FAILED = range(3)
+STATUS_NAMES = ("finished", "rejected", "failed")
+
+COLUMNS = (
+    "request_id",
+    "arrival_ms",
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "first_token_ms",
+    "finish_ms",
+    "ttft_ms",
+    "tpot_ms",
+    "e2el_ms",
+    "preemptions",
+    "replica",
+    "status",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestTable:
+    """Requests as the client saw them; every column has one entry per request, times in seconds."""
+
+    arrival_s: F64
+    """When the client sent the request: after any wait for a place under --max-concurrency."""
+    prompt_tokens: I64
+    output_tokens: I64
+    """Tokens received."""
+    cached_tokens: I64
+    """Prompt tokens found in the prefix cache at first admission."""
+    first_token_s: F64
+    """NaN where no token arrived."""
+    finish_s: F64
+    """When the last token arrived; NaN where the request did not finish."""
+    preemptions: I64
+    replica: I64
+    status: I64
+    """FINISHED, REJECTED or FAILED."""
+    request_id: tuple[str, ...] | None = None
+    """None means "0", "1", ..."""
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def finished(self) -> npt.NDArray[np.bool_]:
+        """Which requests were answered to the end."""
+        return self.status == FINISHED
+
+    @property
+    def ttft_s(self) -> F64:
+        """Time to first token."""
+        return self.first_token_s - self.arrival_s
+
+    @property
+    def e2el_s(self) -> F64:
+        """End-to-end latency: to the last token."""
+        return self.finish_s - self.arrival_s
+
+    @property
+    def tpot_s(self) -> F64:
+        """Time per output token after the first; NaN for answers of a single token."""
+        gaps = np.where(self.output_tokens > 1, self.output_tokens - 1.0, np.nan)
+        return (self.finish_s - self.first_token_s) / gaps
+
+
+def write_requests(table: RequestTable, path: Path) -> None:
+    """Write the CSV, a request a line, in order of arrival; an absent value is an empty cell."""
+    with path.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(COLUMNS)
+        for start in range(0, len(table), CHUNK):
+            writer.writerows(_rows(table, start, min(start + CHUNK, len(table))))
+
+
+CHUNK = 1 << 16
+
+
+def _rows(table: RequestTable, start: int, stop: int) -> Iterator[tuple[object, ...]]:
+    part = slice(start, stop)
+    ids = map(str, range(start, stop)) if table.request_id is None else table.request_id[part]
+    tpot, ttft, e2el = table.tpot_s[part], table.ttft_s[part], table.e2el_s[part]
+    return zip(
+        ids,
+        _ms(table.arrival_s[part]),
+        table.prompt_tokens[part].tolist(),
+        table.output_tokens[part].tolist(),
+        table.cached_tokens[part].tolist(),
+        _ms(table.first_token_s[part]),
+        _ms(table.finish_s[part]),
+        _ms(ttft),
+        _ms(tpot),
+        _ms(e2el),
+        table.preemptions[part].tolist(),
+        table.replica[part].tolist(),
+        [STATUS_NAMES[status] for status in table.status[part]],
+        strict=True,
+    )
+
+
+def _ms(seconds: F64) -> list[object]:
+    return ["" if value != value else round(value * 1e3, 6) for value in seconds.tolist()]

@@ -1,0 +1,229 @@
+"""A simulation from a trace to what became of every request. SimPy owns the time between engines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from ..errors import InputError, unknown_name
+from ..traces.content import block_content
+from ..traces.trace import Trace
+from . import loop, state
+from .engine_config import EngineConfig
+from .metrics import Gaps
+from .replica import Replica, StepSink
+from .request_table import RequestTable
+from .routing import ROUTERS, STATIC, make_router, static_choices
+from .state import Contents, Requests, Rules
+from .timing import Overhead, Timing
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationResult:
+    """What a simulation tells."""
+
+    requests: RequestTable
+    gaps: Gaps
+    duration_s: float
+    """From the trace's time zero to the last event a client sees."""
+    steps: int
+    extrapolated_steps: int
+    """Steps outside what the step-time model was measured on."""
+
+
+def simulate(
+    trace: Trace,
+    engine: EngineConfig,
+    timing: Timing,
+    *,
+    policy: str = "vllm-v1",
+    replicas: int = 1,
+    router: str = "round-robin",
+    seed: int = 0,
+    max_concurrency: int | None = None,
+    steps_out: StepSink | None = None,
+) -> SimulationResult:
+    """Serve `trace` on `replicas` engines and return what happened.
+
+    `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
+    Same arguments, same result. Raises InputError for an empty trace or an unknown policy or router.
+    """
+    if len(trace) == 0:
+        raise InputError("the trace holds no requests")
+    if policy not in state.POLICY_NAMES:
+        raise unknown_name("policy", policy, state.POLICY_NAMES)
+    if router not in ROUTERS:
+        raise unknown_name("router", router, ROUTERS)
+    rng = np.random.default_rng(seed)
+    rules = state.rules_of(engine, policy)
+    requests = _requests_of(trace, timing.overhead)
+    contents, distinct = _contents_of(trace, engine, bool(rules.caching))
+    fleet = [
+        Replica(
+            index,
+            rules,
+            timing.step,
+            requests,
+            contents,
+            state.new_engine(rules, requests, distinct, engine.pipeline_parallel_size, steps_out is not None),
+            steps_out,
+        )
+        for index in range(replicas)
+    ]
+    sent_s = np.array(trace.arrival_s)
+    placed = np.zeros(len(trace), np.int64)
+    if max_concurrency is None and (replicas == 1 or router in STATIC):
+        placed[:] = static_choices(router, len(trace), replicas, rng)
+        _run_apart(fleet, placed)
+    else:
+        choose = make_router(router, rules, requests, contents, rng)
+        _Service(fleet, requests, choose, timing.overhead, sent_s, placed, max_concurrency or len(trace)).run()
+    return _result(trace, requests, fleet, timing.overhead, sent_s, placed)
+
+
+def _requests_of(trace: Trace, overhead: Overhead) -> Requests:
+    ready_s = trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens
+    rank = np.arange(len(trace))
+    if np.any(trace.priority != trace.priority[0]):
+        names = np.array([trace.id_of(i) for i in range(len(trace))])
+        rank[np.lexsort((names, trace.arrival_s, trace.priority))] = np.arange(len(trace))
+    return state.new_requests(trace.input_tokens, trace.output_tokens, trace.priority, rank, ready_s)
+
+
+def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[Contents, int]:
+    """Contents of all blocks and how many different ones there are; nothing where nothing is cached."""
+    if not caching:
+        return Contents(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64)), 0
+    shared = block_content(trace, engine.block_size)
+    lengths = trace.input_tokens.astype(np.int64) + trace.output_tokens
+    ends = np.cumsum(np.minimum(lengths, engine.max_model_len) // engine.block_size + 1) + shared.shared_count
+    private = np.concatenate(([shared.shared_count], ends[:-1]))
+    return Contents(shared.offsets, shared.ids.astype(np.int64), private), int(ends[-1])
+
+
+def _run_apart(fleet: list[Replica], placed: I64) -> None:
+    """Replicas that nothing couples: each runs to its end in one go."""
+    environment = simpy.Environment()
+    for replica in fleet:
+        replica.send_all(np.flatnonzero(placed == replica.index))
+        environment.process(_run_to_end(environment, replica))
+    environment.run()
+
+
+def _run_to_end(environment: simpy.Environment, replica: Replica) -> Iterator[simpy.Event]:
+    replica.advance(np.inf, len(replica.engine.finished) + 1)
+    yield environment.timeout(max(0.0, replica.next_s - environment.now))
+
+
+class _Service:
+    """Replicas coupled by a router that looks at them, or by clients that wait for answers.
+
+    Each replica is a SimPy process that advances its step loop to the next event of any other process and then sleeps
+    until its own clock; the client is a process that sends.
+    """
+
+    def __init__(
+        self,
+        fleet: list[Replica],
+        requests: Requests,
+        choose: Any,
+        overhead: Overhead,
+        sent_s: npt.NDArray[np.float64],
+        placed: I64,
+        max_concurrency: int,
+    ) -> None:
+        self._environment = simpy.Environment()
+        self._fleet = fleet
+        self._requests = requests
+        self._choose = choose
+        self._overhead = overhead
+        self._sent_s = sent_s
+        self._placed = placed
+        self._places = simpy.Resource(self._environment, max_concurrency)
+        self._tickets: dict[int, Any] = {}
+        self._wake = [self._environment.event() for _ in fleet]
+
+    def run(self) -> None:
+        """Until every request has ended."""
+        self._environment.process(self._client())
+        for replica in self._fleet:
+            self._environment.process(self._serve(replica))
+        self._environment.run()
+
+    def _client(self) -> Iterator[simpy.Event]:
+        environment, planned_s = self._environment, self._sent_s.copy()
+        for request in range(len(planned_s)):
+            if planned_s[request] > environment.now:
+                yield environment.timeout(planned_s[request] - environment.now)
+            ticket = self._places.request()
+            yield ticket
+            self._tickets[request] = ticket
+            self._send(request)
+
+    def _send(self, request: int) -> None:
+        now_s = self._environment.now
+        waited_s = now_s - self._sent_s[request]
+        self._requests.ready_s[request] += waited_s
+        self._sent_s[request] = now_s
+        place = self._choose(self._fleet, request, now_s)
+        self._placed[request] = place
+        self._fleet[place].send(request)
+        if not self._wake[place].triggered:
+            self._wake[place].succeed()
+
+    def _serve(self, replica: Replica) -> Iterator[simpy.Event]:
+        environment = self._environment
+        while True:
+            told = replica.ended
+            reason = replica.advance(environment.peek(), told + 1)
+            if reason == loop.IDLE:
+                self._wake[replica.index] = environment.event()
+                yield self._wake[replica.index]
+                continue
+            yield environment.timeout(max(0.0, replica.next_s - environment.now))
+            for place in range(told, replica.ended):
+                environment.process(self._answer(replica.ended_request(place)))
+
+    def _answer(self, request: int) -> Iterator[simpy.Event]:
+        """The client learns of the end of its request, and its place is free."""
+        yield self._environment.timeout(self._overhead.after_s)
+        self._places.release(self._tickets.pop(request))
+
+
+def _result(
+    trace: Trace,
+    requests: Requests,
+    fleet: list[Replica],
+    overhead: Overhead,
+    sent_s: npt.NDArray[np.float64],
+    placed: I64,
+) -> SimulationResult:
+    status = np.select(
+        [requests.status == state.FINISHED, requests.status == state.REJECTED], [0, 1], default=2
+    ).astype(np.int64)
+    finish_s = np.where(status == 0, requests.finish_s + overhead.after_s, np.nan)
+    table = RequestTable(
+        arrival_s=sent_s,
+        prompt_tokens=requests.prompt,
+        output_tokens=requests.known - requests.prompt,
+        cached_tokens=np.maximum(requests.cached, 0),
+        first_token_s=requests.first_token_s + overhead.after_s,
+        finish_s=finish_s,
+        preemptions=requests.preemptions,
+        replica=placed,
+        status=status,
+        request_id=trace.request_id,
+    )
+    pairs = [replica.gaps() for replica in fleet]
+    return SimulationResult(
+        requests=table,
+        gaps=Gaps(np.concatenate([gap for gap, _ in pairs]), np.concatenate([count for _, count in pairs])),
+        duration_s=float(np.nanmax(requests.finish_s + overhead.after_s)),
+        steps=sum(replica.steps for replica in fleet),
+        extrapolated_steps=sum(replica.extrapolated_steps for replica in fleet),
+    )

@@ -1,0 +1,71 @@
+"""Latency targets, as people write them: p99:ttft:500 (percentile, metric, milliseconds)."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+METRICS = ("ttft", "tpot", "itl", "e2el")
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """A percentile of a latency must not exceed a limit."""
+
+    percentile: float
+    metric: str
+    limit_ms: float
+
+    @property
+    def key(self) -> str:
+        """The metric's key in `summarise`'s result, vLLM's spelling: p99_ttft_ms."""
+        return f"p{self.percentile:g}_{self.metric}_ms"
+
+    def value_ms(self, metrics: Mapping[str, float]) -> float:
+        """The latency that the limit is for; NaN where there is none."""
+        return metrics.get(self.key, math.nan)
+
+    def met(self, metrics: Mapping[str, float]) -> bool:
+        """Whether `metrics` keeps the target; a run in which a request failed or was rejected keeps none that its
+        share of misses breaks (see metrics.py), so NaN does not pass."""
+        return metrics[self.key] <= self.limit_ms
+
+    def __str__(self) -> str:
+        return f"p{self.percentile:g}:{self.metric}:{self.limit_ms:g}"
+
+
+def parse_slo(text: str) -> Slo:
+    """Parse `p99:ttft:500`. Raises InputError."""
+    match = re.fullmatch(r"p(\d+(?:\.\d+)?):(\w+):(\d+(?:\.\d+)?(?:e\d+)?)(?:ms)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InputError(f"--slo {text!r}: expected percentile:metric:milliseconds, for example p99:ttft:500")
+    percentile, limit_ms = float(match[1]), float(match[3])
+    if not 0 < percentile <= 100:
+        raise InputError(f"--slo {text!r}: the percentile must lie in (0, 100]")
+    return Slo(percentile, _metric(match[2], f"--slo {text!r}"), _limit(limit_ms, f"--slo {text!r}"))
+
+
+def parse_goodput(text: str) -> tuple[str, float]:
+    """Parse one of vLLM's goodput targets, `ttft:500`: (metric, milliseconds). Raises InputError."""
+    metric, _, limit = text.strip().partition(":")
+    try:
+        limit_ms = float(limit)
+    except ValueError as error:
+        raise InputError(f"--goodput {text!r}: expected metric:milliseconds, for example ttft:500") from error
+    if metric == "itl":
+        raise InputError(f"--goodput {text!r}: a request has many inter-token latencies; use ttft, tpot or e2el")
+    return _metric(metric, f"--goodput {text!r}"), _limit(limit_ms, f"--goodput {text!r}")
+
+
+def _metric(name: str, where: str) -> str:
+    if name.lower() not in METRICS:
+        raise InputError(f"{where}: unknown metric {name!r}; one of {', '.join(METRICS)}")
+    return name.lower()
+
+
+def _limit(limit_ms: float, where: str) -> float:
+    if not 0 < limit_ms < float("inf"):
+        raise InputError(f"{where}: the limit must be a number of milliseconds above 0")
+    return limit_ms

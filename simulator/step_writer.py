@@ -1,0 +1,42 @@
+"""Streams simulated steps to disk as step records, JSON lines."""
+
+import json
+from typing import IO
+
+from ..traces.trace import Trace
+from .replica import Replica
+
+
+class StepWriter:
+    """A sink for `simulate(steps_out=...)`: writes each batch of steps as the simulation hands it over."""
+
+    def __init__(self, out: IO[str], trace: Trace, replicas: int) -> None:
+        self._out = out
+        self._names = [json.dumps(trace.id_of(i)) for i in range(len(trace))]
+        self._name_replica = replicas > 1
+
+    def __call__(self, replica: Replica) -> None:
+        """Write what is in the replica's log."""
+        log, names = replica.engine.log, self._names
+        steps = int(log.counts[0])
+        rows = [
+            f"[{names[request]},{tokens},{context}]"
+            for request, tokens, context in zip(
+                log.request[: log.counts[1]].tolist(),
+                log.tokens[: log.counts[1]].tolist(),
+                log.context[: log.counts[1]].tolist(),
+                strict=True,
+            )
+        ]
+        starts_ms, ends_ms = ((time_s[:steps] * 1e3).tolist() for time_s in (log.start_s, log.end_s))
+        tail = f',"replica":{replica.index}}}\n' if self._name_replica else "}\n"
+        row = preempted = 0
+        for step in range(steps):
+            row_end, preempted_end = int(log.row_end[step]), int(log.preempted_end[step])
+            gone = ",".join(names[request] for request in sorted(log.preempted[preempted:preempted_end].tolist()))
+            self._out.write(
+                f'{{"step":{replica.recorded_steps + step + 1},"start_ms":{starts_ms[step]!r},'
+                f'"end_ms":{ends_ms[step]!r},"rows":[{",".join(rows[row:row_end])}],"preempted":[{gone}],'
+                f'"free_blocks":{log.free_blocks[step]}{tail}'
+            )
+            row, preempted = row_end, preempted_end

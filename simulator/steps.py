@@ -1,0 +1,89 @@
+"""Step records: one engine step, as rows of (request, tokens computed now, context computed before). JSON lines.
+
+The profiler records the real engine's steps in this form, the simulator writes its own, the surrogate is fitted on them.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step; times in seconds."""
+
+    step: int
+    start_s: float
+    end_s: float
+    rows: tuple[tuple[str, int, int], ...]
+    """(request id, tokens computed in the step, context computed before), in the order the scheduler took them."""
+    preempted: tuple[str, ...] = ()
+    free_blocks: int = -1
+    """KV blocks free after scheduling; -1 if not recorded."""
+    replica: int = 0
+
+
+def format_step(record: StepRecord, with_replica: bool) -> str:
+    """The record as one line of JSON."""
+    document: dict[str, Any] = {
+        "step": record.step,
+        "start_ms": record.start_s * 1e3,
+        "end_ms": record.end_s * 1e3,
+        "rows": record.rows,
+        "preempted": record.preempted,
+        "free_blocks": record.free_blocks,
+    }
+    if with_replica:
+        document["replica"] = record.replica
+    return json.dumps(document, separators=(",", ":"))
+
+
+def read_steps(path: Path) -> Iterator[StepRecord]:
+    """The records of a file, one a line. Raises InputError with file and line for anything that is not a step.
+
+    Lines that hold an object without "step" (a trailer, such as the reference schedules have) are passed over.
+    """
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                document = _parse(line, f"{path}:{number}")
+                if "step" in document:
+                    yield _record(document, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as step records: {error}") from error
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: expected an object, found {type(document).__name__}")
+    return document
+
+
+def _record(document: dict[str, Any], where: str) -> StepRecord:
+    try:
+        record = StepRecord(
+            step=int(document["step"]),
+            start_s=float(document["start_ms"]) / 1e3,
+            end_s=float(document["end_ms"]) / 1e3,
+            rows=tuple((str(row), int(tokens), int(context)) for row, tokens, context in document["rows"]),
+            preempted=tuple(str(request) for request in document.get("preempted", ())),
+            free_blocks=int(document.get("free_blocks", -1)),
+            replica=int(document.get("replica", 0)),
+        )
+    except KeyError as error:
+        raise InputError(f"{where}: a step needs {error.args[0]}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a step record: {error}") from error
+    if record.end_s < record.start_s:
+        raise InputError(f"{where}: end_ms {document['end_ms']} lies before start_ms {document['start_ms']}")
+    if any(tokens < 1 or context < 0 for _, tokens, context in record.rows):
+        raise InputError(f"{where}: a row needs tokens >= 1 and context >= 0")
+    return record
