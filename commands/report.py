@@ -1,0 +1,32 @@
+"""slotune report: a study as one HTML page."""
+
+from pathlib import Path
+
+import click
+
+from .options import jobs_option, json_option
+from .output import emit_json, progress
+
+
+@click.command()
+@click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: report.html in the study."
+)
+@jobs_option
+@json_option
+def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> None:
+    """Write one self-contained HTML page of the study DIR: the answer first, then what it rests on.
+
+    \b
+    Example:
+      slotune report studies/chat
+    """
+    from ..tuner.report import write_report
+
+    with progress("report") as bar:
+        path = write_report(study, out, jobs=jobs, note=bar.line)
+    if as_json:
+        emit_json({"report": path})
+    else:
+        click.echo(path)

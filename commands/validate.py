@@ -1,0 +1,75 @@
+"""slotune validate: the proof on the real engine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option
+from .output import Progress, emit_json, progress, table
+
+if TYPE_CHECKING:
+    from ..tuner.validate import Progressed, Validation
+
+
+@click.command()
+@click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many of the best to measure."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Runs of each configuration, interleaved.",
+)
+@click.option(
+    "--vllm-python", metavar="PY", help="The interpreter or vllm command to start. Default: this one, then PATH."
+)
+@click.option("--model", metavar="M", help="The model to serve. Default: the profile's.")
+@json_option
+def command(study: Path, top: int, repeats: int, vllm_python: str | None, model: str | None, as_json: bool) -> None:
+    """Run the best of the study DIR and the default on the real engine, on the same requests.
+
+    Every round runs every configuration once, on an engine of its own; runs are compared within rounds, and each is
+    kept the moment it ends: a validation that was stopped goes on where it was. Exit code 3: none meets the targets.
+
+    \b
+    Example:
+      slotune validate studies/chat --top 3 --repeats 3
+    """
+    from ..tuner.validate import require_targets, validate
+    from ..tuner.validate_page import document
+
+    with progress("validate") as bar:
+        found = validate(
+            study,
+            top=top,
+            repeats=repeats,
+            vllm_python=vllm_python,
+            model=model,
+            watch=lambda progressed: _show(bar, progressed),
+        )
+    if as_json:
+        emit_json(document(found))
+    else:
+        print_validation(found)
+    require_targets(found)
+
+
+def _show(bar: Progress, progressed: "Progressed") -> None:
+    bar.update(progressed.done, progressed.total, progressed.text)
+    trial = progressed.trial
+    if trial is not None:
+        came = "ran" if trial.metrics is not None else f"failed, {trial.failure}: {trial.message}"
+        bar.line(f"round {trial.repeat + 1}, {progressed.text}: {came} ({trial.duration_s:.0f} s)")
+
+
+def print_validation(found: "Validation") -> None:
+    """Predicted beside measured, the verdict, and how far to trust both."""
+    from ..tuner.validate_page import HEADS, TITLE, notes, rows
+
+    table(HEADS, rows(found), title=TITLE)
+    for line in notes(found):
+        click.echo(line)

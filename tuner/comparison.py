@@ -1,0 +1,110 @@
+"""A study's configurations side by side: what was predicted for each, and what its runs on the engine gave."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..simulator.engine_config import Settings
+from ..simulator.slo import Slo
+from .intervals import Interval, mean_interval, paired_ratio
+from .objective import Metrics, Objective
+from .study import Study, Trial, settings_key
+
+DEFAULT = "default"
+LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something that tables have a row for: a metric by its key, or a target, which has a limit."""
+
+    label: str
+    unit: str
+    key: str
+    slo: Slo | None = None
+
+    def of(self, metrics: Metrics | None) -> float:
+        """Its value in a run's metrics; NaN where there is none."""
+        if metrics is None:
+            return math.nan
+        return metrics.get(self.key, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One configuration. Runs are by round: runs of one round followed each other on the same machine."""
+
+    name: str
+    settings: Settings
+    predicted: Metrics | None = None
+    runs: Mapping[int, Metrics] = field(default_factory=dict)
+    failures: Sequence[Trial] = ()
+    """Runs on the engine that failed."""
+
+    def measured(self, quantity: Quantity) -> Interval:
+        """Mean over the runs."""
+        return mean_interval([quantity.of(metrics) for metrics in self.runs.values()])
+
+    def against(self, other: "Compared", quantity: Quantity, comparisons: int = 1) -> Interval:
+        """Measured ratio to `other`, paired by round."""
+        rounds = sorted(self.runs.keys() & other.runs.keys())
+        mine = [quantity.of(self.runs[number]) for number in rounds]
+        theirs = [quantity.of(other.runs[number]) for number in rounds]
+        return paired_ratio(mine, theirs, comparisons=comparisons)
+
+    def prediction_error(self, quantity: Quantity) -> float:
+        """Predicted over measured, less one; NaN where either is missing."""
+        measured = self.measured(quantity).value
+        return quantity.of(self.predicted) / measured - 1 if measured else math.nan
+
+
+def quantities(objective: Objective) -> list[Quantity]:
+    """What is worth showing: the limits first, then the means, then the throughput."""
+    shown = [_limit_quantity(slo) for slo in objective.limits]
+    known = {quantity.key for quantity in shown}
+    for goal in objective.goals:
+        if goal.metric not in known:
+            shown.append(_metric_quantity(goal.metric))
+            known.add(goal.metric)
+    keys = ["mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "request_throughput", "output_throughput"]
+    if objective.goodput:
+        keys.append("request_goodput")
+    return shown + [_metric_quantity(key) for key in keys if key not in known]
+
+
+def _limit_quantity(slo: Slo) -> Quantity:
+    return Quantity(f"p{slo.percentile:g} {LATENCY_NAMES[slo.metric]}", "ms", slo.key, slo)
+
+
+def _metric_quantity(key: str) -> Quantity:
+    parts = key.split("_")
+    if parts[-1] == "ms":
+        return Quantity(f"{parts[0]} {LATENCY_NAMES[parts[1]]}", "ms", key)
+    unit = "requests/s" if parts[0] == "request" else "tokens/s"
+    return Quantity(key.replace("_", " "), unit, key)
+
+
+def compared(study: Study) -> list[Compared]:
+    """The default, then every other configuration that was tried on the engine, in the order of its first run."""
+    hardware = study.trials("hardware")
+    predicted = {settings_key(trial.settings): trial.metrics for trial in study.trials("simulation")}
+    default = dict(study.asked.engine)
+    tried = {settings_key(trial.settings): dict(trial.settings) for trial in hardware}
+    tried.pop(settings_key(default), None)
+    named = [(DEFAULT, default)] + [(f"#{i}", settings) for i, settings in enumerate(tried.values(), 1)]
+    return [_compared(name, settings, predicted, hardware) for name, settings in named]
+
+
+def _compared(
+    name: str, settings: Settings, predicted: Mapping[str, Metrics | None], hardware: Iterable[Trial]
+) -> Compared:
+    mine = [trial for trial in hardware if settings_key(trial.settings) == settings_key(settings)]
+    runs = {trial.repeat: trial.metrics for trial in mine if trial.metrics is not None}
+    failures = [trial for trial in mine if trial.metrics is None]
+    return Compared(name, settings, predicted.get(settings_key(settings)), runs, failures)
+
+
+def changes_text(settings: Mapping[str, object], default: Mapping[str, object]) -> str:
+    """How settings differ from the default, in a line."""
+    changed = [f"{name}={value}" for name, value in settings.items() if default.get(name) != value]
+    return " ".join(changed) or "no change"

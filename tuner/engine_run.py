@@ -1,0 +1,131 @@
+"""One configuration on the real engine: started, warmed up, driven with the trace, ended; its metrics are the result.
+
+The metrics are computed by the code that computes a simulation's, from the times the client saw.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, InputError
+from ..profiler.launch import Launch
+from ..profiler.load import Call, LoadResult, replay, send
+from ..profiler.model_folder import read_model_folder
+from ..profiler.prompts import random_tokens
+from ..profiler.server import Server, running_server
+from ..simulator.metrics import Gaps, summarise
+from ..simulator.request_table import RequestTable
+from ..traces.trace import Trace
+
+WARM_UP_REQUESTS = 4
+WARM_UP_OUTPUT_TOKENS = 8
+UNKNOWN_VOCABULARY = 32000
+"""For a model on a hub, whose config is not at hand: no widely used model has fewer tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run gave, and what is worth keeping beside it."""
+
+    metrics: Mapping[str, float]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineRun:
+    """Everything that all runs of a validation share."""
+
+    launch: Launch
+    model: str
+    """A model folder or a name on a hub."""
+    trace: Trace
+    goodput: Mapping[str, float]
+    percentiles: Sequence[float]
+    max_concurrency: int | None = None
+    seed: int = 0
+    """Of the prompts' tokens; the same in all runs, so that all see the same requests."""
+
+    def __call__(self, settings: Mapping[str, Any], folder: Path) -> Measured:
+        """Run the trace on an engine with these settings; its log goes to `folder`.
+
+        Raises EngineError where the engine does not start, dies, or answers nothing, InputError for a folder that is no
+        model.
+        """
+        vocabulary = self._vocabulary()
+        with running_server(self.launch, self.model, settings, folder) as server:
+            self._warm_up(server, vocabulary)
+            result = replay(
+                self.trace,
+                server.base_url,
+                server.model,
+                vocabulary=vocabulary,
+                seed=self.seed,
+                max_concurrency=self.max_concurrency,
+            )
+            server.check()
+        _check_answered(result)
+        metrics = measured_metrics(result, self.goodput, self.percentiles)
+        return Measured(metrics, self._details(server))
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same in all runs that are compared."""
+        return {"model": self.model, "vllm_version": self.launch.version}
+
+    def _vocabulary(self) -> int:
+        folder = read_model_folder(self.model)
+        return folder.vocabulary if folder else UNKNOWN_VOCABULARY
+
+    def _warm_up(self, server: Server, vocabulary: int) -> None:
+        """A few requests that are not measured, of tokens that the trace does not have."""
+        lengths = self.trace.input_tokens[:WARM_UP_REQUESTS].tolist()
+        calls = [
+            Call(random_tokens(length, vocabulary, (self.seed, 2, i)).tolist(), WARM_UP_OUTPUT_TOKENS)
+            for i, length in enumerate(lengths)
+        ]
+        _, answers = send(calls, server.base_url, server.model)
+        server.check()
+        if all(answer.error for answer in answers):
+            raise EngineError(f"the engine is up but answers nothing: {answers[0].error}", "no-answer")
+
+    def _details(self, server: Server) -> dict[str, Any]:
+        facts = {name: server.facts.get(name) for name in ("num_gpu_blocks", "block_size", "max_model_len", "dtype")}
+        load = os.getloadavg()[0]
+        return self.identity() | facts | {"engine_start_s": round(server.start_s, 1), "load_average": round(load, 2)}
+
+
+def _check_answered(result: LoadResult) -> None:
+    errors = [error for error in result.error if error]
+    if errors and len(errors) == len(result.error):
+        raise EngineError(f"no request of the trace was answered, the first because: {errors[0]}", "no-answer")
+
+
+def measured_metrics(
+    result: LoadResult, goodput: Mapping[str, float], percentiles: Sequence[float]
+) -> dict[str, float]:
+    """The metrics of a load run, as a simulation's."""
+    nobody = np.zeros(len(result.arrival_s), dtype=np.int64)
+    requests = RequestTable(
+        arrival_s=result.arrival_s,
+        prompt_tokens=result.prompt_tokens.astype(np.int64),
+        output_tokens=result.output_tokens.astype(np.int64),
+        cached_tokens=result.cached_tokens.astype(np.int64),
+        first_token_s=result.first_token_s,
+        finish_s=result.finish_s,
+        preemptions=nobody,
+        replica=nobody,
+        status=result.status.astype(np.int64),
+    )
+    gaps = [np.diff(chunks) for chunks, status in zip(result.chunk_s, result.status, strict=True) if status == 0]
+    pooled = np.concatenate(gaps) if gaps else np.empty(0)
+    return summarise(requests, Gaps(pooled, np.ones(len(pooled), dtype=np.int64)), goodput, percentiles)
+
+
+def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str:
+    """The model to start: the given one or the profiled one. Raises InputError where neither is known."""
+    if model := given or profiled:
+        return model
+    raise InputError(f"profile {profile} does not say which model it was made with; give --model")

@@ -1,0 +1,214 @@
+"""One self-contained HTML page of a study: the answer first, then everything it rests on.
+
+The page loads nothing and runs nothing, as its Content-Security-Policy says, so it can be mailed, archived, printed.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import SlotuneError
+from ..simulator.engine_config import Settings
+from .comparison import Compared, Quantity, compared, quantities
+from .export import command_line, recommended
+from .objective import Metrics
+from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
+from .ranking import ranked
+from .report_pictures import effects_picture, measured_points, rate_line, trials_picture
+from .report_provenance import provenance
+from .report_tables import (
+    Side,
+    Table,
+    answer_table,
+    changes_table,
+    failures_table,
+    number,
+    trials_table,
+    validation_table,
+)
+from .study import BEST_FILE, Study, Trial, settings_key, write_file
+from .sweep import one_at_a_time, over_rates, trace_rate
+from .task import Task, load_task
+from .verdict import decide
+
+REPORT_FILE = "report.html"
+TRIALS_SHOWN = 15
+
+Note = Callable[[str], None]
+
+
+def write_report(
+    folder: Path, out: Path | None = None, *, jobs: int | None = None, note: Note = lambda what: None
+) -> Path:
+    """Write the page of the study in `folder` (default: report.html in it) and return its path.
+
+    `note` hears what is being done. Raises InputError where `folder` is no study, or its profile or trace changed.
+    """
+    with Study.open(folder) as study:
+        task = load_task(study.asked)
+        text = Page(study, task).render(jobs, note)
+    path = out or folder / REPORT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text)
+    return path
+
+
+class Page:
+    """What the page says of one study."""
+
+    def __init__(self, study: Study, task: Task) -> None:
+        self.study = study
+        self.task = task
+        self.objective = task.objective
+        self.shown = quantities(task.objective)
+        self.trials = study.trials("simulation")
+        if not self.trials:
+            raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
+        self.found = compared(study)
+        self.verdict = decide(self.found, self.objective)
+        self.default: Settings = dict(study.asked.engine)
+        self.best: Settings = recommended(study.folder)[0] if (study.folder / BEST_FILE).exists() else self.default
+        self.default_metrics = self._predicted(self.default)
+        self.best_metrics = self._predicted(self.best)
+
+    def _predicted(self, settings: Settings) -> Metrics | None:
+        """What was simulated of these settings, now if not before."""
+        known = {settings_key(trial.settings): trial.metrics for trial in self.trials}
+        key = settings_key(settings)
+        return known[key] if key in known else self.task.simulated()(settings).metrics
+
+    def render(self, jobs: int | None, note: Note) -> str:
+        """The page; runs the simulations that its pictures need."""
+        from jinja2 import Environment, StrictUndefined
+
+        note("simulating other rates")
+        rates = self._rates()
+        note("simulating one setting at a time")
+        effects = effects_picture(one_at_a_time(self.task, self.best, jobs), self.objective, self._in_use())
+        template = files(__package__).joinpath("templates/report.html.j2").read_text()
+        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+        return environment.from_string(template).render(
+            name=self.study.folder.resolve().name,
+            subject=self._subject(),
+            answer=self._answer(),
+            command=command_line(self.best, self.task.profile.engine.model or "MODEL"),
+            validation=self._validation(),
+            rates=rates,
+            effects=effects,
+            trials=self._trials(),
+            provenance=provenance(self.study, self.task, self.best_metrics),
+        )
+
+    def _subject(self) -> str:
+        facts, trace = self.task.profile.engine, self.task.trace
+        rate = trace_rate(trace)
+        arrivals = "all at once" if math.isnan(rate) else f"{rate:.3g} requests/s"
+        parts = (
+            facts.model,
+            facts.device,
+            f"trace {Path(self.study.asked.trace).name}: {len(trace):,} requests, {arrivals}",
+        )
+        return " · ".join(part for part in parts if part)
+
+    def _answer(self) -> dict[str, Any]:
+        changed = self.task.space.changes(self.best)
+        meets = self.objective.meets(self.best_metrics or {})
+        good = self.verdict.meets_targets if self.verdict else meets
+        sides = [Side("default", self.default_metrics, self._measured(self.default))]
+        if changed:
+            sides.append(Side("recommended", self.best_metrics, self._measured(self.best)))
+        return {
+            "good": good,
+            "headline": self._headline(changed, good),
+            "sentences": self._sentences(),
+            "source": f"Where the times come from: {self.task.profile.provenance}.",
+            "table": answer_table(self.shown, sides, self.objective),
+            "changes": changes_table(self.best, self._defaults(), self.default),
+        }
+
+    def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
+        targets = len(self.objective.slos)
+        what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
+        if not targets:
+            return f"{what}."
+        count = "the target is" if targets == 1 else f"all {targets} targets are"
+        return f"{what}: {count} met." if good else f"{what}; no configuration meets every target, this comes nearest."
+
+    def _sentences(self) -> list[str]:
+        default, best = self.default_metrics, self.best_metrics
+        sentences = []
+        if default and best and default is not best:
+            falls = [self._fall(quantity, default, best) for quantity in self.shown if quantity.unit == "ms"][:3]
+            sentences.append("Predicted: " + "; ".join(falls) + ".")
+        elif default is None:
+            sentences.append("The default configuration cannot run here.")
+        sentences.append(
+            self.verdict.sentence if self.verdict else "Not yet measured on the engine: run slotune validate."
+        )
+        return sentences
+
+    @staticmethod
+    def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:
+        return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} ms"
+
+    def _measured(self, settings: Settings) -> Compared | None:
+        return next((one for one in self.found if settings_key(one.settings) == settings_key(settings)), None)
+
+    def _defaults(self) -> dict[str, Any]:
+        return {knob.name: knob.default for knob in self.task.space.knobs} | self.default
+
+    def _in_use(self) -> dict[str, Any]:
+        return self._defaults() | self.best
+
+    def _validation(self) -> dict[str, Any] | None:
+        """None where nothing was tried on the engine."""
+        failures = [trial for one in self.found for trial in one.failures]
+        if not (failures or any(one.runs for one in self.found)):
+            return None
+        name = self.verdict.recommended.name if self.verdict else ""
+        panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in self.shown]
+        drawn = [(title, points) for title, points in panels if points]
+        return {
+            "sentences": [self.verdict.sentence] if self.verdict else ["No run on the engine succeeded."],
+            "table": validation_table(self.found, self.shown, name),
+            "failures": failures_table(failures, self.default),
+            "scatter": predicted_against_measured(drawn) if drawn else "",
+        }
+
+    def _rates(self) -> str:
+        """The picture of latency against rate; empty where the trace has no rate."""
+        sides = [("default", self.default, GREY)]
+        if self.task.space.changes(self.best):
+            sides.append(("recommended", self.best, BLUE))
+        curves = [(label, over_rates(self.task, settings), color) for label, settings, color in sides]
+        latencies = [quantity for quantity in self.shown if quantity.unit == "ms"][:3]
+        if not curves[0][1]:
+            return ""
+        panels = [
+            LatencyPanel(
+                quantity.label,
+                [rate_line(label, points, quantity, color) for label, points, color in curves],
+                quantity.slo.limit_ms if quantity.slo else None,
+            )
+            for quantity in latencies
+        ]
+        return latency_against_rate(panels, trace_rate(self.task.trace))
+
+    def _trials(self) -> dict[str, Any]:
+        order = ranked(self.trials, self.objective, self.task.space, self.default_metrics or {})
+        failed = [trial for trial in self.trials if trial.metrics is None]
+        meeting = sum(self.objective.meets(trial.metrics or {}) for trial in order)
+
+        def rows(part: Sequence[Trial]) -> Table:
+            return trials_table(part, self.shown[:6], self.objective, self.default, self.best)
+
+        targets = f" {meeting} meet every target," if self.objective.slos else ""
+        return {
+            "sentence": f"{len(self.trials)} configurations simulated:{targets} {len(failed)} cannot run. Best first.",
+            "plot": trials_picture(self.trials, self.objective),
+            "table": rows(order[:TRIALS_SHOWN]),
+            "rest": rows(order[TRIALS_SHOWN:]),
+            "failures": failures_table(failed, self.default),
+        }

@@ -1,0 +1,79 @@
+"""The report's pictures, made from a study's trials and the simulations around its recommendation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .comparison import Compared, Quantity
+from .objective import Metrics, Objective
+from .plots import (
+    EffectPanel,
+    Line,
+    MeasuredPoint,
+    TrialPoint,
+    effects_of_settings,
+    objective_over_trials,
+)
+from .study import Trial
+from .sweep import RatePoint, Variation
+
+
+def rate_line(label: str, points: Sequence[RatePoint], quantity: Quantity, color: str) -> Line:
+    """One configuration's latency over rates."""
+    return Line(label, [p.rate for p in points], [quantity.of(p.metrics) for p in points], color)
+
+
+def measured_points(found: Sequence[Compared], quantity: Quantity) -> list[MeasuredPoint]:
+    """The configurations that have both a prediction and runs."""
+    points = []
+    for one in found:
+        interval, predicted = one.measured(quantity), quantity.of(one.predicted)
+        if math.isfinite(interval.value) and math.isfinite(predicted):
+            points.append(MeasuredPoint(one.name, predicted, interval.value, interval.low, interval.high))
+    return points
+
+
+def effect_of(metrics: Metrics | None, objective: Objective) -> float:
+    """What the search looks at, as one number: the first goal's metric, or the worst latency over its target."""
+    if metrics is None:
+        return math.nan
+    goals = objective.effective_goals()
+    value = metrics.get(goals[0].metric, math.nan) if goals else objective.worst_ratio(metrics)
+    return value if math.isfinite(value) else math.nan
+
+
+def effect_label(objective: Objective) -> str:
+    """What `effect_of` gives, in words."""
+    goals = objective.effective_goals()
+    return goals[0].metric if goals else "worst latency / target"
+
+
+def trials_picture(trials: Sequence[Trial], objective: Objective) -> str:
+    """The objective over trials."""
+    points = [
+        TrialPoint(t.number or 0, effect_of(t.metrics, objective), t.metrics is not None and objective.meets(t.metrics))
+        for t in trials
+    ]
+    goals = objective.effective_goals()
+    return objective_over_trials(points, effect_label(objective), lower_is_better=not (goals and goals[0].maximize))
+
+
+def effects_picture(variations: Sequence[Variation], objective: Objective, in_use: Mapping[str, Any]) -> str:
+    """The sensitivity to each setting, the one that matters most first; empty where nothing is varied."""
+    by_name: dict[str, list[Variation]] = {}
+    for variation in variations:
+        by_name.setdefault(variation.name, []).append(variation)
+    panels = []
+    for name, mine in by_name.items():
+        values = [variation.value for variation in mine]
+        current = values.index(in_use[name]) if in_use.get(name) in values else None
+        panels.append(
+            EffectPanel(name, [str(v) for v in values], [effect_of(v.metrics, objective) for v in mine], current)
+        )
+    panels.sort(key=_swing, reverse=True)
+    return effects_of_settings(panels, effect_label(objective)) if panels else ""
+
+
+def _swing(panel: EffectPanel) -> float:
+    known = [effect for effect in panel.effects if effect > 0]
+    return max(known) / min(known) if known else 0.0

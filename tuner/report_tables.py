@@ -1,0 +1,181 @@
+"""The report's tables: plain rows of text, made from a study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .comparison import Compared, Quantity, changes_text
+from .intervals import Interval
+from .objective import Metrics, Objective
+from .study import Trial
+from .verdict import percent
+
+NONE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A number as text; `status` is "met", "missed" or "", `interval` stands below it."""
+
+    text: str
+    status: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Words first, then numbers. `mark` lifts the row out; `code` is the label set as code (0: none)."""
+
+    labels: Sequence[str]
+    cells: Sequence[Cell] = ()
+    mark: bool = False
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows; the first `labels` columns are words."""
+
+    columns: Sequence[str]
+    rows: Sequence[Row] = ()
+    labels: int = 1
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A configuration in the answer's table."""
+
+    name: str
+    predicted: Metrics | None
+    measured: Compared | None = field(default=None)
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands whole; a dash for what is not known."""
+    if math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def between(interval: Interval) -> str:
+    """An interval's bounds, or why there are none."""
+    if math.isnan(interval.low):
+        return "one run" if interval.runs == 1 else ""
+    return f"{number(interval.low)} to {number(interval.high)}"
+
+
+def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Objective) -> Table:
+    """Each quantity of each side, predicted and, where there are runs, measured."""
+    columns, rows = ["", "target"], []
+    for side in sides:
+        columns.append(f"{side.name}, predicted")
+        if side.measured and side.measured.runs:
+            columns.append(f"{side.name}, measured")
+    for quantity in shown:
+        cells = []
+        for side in sides:
+            cells.append(_predicted(quantity, side.predicted, objective))
+            if side.measured and side.measured.runs:
+                cells.append(_measured(quantity, side.measured))
+        target = f"≤ {quantity.slo.limit_ms:g} ms" if quantity.slo else ""
+        rows.append(Row((f"{quantity.label}, {quantity.unit}", target), cells))
+    return Table(columns, rows, labels=2)
+
+
+def _predicted(quantity: Quantity, metrics: Metrics | None, objective: Objective) -> Cell:
+    if metrics is None:
+        return Cell(NONE)
+    ratio = objective.ratio(quantity.slo, metrics) if quantity.slo else math.nan
+    return Cell(number(quantity.of(metrics)), _status(ratio))
+
+
+def _measured(quantity: Quantity, one: Compared) -> Cell:
+    interval = one.measured(quantity)
+    ratio = interval.value / quantity.slo.limit_ms if quantity.slo else math.nan
+    return Cell(number(interval.value), _status(ratio), between(interval))
+
+
+def _status(ratio: float) -> str:
+    if math.isnan(ratio):
+        return ""
+    return "met" if ratio <= 1 else "missed"
+
+
+def changes_table(settings: Mapping[str, Any], default: Mapping[str, Any], asked: Mapping[str, Any]) -> Table:
+    """The settings that differ: name, default's value, recommended value. `asked` are the study's fixed ones."""
+    rows = [
+        Row((name, str(default.get(name, "engine's own")), str(value)), code=0)
+        for name, value in settings.items()
+        if asked.get(name) != value
+    ]
+    return Table(("setting", "default", "recommended"), rows, labels=3)
+
+
+def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recommended: str) -> Table:
+    """A row for each configuration and quantity: predicted, measured with interval, error, change against default."""
+    default, rows = found[0], []
+    comparisons = max(sum(bool(one.runs) for one in found[1:]), 1)
+    for one in found:
+        for place, quantity in enumerate(shown):
+            if not one.runs:
+                continue
+            change = one.against(default, quantity, comparisons)
+            name = f"{one.name}, {len(one.runs)} runs" if place == 0 else ""
+            settings = changes_text(one.settings, default.settings) if place == 0 else ""
+            rows.append(
+                Row(
+                    (name, settings, f"{quantity.label}, {quantity.unit}"),
+                    (
+                        Cell(number(quantity.of(one.predicted))),
+                        Cell(number(one.measured(quantity).value), interval=between(one.measured(quantity))),
+                        Cell(_change(1 + one.prediction_error(quantity))),
+                        Cell(NONE) if one is default else Cell(_change(change.value), interval=_percents(change)),
+                    ),
+                    mark=one.name == recommended,
+                    code=1,
+                )
+            )
+    columns = ("configuration", "changes", "", "predicted", "measured", "error of prediction", "against default")
+    return Table(columns, rows, labels=3)
+
+
+def _change(ratio: float) -> str:
+    return NONE if math.isnan(ratio) else percent(ratio)
+
+
+def _percents(change: Interval) -> str:
+    return "" if math.isnan(change.low) else f"{percent(change.low)} to {percent(change.high)}"
+
+
+def trials_table(
+    trials: Sequence[Trial],
+    shown: Sequence[Quantity],
+    objective: Objective,
+    fixed: Mapping[str, Any],
+    best: Mapping[str, Any],
+) -> Table:
+    """A row for each trial that ran, in the order given; `best` is marked."""
+    rows = []
+    for trial in trials:
+        metrics = trial.metrics or {}
+        status = _status(objective.worst_ratio(metrics)) if objective.limits else ""
+        cells = [Cell(number(objective.worst_ratio(metrics)), status)] if objective.limits else []
+        cells += [Cell(number(quantity.of(metrics))) for quantity in shown]
+        labels = (str(trial.number), trial.origin, changes_text(trial.settings, fixed))
+        rows.append(Row(labels, cells, mark=dict(trial.settings) == dict(best), code=2))
+    worst = ["worst latency / target"] if objective.limits else []
+    heads = [f"{quantity.label}, {quantity.unit}" for quantity in shown]
+    return Table(("trial", "from", "changes", *worst, *heads), rows, labels=3)
+
+
+def failures_table(trials: Sequence[Trial], fixed: Mapping[str, Any]) -> Table:
+    """A row for each failed trial, with its reason."""
+    rows = [
+        Row((str(t.number), t.where, changes_text(t.settings, fixed), t.failure or "", t.message or ""), code=2)
+        for t in trials
+    ]
+    return Table(("trial", "where", "changes", "reason", "what it said"), rows, labels=5)

@@ -1,0 +1,130 @@
+"""A validation as people and programs read it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .comparison import Compared, Quantity, changes_text
+from .intervals import CONFIDENCE, Interval
+from .report_tables import between, number
+from .validate import Validation
+from .verdict import meets, percent
+
+TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
+HEADS = ("configuration", "", "predicted", "measured", "interval", "prediction off by", "against default", "interval")
+
+
+def rows(validation: Validation) -> list[tuple[str, ...]]:
+    """A row for each configuration that ran and each quantity."""
+    default, others = validation.found[0], validation.found[1:]
+    comparisons = max(sum(bool(one.runs) for one in others), 1)
+    table: list[tuple[str, ...]] = []
+    for one in (one for one in validation.found if one.runs):
+        for place, quantity in enumerate(validation.quantities):
+            measured = one.measured(quantity)
+            change = one.against(default, quantity, comparisons) if one is not default else None
+            table.append(
+                (
+                    f"{one.name}, {len(one.runs)} run{'s' * (len(one.runs) != 1)}" if place == 0 else "",
+                    f"{quantity.label}, {quantity.unit}",
+                    number(quantity.of(one.predicted)),
+                    number(measured.value),
+                    between(measured),
+                    _ratio(1 + one.prediction_error(quantity)),
+                    _ratio(change.value) if change else "",
+                    _ratios(change) if change else "",
+                )
+            )
+    return table
+
+
+def notes(validation: Validation) -> list[str]:
+    """What the configurations are, what failed, how far the machine drifted, where the times come from, the verdict."""
+    default = validation.found[0]
+    lines = [f"{one.name}: {changes_text(one.settings, default.settings)}" for one in validation.found[1:]]
+    lines += [
+        f"{one.name} failed in round {trial.repeat + 1}, {trial.failure}: {trial.message}"
+        for one in validation.found
+        for trial in one.failures
+    ]
+    lines += [f"Machine: {drift_text(validation)}", f"Predictions: {validation.task.profile.provenance}"]
+    if validation.verdict:
+        name = validation.verdict.recommended.name
+        lines.append(f"Recommended: {name}. {validation.verdict.sentence}")
+    else:
+        lines.append("No run on the engine succeeded, so nothing is recommended.")
+    return lines
+
+
+def drift_text(validation: Validation) -> str:
+    """How far the runs of the default lie apart."""
+    drifts = [(q.label, validation.drift(q)) for q in validation.quantities if q.key.startswith("mean_")]
+    known = [f"{label} {100 * drift:.0f} %" for label, drift in drifts if math.isfinite(drift)]
+    return (
+        f"the default's runs lie apart by {', '.join(known)}"
+        if known
+        else "one run of the default cannot tell its drift"
+    )
+
+
+def document(validation: Validation) -> dict[str, Any]:
+    """The JSON document of `slotune validate --json`."""
+    verdict = validation.verdict
+    return {
+        "best": _side(validation, verdict.recommended) if verdict else None,
+        "default": _side(validation, validation.found[0]),
+        "configurations": [_side(validation, one) for one in validation.found],
+        "verdict": verdict
+        and {
+            "recommended": verdict.recommended.name,
+            "meets_targets": verdict.meets_targets,
+            "proven": verdict.proven,
+            "sentence": verdict.sentence,
+        },
+        "drift": {quantity.key: validation.drift(quantity) for quantity in validation.quantities},
+        "study": str(validation.folder),
+        "profile": validation.task.profile.describe(),
+        "trust": validation.task.profile.trust(),
+    }
+
+
+def _side(validation: Validation, one: Compared) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "engine": dict(one.settings),
+        "predicted": None if one.predicted is None else dict(one.predicted),
+        "measured": measured_document(validation, one),
+        "failures": [
+            {"round": trial.repeat + 1, "reason": trial.failure, "message": trial.message} for trial in one.failures
+        ],
+    }
+
+
+def measured_document(validation: Validation, one: Compared) -> dict[str, Any] | None:
+    """A configuration's measurements: each metric's mean and interval, and the runs; None where none succeeded."""
+    if not one.runs:
+        return None
+    default = validation.found[0]
+    return {
+        "runs": [{"round": number + 1, "metrics": dict(metrics)} for number, metrics in sorted(one.runs.items())],
+        "meets_targets": meets(one, validation.task.objective),
+        "metrics": {q.key: _interval(one.measured(q)) for q in validation.quantities},
+        "prediction_error": {q.key: one.prediction_error(q) for q in validation.quantities},
+        "against_default": {q.key: _against(one, default, q) for q in validation.quantities if one is not default},
+    }
+
+
+def _against(one: Compared, default: Compared, quantity: Quantity) -> Mapping[str, Any]:
+    return _interval(one.against(default, quantity))
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "runs": interval.runs}
+
+
+def _ratio(ratio: float) -> str:
+    return "-" if math.isnan(ratio) else percent(ratio)
+
+
+def _ratios(change: Interval) -> str:
+    return "" if math.isnan(change.low) else f"{percent(change.low)} to {percent(change.high)}"
