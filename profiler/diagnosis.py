@@ -42,6 +42,7 @@ CAUSES = [
         r"(?P<said>(?:CUDA|HIP|XPU) out of memory[^\n]*)",
         r"(?P<said>OutOfMemoryError[^\n]*)",
         r"(?P<said>Free memory on device [^\n]*is less than desired[^\n]*)",
+        r"(?P<said>Available memory on node [^\n]*is less than requested[^\n]*)",
         r"(?P<said>[^\n]*DefaultCPUAllocator: (?:can't|not enough)[^\n]*)",
         r"(?P<said>[^\n]*[Nn]ot enough (?:host )?memory[^\n]*)",
         r"^(?:\([^)]*\) )*(?:ERROR [^\]]*\] )?(?P<said>MemoryError[^\n]*|[^\n]*Cannot allocate memory[^\n]*)",
@@ -55,7 +56,7 @@ CAUSES = [
         r"(?P<said>[^\n:]*does not appear to have a file named[^\n]*)",
         r"(?P<said>Model architectures [^\n]* (?:are|failed)[^\n]*)",
         r"(?P<said>The checkpoint you are trying to load has model type[^\n]*)",
-        r"(?P<said>[^\n:]*(?:Repository Not Found|LocalEntryNotFoundError|couldn't connect to)[^\n]*)",
+        r"(?:LocalEntryNotFoundError|RepositoryNotFoundError): (?P<said>[^\n]*)",
     ),
     *_cause(
         "bad-argument",
@@ -71,7 +72,10 @@ SIGKILL_MEND = "where nobody did that, the kernel ended it for want of memory: l
 LAST_ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?(?P<said>\w[\w.]*(?:Error|Exception)\b:? ?[^\n]*)", re.MULTILINE
 )
-NOISE = re.compile(r"Engine core initialization failed|EngineDeadError|EngineCore encountered|leaked")
+ECHO = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|EngineCore encountered"
+)
+"""What vLLM's other processes say when one of them is gone, whatever the cause."""
 
 
 def diagnose(log: str, exit_code: int | None) -> EngineError:
@@ -86,10 +90,11 @@ def diagnose(log: str, exit_code: int | None) -> EngineError:
             return EngineError(f"{_tidy(match['said'])}: {cause.mend}", cause.reason)
     if exit_code is None:
         return EngineError(f"the engine was not ready in time; its last words: {last_words(log)}", "hang")
-    if exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return EngineError(f"the engine was killed; {SIGKILL_MEND}", "killed")
-    errors = [m["said"] for m in LAST_ERROR.finditer(log) if not NOISE.search(m["said"])]
-    said = _tidy(errors[-1]) if errors else last_words(log)
+    errors = [match["said"] for match in LAST_ERROR.finditer(log)]
+    causes = [said for said in errors if not ECHO.search(said)]
+    if exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) or (errors and not causes):
+        return EngineError(f"a process of the engine was killed; {SIGKILL_MEND}", "killed")
+    said = _tidy(causes[-1]) if causes else last_words(log)
     return EngineError(f"the engine ended with code {exit_code}: {said}", "crashed")
 
 
@@ -102,4 +107,5 @@ def last_words(log: str) -> str:
 def _tidy(text: str, limit: int = 240) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().removeprefix("Value error, ").rstrip(" .")
     plain = re.sub(r"^(\([^)]*pid=\d+\) )?((ERROR|WARNING|INFO) [^\]]*\] )?", "", plain)
+    plain = re.split(r"\.\s+(?=[A-Z])", plain)[0]  # vLLM's second sentence is its own advice
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."

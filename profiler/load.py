@@ -12,21 +12,17 @@ this: its timed traces have no priorities and no prompt but whole hashed chunks,
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
 import numpy as np
-import numpy.typing as npt
 
+from ..simulator.metrics import Gaps, summarise
+from ..simulator.request_table import FAILED, FINISHED, RequestTable
 from ..traces.trace import Trace
 from .prompts import prompt_tokens
 
-F64 = npt.NDArray[np.float64]
-I32 = npt.NDArray[np.int32]
-
-FINISHED, FAILED = 0, 2
-"""Values of `status`, as in the simulator's request table."""
 TIMEOUT_S = 6 * 3600.0
 """For one request, as in vllm bench serve."""
 LEAD_S = 0.2
@@ -67,29 +63,22 @@ class Answer:
     tokens_came: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LoadResult:
-    """What a load run measured, one entry per request, in the order of the trace; times in seconds from the start."""
+    """What a load run measured, in the form that a simulation has, so that `summarise` serves both."""
 
-    request_id: tuple[str, ...]
-    arrival_s: F64
-    """When the request was sent."""
-    prompt_tokens: I32
-    output_tokens: I32
-    """As the server counted them; 0 where it failed."""
-    cached_tokens: I32
-    first_token_s: F64
-    """NaN where none came."""
-    finish_s: F64
-    """Last token; NaN where the request failed."""
-    status: npt.NDArray[np.int8]
-    chunk_s: tuple[F64, ...]
-    """For each request, when its chunks came."""
-    error: tuple[str | None, ...]
-    duration_s: float
-    """From the start to the end of the last request."""
+    requests: RequestTable
+    """In the order of the trace; times from the start of the run."""
+    gaps: Gaps
+    """Between the chunks of each finished request."""
+    errors: tuple[str | None, ...]
+    """For each request, why it failed."""
     start_clock_s: float
-    """`time.perf_counter` at the start: step records plus this are on one clock."""
+    """`time.perf_counter` at the start: the engine's step records are on that clock."""
+
+    def metrics(self, goodput: Mapping[str, float] | None = None) -> dict[str, float]:
+        """As `simulator.metrics.summarise`."""
+        return summarise(self.requests, self.gaps, goodput)
 
 
 def replay(
@@ -240,20 +229,25 @@ def _body(call: Call, model: str) -> bytes:
 
 
 def _result(calls: Sequence[Call], answers: Sequence[Answer], start: float) -> LoadResult:
-    failed = np.array([a.error is not None for a in answers], dtype=bool)
-    chunks = tuple(np.array(a.chunks) - start for a in answers)
-    last = np.array([c[-1] if len(c) else np.nan for c in chunks])
-    return LoadResult(
+    failed = np.array([answer.error is not None for answer in answers], dtype=bool)
+    chunks = [np.array(answer.chunks) - start for answer in answers]
+    gaps = [np.diff(times) for times, bad in zip(chunks, failed, strict=True) if not bad]
+    gap_s = np.concatenate([np.empty(0), *gaps])
+    table = RequestTable(
+        arrival_s=np.array([answer.sent for answer in answers]) - start,
+        prompt_tokens=np.array([len(call.prompt) for call in calls], dtype=np.int64),
+        output_tokens=np.array([answer.output_tokens for answer in answers], dtype=np.int64),
+        cached_tokens=np.array([answer.cached_tokens for answer in answers], dtype=np.int64),
+        first_token_s=np.array([times[0] if len(times) else np.nan for times in chunks]),
+        finish_s=np.array([np.nan if bad else times[-1] for times, bad in zip(chunks, failed, strict=True)]),
+        preemptions=np.zeros(len(calls), dtype=np.int64),
+        replica=np.zeros(len(calls), dtype=np.int64),
+        status=np.where(failed, FAILED, FINISHED).astype(np.int64),
         request_id=tuple(call.name for call in calls),
-        arrival_s=np.array([a.sent for a in answers]) - start,
-        prompt_tokens=np.array([len(call.prompt) for call in calls], dtype=np.int32),
-        output_tokens=np.where(failed, 0, [a.output_tokens for a in answers]).astype(np.int32),
-        cached_tokens=np.array([a.cached_tokens for a in answers], dtype=np.int32),
-        first_token_s=np.array([c[0] if len(c) else np.nan for c in chunks]),
-        finish_s=np.where(failed, np.nan, last),
-        status=np.where(failed, FAILED, FINISHED).astype(np.int8),
-        chunk_s=chunks,
-        error=tuple(a.error for a in answers),
-        duration_s=float(np.nanmax(last)) if len(last) and not np.isnan(last).all() else 0.0,
+    )
+    return LoadResult(
+        requests=table,
+        gaps=Gaps(gap_s, np.ones(len(gap_s), dtype=np.int64)),
+        errors=tuple(answer.error for answer in answers),
         start_clock_s=start,
     )
