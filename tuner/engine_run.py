@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import EngineError, InputError
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
 from ..profiler.model_folder import read_model_folder
 from ..profiler.prompts import random_tokens
 from ..profiler.server import Server, running_server
-from ..simulator.metrics import Gaps, summarise
-from ..simulator.request_table import RequestTable
+from ..simulator.metrics import summarise
 from ..traces.trace import Trace
 
 WARM_UP_REQUESTS = 4
@@ -98,8 +95,8 @@ class EngineRun:
 
 
 def _check_answered(result: LoadResult) -> None:
-    errors = [error for error in result.error if error]
-    if errors and len(errors) == len(result.error):
+    errors = [error for error in result.errors if error]
+    if errors and len(errors) == len(result.errors):
         raise EngineError(f"no request of the trace was answered, the first because: {errors[0]}", "no-answer")
 
 
@@ -107,21 +104,7 @@ def measured_metrics(
     result: LoadResult, goodput: Mapping[str, float], percentiles: Sequence[float]
 ) -> dict[str, float]:
     """The metrics of a load run, as a simulation's."""
-    nobody = np.zeros(len(result.arrival_s), dtype=np.int64)
-    requests = RequestTable(
-        arrival_s=result.arrival_s,
-        prompt_tokens=result.prompt_tokens.astype(np.int64),
-        output_tokens=result.output_tokens.astype(np.int64),
-        cached_tokens=result.cached_tokens.astype(np.int64),
-        first_token_s=result.first_token_s,
-        finish_s=result.finish_s,
-        preemptions=nobody,
-        replica=nobody,
-        status=result.status.astype(np.int64),
-    )
-    gaps = [np.diff(chunks) for chunks, status in zip(result.chunk_s, result.status, strict=True) if status == 0]
-    pooled = np.concatenate(gaps) if gaps else np.empty(0)
-    return summarise(requests, Gaps(pooled, np.ones(len(pooled), dtype=np.int64)), goodput, percentiles)
+    return summarise(result.requests, result.gaps, goodput, percentiles)
 
 
 def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str:
