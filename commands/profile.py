@@ -10,6 +10,8 @@ from .options import engine_config_option, engine_option, json_option, out_optio
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
 
+STEPS_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
@@ -49,20 +51,15 @@ def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, contex
     """
     from ..profiler.profile import linear_profile, save_profile
 
-    terms_s = [ms / 1e3 for ms in (base_ms, prefill_token_ms, decode_seq_ms, context_token_ms)]
-    profile = linear_profile(*terms_s, name=out.name)
+    profile = linear_profile(
+        base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, name=out.name
+    )
     save_profile(profile, out)
     click.echo(f"{out}: {profile.provenance}")
 
 
 @command.command()
-@click.argument(
-    "steps",
-    nargs=-1,
-    required=True,
-    metavar="STEPS.jsonl...",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("steps", nargs=-1, required=True, metavar="STEPS.jsonl...", type=STEPS_FILE)
 @click.option("--model", metavar="M", help="The model that was served.")
 @engine_option
 @engine_config_option

@@ -26,6 +26,18 @@ PROVENANCE = {
     MEASURED: "step times were measured on the engine",
 }
 
+_FACTS = frozenset(
+    {
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "dtype",
+        "kv_cache_dtype",
+        "quantization",
+        "attention_backend",
+    }
+)
+"""Settings that are facts of the engine whose steps were recorded."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
@@ -160,17 +172,6 @@ def fitted_profile(
         samples=samples,
         notes=("time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",),
     )
-
-
-_FACTS = (
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "dtype",
-    "kv_cache_dtype",
-    "quantization",
-    "attention_backend",
-)
-"""Settings that are facts of the engine whose steps were recorded."""
 
 
 def linear_profile(

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +18,7 @@ from .kv_capacity import KvCapacity
 from .profile import EngineFacts, Profile
 from .surrogate_model import FittedStepTime, RegimeError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 DOCUMENT, RESIDUAL, SAMPLES = "profile.json", "residual.txt", "steps.parquet"
 BUNDLED = Path(__file__).parent / "bundled"
 

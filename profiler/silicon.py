@@ -15,12 +15,12 @@ import numpy.typing as npt
 from scipy.stats import qmc
 
 from ..errors import InputError
-from ..simulator.engine_config import EngineConfig
+from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from ..simulator.timing import Overhead
 from .graph_sizes import captured_graph_sizes
 from .kv_capacity import KvCapacity
-from .profile import KERNEL_TABLES, EngineFacts, Profile
+from .profile import KERNEL_TABLES, UNLIMITED_BLOCKS, EngineFacts, Profile
 from .surrogate import fit
 from .surrogate_samples import StepSamples
 
@@ -130,7 +130,7 @@ class KernelTables:
         logits = _sum(self._engine.evaluate_generation_ops(self._decode_ops.logits, batch_size=rows, s=128))
         bandwidth = self.gpu["mem_bw"] * self.gpu["mem_bw_empirical_scaling_factor"]
         sampled_bytes = rows * self.model_info["vocab"] * SAMPLER_BYTES_PER_LOGIT
-        return logits + SAMPLER_MS + 1e3 * sampled_bytes / bandwidth
+        return float(logits + SAMPLER_MS + 1e3 * sampled_bytes / bandwidth)
 
     def step_ms(self, step: Composition, graph_sizes: F64) -> float:
         """A whole step, dense layers padded to the CUDA-graph size."""
@@ -215,7 +215,7 @@ def _composition(point: F64, prefill: bool, decode: bool, max_context: int) -> C
 
 
 def _log_between(share: float, low: int, high: int) -> int:
-    return round(low * (max(high, low) / low) ** share)
+    return round(float(low * (max(high, low) / low) ** share))
 
 
 def kv_capacity(tables: KernelTables, system: str, model: str, tp: int) -> KvCapacity:
@@ -256,7 +256,7 @@ def import_silicon(system: str, model: str, tp: int, name: str, seed: int = 0) -
     max_context = int(tables.model_info["context"])
     defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"])}
     capacity = kv_capacity(tables, system, model, tp)
-    engine = EngineConfig(num_gpu_blocks=2, **defaults)
+    engine = resolve({}, defaults, UNLIMITED_BLOCKS)
     graph_sizes = captured_graph_sizes(engine, {})
     tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size
     steps = list(sample_compositions(tokens, max_context, seed))

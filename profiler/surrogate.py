@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 from ..errors import InputError
 from ..simulator.features import (
     DECODE_ONLY,
+    DENSE_TOKENS,
     MIXED,
     PHYSICS,
     PREFILL_ONLY,
@@ -34,6 +35,9 @@ MIN_COMPOSITIONS = 5
 """Fewer different steps than this say nothing about held-out error."""
 ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees among which cross-validation chooses; 0 is the baseline alone."""
+AS_GOOD = 1.01
+NEGLIGIBLE = 1e-6
+"""A log error below this is arithmetic."""
 OUTLIER = 3.0
 """A step longer than this factor times its prediction is a stall of the machine, and counts as that factor."""
 LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
@@ -117,6 +121,8 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64) -> F64:
     Schlossmacher, JASA 1973); steps that stand for many weigh more by the square root of their number.
     """
     relative = physics_of(samples.totals, graph_sizes) / samples.duration_s[:, None]
+    if not len(graph_sizes):
+        relative[:, DENSE_TOKENS] = 0.0  # unpadded, it is but the sum of prefill_tokens and decode_rows
     scale = np.maximum(relative.max(axis=0), 1e-300)  # columns of like size: NNLS stops on an absolute tolerance
     importance = np.sqrt(counts / counts.mean())
     weights = np.zeros(PHYSICS)
@@ -126,7 +132,9 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64) -> F64:
         weights, _ = nnls(relative / scale * rooted[:, None], rooted, maxiter=50 * PHYSICS)
         deviation = np.abs(relative / scale @ weights - 1)
         reweighting = importance / np.maximum(deviation, 1e-3)
-    return weights / scale
+    per_unit: F64 = weights / scale
+    per_unit[per_unit * relative.mean(axis=0) < NEGLIGIBLE] = 0.0
+    return per_unit
 
 
 def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, rounds: int) -> lgb.Booster:
@@ -177,9 +185,12 @@ def _held_out(samples: StepSamples, counts: F64, graph_sizes: F64, seed: int, he
 
 
 def _best_rounds(folds: list[_Fold], samples: StepSamples) -> int:
-    """Index into ROUNDS of the least mean held-out error on the log scale."""
+    """Index into ROUNDS of the fewest trees whose held-out error, on the log scale, is as good as the least."""
+    if not folds:
+        return 0
     losses = [np.abs(np.log(fold.predicted_s / samples.duration_s[fold.held])).sum(axis=1) for fold in folds]
-    return int(np.argmin(np.sum(losses, axis=0))) if losses else 0
+    mean = np.sum(losses, axis=0) / len(samples)
+    return int(np.argmax(mean <= mean.min() * AS_GOOD + NEGLIGIBLE))
 
 
 def _errors(folds: list[_Fold], best: int, samples: StepSamples) -> tuple[RegimeError, ...]:

@@ -45,7 +45,8 @@ def _parse_tree(block: str) -> Tree:
     try:
         leaves = _numbers(fields["leaf_value"])
         if int(fields["num_leaves"]) == 1:
-            return Tree(*(np.empty(0, kind) for kind in (np.int64, np.float64, np.int64, np.int64)), leaf_value=leaves)
+            nowhere = np.empty(0, np.int64)
+            return Tree(nowhere, np.empty(0), nowhere, nowhere, leaves)
         tree = Tree(
             _numbers(fields["split_feature"]).astype(np.int64),
             _numbers(fields["threshold"]),

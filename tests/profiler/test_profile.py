@@ -1,0 +1,120 @@
+"""A profile in use: which engine it describes, what it refuses, what it says of itself."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.graph_sizes import captured_graph_sizes
+from slotune.profiler.kv_capacity import GIB, KvCapacity
+from slotune.profiler.profile import UNLIMITED_BLOCKS, Profile, linear_profile, load_profile
+from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.features import DENSE_TOKENS, PHYSICS, totals_of
+from slotune.simulator.step_time import new_memo, step_time_s
+
+Slotune = Callable[..., tuple[int, str, str]]
+LINEAR = ("--base-ms", 4, "--prefill-token-ms", 0.04, "--decode-seq-ms", 0.11, "--context-token-ms", 0.00021)
+
+
+@pytest.fixture
+def profile() -> Profile:
+    return linear_profile(4e-3, 4e-5, 1.1e-4, 2.1e-7)
+
+
+def with_memory(profile: Profile) -> Profile:
+    kv = KvCapacity(kv_bytes_per_token=131072, total_bytes=20 * GIB, fixed_bytes=16 * GIB)
+    return replace(profile, kv=kv, defaults={"max_model_len": 4096, "max_num_seqs": 64, "block_size": 32})
+
+
+def test_without_knowledge_of_memory_the_cache_is_unlimited_and_says_so(profile: Profile) -> None:
+    engine = profile.engine_config({})
+    assert engine == EngineConfig(num_gpu_blocks=UNLIMITED_BLOCKS)
+    assert (engine.max_num_batched_tokens, engine.max_num_seqs) == (8192, 1024)
+    assert "unlimited" in profile.provenance and "not from a measurement" in profile.provenance
+
+
+def test_an_override_sets_the_blocks(profile: Profile) -> None:
+    assert profile.engine_config({"num_gpu_blocks_override": 77}).num_gpu_blocks == 77
+    assert with_memory(profile).engine_config({"num_gpu_blocks_override": 77}).num_gpu_blocks == 77
+
+
+def test_memory_makes_the_blocks_and_the_profile_the_defaults(profile: Profile) -> None:
+    engine = with_memory(profile).engine_config({"gpu_memory_utilization": 0.9})
+    assert engine.num_gpu_blocks == int((18 - 16) * GIB // (32 * 131072))
+    assert (engine.max_num_seqs, engine.max_model_len) == (64, 4096)
+
+
+def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None:
+    with pytest.raises(InputError, match="max_model_len=100000: larger than the KV cache"):
+        with_memory(profile).engine_config({"max_model_len": 100_000})
+
+
+def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
+    with pytest.raises(InputError, match="tensor_parallel_size=4: .* holds step times for 1"):
+        profile.engine_config({"tensor_parallel_size": 4})
+
+
+def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
+    weights = np.zeros(PHYSICS)
+    weights[DENSE_TOKENS] = 1.0
+    graphs = replace(
+        profile, cuda_graphs=True, step=replace(profile.step, weights_s=weights, graph_sizes=np.array([4.0]))
+    )
+    decodes = totals_of(np.ones(3, np.int64), np.full(3, 10))
+
+    def dense_tokens(settings: dict[str, object] | None) -> float:
+        model = graphs.timing(settings).step
+        return float(step_time_s(model, decodes, new_memo(model)))
+
+    assert dense_tokens(None) == 4
+    assert dense_tokens({"cudagraph_capture_sizes": [8, 16]}) == 8
+    assert dense_tokens({"enforce_eager": True}) == 3
+
+
+def test_default_capture_sizes_are_vllms() -> None:
+    engine = EngineConfig(num_gpu_blocks=100, max_num_seqs=132, max_num_batched_tokens=8192)
+    sizes = captured_graph_sizes(engine, {})
+    assert sizes.tolist() == [1, 2, 4, *range(8, 128, 8), 128, 132, *range(136, 256, 8), 256]
+    assert captured_graph_sizes(replace(engine, max_num_seqs=1024), {})[-3:].tolist() == [480, 496, 512]
+
+
+@pytest.mark.parametrize("terms", [(-1e-3, 0, 1e-3, 0), (np.nan, 0, 0, 0), (0, 1e-3, 0, 0)])
+def test_terms_that_cannot_be_are_refused(terms: tuple[float, float, float, float]) -> None:
+    with pytest.raises(InputError):
+        linear_profile(*terms)
+
+
+def test_linear_and_show_on_the_command_line(tmp_path: Path, slotune: Slotune) -> None:
+    code, out, _ = slotune("profile", "linear", *LINEAR, "--out", tmp_path / "p")
+    assert code == 0 and "not from a measurement" in out
+    code, out, _ = slotune("profile", "show", tmp_path / "p", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["source"] == "closed form"
+    assert document["baseline_ms"] == {
+        "prefill_tokens": pytest.approx(0.04),
+        "prefill_context": pytest.approx(0.00021),
+        "decode_rows": pytest.approx(0.11),
+        "decode_context": pytest.approx(0.00021),
+        "constant": pytest.approx(4),
+    }
+    assert document["trust"]["kv_capacity"] == "unlimited"
+    code, out, _ = slotune("profile", "show", tmp_path / "p")
+    assert code == 0 and "prefill_tokens 0.04" in out
+
+
+@pytest.mark.parametrize("name", ["h200-llama", "no/such/folder"])
+def test_a_name_that_is_none_names_the_bundled_ones(name: str, slotune: Slotune) -> None:
+    code, _, err = slotune("profile", "show", name)
+    assert code == 2 and "h200-llama-3.1-8b" in err and err.count("\n") == 1
+
+
+def test_a_bundled_profile_is_found_by_name_and_says_that_it_was_not_measured() -> None:
+    bundled = load_profile("h200-llama-3.1-8b")
+    assert bundled.source == "kernel tables"
+    assert "kernel tables, not from a measurement" in bundled.provenance
+    assert bundled.trust()["step_time_error"]["all"]["median_error"] < 0.02

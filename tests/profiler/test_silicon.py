@@ -1,0 +1,93 @@
+"""Kernel tables: what the bundled profile says, what is sampled, and the package where it is installed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler import silicon
+from slotune.profiler.profile import load_profile
+from slotune.profiler.silicon import Composition, import_silicon, sample_compositions
+from slotune.simulator.features import totals_of
+from slotune.simulator.step_time import is_extrapolated, step_times_s
+
+LLAMA = "meta-llama/Meta-Llama-3.1-8B"
+
+
+@pytest.mark.parametrize(
+    ("rows", "least_ms", "most_ms"),
+    [
+        ([(1, 1024)], 4.3, 5.5),
+        ([(1, 1024)] * 32, 6.0, 7.5),
+        ([(1, 1024)] * 128, 9.5, 12.0),
+        ([(512, 0)], 12.0, 16.0),
+        ([(2048, 0)], 45.0, 55.0),
+        ([(8191, 0)], 200.0, 230.0),
+    ],
+)
+def test_the_bundled_profile_lies_where_an_h200_does(
+    rows: list[tuple[int, int]], least_ms: float, most_ms: float
+) -> None:
+    model = load_profile("h200-llama-3.1-8b").timing().step
+    totals = totals_of(*np.array(rows).T)
+    assert least_ms <= step_times_s(model, totals[None])[0] * 1e3 <= most_ms
+    assert not is_extrapolated(model, totals)
+
+
+def test_the_bundled_profile_is_small_and_needs_no_heavy_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "vllm", "aiconfigurator_core", "lightgbm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    profile = load_profile("h200-llama-3.1-8b")
+    engine = profile.engine_config({})
+    assert 800_000 < engine.num_gpu_blocks * engine.block_size < 1_000_000
+    assert (engine.max_num_batched_tokens, engine.max_num_seqs, engine.max_model_len) == (8192, 1024, 131072)
+    folder = Path(silicon.__file__).parent / "bundled" / "h200-llama-3.1-8b"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2 << 20
+
+
+def test_totals_of_a_composition_are_those_of_its_rows() -> None:
+    step = Composition(3, 50, 200, 4, 90, 200)
+    rows = [(50, 200)] * 3 + [(1, 90)] * 4
+    assert step.totals().tolist() == totals_of(*np.array(rows).T).tolist()
+
+
+def test_samples_cover_all_regimes_and_fit_the_cache() -> None:
+    steps = list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
+    regimes = {(step.prefill_rows > 0, step.decode_rows > 0) for step in steps}
+    assert regimes == {(True, False), (False, True), (True, True)}
+    for step in steps:
+        held = step.prefill_rows * (step.prefill_context + step.chunk_tokens) + step.decode_rows * step.decode_context
+        assert held <= 100_000 and step.tokens <= silicon.MAX_TOKENS
+        assert not step.prefill_rows or step.chunk_tokens >= 2, "one token after a context would be a decode"
+        assert max(step.max_context, step.prefill_context + step.chunk_tokens - silicon.MAX_TOKENS) <= 8192
+    assert steps == list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
+
+
+def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
+    with pytest.raises(InputError, match=r"pip install 'slotune\[silicon\]'"):
+        import_silicon("h200_sxm", LLAMA, 1, "p")
+
+
+def test_what_the_package_does_not_know_is_named(tmp_path: Path, slotune: Callable[..., tuple[int, str, str]]) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    command = ("profile", "import", "silicon", "--out", tmp_path / "p")
+    code, _, err = slotune(*command, "--system", "h900", "--model", LLAMA)
+    assert code == 2 and "h200_sxm" in err
+    code, _, err = slotune(*command, "--system", "h200_sxm", "--model", LLAMA, "--tp", 3)
+    assert code == 2 and "tp 3" in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 10)
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p")
+    bundled = load_profile("h200-llama-3.1-8b").timing().step
+    assert profile.samples is not None and len(profile.samples) > 700
+    error = np.abs(step_times_s(bundled, profile.samples.totals) / profile.samples.duration_s - 1)
+    assert np.median(error) < 0.015

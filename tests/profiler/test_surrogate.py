@@ -1,0 +1,129 @@
+"""The fit: it finds what made the steps, is not bent by stalls, knows its error, and says the same twice."""
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.surrogate import fit, hull_of, merge_equal, regime_names
+from slotune.profiler.surrogate_model import conformal_quantile
+from slotune.profiler.surrogate_samples import StepSamples
+from slotune.simulator.features import CONSTANT, DECODE_CONTEXT, DECODE_ROWS, PREFILL_TOKENS, PREFILL_WORK, totals_of
+from slotune.simulator.step_time import is_extrapolated, step_times_s
+
+
+def random_steps(count: int, seed: int, most_tokens: int = 2048, most_rows: int = 128) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(count):
+        regime = rng.integers(3)
+        decodes = 0 if regime == 1 else int(most_rows ** rng.random())
+        chunk = 0 if regime == 0 else int(8 * (most_tokens / 8) ** rng.random())
+        tokens = [1] * decodes + [chunk] * (chunk > 0)
+        context = [*rng.integers(1, int(16 * 256 ** rng.random()) + 1, decodes), rng.integers(0, 4000)]
+        steps.append(totals_of(np.array(tokens), np.array(context[: len(tokens)])))
+    return np.array(steps)
+
+
+def linear_s(steps: np.ndarray) -> np.ndarray:
+    work = 1e-9 * steps[:, PREFILL_WORK] + 5e-8 * steps[:, DECODE_CONTEXT]
+    return 5e-3 + 2e-5 * steps[:, PREFILL_TOKENS] + 1e-4 * steps[:, DECODE_ROWS] + work
+
+
+def tiled_s(steps: np.ndarray) -> np.ndarray:
+    """A GPU that computes in tiles of 64 tokens, at least for 4 ms: what no sum of linear terms can be."""
+    tokens = np.ceil((steps[:, PREFILL_TOKENS] + steps[:, DECODE_ROWS]) / 64) * 64
+    return 2e-3 + np.maximum(4e-3, 3e-5 * tokens) + 5e-8 * steps[:, DECODE_CONTEXT]
+
+
+def test_a_linear_engine_is_found_exactly_and_needs_no_trees() -> None:
+    steps = random_steps(200, seed=1)
+    fitted = fit(StepSamples(steps, linear_s(steps)))
+    assert fitted.residual is None
+    found = fitted.weights_s[[CONSTANT, PREFILL_TOKENS, DECODE_ROWS, PREFILL_WORK, DECODE_CONTEXT]]
+    assert found == pytest.approx([5e-3, 2e-5, 1e-4, 1e-9, 5e-8], rel=1e-4)
+    far = random_steps(50, seed=2, most_tokens=16384, most_rows=1024)
+    assert step_times_s(fitted.model, far) == pytest.approx(linear_s(far), rel=1e-4)
+
+
+def test_the_residual_halves_the_error_of_a_tiled_engine() -> None:
+    steps, noise = random_steps(1500, seed=3), np.random.default_rng(3).normal(0, 0.01, 1500)
+    fitted = fit(StepSamples(steps, tiled_s(steps) * np.exp(noise)))
+    fresh = random_steps(500, seed=4)
+    error = np.abs(step_times_s(fitted.model, fresh) / tiled_s(fresh) - 1)
+    assert fitted.residual is not None
+    assert error.mean() < 0.02
+    everything = fitted.error_of("all")
+    assert everything is not None and everything.mean < 0.03
+
+
+def test_stalls_of_the_machine_do_not_bend_the_fit() -> None:
+    steps = np.repeat(random_steps(100, seed=5), 5, axis=0)
+    durations = linear_s(steps)
+    stalled = np.random.default_rng(5).random(len(steps)) < 0.03
+    fitted = fit(StepSamples(steps, np.where(stalled, durations * 50, durations)))
+    error = step_times_s(fitted.model, steps) / durations - 1
+    # A stall counts as three steps: that is in the mean, since latencies add up means, and in no shape.
+    lost = np.where(stalled, 2 * durations, 0).sum() / durations.sum()
+    assert np.ptp(error) < 0.01
+    assert error.mean() == pytest.approx(lost, abs=0.03)
+
+
+def test_the_same_steps_give_the_same_fit_in_any_order() -> None:
+    steps = random_steps(300, seed=6)
+    durations = tiled_s(steps)
+    order = np.random.default_rng(0).permutation(len(steps))
+    first, second = fit(StepSamples(steps, durations)), fit(StepSamples(steps[order], durations[order]))
+    assert first.weights_s == pytest.approx(second.weights_s, rel=1e-12)
+    assert first.residual == second.residual
+    assert first.held_out[0].median == second.held_out[0].median
+
+
+def test_the_expected_error_covers_new_steps_as_often_as_it_says() -> None:
+    covered = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        steps, fresh = random_steps(600, seed=10 + seed), random_steps(600, seed=100 + seed)
+        fitted = fit(StepSamples(steps, tiled_s(steps) * np.exp(rng.normal(0, 0.05, 600))))
+        measured = tiled_s(fresh) * np.exp(rng.normal(0, 0.05, 600))
+        errors = np.abs(step_times_s(fitted.model, fresh) / measured - 1)
+        bounds = {error.regime: error.p90 for error in fitted.held_out}
+        covered += [error <= bounds[name] for error, name in zip(errors, regime_names(fresh), strict=True)]
+    assert 0.87 <= np.mean(covered) <= 0.95
+
+
+def test_conformal_quantile_of_few_errors_is_unknown() -> None:
+    assert conformal_quantile(np.arange(8.0)) is None
+    assert conformal_quantile(np.arange(9.0)) == 8
+    assert conformal_quantile(np.arange(99.0)) == 89
+
+
+def test_equal_steps_become_one_with_their_median() -> None:
+    one, other = totals_of(np.array([5]), np.array([0])), totals_of(np.array([1]), np.array([9]))
+    merged, counts = merge_equal(StepSamples(np.array([one, other, one, one, other]), np.array([1.0, 4, 9, 2, 6])))
+    assert {tuple(t): (d, n) for t, d, n in zip(merged.totals, merged.duration_s, counts, strict=True)} == {
+        tuple(one): (2.0, 3.0),
+        tuple(other): (5.0, 2.0),
+    }
+
+
+def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
+    steps = random_steps(400, seed=7)
+    fitted = fit(StepSamples(steps, linear_s(steps)))
+    assert not any(is_extrapolated(fitted.model, step) for step in steps)
+    assert is_extrapolated(fitted.model, totals_of(np.array([5000]), np.array([0])))
+    decodes = steps[(steps[:, PREFILL_TOKENS] == 0)]
+    only = hull_of(StepSamples(decodes, linear_s(decodes)))
+    assert np.isfinite(only[0]).all() and np.isinf(only[1:]).all()
+
+
+@pytest.mark.parametrize("duration_s", [0.0, -1.0, np.nan, np.inf])
+def test_a_duration_that_cannot_be_is_refused(duration_s: float) -> None:
+    steps = random_steps(10, seed=8)
+    with pytest.raises(InputError, match="1 of 10"):
+        fit(StepSamples(steps, np.array([duration_s, *linear_s(steps)[1:]])))
+
+
+def test_too_few_different_steps_are_refused() -> None:
+    steps = np.repeat(random_steps(4, seed=9), 100, axis=0)
+    with pytest.raises(InputError, match="4 different steps"):
+        fit(StepSamples(steps, linear_s(steps)))

@@ -1,0 +1,67 @@
+"""Which time belongs to which recorded step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.profile import load_profile
+from slotune.profiler.surrogate_steps import samples_of, samples_of_files
+from slotune.simulator.features import totals_of
+from slotune.simulator.step_time import step_times_s
+from slotune.simulator.steps import StepRecord
+
+
+def step(start_ms: float, end_ms: float, *requests: str, replica: int = 0) -> StepRecord:
+    rows = tuple((request, 1, 10) for request in requests)
+    return StepRecord(0, start_ms / 1e3, end_ms / 1e3, rows, replica=replica)
+
+
+def durations_ms(*records: StepRecord) -> list[float]:
+    return np.round(samples_of(records).duration_s * 1e3, 6).tolist()
+
+
+def test_while_a_request_goes_on_the_gap_between_steps_counts() -> None:
+    assert durations_ms(step(0, 10, "a"), step(12, 20, "a"), step(21, 30, "a", "b")) == [10, 10, 10]
+
+
+def test_idle_time_does_not_count() -> None:
+    assert durations_ms(step(0, 10, "a"), step(500, 520, "b")) == [10, 20]
+
+
+def test_steps_that_overlap_are_timed_from_end_to_end() -> None:
+    assert durations_ms(step(0, 10, "a"), step(2, 18, "b"), step(11, 26, "c")) == [10, 8, 8]
+
+
+def test_replicas_do_not_time_each_other() -> None:
+    records = [step(0, 10, "a"), step(5, 9, "b", replica=1), step(10, 20, "a"), step(9, 13, "b", replica=1)]
+    assert durations_ms(*records) == [10, 4, 10, 4]
+
+
+def test_steps_without_rows_or_time_are_no_samples() -> None:
+    assert durations_ms(step(0, 10, "a"), step(10, 10, "a"), step(10, 12)) == [10]
+
+
+def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text('{"trailer": true}\n')
+    with pytest.raises(InputError, match="holds no step"):
+        samples_of_files([path])
+
+
+def test_fit_on_the_command_line(tmp_path: Path, slotune: Callable[..., tuple[int, str, str]]) -> None:
+    lines, now = [], 0.0
+    for tokens in range(2, 60):
+        lines.append(f'{{"step":1,"start_ms":{now},"end_ms":{now + 5 + tokens},"rows":[["r{tokens}",{tokens},0]]}}')
+        now += 5 + tokens
+    (tmp_path / "steps.jsonl").write_text("\n".join(lines))
+    code, out, _ = slotune("profile", "fit", tmp_path / "steps.jsonl", "--out", tmp_path / "p")
+    assert code == 0
+    assert "prefill_tokens 1," in out and "held-out" in out.lower()
+    model = load_profile(tmp_path / "p").timing().step
+    assert step_times_s(model, totals_of(np.array([40]), np.array([0]))[None])[0] == pytest.approx(0.045)
+    assert (tmp_path / "p" / "steps.parquet").is_file()
+    code, _, err = slotune("profile", "fit", tmp_path / "steps.jsonl", "--out", tmp_path)
+    assert code == 2 and "not a profile" in err

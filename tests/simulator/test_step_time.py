@@ -1,0 +1,139 @@
+"""The compiled step-time model: the closed form, CUDA-graph padding, the residual's exact tables, the hull."""
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slotune.profiler.surrogate import LIGHTGBM
+from slotune.profiler.surrogate_tables import residual_tables
+from slotune.simulator.features import (
+    DENSE_TOKENS,
+    EAGER,
+    FIRST_KNEE,
+    HAS_PREFILL,
+    PHYSICS,
+    TOTALS,
+    padded_tokens,
+    physics_of,
+    totals_of,
+)
+from slotune.simulator.step_time import (
+    BINNED,
+    SHAPE,
+    StepTimeModel,
+    is_extrapolated,
+    linear_model,
+    new_memo,
+    pack_model,
+    shapes_of,
+    step_time_s,
+    step_times_s,
+)
+
+rows = st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 9000)), min_size=1, max_size=20)
+
+
+def totals(*step: tuple[int, int]) -> np.ndarray:
+    tokens, context = np.array(step).T
+    return totals_of(tokens, context)
+
+
+def time_s(model: StepTimeModel, *step: tuple[int, int]) -> float:
+    return float(step_time_s(model, totals(*step), new_memo(model)))
+
+
+def random_totals(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(count):
+        size = int(rng.integers(1, 30))
+        tokens = np.where(rng.random(size) < 0.7, 1, rng.integers(1, 600, size))
+        steps.append(totals_of(tokens, rng.integers(0, 4000, size)))
+    return np.array(steps)
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> lgb.Booster:
+    steps = random_totals(3000, seed=1)
+    target = np.sin(steps[:, 0] / 300) + np.cos(steps[:, 5] / 9000) * steps[:, 4] / 20
+    data = lgb.Dataset(shapes_of(steps)[:, :BINNED], target)
+    return lgb.train({**LIGHTGBM, "num_leaves": 15}, data, num_boost_round=60)
+
+
+@pytest.fixture(scope="module")
+def residual_model(ensemble: lgb.Booster) -> StepTimeModel:
+    weights = np.zeros(PHYSICS)
+    weights[:TOTALS] = 1e-5
+    edges, tables = residual_tables(ensemble.model_to_string())
+    return pack_model(weights, edges=edges, tables=tables)
+
+
+@given(rows)
+@settings(deadline=None)
+def test_the_closed_form_is_the_formula(step: list[tuple[int, int]]) -> None:
+    decodes = sum(1 for tokens, context in step if tokens == 1 and context > 0)
+    prefill = sum(tokens for tokens, context in step if not (tokens == 1 and context > 0))
+    context_tokens = sum(context for _, context in step)
+    expected = 4e-3 + 4e-5 * prefill + 1.1e-4 * decodes + 2.1e-7 * context_tokens
+    assert time_s(linear_model(4e-3, 4e-5, 1.1e-4, 2.1e-7), *step) == pytest.approx(expected, rel=1e-12)
+
+
+@given(rows)
+@settings(deadline=None)
+def test_the_residual_is_what_lightgbm_predicts(
+    ensemble: lgb.Booster, residual_model: StepTimeModel, step: list[tuple[int, int]]
+) -> None:
+    summed = totals(*step)
+    expected = 1e-5 * summed.sum() * np.exp(ensemble.predict(shapes_of(summed[None])[:, :BINNED])[0])
+    assert time_s(residual_model, *step) == pytest.approx(expected, rel=1e-9)
+
+
+def test_values_on_a_split_threshold_go_where_lightgbm_sends_them(
+    ensemble: lgb.Booster, residual_model: StepTimeModel
+) -> None:
+    edges, _ = residual_tables(ensemble.model_to_string())
+    steps = np.zeros((np.isfinite(edges[1:]).sum(), TOTALS))
+    targets = [(feature, edge) for feature in range(1, BINNED) for edge in edges[feature] if np.isfinite(edge)]
+    for step, (feature, edge) in zip(steps, targets, strict=True):
+        step[[0, 0, 1, 2, 4, 5, 6][feature]] = edge
+    expected = 1e-5 * steps.sum(axis=1) * np.exp(ensemble.predict(shapes_of(steps)[:, :BINNED]))
+    assert step_times_s(residual_model, steps) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_the_memo_remembers_changes_nothing(residual_model: StepTimeModel) -> None:
+    steps = random_totals(500, seed=2)
+    fresh = [float(step_time_s(residual_model, step, new_memo(residual_model))) for step in steps]
+    assert step_times_s(residual_model, steps).tolist() == fresh
+
+
+def test_tokens_are_padded_to_the_next_captured_size_and_not_beyond_the_last() -> None:
+    sizes = np.array([1.0, 2.0, 4.0, 8.0])
+    padded = [padded_tokens(sizes, 0, 4, float(tokens)) for tokens in (1, 3, 4, 5, 8, 9, 1000)]
+    assert padded == [1, 4, 4, 8, 8, 9, 1000]
+    assert padded_tokens(sizes, 0, 0, 3.0) == 3
+
+
+def test_physics_of_a_step_within_and_beyond_the_captured_sizes() -> None:
+    steps = np.array([totals((1, 10), (1, 20)), totals((100, 0), (1, 5))])
+    features = physics_of(steps, np.array([4.0, 64.0]))
+    assert features[:, :TOTALS].tolist() == steps.tolist()
+    assert features[:, DENSE_TOKENS].tolist() == [4, 101]
+    assert features[:, EAGER].tolist() == [0, 1]
+    assert features[:, HAS_PREFILL].tolist() == [0, 1]
+    assert features[:, FIRST_KNEE].tolist() == [0, 101 - 64]
+
+
+def test_the_hull_holds_each_regime_apart() -> None:
+    hull = np.empty((3, SHAPE, 2))
+    hull[..., 0], hull[..., 1] = np.inf, -np.inf
+    measured = shapes_of(np.array([totals((1, 100)), totals(*[(1, 1000)] * 8)]))
+    hull[0] = np.stack([measured.min(axis=0), measured.max(axis=0)], axis=1)
+    model = pack_model(np.zeros(PHYSICS), hull=hull)
+    assert not is_extrapolated(model, totals(*[(1, 500)] * 4))
+    assert not is_extrapolated(model, totals(*[(1, 1050)] * 8)), "a step of ten per cent counts as measured"
+    assert is_extrapolated(model, totals(*[(1, 500)] * 16)), "more rows than were measured"
+    assert is_extrapolated(model, totals((1, 2000))), "a longer context than was measured"
+    assert is_extrapolated(model, totals((16, 0))), "no prefill was measured"
+    assert not is_extrapolated(linear_model(1, 1, 1, 1), totals((16, 0), (1, 10**6))), "a formula holds everywhere"
