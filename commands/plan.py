@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
-    POSITIVE,
+    positive_number,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @engine_option
 @engine_config_option
 @policy_option
-@click.option("--rate", type=POSITIVE, metavar="R", help="A forecast, requests a second: how many replicas serve it?")
-@click.option("--gpu-hour-cost", type=POSITIVE, metavar="C", help="What one GPU costs for an hour, in any currency.")
+@click.option("--rate", type=positive_number, metavar="R", help="A forecast, requests a second: how many replicas serve it?")
+@click.option("--gpu-hour-cost", type=positive_number, metavar="C", help="What one GPU costs for an hour, in any currency.")
 @click.option(
     "--what-if",
     "changes",

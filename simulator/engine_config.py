@@ -143,7 +143,7 @@ def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings
 
     Source: EngineArgs._set_default_max_num_seqs_and_batched_tokens_args (vllm/engine/arg_utils.py).
     """
-    known = {f.name: f.default for f in fields(EngineConfig)} | defaults | dict(settings)
+    known: dict[str, Any] = {f.name: f.default for f in fields(EngineConfig)} | defaults | dict(settings)
     filled: Settings = {}
     tokens = known["max_num_batched_tokens"]
     if "max_num_batched_tokens" not in settings:

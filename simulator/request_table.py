@@ -59,7 +59,7 @@ class RequestTable:
     @property
     def finished(self) -> npt.NDArray[np.bool_]:
         """Which requests were answered to the end."""
-        return self.status == FINISHED
+        return np.equal(self.status, FINISHED)
 
     @property
     def ttft_s(self) -> F64:

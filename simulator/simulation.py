@@ -1,6 +1,6 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def _run_apart(fleet: list[Replica], placed: I64) -> None:
     environment.run()
 
 
-def _run_to_end(environment: simpy.Environment, replica: Replica) -> Iterator[simpy.Event]:
+def _run_to_end(environment: simpy.Environment, replica: Replica) -> Generator[simpy.Event, None, None]:
     replica.advance(np.inf, len(replica.engine.finished) + 1)
     yield environment.timeout(max(0.0, replica.next_s - environment.now))
 
@@ -155,7 +155,7 @@ class _Service:
             self._environment.process(self._serve(replica))
         self._environment.run()
 
-    def _client(self) -> Iterator[simpy.Event]:
+    def _client(self) -> Generator[simpy.Event, None, None]:
         environment, planned_s = self._environment, self._sent_s.copy()
         for request in range(len(planned_s)):
             if planned_s[request] > environment.now:
@@ -176,7 +176,7 @@ class _Service:
         if not self._wake[place].triggered:
             self._wake[place].succeed()
 
-    def _serve(self, replica: Replica) -> Iterator[simpy.Event]:
+    def _serve(self, replica: Replica) -> Generator[simpy.Event, None, None]:
         environment = self._environment
         while True:
             told = replica.ended
@@ -189,7 +189,7 @@ class _Service:
             for place in range(told, replica.ended):
                 environment.process(self._answer(replica.ended_request(place)))
 
-    def _answer(self, request: int) -> Iterator[simpy.Event]:
+    def _answer(self, request: int) -> Generator[simpy.Event, None, None]:
         """The client learns of the end of its request, and its place is free."""
         yield self._environment.timeout(self._overhead.after_s)
         self._places.release(self._tickets.pop(request))

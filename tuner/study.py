@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 ASKED_FILE = "study.json"
 TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
