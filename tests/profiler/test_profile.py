@@ -54,16 +54,15 @@ def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None
 
 
 def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
-    with pytest.raises(InputError, match="tensor_parallel_size=4: .* holds step times for 1"):
+    with pytest.raises(InputError, match=r"tensor_parallel_size=4: .* holds step times for 1"):
         profile.engine_config({"tensor_parallel_size": 4})
 
 
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
     weights = np.zeros(PHYSICS)
     weights[DENSE_TOKENS] = 1.0
-    graphs = replace(
-        profile, cuda_graphs=True, step=replace(profile.step, weights_s=weights, graph_sizes=np.array([4.0]))
-    )
+    step = replace(profile.step, weights_s=weights, graph_sizes=np.array([4.0]))
+    graphs = replace(profile, cuda_graphs=True, step=step)
     decodes = totals_of(np.ones(3, np.int64), np.full(3, 10))
 
     def dense_tokens(settings: dict[str, object] | None) -> float:

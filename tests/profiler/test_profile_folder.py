@@ -29,9 +29,7 @@ def profile() -> Profile:
         step=fit(samples, np.array([1.0, 2, 4, 8, 16])),
         engine=EngineFacts(version="0.32.0", model="tiny", device="some CPU", dtype="bfloat16"),
         defaults={"max_num_batched_tokens": 512, "max_model_len": 4096},
-        kv=KvCapacity(
-            kv_bytes_per_token=2048, kv_cache_memory_bytes=1e9, observations=(KvObservation(settings, 30517),)
-        ),
+        kv=KvCapacity(2048, kv_cache_memory_bytes=1e9, observations=(KvObservation(settings, 30517),)),
         overhead=Overhead(3e-3, 1e-6, 2e-3),
         samples=samples,
         notes=("cut short",),
