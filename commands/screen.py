@@ -100,8 +100,9 @@ def _common(
 
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load
-    run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed=seed)
     objective = Objective(slo, (), goodput) if slo or goodput else None
+    percentiles = tuple(target.percentile for target in slo)
+    run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed, percentiles)
     return run, parse_settings(engine, engine_config), objective
 
 

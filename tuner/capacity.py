@@ -15,6 +15,7 @@ from ..simulator.metrics import summarise
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
+from .evaluate import SimulatedRun
 from .objective import Metrics, Objective, failed_share
 from .steady_load import keeps_up, ordered
 
@@ -47,6 +48,10 @@ class Scenario:
     settings: Settings = field(default_factory=dict)
     policy: str = "vllm-v1"
     router: str = "round-robin"
+
+    def simulated(self) -> SimulatedRun:
+        """Runs settings on the trace as it is."""
+        return SimulatedRun(self.profile, self.trace, policy=self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,8 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     result = simulate(
         load, engine, timing, policy=scenario.policy, replicas=replicas, router=scenario.router, seed=seed
     )
-    metrics = summarise(result, scenario.objective.goodput)
+    percentiles = [slo.percentile for slo in scenario.objective.limits]
+    metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     steady = keeps_up(result)
     met = meets(scenario.objective, metrics)
     ratios = {str(slo): scenario.objective.ratio(slo, metrics) for slo in scenario.objective.limits}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import Profile
@@ -18,6 +18,7 @@ from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
+from ..traces.transform import head
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -44,8 +45,14 @@ class SimulatedRun:
     """Milliseconds by metric: what a good request keeps."""
     policy: str = "vllm-v1"
     max_concurrency: int | None = None
-    replicas: int = 1
     seed: int = 0
+    percentiles: tuple[float, ...] = ()
+    """Further ones to report, as targets name them."""
+
+    def compiled(self) -> Self:
+        """This, after a run of two requests: worker processes then inherit the compiled step loop, each does not make it."""
+        replace(self, trace=head(self.trace, 2))({})
+        return self
 
     def __call__(self, settings: Settings) -> Outcome:
         start_s = time.perf_counter()
@@ -58,11 +65,10 @@ class SimulatedRun:
             engine,
             self.profile.timing(settings),
             policy=self.policy,
-            replicas=self.replicas,
             seed=self.seed,
             max_concurrency=self.max_concurrency,
         )
-        metrics = summarise(result, self.goodput)
+        metrics = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
         metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 

@@ -76,6 +76,7 @@ def plan(
     plans: list[Plan] = []
     for scenario in scenarios:
         try:
+            scenario.simulated().compiled()
             with workers(partial(_answer, scenario), jobs) as ask_all:
                 plans.append(_planned(scenario, rate, ask_all))
         except InfeasibleError:

@@ -90,7 +90,7 @@ def screen(
     either the largest output throughput. The same whatever the number of `jobs`.
     """
     rows: list[Screened] = []
-    with workers(run, jobs) as run_all:
+    with workers(run.compiled(), jobs) as run_all:
         for index, outcome in enumerate(run_all([common | settings for settings in configurations])):
             rows.append(Screened(index, configurations[index], outcome))
             on_done(index + 1)

@@ -126,7 +126,14 @@ class OneExchangeMaximizer(AbstractAcquisitionMaximizer):
                 offered.append((float(values[index]), Configuration(self._configspace, vector=pool[index])))
             if len(offered) == OFFERED:
                 break
-        return offered
+        return offered or [(0.0, self._last_resort())]
+
+    def _last_resort(self) -> Configuration:
+        """Any configuration that is new, where neither sample nor neighbours had one."""
+        vector = self._candidates.random(self._generator)
+        if vector is None:
+            raise ConfigurationSpaceExhaustedException
+        return Configuration(self._configspace, vector=vector)
 
     def _climb(self, scored: tuple[F64, F64]) -> tuple[F64, F64]:
         pool, values = scored

@@ -46,6 +46,7 @@ class Task:
             self.asked.policy,
             self.asked.max_concurrency,
             seed=self.asked.seed,
+            percentiles=tuple(slo.percentile for slo in self.objective.limits),
         )
 
     def refuses(self, settings: Settings) -> bool:

@@ -31,7 +31,7 @@ def tune(
     done. Raises InputError for bad input; targets that nothing meets are the caller's to refuse (`require_targets`).
     """
     task = load_task(asked)
-    with workers(task.simulated(), jobs) as run_all, Study.create(out, asked) as study:
+    with workers(task.simulated().compiled(), jobs) as run_all, Study.create(out, asked) as study:
         runner = Runner(study, run_all, on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)
@@ -40,6 +40,7 @@ def tune(
             default = search.start(_first(task, candidates))
             search.suggest(asked.optimizer, trials_to_search(asked.trials))
             search.simplify()
+            search.suggest(asked.optimizer, asked.trials)
         finally:
             proposer.close()
         best = search.best()
