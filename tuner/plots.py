@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 GREY, BLUE, GREEN, RED, INK = "#7a828e", "#2159c4", "#1a7f4b", "#c2372e", "#1f2430"
 STYLE: Any = {  # matplotlib types its hundreds of keys as literals
@@ -110,6 +111,14 @@ def _inline(svg: str) -> str:
     )
 
 
+def _log_y(axis: Axes) -> None:
+    """A logarithmic y axis with plain numbers on it."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def latency_against_rate(panels: Sequence[LatencyPanel], asked_rate: float) -> str:
     """Predicted latencies over request rates, with the targets and the asked rate."""
 
@@ -120,7 +129,8 @@ def latency_against_rate(panels: Sequence[LatencyPanel], asked_rate: float) -> s
             if panel.limit_ms is not None:
                 axis.axhline(panel.limit_ms, color=RED, linestyle="--", linewidth=1, label="target")
             axis.axvline(asked_rate, color=INK, linestyle=":", linewidth=1)
-            axis.set(title=panel.title, xlabel="requests/s", ylabel="ms", yscale="log")
+            axis.set(title=panel.title, xlabel="requests/s", ylabel="ms")
+            _log_y(axis)
             axis.legend()
 
     return draw(len(panels), paint)
@@ -142,7 +152,7 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
             best = pick.accumulate([p.value for p in meeting])
             axis.step([p.number for p in meeting], best, where="post", color=GREEN, label="best so far")
         if all(p.value > 0 for p in points if np.isfinite(p.value)):
-            axis.set_yscale("log")
+            _log_y(axis)
         axis.set(xlabel="trial (red line: failed)", ylabel=label)
         axis.legend()
 
@@ -192,7 +202,7 @@ def effects_of_settings(panels: Sequence[EffectPanel], label: str) -> str:
             axis.set_xticks(places, panel.values, rotation=40, ha="right")
             axis.set(title=panel.title, ylabel=label)
             if known and min(known) > 0 and max(known) > 3 * min(known):
-                axis.set_yscale("log")
+                _log_y(axis)
             if known:
                 axis.set_ylim(min(known) * 0.9, max(known) * 1.1)
 

@@ -16,7 +16,7 @@ from .export import command_line, recommended
 from .objective import Metrics
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked
-from .report_pictures import effects_picture, measured_points, rate_line, trials_picture
+from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
     Side,
@@ -86,7 +86,7 @@ class Page:
         note("simulating other rates")
         rates = self._rates()
         note("simulating one setting at a time")
-        effects = effects_picture(one_at_a_time(self.task, self.best, jobs), self.objective, self._in_use())
+        effects = effects_section(one_at_a_time(self.task, self.best, jobs), self.objective, self._in_use())
         template = files(__package__).joinpath("templates/report.html.j2").read_text()
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
         return environment.from_string(template).render(

@@ -58,8 +58,14 @@ def trials_picture(trials: Sequence[Trial], objective: Objective) -> str:
     return objective_over_trials(points, effect_label(objective), lower_is_better=not (goals and goals[0].maximize))
 
 
-def effects_picture(variations: Sequence[Variation], objective: Objective, in_use: Mapping[str, Any]) -> str:
-    """The sensitivity to each setting, the one that matters most first; empty where nothing is varied."""
+NO_EFFECT = 1.01
+"""Ratio of the largest to the smallest effect below which a setting gets no panel."""
+
+
+def effects_section(
+    variations: Sequence[Variation], objective: Objective, in_use: Mapping[str, Any]
+) -> dict[str, str] | None:
+    """The settings that matter as a picture, the rest by name; None where nothing was varied."""
     by_name: dict[str, list[Variation]] = {}
     for variation in variations:
         by_name.setdefault(variation.name, []).append(variation)
@@ -70,8 +76,10 @@ def effects_picture(variations: Sequence[Variation], objective: Objective, in_us
         panels.append(
             EffectPanel(name, [str(v) for v in values], [effect_of(v.metrics, objective) for v in mine], current)
         )
-    panels.sort(key=_swing, reverse=True)
-    return effects_of_settings(panels, effect_label(objective)) if panels else ""
+    matter = sorted((panel for panel in panels if _swing(panel) >= NO_EFFECT), key=_swing, reverse=True)
+    without = ", ".join(panel.title for panel in panels if _swing(panel) < NO_EFFECT)
+    picture = effects_of_settings(matter, effect_label(objective)) if matter else ""
+    return {"picture": picture, "without": without} if panels else None
 
 
 def _swing(panel: EffectPanel) -> float:

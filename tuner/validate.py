@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,7 +112,7 @@ def validated(
     _check_identity(study, run)
     candidates = iter(candidates_of(study, task))
     default = dict(study.asked.engine)
-    chosen = [default, *(settings for settings, _ in zip(candidates, range(top), strict=False))]
+    chosen = [default, *islice(candidates, top)]
     campaign = Campaign(study, run, watch, total=len(chosen) * repeats)
     for number in range(repeats):
         for settings in rotated(chosen, number):

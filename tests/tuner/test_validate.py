@@ -1,0 +1,166 @@
+"""Measuring a study's best on an engine: what is run, in which order, what is kept, what is concluded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.errors import EngineError, InfeasibleError, InputError
+from slotune.tuner.export import recommended
+from slotune.tuner.study import Study, settings_key
+from slotune.tuner.task import load_task
+from slotune.tuner.validate import Progressed, Validation, candidates_of, require_targets, rotated, validated
+from slotune.tuner.validate_page import document, notes, rows
+
+DEFAULT = {"num_gpu_blocks_override": 20000}
+
+
+def run(folder: Path, engine_type: Any, *, top: int = 2, repeats: int = 3, **engine: Any) -> tuple[Validation, Any]:
+    """Validate the study on a fake engine."""
+    with Study.open(folder, writable=True) as study:
+        task = load_task(study.asked)
+        fake = engine_type(task, **engine)
+        return validated(study, task, fake, top=top, repeats=repeats), fake
+
+
+def hardware(folder: Path) -> list[Any]:
+    with Study.open(folder) as study:
+        return study.trials("hardware")
+
+
+def test_orders_rotate_so_that_none_always_comes_first():
+    orders = ["".join(rotated("ABC", number)) for number in range(4)]  # type: ignore[arg-type]
+    assert orders == ["ABC", "CAB", "BCA", "ABC"]
+
+
+def test_every_round_runs_every_configuration_once_and_keeps_it(study: Path, fake_engine: Any):
+    validation, fake = run(study, fake_engine)
+    first, second = ({**one.settings} for one in validation.found[1:])
+    assert fake.calls == [
+        *((DEFAULT, 1), (first, 1), (second, 1)),
+        *((second, 2), (DEFAULT, 2), (first, 2)),
+        *((first, 3), (second, 3), (DEFAULT, 3)),
+    ]
+    kept = hardware(study)
+    assert [(dict(t.settings), t.repeat + 1) for t in kept] == fake.calls
+    assert all(t.details["model"] == "org/model" and t.origin == "validate" for t in kept)
+
+
+def test_what_is_measured_is_the_recommendation_and_the_next_best_that_differ(study: Path, fake_engine: Any):
+    with Study.open(study) as opened:
+        task = load_task(opened.asked)
+        candidates = candidates_of(opened, task)
+        predicted = {settings_key(t.settings): t.metrics for t in opened.trials("simulation")}
+    assert candidates[0] == recommended(study)[0]
+    assert DEFAULT not in candidates
+    shown = [predicted[settings_key(settings)] for settings in candidates]
+    keys = ("p99_ttft_ms", "p99_itl_ms", "mean_e2el_ms")
+    assert len({tuple(round(metrics[key]) for key in keys) for metrics in shown if metrics}) == len(shown)
+
+
+def test_the_prediction_error_is_told_and_drift_cancels_in_the_comparison(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine)
+    ttft = next(q for q in validation.quantities if q.key == "mean_ttft_ms")
+    default, best = validation.found[:2]
+    # 10 % slower on average over rounds of 1.0, 1.1 and 1.2: measured 1.1 * 1.097 times the prediction.
+    assert default.prediction_error(ttft) == pytest.approx(1 / (1.1 * (1.0 * 1.1 * 1.2) ** (1 / 3)) - 1, abs=0.01)
+    assert validation.drift(ttft) == pytest.approx(0.18, abs=0.02)
+    wide, narrow = best.measured(ttft), best.against(default, ttft)
+    assert narrow.high / narrow.low < 1.03 < wide.high / wide.low
+    assert validation.verdict is not None
+    assert validation.verdict.proven
+
+
+def test_a_killed_validation_goes_on_and_repeats_nothing(study: Path, fake_engine: Any):
+    with pytest.raises(KeyboardInterrupt):
+        run(study, fake_engine, stop_after=4)
+    assert len(hardware(study)) == 4
+    _, second = run(study, fake_engine)
+    assert len(second.calls) == 5
+    assert len(hardware(study)) == 9
+    _, third = run(study, fake_engine)
+    assert third.calls == []
+
+
+def test_more_repeats_add_rounds_to_those_that_are_there(study: Path, fake_engine: Any):
+    run(study, fake_engine, repeats=1)
+    validation, fake = run(study, fake_engine, repeats=2)
+    assert [number for _, number in fake.calls] == [2, 2, 2]
+    assert all(len(one.runs) == 2 for one in validation.found)
+
+
+def test_a_configuration_that_fails_is_kept_with_its_reason_and_the_next_takes_its_place(study: Path, fake_engine: Any):
+    with Study.open(study) as opened:
+        candidates = candidates_of(opened, load_task(opened.asked))
+    bad = candidates[0]
+    validation, fake = run(
+        study, fake_engine, fails=lambda settings: "out-of-memory" if dict(settings) == bad else None
+    )
+    assert fake.calls.count((bad, 1)) == 1
+    assert (bad, 2) not in fake.calls
+    assert sorted(len(one.runs) for one in validation.found) == [0, 3, 3, 3]
+    assert dict(validation.found[-1].settings) == candidates[2]
+    failed = [trial for trial in hardware(study) if trial.failure]
+    assert [(dict(t.settings), t.failure, t.message) for t in failed] == [
+        (bad, "out-of-memory", "it said out-of-memory")
+    ]
+    assert any("failed in round 1, out-of-memory" in line for line in notes(validation))
+    _, again = run(study, fake_engine)
+    assert again.calls == []
+
+
+def test_a_default_that_does_not_start_leaves_the_others(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, fails=lambda settings: "kv-cache" if dict(settings) == DEFAULT else None)
+    assert validation.found[0].runs == {}
+    assert validation.verdict is not None
+    assert validation.verdict.recommended.name != "default"
+
+
+def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engine: Any):
+    validation, fake = run(study, fake_engine, top=1, fails=lambda settings: "crashed")
+    assert validation.verdict is None
+    assert len(fake.calls) > 2  # each candidate was given its chance
+    with pytest.raises(EngineError, match="crashed: it said crashed"):
+        require_targets(validation)
+
+
+def test_what_no_configuration_is_to_blame_for_ends_the_validation(study: Path, fake_engine: Any):
+    with pytest.raises(EngineError, match="no-vllm"):
+        run(study, fake_engine, fails=lambda settings: "no-vllm")
+    assert hardware(study) == []
+
+
+def test_an_engine_that_misses_every_target_is_infeasible(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, slower=100)
+    with pytest.raises(InfeasibleError, match="No measured configuration meets the targets"):
+        require_targets(validation)
+
+
+def test_runs_of_another_engine_are_not_mixed_in(study: Path, fake_engine: Any):
+    run(study, fake_engine, repeats=1)
+    with pytest.raises(InputError, match="measured with model org/model, now it is other/model"):
+        run(study, fake_engine, repeats=2, model="other/model")
+
+
+def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine)
+    assert validation.verdict is not None
+    assert recommended(study)[0] == dict(validation.verdict.recommended.settings)
+    assert validation.verdict.sentence in (study / "best.yaml").read_text()
+    told = document(validation)
+    assert told["best"]["engine"] == dict(validation.verdict.recommended.settings)
+    assert [run["round"] for run in told["best"]["measured"]["runs"]] == [1, 2, 3]
+    assert told["best"]["measured"]["metrics"]["mean_ttft_ms"]["runs"] == 3
+    assert told["default"]["measured"]["against_default"] == {}
+    assert len(rows(validation)) == 3 * len(validation.quantities)
+
+
+def test_a_person_sees_each_run_begin_and_end(study: Path, fake_engine: Any):
+    seen: list[Progressed] = []
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        validated(opened, task, fake_engine(task), top=1, repeats=1, watch=seen.append)
+    assert [(step.done, step.total, step.trial is None) for step in seen] == [
+        *((0, 2, True), (1, 2, False)),
+        *((1, 2, True), (2, 2, False)),
+    ]
