@@ -5,186 +5,188 @@ block_pool}.py) for one group of full-attention layers. Without prefix caching t
 their number is kept.
 """
 
-from numba import njit
-
-from .state import FREE_BLOCKS, FREE_HEAD, FREE_SLOTS, FREE_TAIL
+from .compiled import entry, inner
 
 
-@njit(cache=True, inline="always")
-def blocks_for(rules, tokens):
+@inner
+def blocks_for(engine, tokens):
     """Blocks that hold `tokens` tokens."""
-    return (tokens + rules.block_size - 1) // rules.block_size
+    size = engine.rules[0].block_size
+    return (tokens + size - 1) // size
 
 
-@njit(cache=True, inline="always")
-def exceeds_cache(rules, tokens):
+@inner
+def exceeds_cache(engine, tokens):
     """Whether `tokens` tokens need more blocks than there are; one is the null block (BlockPool)."""
-    return blocks_for(rules, tokens) > rules.num_blocks - 1
+    return blocks_for(engine, tokens) > engine.rules[0].num_blocks - 1
 
 
-@njit(cache=True)
-def content_of(contents, request, block):
-    """Content of the request's block number `block`."""
-    place = contents.offsets[request] + block
-    if place < contents.offsets[request + 1]:
-        return contents.shared[place]
-    return contents.private[request] + block
+@inner
+def content_of(engine, index, block):
+    """Content of block number `block` of the request."""
+    request = engine.requests[index]
+    if block < request.shared_count:
+        return engine.shared[request.shared_start + block]
+    return request.private_content + block
 
 
-@njit(cache=True)
-def count_hits(rules, requests, contents, pool, request):
+@entry
+def count_hits(engine, index):
     """(blocks found in the cache, how many of them are in the free list): the longest run of cached leading blocks.
 
     At most num_tokens - 1 tokens may hit, so that one is left to compute (KVCacheManager.get_computed_blocks).
     """
     hits = evictable = 0
-    most = (requests.known[request] - 1) // rules.block_size
+    most = (engine.requests[index].known - 1) // engine.rules[0].block_size
     while hits < most:
-        block = pool.first[content_of(contents, request, hits)]
+        block = engine.first_block[content_of(engine, index, hits)]
         if block == 0:
             break
-        evictable += pool.refs[block] == 0
+        evictable += engine.blocks[block].refs == 0
         hits += 1
     return hits, evictable
 
 
-@njit(cache=True)
-def admit(rules, requests, contents, engine, request, hits):
-    """Give `request` a row of the block table and the `hits` cached blocks that it starts with."""
-    if not rules.caching:
+@inner
+def admit(engine, index, hits):
+    """Give the request a row of the block table and the `hits` cached blocks that it starts with."""
+    if not engine.rules[0].caching:
         return
-    pool, count = engine.pool, engine.count
-    count[FREE_SLOTS] -= 1
-    slot = pool.free_slots[count[FREE_SLOTS]]
-    requests.slot[request] = slot
+    request, state = engine.requests[index], engine.state[0]
+    state.free_slots -= 1
+    slot = engine.free_slots[state.free_slots]
+    request.slot = slot
     for k in range(hits):
-        block = pool.first[content_of(contents, request, k)]
-        if pool.refs[block] == 0:
-            _unlink(engine, block)
-            count[FREE_BLOCKS] -= 1
-        pool.refs[block] += 1
-        pool.table[slot, k] = block
-    requests.held[request] = hits
-    requests.hashed[request] = hits
+        number = engine.first_block[content_of(engine, index, k)]
+        if engine.blocks[number].refs == 0:
+            _unlink(engine, number)
+            state.free_blocks -= 1
+        engine.blocks[number].refs += 1
+        engine.table[slot, k] = number
+    request.held = request.hashed = hits
 
 
-@njit(cache=True)
-def grow(rules, requests, engine, request, blocks):
-    """Give `request` more blocks from the front of the free list; the caller has made sure that there are enough."""
-    engine.count[FREE_BLOCKS] -= blocks
-    if rules.caching:
-        pool, slot, held = engine.pool, requests.slot[request], requests.held[request]
-        for k in range(held, held + blocks):
-            block = engine.count[FREE_HEAD]
-            _unlink(engine, block)
-            if pool.content[block] >= 0:
-                _forget(pool, block)
-            pool.refs[block] = 1
-            pool.table[slot, k] = block
-    requests.held[request] += blocks
+@inner
+def grow(engine, index, count):
+    """Give the request `count` more blocks from the front of the free list; the caller knows that there are enough."""
+    request, state = engine.requests[index], engine.state[0]
+    state.free_blocks -= count
+    if engine.rules[0].caching:
+        for k in range(request.held, request.held + count):
+            number = state.free_head
+            _unlink(engine, number)
+            if engine.blocks[number].content >= 0:
+                _forget(engine, number)
+            engine.blocks[number].refs = 1
+            engine.table[request.slot, k] = number
+    request.held += count
 
 
-@njit(cache=True)
-def publish(rules, requests, contents, pool, request, tokens):
+@inner
+def publish(engine, index, tokens):
     """Make the full blocks among the first `tokens` tokens hittable (BlockPool.cache_full_blocks)."""
-    if not rules.caching:
+    if not engine.rules[0].caching:
         return
-    full = tokens // rules.block_size
-    for k in range(requests.hashed[request], full):
-        _remember(pool, pool.table[requests.slot[request], k], content_of(contents, request, k))
-    requests.hashed[request] = max(full, requests.hashed[request])
+    request = engine.requests[index]
+    full = tokens // engine.rules[0].block_size
+    for k in range(request.hashed, full):
+        _remember(engine, engine.table[request.slot, k], content_of(engine, index, k))
+    request.hashed = max(full, request.hashed)
 
 
-@njit(cache=True)
-def release(rules, requests, engine, request):
-    """Take all blocks from `request`.
+@inner
+def release(engine, index):
+    """Take all blocks from the request.
 
     They are visited from the tail. Hashed ones join the end of the free list, so tails are evicted first; the others
     are put in front, to be used next (BlockPool.free_blocks).
     """
-    held = requests.held[request]
-    if rules.caching:
-        _release_blocks(engine, requests.slot[request], held)
+    request = engine.requests[index]
+    if engine.rules[0].caching:
+        _release_blocks(engine, request.slot, request.held)
     else:
-        engine.count[FREE_BLOCKS] += held
-    requests.held[request] = 0
-    requests.hashed[request] = 0
+        engine.state[0].free_blocks += request.held
+    request.held = request.hashed = 0
 
 
-@njit(cache=True)
+@inner
 def _release_blocks(engine, slot, held):
-    pool, count = engine.pool, engine.count
+    state = engine.state[0]
     for k in range(held - 1, -1, -1):
-        block = pool.table[slot, k]
-        pool.refs[block] -= 1
-        if pool.refs[block] == 0:
-            count[FREE_BLOCKS] += 1
-            if pool.content[block] >= 0:
-                _link_last(engine, block)
+        number = engine.table[slot, k]
+        block = engine.blocks[number]
+        block.refs -= 1
+        if block.refs == 0:
+            state.free_blocks += 1
+            if block.content >= 0:
+                _link_last(engine, number)
     for k in range(held):
-        block = pool.table[slot, k]
-        if pool.refs[block] == 0 and pool.content[block] < 0:
-            _link_first(engine, block)
-    pool.free_slots[count[FREE_SLOTS]] = slot
-    count[FREE_SLOTS] += 1
+        number = engine.table[slot, k]
+        if engine.blocks[number].refs == 0 and engine.blocks[number].content < 0:
+            _link_first(engine, number)
+    engine.free_slots[state.free_slots] = slot
+    state.free_slots += 1
 
 
-@njit(cache=True)
-def _unlink(engine, block):
-    previous, following = engine.pool.previous[block], engine.pool.following[block]
+@inner
+def _unlink(engine, number):
+    previous, following = engine.blocks[number].previous, engine.blocks[number].following
     if previous == 0:
-        engine.count[FREE_HEAD] = following
+        engine.state[0].free_head = following
     else:
-        engine.pool.following[previous] = following
+        engine.blocks[previous].following = following
     if following == 0:
-        engine.count[FREE_TAIL] = previous
+        engine.state[0].free_tail = previous
     else:
-        engine.pool.previous[following] = previous
+        engine.blocks[following].previous = previous
 
 
-@njit(cache=True)
-def _link_last(engine, block):
-    tail = engine.count[FREE_TAIL]
-    engine.pool.previous[block], engine.pool.following[block] = tail, 0
+@inner
+def _link_last(engine, number):
+    block, tail = engine.blocks[number], engine.state[0].free_tail
+    block.previous, block.following = tail, 0
     if tail == 0:
-        engine.count[FREE_HEAD] = block
+        engine.state[0].free_head = number
     else:
-        engine.pool.following[tail] = block
-    engine.count[FREE_TAIL] = block
+        engine.blocks[tail].following = number
+    engine.state[0].free_tail = number
 
 
-@njit(cache=True)
-def _link_first(engine, block):
-    head = engine.count[FREE_HEAD]
-    engine.pool.previous[block], engine.pool.following[block] = 0, head
+@inner
+def _link_first(engine, number):
+    block, head = engine.blocks[number], engine.state[0].free_head
+    block.previous, block.following = 0, head
     if head == 0:
-        engine.count[FREE_TAIL] = block
+        engine.state[0].free_tail = number
     else:
-        engine.pool.previous[head] = block
-    engine.count[FREE_HEAD] = block
+        engine.blocks[head].previous = number
+    engine.state[0].free_head = number
 
 
-@njit(cache=True)
-def _remember(pool, block, content):
+@inner
+def _remember(engine, number, content):
     """Duplicates are kept; a lookup finds the one inserted first (BlockHashToBlockMap)."""
-    pool.content[block] = content
-    first = pool.first[content]
+    block = engine.blocks[number]
+    block.content = content
+    first = engine.first_block[content]
     if first == 0:
-        pool.first[content] = pool.older[block] = pool.newer[block] = block
+        engine.first_block[content] = number
+        block.older = block.newer = number
         return
-    last = pool.older[first]
-    pool.newer[last] = pool.older[first] = block
-    pool.older[block], pool.newer[block] = last, first
+    last = engine.blocks[first].older
+    engine.blocks[last].newer = engine.blocks[first].older = number
+    block.older, block.newer = last, first
 
 
-@njit(cache=True)
-def _forget(pool, block):
-    content = pool.content[block]
-    pool.content[block] = -1
-    older, newer = pool.older[block], pool.newer[block]
-    if newer == block:
-        pool.first[content] = 0
+@inner
+def _forget(engine, number):
+    block = engine.blocks[number]
+    content = block.content
+    block.content = -1
+    if block.newer == number:
+        engine.first_block[content] = 0
         return
-    pool.newer[older], pool.older[newer] = newer, older
-    if pool.first[content] == block:
-        pool.first[content] = newer
+    engine.blocks[block.older].newer = block.newer
+    engine.blocks[block.newer].older = block.older
+    if engine.first_block[content] == number:
+        engine.first_block[content] = block.newer

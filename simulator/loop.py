@@ -4,175 +4,159 @@ The order of events is that of vLLM's EngineCore (vllm/v1/engine/core.py, step a
 at a step boundary; with asynchronous scheduling or pipeline stages the next step is scheduled before the last one ends.
 """
 
-from numba import njit
+from .compiled import entry, inner
 
 from . import kv_cache, policies, queue, scheduler
-from .features import TOTALS, add_row
+from .features import add_row
 from .outcome import end_request
-from .state import (
-    FAILED,
-    FINISHED,
-    FINISHED_SINCE,
-    FIRST_IN_FLIGHT,
-    FREE_BLOCKS,
-    HEAP_SIZE,
-    LAST_EMISSION,
-    NEXT_ARRIVAL,
-    NOW,
-    NUM_ARRIVALS,
-    NUM_EXTRAPOLATED,
-    NUM_FINISHED,
-    NUM_IN_FLIGHT,
-    NUM_PREEMPTED,
-    NUM_ROWS,
-    NUM_RUNNING,
-    NUM_STEPS,
-    NUM_WAITING,
-    REJECTED,
-    RUNNING,
-    VLLM_V0,
-    VLLM_V1,
-    WAITING,
-)
+from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, VLLM_V1, WAITING
 from .step_time import is_extrapolated, step_time_s
 
 # Why `advance` came back.
 IDLE, HORIZON, LOG_FULL, REQUEST_ENDED = range(4)
 
 
-@njit(cache=True)
-def advance(rules, model, requests, contents, engine, memo, totals, horizon_s, stop_after, record):
+@entry
+def advance(engine, model, memo, totals, horizon_s, stop_after, record):
     """Run the engine as far as its arrivals are known: those up to `horizon_s`.
 
     Returns why it stopped: nothing left to do, its next decision lies beyond the horizon, the log must be emptied, or
-    `stop_after` requests have ended.
+    `stop_after` requests have ended. `memo` and `totals` are scratch space of the step-time model.
     """
-    count, clock = engine.count, engine.clock
+    state = engine.state[0]
     while True:
         if _log_is_full(engine, record):
             return LOG_FULL
-        if clock[NOW] > horizon_s:
+        if state.now_s > horizon_s:
             return HORIZON
-        if count[NUM_FINISHED] >= stop_after:
+        if state.num_ended >= stop_after:
             return REQUEST_ENDED
-        _admit_arrivals(rules, requests, engine)
+        _admit_arrivals(engine)
         if not has_work(engine):
-            if count[NEXT_ARRIVAL] == count[NUM_ARRIVALS]:
+            if state.next_arrival == state.num_arrivals:
                 return IDLE
-            ready_s = requests.ready_s[engine.arrivals[count[NEXT_ARRIVAL]]]
+            ready_s = engine.requests[engine.arrivals[state.next_arrival]].ready_s
             if ready_s > horizon_s:
                 return HORIZON
-            clock[NOW] = ready_s
+            state.now_s = ready_s
             continue
         if _has_requests(engine):
-            rows = _schedule(rules, model, requests, contents, engine, memo, totals, record)
-            if rows == 0 and count[NUM_PREEMPTED] == 0:
-                _fail_stuck(requests, engine)
-            if count[NUM_IN_FLIGHT] < rules.depth and (rows > 0 or _has_requests(engine)):
+            rows = _schedule(engine)
+            _launch(engine, model, memo, totals, rows, record)
+            if rows == 0 and state.num_preempted == 0:
+                _fail_stuck(engine)
+            if state.num_in_flight < engine.rules[0].depth and (rows > 0 or _has_requests(engine)):
                 continue
-        _end_step(rules, requests, contents, engine)
+        _end_step(engine)
 
 
-@njit(cache=True)
+@entry
 def has_work(engine):
     """Whether anything is queued, running or in flight."""
-    return _has_requests(engine) or engine.count[NUM_IN_FLIGHT] > 0
+    return _has_requests(engine) or engine.state[0].num_in_flight > 0
 
 
-@njit(cache=True, inline="always")
+@inner
 def _has_requests(engine):
     """Scheduler.has_requests: also true for one more, empty schedule after a request finished."""
-    count = engine.count
-    return count[NUM_RUNNING] > 0 or count[NUM_WAITING] > 0 or count[FINISHED_SINCE] > 0
+    state = engine.state[0]
+    return state.num_running > 0 or state.num_waiting > 0 or state.ended_since > 0
 
 
-@njit(cache=True)
-def _admit_arrivals(rules, requests, engine):
-    count = engine.count
-    while count[NEXT_ARRIVAL] < count[NUM_ARRIVALS]:
-        request = engine.arrivals[count[NEXT_ARRIVAL]]
-        if requests.ready_s[request] > engine.clock[NOW]:
+@inner
+def _admit_arrivals(engine):
+    state = engine.state[0]
+    while state.next_arrival < state.num_arrivals:
+        index = engine.arrivals[state.next_arrival]
+        request = engine.requests[index]
+        if request.ready_s > state.now_s:
             break
-        count[NEXT_ARRIVAL] += 1
-        if _is_refused(rules, requests, engine, request):
-            end_request(requests, engine, request, REJECTED, requests.ready_s[request])
+        state.next_arrival += 1
+        if _is_refused(engine, request):
+            end_request(engine, index, REJECTED, request.ready_s)
         else:
-            requests.status[request] = WAITING
-            queue.append(rules, requests, engine, request)
+            request.status = WAITING
+            queue.append(engine, index)
 
 
-@njit(cache=True)
-def _is_refused(rules, requests, engine, request):
+@inner
+def _is_refused(engine, request):
     """Prompts that can never run, and load shedding.
 
     Sources: InputProcessor (vllm/v1/engine/input_processor.py) for max_model_len; AsyncLLM's admission check
     (vllm/v1/engine/async_llm.py) for max_num_queued_*. A prompt larger than the whole KV cache, or than the budget
     where prompts are not chunked, would block vLLM's queue for ever; here it is refused.
     """
-    prompt = requests.prompt[request]
+    rules, state = engine.rules[0], engine.state[0]
     whole_prompts = rules.policy == VLLM_V0 or (rules.policy == VLLM_V1 and not rules.chunked_prefill)
-    if prompt >= rules.max_model_len or kv_cache.exceeds_cache(rules, prompt):
+    if request.prompt >= rules.max_model_len or kv_cache.exceeds_cache(engine, request.prompt):
         return True
-    if whole_prompts and prompt > rules.token_budget:
+    if whole_prompts and request.prompt > rules.token_budget:
         return True
-    unfinished = engine.count[NUM_RUNNING] + engine.count[NUM_WAITING]
-    if 0 < rules.max_queued_reqs < unfinished + 1:
+    if 0 < rules.max_queued_reqs < state.num_running + state.num_waiting + 1:
         return True
-    return 0 < rules.max_queued_tokens <= _prefill_tokens(requests, engine)
+    return 0 < rules.max_queued_tokens <= _prefill_tokens(engine)
 
 
-@njit(cache=True)
-def _prefill_tokens(requests, engine):
+@inner
+def _prefill_tokens(engine):
     """Prompt tokens of the requests that have sent nothing yet (AsyncLLM.get_num_queued_tokens)."""
     tokens = 0
-    for k in range(engine.count[HEAP_SIZE]):
-        tokens += requests.prompt[engine.heap[k]] * (requests.sent[engine.heap[k]] == 0)
-    for k in range(engine.count[NUM_RUNNING]):
-        tokens += requests.prompt[engine.running[k]] * (requests.sent[engine.running[k]] == 0)
+    for k in range(engine.state[0].heap_size):
+        request = engine.requests[engine.heap[k]]
+        tokens += request.prompt * (request.sent == 0)
+    for k in range(engine.state[0].num_running):
+        request = engine.requests[engine.running[k]]
+        tokens += request.prompt * (request.sent == 0)
     return tokens
 
 
-@njit(cache=True)
-def _schedule(rules, model, requests, contents, engine, memo, totals, record):
-    """Schedule one step and put it in flight; returns its number of rows."""
-    count, clock = engine.count, engine.clock
-    count[NUM_ROWS] = count[NUM_PREEMPTED] = 0
-    if rules.policy == VLLM_V1:
-        scheduler.schedule(rules, requests, contents, engine)
+@inner
+def _schedule(engine):
+    """Let the policy take the rows of one step; returns their number."""
+    state = engine.state[0]
+    state.num_rows = state.num_preempted = 0
+    if engine.rules[0].policy == VLLM_V1:
+        scheduler.schedule(engine)
     else:
-        policies.schedule(rules, requests, contents, engine)
-    count[FINISHED_SINCE] = 0
-    rows, entry = count[NUM_ROWS], scheduler.next_entry(engine)
-    start_s = max(clock[NOW], engine.stage_free_s[0])
-    end_s = start_s
+        policies.schedule(engine)
+    state.ended_since = 0
+    return state.num_rows
+
+
+@inner
+def _launch(engine, model, memo, totals, rows, record):
+    """Put the scheduled step in flight: how long it takes, and when it ends."""
+    state, flight = engine.state[0], engine.flights[scheduler.next_flight(engine)]
+    start_s = max(state.now_s, engine.stage_free_s[0])
+    flight.rows = rows
+    flight.end_s = start_s
     if rows > 0:
-        _add_rows(rules, requests, engine, totals, entry, rows)
-        end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
-        count[NUM_STEPS] += 1
-        count[NUM_EXTRAPOLATED] += is_extrapolated(model, totals)
+        _sum_rows(engine, totals, rows)
+        flight.end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
+        state.num_steps += 1
+        state.num_extrapolated += is_extrapolated(model, totals)
         if record:
-            _record_step(engine, entry, rows, start_s, end_s)
-    engine.flight.rows[entry] = rows
-    engine.flight.end_s[entry] = end_s
-    count[NUM_IN_FLIGHT] += 1
-    return rows
+            _record_step(engine, rows, start_s, flight.end_s)
+    state.num_in_flight += 1
 
 
-@njit(cache=True)
-def _add_rows(rules, requests, engine, totals, entry, rows):
+@inner
+def _sum_rows(engine, totals, rows):
     """Sum the step's rows into `totals` and advance the requests (Scheduler._update_after_schedule)."""
-    flight = engine.flight
-    totals[:TOTALS] = 0.0
-    for row in range(rows):
-        request, tokens = flight.request[entry, row], flight.tokens[entry, row]
-        add_row(totals, tokens, flight.context[entry, row])
-        requests.computed[request] += tokens
-        requests.in_flight[request] += tokens
-        if rules.asynchronous and flight.samples[entry, row]:
-            requests.placeholders[request] += 1
+    entry, asynchronous = scheduler.next_flight(engine), engine.rules[0].asynchronous
+    totals[:] = 0.0
+    for k in range(rows):
+        row = engine.rows[entry, k]
+        request = engine.requests[row.request]
+        add_row(totals, row.tokens, row.context)
+        request.computed += row.tokens
+        request.in_flight += row.tokens
+        if asynchronous and row.samples:
+            request.placeholders += 1
 
 
-@njit(cache=True)
+@inner
 def _run_stages(engine, start_s, step_s):
     """Pass a step through the pipeline stages, each taking an equal share and one step at a time; returns its end."""
     stages = len(engine.stage_free_s)
@@ -183,134 +167,132 @@ def _run_stages(engine, start_s, step_s):
     return end_s
 
 
-@njit(cache=True)
-def _record_step(engine, entry, rows, start_s, end_s):
-    log, flight, count = engine.log, engine.flight, engine.count
-    step, first = log.counts[0], log.counts[1]
-    log.start_s[step], log.end_s[step] = start_s, end_s
-    log.free_blocks[step] = count[FREE_BLOCKS]
-    for row in range(rows):
-        log.request[first + row] = flight.request[entry, row]
-        log.tokens[first + row] = flight.tokens[entry, row]
-        log.context[first + row] = flight.context[entry, row]
-    for k in range(count[NUM_PREEMPTED]):
-        log.preempted[log.counts[2] + k] = engine.preempted[k]
-    log.counts[0] += 1
-    log.counts[1] += rows
-    log.counts[2] += count[NUM_PREEMPTED]
-    log.row_end[step], log.preempted_end[step] = log.counts[1], log.counts[2]
+@inner
+def _record_step(engine, rows, start_s, end_s):
+    state, entry = engine.state[0], scheduler.next_flight(engine)
+    for k in range(rows):
+        engine.row_log[state.logged_rows + k] = engine.rows[entry, k]
+    for k in range(state.num_preempted):
+        engine.preempted_log[state.logged_preempted + k] = engine.preempted[k]
+    state.logged_rows += rows
+    state.logged_preempted += state.num_preempted
+    step = engine.step_log[state.logged_steps]
+    step.start_s, step.end_s, step.free_blocks = start_s, end_s, state.free_blocks
+    step.row_end, step.preempted_end = state.logged_rows, state.logged_preempted
+    state.logged_steps += 1
 
 
-@njit(cache=True)
+@inner
 def _log_is_full(engine, record):
     """Whether the next step might not fit into what is left of the log."""
-    log, seats = engine.log, len(engine.running)
-    if log.counts[3] + seats + 1 > len(log.gap_s):
+    state, seats = engine.state[0], len(engine.running)
+    if state.logged_gaps + seats + 1 > len(engine.gap_log):
         return True
     if not record:
         return False
-    rows_left = len(log.request) - max(log.counts[1], log.counts[2])
-    return log.counts[0] == len(log.start_s) or rows_left < seats
+    rows_left = len(engine.row_log) - max(state.logged_rows, state.logged_preempted)
+    return state.logged_steps == len(engine.step_log) or rows_left < seats
 
 
-@njit(cache=True)
-def _fail_stuck(requests, engine):
+@inner
+def _fail_stuck(engine):
     """Nothing runs, nothing is in flight, and the first in the queue does not fit into an empty cache: it never will."""
-    for entry in range(len(engine.flight.rows)):
-        if engine.flight.rows[entry] > 0:
+    state = engine.state[0]
+    for entry in range(len(engine.flights)):
+        if engine.flights[entry].rows > 0:
             return
-    request = queue.peek(requests, engine)
-    if engine.count[NUM_RUNNING] == 0 and request >= 0:
-        queue.pop(requests, engine)
-        end_request(requests, engine, request, FAILED, engine.clock[NOW])
+    index = queue.peek(engine)
+    if state.num_running == 0 and index >= 0:
+        queue.pop(engine)
+        end_request(engine, index, FAILED, state.now_s)
 
 
-@njit(cache=True)
-def _end_step(rules, requests, contents, engine):
+@inner
+def _end_step(engine):
     """Scheduler.update_from_output for the step that has been in flight longest."""
-    flight, count, clock = engine.flight, engine.count, engine.clock
-    entry = count[FIRST_IN_FLIGHT]
-    clock[NOW] = max(clock[NOW], flight.end_s[entry])
-    count[FIRST_IN_FLIGHT] = (entry + 1) % rules.depth
-    count[NUM_IN_FLIGHT] -= 1
-    rows = flight.rows[entry]
-    flight.rows[entry] = together = stopped = 0
-    for row in range(rows):
-        request, tokens = flight.request[entry, row], flight.tokens[entry, row]
-        requests.in_flight[request] -= tokens
-        is_stale = requests.stale[request] > 0
+    state, entry = engine.state[0], engine.state[0].first_in_flight
+    flight = engine.flights[entry]
+    rows = flight.rows
+    state.now_s = max(state.now_s, flight.end_s)
+    state.first_in_flight = (entry + 1) % len(engine.flights)
+    state.num_in_flight -= 1
+    flight.rows = 0
+    together = stopped = 0
+    for k in range(rows):
+        row = engine.rows[entry, k]
+        request = engine.requests[row.request]
+        request.in_flight -= row.tokens
+        is_stale = request.stale > 0
         if is_stale:
-            requests.stale[request] -= tokens
-        if flight.samples[entry, row] and requests.status[request] < FINISHED:
-            stopped += _add_token(rules, requests, contents, engine, request, is_stale)
-            together += _emit(rules, requests, engine, request)
+            request.stale -= row.tokens
+        if row.samples and request.status < FINISHED:
+            stopped += _add_token(engine, row.request, is_stale)
+            together += _emit(engine, request)
     if together > 0:
-        _log_gap(engine, clock[NOW] - clock[LAST_EMISSION], together)
+        _log_gap(engine, state.now_s - state.last_emission_s, together)
     if rows > 0:
-        clock[LAST_EMISSION] = clock[NOW]
+        state.last_emission_s = state.now_s
     if stopped > 0:
-        _drop_finished(requests, engine)
+        _drop_ended(engine)
 
 
-@njit(cache=True)
-def _add_token(rules, requests, contents, engine, request, is_stale):
+@inner
+def _add_token(engine, index, is_stale):
     """A sampled token arrives; returns whether the request is now done and was running (check_stop in sched/utils.py)."""
-    requests.known[request] += 1
-    was_running = requests.status[request] == RUNNING
+    rules, request = engine.rules[0], engine.requests[index]
+    request.known += 1
+    was_running = request.status == RUNNING
     if rules.asynchronous and not is_stale:
-        requests.placeholders[request] -= 1
-    if rules.asynchronous and was_running:
-        certain = requests.computed[request] - requests.placeholders[request]
-        kv_cache.publish(rules, requests, contents, engine.pool, request, certain)
-    known, outputs = requests.known[request], requests.known[request] - requests.prompt[request]
-    if known < rules.max_model_len and outputs < requests.max_tokens[request]:
+        request.placeholders -= 1
+    if rules.asynchronous and rules.caching and was_running:
+        kv_cache.publish(engine, index, request.computed - request.placeholders)
+    if request.known < rules.max_model_len and request.known - request.prompt < request.max_tokens:
         return False
     if was_running:
-        kv_cache.release(rules, requests, engine, request)
+        kv_cache.release(engine, index)
     else:
-        engine.count[NUM_WAITING] -= 1  # it stays in the heap, which drops finished requests at the front
-    end_request(requests, engine, request, FINISHED, engine.clock[NOW])
+        engine.state[0].num_waiting -= 1  # it stays in the heap, which drops ended requests at the front
+    end_request(engine, index, FINISHED, engine.state[0].now_s)
     return was_running
 
 
-@njit(cache=True)
-def _emit(rules, requests, engine, request):
+@inner
+def _emit(engine, request):
     """Send the request's new tokens to the client if stream_interval lets them go (OutputProcessor.make_request_output).
 
     Returns whether the gap since its last chunk is the engine's gap between two steps; any other gap is logged here.
     """
-    now_s = engine.clock[NOW]
-    outputs = requests.known[request] - requests.prompt[request]
-    last_s = requests.last_emission_s[request]
-    if requests.sent[request] == 0:
-        requests.first_token_s[request] = now_s
-    elif requests.status[request] != FINISHED and outputs - requests.sent[request] < rules.stream_interval:
+    state = engine.state[0]
+    outputs = request.known - request.prompt
+    if request.sent == 0:
+        request.first_token_s = request.last_emission_s = state.now_s
+        request.sent = outputs
         return False
-    first = requests.sent[request] == 0
-    requests.sent[request] = outputs
-    requests.last_emission_s[request] = now_s
-    if first:
+    if request.status != FINISHED and outputs - request.sent < engine.rules[0].stream_interval:
         return False
-    if last_s == engine.clock[LAST_EMISSION]:
+    last_s = request.last_emission_s
+    request.sent = outputs
+    request.last_emission_s = state.now_s
+    if last_s == state.last_emission_s:
         return True
-    _log_gap(engine, now_s - last_s, 1)
+    _log_gap(engine, state.now_s - last_s, 1)
     return False
 
 
-@njit(cache=True)
+@inner
 def _log_gap(engine, gap_s, requests):
-    log = engine.log
-    log.gap_s[log.counts[3]] = gap_s
-    log.gap_count[log.counts[3]] = requests
-    log.counts[3] += 1
+    gap = engine.gap_log[engine.state[0].logged_gaps]
+    gap.gap_s, gap.count = gap_s, requests
+    engine.state[0].logged_gaps += 1
 
 
-@njit(cache=True)
-def _drop_finished(requests, engine):
+@inner
+def _drop_ended(engine):
+    state = engine.state[0]
     kept = 0
-    for index in range(engine.count[NUM_RUNNING]):
-        request = engine.running[index]
-        if requests.status[request] == RUNNING:
-            engine.running[kept] = request
+    for place in range(state.num_running):
+        index = engine.running[place]
+        if engine.requests[index].status == RUNNING:
+            engine.running[kept] = index
             kept += 1
-    engine.count[NUM_RUNNING] = kept
+    state.num_running = kept

@@ -1,15 +1,14 @@
 """How a request ends. Compiled."""
 
-from numba import njit
-
-from .state import FINISHED_SINCE, NUM_FINISHED
+from .compiled import inner
 
 
-@njit(cache=True)
-def end_request(requests, engine, request, status, time_s):
-    """`request` ends as FINISHED, REJECTED or FAILED."""
-    requests.status[request] = status
-    requests.finish_s[request] = time_s
-    engine.finished[engine.count[NUM_FINISHED]] = request
-    engine.count[NUM_FINISHED] += 1
-    engine.count[FINISHED_SINCE] = 1
+@inner
+def end_request(engine, index, status, time_s):
+    """The request ends as FINISHED, REJECTED or FAILED."""
+    request, state = engine.requests[index], engine.state[0]
+    request.status = status
+    request.finish_s = time_s
+    engine.ended[state.num_ended] = index
+    state.num_ended += 1
+    state.ended_since = 1

@@ -3,120 +3,122 @@
 They share rows, blocks and preemption with vLLM's V1 scheduler (scheduler.py) and differ in what is taken when.
 """
 
-from numba import njit
+from .compiled import inner
 
 from . import kv_cache, queue
 from .scheduler import make_room, seat, take_row
-from .state import FREE_BLOCKS, NUM_PREEMPTED, NUM_ROWS, NUM_RUNNING, ORCA, SARATHI, VLLM_V0
+from .state import ORCA, SARATHI, VLLM_V0
 
 
-@njit(cache=True)
-def schedule(rules, requests, contents, engine):
-    """Take the rows of the next step under rules.policy."""
-    if rules.policy == SARATHI:
-        _sarathi(rules, requests, contents, engine)
-    elif rules.policy == VLLM_V0:
-        _vllm_v0(rules, requests, contents, engine)
-    elif rules.policy == ORCA:
-        _orca(rules, requests, contents, engine)
+@inner
+def schedule(engine):
+    """Take the rows of the next step under the engine's policy."""
+    policy = engine.rules[0].policy
+    if policy == SARATHI:
+        _sarathi(engine)
+    elif policy == VLLM_V0:
+        _vllm_v0(engine)
+    elif policy == ORCA:
+        _orca(engine)
     else:
-        _request_level(rules, requests, contents, engine)
+        _request_level(engine)
 
 
-@njit(cache=True)
-def _sarathi(rules, requests, contents, engine):
+@inner
+def _sarathi(engine):
     """Stall-free batching (Sarathi-Serve, arXiv 2403.02310, algorithm 3): all decodes, then ongoing prefills, then new
     requests in order while KV blocks for the whole prompt are free; a token budget bounds the prefill tokens."""
-    _decode_all(rules, requests, engine)
-    budget = rules.token_budget - engine.count[NUM_ROWS]
-    for index in range(engine.count[NUM_RUNNING]):
-        request = engine.running[index]
-        if budget > 0 and not _is_decoding(requests, request):
-            tokens = min(requests.known[request] - requests.computed[request], budget)
-            take_row(requests, engine, request, tokens)
+    state = engine.state[0]
+    _decode_all(engine)
+    budget = engine.rules[0].token_budget - state.num_rows
+    for place in range(state.num_running):
+        index = engine.running[place]
+        if budget > 0 and not _is_decoding(engine.requests[index]):
+            tokens = min(engine.requests[index].known - engine.requests[index].computed, budget)
+            take_row(engine, index, tokens)
             budget -= tokens
-    while budget > 0 and engine.count[NUM_PREEMPTED] == 0:
-        tokens = _admit(rules, requests, contents, engine, budget, 0)
+    while budget > 0 and state.num_preempted == 0:
+        tokens = _admit(engine, budget, False)
         if tokens == 0:
             break
         budget -= tokens
 
 
-@njit(cache=True)
-def _vllm_v0(rules, requests, contents, engine):
+@inner
+def _vllm_v0(engine):
     """vLLM before V1, without chunked prefill: whole prompts first, decodes wait meanwhile
     (vllm/core/scheduler.py of 0.4, Scheduler._schedule_default)."""
-    budget = rules.token_budget
+    budget = engine.rules[0].token_budget
     while budget > 0:
-        request = queue.peek(requests, engine)
-        if request < 0 or requests.known[request] > budget:
+        index = queue.peek(engine)
+        if index < 0 or engine.requests[index].known > budget:
             break
-        tokens = _admit(rules, requests, contents, engine, budget, 0)
+        tokens = _admit(engine, budget, False)
         if tokens == 0:
             break
         budget -= tokens
-    if engine.count[NUM_ROWS] == 0:
-        _decode_all(rules, requests, engine)
+    if engine.state[0].num_rows == 0:
+        _decode_all(engine)
 
 
-@njit(cache=True)
-def _orca(rules, requests, contents, engine):
+@inner
+def _orca(engine):
     """Iteration-level scheduling (Orca, OSDI'22): whole prompts join the running decodes; memory for the longest
     possible answer is reserved at admission, so nothing is preempted."""
-    _decode_all(rules, requests, engine)
-    while _admit(rules, requests, contents, engine, rules.max_model_len, 1) > 0:
+    _decode_all(engine)
+    while _admit(engine, engine.rules[0].max_model_len, True) > 0:
         pass
 
 
-@njit(cache=True)
-def _request_level(rules, requests, contents, engine):
+@inner
+def _request_level(engine):
     """Request-level batching (FasterTransformer): a batch is formed only when the one before has run to its end."""
-    if engine.count[NUM_RUNNING] > 0:
-        _decode_all(rules, requests, engine)
+    if engine.state[0].num_running > 0:
+        _decode_all(engine)
         return
-    while _admit(rules, requests, contents, engine, rules.max_model_len, 1) > 0:
+    while _admit(engine, engine.rules[0].max_model_len, True) > 0:
         pass
 
 
-@njit(cache=True, inline="always")
-def _is_decoding(requests, request):
-    computed = requests.computed[request]
-    return computed >= requests.prompt[request] and requests.known[request] - computed == 1
+@inner
+def _is_decoding(request):
+    return request.computed >= request.prompt and request.known - request.computed == 1
 
 
-@njit(cache=True)
-def _decode_all(rules, requests, engine):
+@inner
+def _decode_all(engine):
     """A row for every decoding request; where blocks run out the last running request is preempted."""
-    index = 0
-    while index < engine.count[NUM_RUNNING]:
-        request = engine.running[index]
-        if _is_decoding(requests, request):
-            index, _, fits = make_room(rules, requests, engine, request, 1, index)
+    place = 0
+    while place < engine.state[0].num_running:
+        index = engine.running[place]
+        if _is_decoding(engine.requests[index]):
+            place, _, fits = make_room(engine, index, 1, place)
             if not fits:
                 break
-            take_row(requests, engine, request, 1)
-        index += 1
+            take_row(engine, index, 1)
+        place += 1
 
 
-@njit(cache=True)
-def _admit(rules, requests, contents, engine, budget, reserve_answer):
+@inner
+def _admit(engine, budget, reserves_answer):
     """Admit the first waiting request if a seat and KV blocks for its whole prompt (and answer) are free.
 
     Returns the tokens of its row, 0 if it is not admitted.
     """
-    request = queue.peek(requests, engine)
-    if request < 0 or engine.count[NUM_RUNNING] >= rules.max_num_active_seqs:
+    rules, state = engine.rules[0], engine.state[0]
+    index = queue.peek(engine)
+    if index < 0 or state.num_running >= rules.max_num_active_seqs:
         return 0
-    known = requests.known[request]
-    length = requests.prompt[request] + requests.max_tokens[request] if reserve_answer else known
-    blocks = kv_cache.blocks_for(rules, min(length, rules.max_model_len))
-    watermark = rules.watermark_blocks if engine.count[NUM_RUNNING] > 0 else 0
-    if blocks + watermark > engine.count[FREE_BLOCKS]:
+    request = engine.requests[index]
+    length = request.prompt + request.max_tokens if reserves_answer else request.known
+    blocks = kv_cache.blocks_for(engine, min(length, rules.max_model_len))
+    watermark = rules.watermark_blocks if state.num_running > 0 else 0
+    if blocks + watermark > state.free_blocks:
         return 0
-    queue.pop(requests, engine)
-    kv_cache.admit(rules, requests, contents, engine, request, 0)
-    kv_cache.grow(rules, requests, engine, request, blocks)
-    seat(requests, engine, request, 0)
-    tokens = min(known, budget)
-    take_row(requests, engine, request, tokens)
+    queue.pop(engine)
+    kv_cache.admit(engine, index, 0)
+    kv_cache.grow(engine, index, blocks)
+    seat(engine, index, 0)
+    tokens = min(request.known, budget)
+    take_row(engine, index, tokens)
     return tokens

@@ -4,73 +4,76 @@ FCFS appends with growing keys and prepends (a preempted request) with shrinking
 the request's rank, for which there is no front. Source: vllm/v1/core/sched/request_queue.py.
 """
 
-from numba import njit
+from .compiled import inner
 
-from .state import FINISHED, HEAP_SIZE, NUM_WAITING, QUEUE_BACK, QUEUE_FRONT
+from .state import FINISHED
 
 
-@njit(cache=True)
-def append(rules, requests, engine, request):
+@inner
+def append(engine, index):
     """A new request arrives."""
-    engine.count[QUEUE_BACK] += 1
-    requests.key[request] = requests.rank[request] if rules.by_priority else engine.count[QUEUE_BACK]
-    push(requests, engine, request)
+    request, state = engine.requests[index], engine.state[0]
+    state.queue_back += 1
+    request.key = request.rank if engine.rules[0].by_priority else state.queue_back
+    push(engine, index)
 
 
-@njit(cache=True)
-def prepend(rules, requests, engine, request):
+@inner
+def prepend(engine, index):
     """A preempted request comes back."""
-    engine.count[QUEUE_FRONT] -= 1
-    requests.key[request] = requests.rank[request] if rules.by_priority else engine.count[QUEUE_FRONT]
-    push(requests, engine, request)
+    request, state = engine.requests[index], engine.state[0]
+    state.queue_front -= 1
+    request.key = request.rank if engine.rules[0].by_priority else state.queue_front
+    push(engine, index)
 
 
-@njit(cache=True)
-def push(requests, engine, request):
-    """Put `request` in at its key."""
-    heap, key = engine.heap, requests.key
-    engine.count[NUM_WAITING] += 1
-    hole = engine.count[HEAP_SIZE]
-    engine.count[HEAP_SIZE] += 1
+@inner
+def push(engine, index):
+    """Put the request in at its key."""
+    heap, requests, state = engine.heap, engine.requests, engine.state[0]
+    key = requests[index].key
+    state.num_waiting += 1
+    hole = state.heap_size
+    state.heap_size += 1
     while hole > 0:
         parent = (hole - 1) // 2
-        if key[heap[parent]] <= key[request]:
+        if requests[heap[parent]].key <= key:
             break
         heap[hole] = heap[parent]
         hole = parent
-    heap[hole] = request
+    heap[hole] = index
 
 
-@njit(cache=True)
-def peek(requests, engine):
+@inner
+def peek(engine):
     """The request at the front, or -1. One that finished while it waited is dropped on the way."""
-    while engine.count[HEAP_SIZE] > 0:
-        request = engine.heap[0]
-        if requests.status[request] < FINISHED:
-            return request
-        _remove_front(requests, engine)
+    while engine.state[0].heap_size > 0:
+        index = engine.heap[0]
+        if engine.requests[index].status < FINISHED:
+            return index
+        _remove_front(engine)
     return -1
 
 
-@njit(cache=True)
-def pop(requests, engine):
+@inner
+def pop(engine):
     """Take the request at the front, which `peek` has returned, out."""
-    engine.count[NUM_WAITING] -= 1
-    _remove_front(requests, engine)
+    engine.state[0].num_waiting -= 1
+    _remove_front(engine)
 
 
-@njit(cache=True)
-def _remove_front(requests, engine):
-    heap, key = engine.heap, requests.key
-    engine.count[HEAP_SIZE] -= 1
-    size = engine.count[HEAP_SIZE]
+@inner
+def _remove_front(engine):
+    heap, requests, state = engine.heap, engine.requests, engine.state[0]
+    state.heap_size -= 1
+    size = state.heap_size
     last = heap[size]
     hole = 0
     while 2 * hole + 1 < size:
         child = 2 * hole + 1
-        if child + 1 < size and key[heap[child + 1]] < key[heap[child]]:
+        if child + 1 < size and requests[heap[child + 1]].key < requests[heap[child]].key:
             child += 1
-        if key[last] <= key[heap[child]]:
+        if requests[last].key <= requests[heap[child]].key:
             break
         heap[hole] = heap[child]
         hole = child

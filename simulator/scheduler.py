@@ -1,258 +1,255 @@
 """vLLM's V1 scheduler: which requests compute how many tokens in the next step. Compiled.
 
 Source of every rule: vllm/v1/core/sched/scheduler.py, Scheduler.schedule, and async_scheduler.py.
-A step's rows are written into the next free entry of engine.flight, in the order in which they are taken.
+A step's rows are written into the next free entry of engine.rows, in the order in which they are taken.
 """
 
-from numba import njit
+from .compiled import inner
 
 from . import kv_cache, queue
 from .outcome import end_request
-from .state import (
-    FAILED,
-    FIRST_IN_FLIGHT,
-    FREE_BLOCKS,
-    NOW,
-    NUM_IN_FLIGHT,
-    NUM_PREEMPTED,
-    NUM_ROWS,
-    NUM_RUNNING,
-    NUM_WAITING,
-    PREEMPTED,
-    RUNNING,
-)
+from .state import FAILED, PREEMPTED, RUNNING
 
 
-@njit(cache=True)
-def schedule(rules, requests, contents, engine):
+@inner
+def schedule(engine):
     """One call of Scheduler.schedule: running requests first, then waiting ones unless one was preempted."""
-    threshold = _long_prefill_threshold(rules, engine)
-    budget = _schedule_running(rules, requests, contents, engine, threshold)
-    if engine.count[NUM_PREEMPTED] == 0:
-        _schedule_waiting(rules, requests, contents, engine, threshold, budget)
+    threshold = _long_prefill_threshold(engine)
+    budget = _schedule_running(engine, threshold)
+    if engine.state[0].num_preempted == 0:
+        _schedule_waiting(engine, threshold, budget)
 
 
-@njit(cache=True)
-def _long_prefill_threshold(rules, engine):
+@inner
+def _long_prefill_threshold(engine):
     """long_prefill_token_threshold, off for a request that is alone, and its adaptive floor."""
-    eligible = engine.count[NUM_RUNNING] + engine.count[NUM_WAITING]
+    rules, state = engine.rules[0], engine.state[0]
+    eligible = state.num_running + state.num_waiting
     threshold = rules.long_prefill_token_threshold if eligible > 1 else 0
     if threshold > 0 and rules.adaptive_threshold:
         threshold = max(threshold, rules.input_budget // eligible)
     return threshold
 
 
-@njit(cache=True)
-def _schedule_running(rules, requests, contents, engine, threshold):
+@inner
+def _schedule_running(engine, threshold):
     """Rows for running requests, in order of admission; returns the token budget that is left."""
-    budget = rules.token_budget
-    index = 0
-    while index < engine.count[NUM_RUNNING] and budget > 0:
-        request = engine.running[index]
-        tokens = _running_tokens(rules, requests, request, threshold, budget)
+    state = engine.state[0]
+    budget = engine.rules[0].token_budget
+    place = 0
+    while place < state.num_running and budget > 0:
+        index = engine.running[place]
+        tokens = _running_tokens(engine, index, threshold, budget)
         if tokens <= 0:
-            index += 1
+            place += 1
             continue
-        index, restored, fits = make_room(rules, requests, engine, request, tokens, index)
+        place, restored, fits = make_room(engine, index, tokens, place)
         budget += restored
         if not fits:
             break
-        _compute(rules, requests, contents, engine, request, tokens)
+        _compute(engine, index, tokens)
         budget -= tokens
-        index += 1
+        place += 1
     return budget
 
 
-@njit(cache=True)
-def _running_tokens(rules, requests, request, threshold, budget):
-    computed, placeholders = requests.computed[request], requests.placeholders[request]
-    target = requests.prompt[request] + requests.max_tokens[request]
-    if placeholders > 0 and computed + 2 - placeholders >= target:
+@inner
+def _running_tokens(engine, index, threshold, budget):
+    request = engine.requests[index]
+    placeholders = request.placeholders
+    if placeholders > 0 and request.computed + 2 - placeholders >= request.prompt + request.max_tokens:
         return 0  # the step in flight surely makes the last token
-    tokens = requests.known[request] + placeholders - computed
+    tokens = request.known + placeholders - request.computed
     if 0 < threshold < tokens:
         tokens = threshold
-    return min(tokens, budget, rules.max_model_len - computed - 1)
+    return min(tokens, budget, engine.rules[0].max_model_len - request.computed - 1)
 
 
-@njit(cache=True)
-def make_room(rules, requests, engine, request, tokens, index):
+@inner
+def make_room(engine, index, tokens, place):
     """Blocks for `tokens` more tokens of a running request, preempting others as long as they are missing.
 
-    Returns (the request's index now, token budget restored by preempting rows of this step, whether there is room).
+    Returns (the request's place in running now, token budget restored by preempting rows of this step, whether there
+    is room).
     """
-    target = min(requests.computed[request] + tokens, rules.max_model_len)
-    need = max(kv_cache.blocks_for(rules, target) - requests.held[request], 0)
+    request = engine.requests[index]
+    target = min(request.computed + tokens, engine.rules[0].max_model_len)
+    need = max(kv_cache.blocks_for(engine, target) - request.held, 0)
     restored = 0
-    while need > engine.count[FREE_BLOCKS]:
-        place = _victim(rules, requests, engine)
-        victim = engine.running[place]
-        _remove_running(engine, place)
-        if rules.by_priority:
-            index -= place < index
-            restored += _cancel_row(requests, engine, victim)
-        preempt(rules, requests, engine, victim, victim == request and kv_cache.exceeds_cache(rules, target))
-        if victim == request:
-            return index, restored, False
-    kv_cache.grow(rules, requests, engine, request, need)
-    return index, restored, True
+    while need > engine.state[0].free_blocks:
+        victim_place = _victim(engine)
+        victim = engine.running[victim_place]
+        _remove_running(engine, victim_place)
+        if engine.rules[0].by_priority:
+            place -= victim_place < place
+            restored += _cancel_row(engine, victim)
+        _preempt(engine, victim, victim == index and kv_cache.exceeds_cache(engine, target))
+        if victim == index:
+            return place, restored, False
+    if need > 0:
+        kv_cache.grow(engine, index, need)
+    return place, restored, True
 
 
-@njit(cache=True)
-def _victim(rules, requests, engine):
-    """Index in running of the request to preempt: the last, or under PRIORITY the last in (priority, arrival)."""
-    last = engine.count[NUM_RUNNING] - 1
-    if not rules.by_priority:
+@inner
+def _victim(engine):
+    """Place in running of the request to preempt: the last, or under PRIORITY the greatest (priority, arrival)."""
+    last = engine.state[0].num_running - 1
+    if not engine.rules[0].by_priority:
         return last
     worst = 0
-    for index in range(1, last + 1):
-        one, other = engine.running[index], engine.running[worst]
-        if requests.priority[one] > requests.priority[other] or (
-            requests.priority[one] == requests.priority[other] and requests.ready_s[one] > requests.ready_s[other]
-        ):
-            worst = index
+    for place in range(1, last + 1):
+        one, other = engine.requests[engine.running[place]], engine.requests[engine.running[worst]]
+        later = one.priority == other.priority and one.ready_s > other.ready_s
+        if one.priority > other.priority or later:
+            worst = place
     return worst
 
 
-@njit(cache=True)
+@inner
 def _remove_running(engine, place):
-    engine.count[NUM_RUNNING] -= 1
-    for index in range(place, engine.count[NUM_RUNNING]):
-        engine.running[index] = engine.running[index + 1]
+    state = engine.state[0]
+    state.num_running -= 1
+    for k in range(place, state.num_running):
+        engine.running[k] = engine.running[k + 1]
 
 
-@njit(cache=True)
-def preempt(rules, requests, engine, request, is_hopeless):
+@inner
+def _preempt(engine, index, is_hopeless):
     """Scheduler._preempt_request: blocks freed, nothing computed any more, outputs kept, back to the front of the queue.
 
     A request that has outgrown the whole cache can never run again: it fails here, where vLLM would try for ever.
     """
-    kv_cache.release(rules, requests, engine, request)
-    requests.computed[request] = 0
-    requests.stale[request] = requests.in_flight[request]
-    requests.placeholders[request] = 0
-    requests.preemptions[request] += 1
+    request, state = engine.requests[index], engine.state[0]
+    kv_cache.release(engine, index)
+    request.computed = 0
+    request.stale = request.in_flight
+    request.placeholders = 0
+    request.preemptions += 1
     if is_hopeless:
-        end_request(requests, engine, request, FAILED, engine.clock[NOW])
+        end_request(engine, index, FAILED, state.now_s)
     else:
-        requests.status[request] = PREEMPTED
-        queue.prepend(rules, requests, engine, request)
-    engine.preempted[engine.count[NUM_PREEMPTED]] = request
-    engine.count[NUM_PREEMPTED] += 1
+        request.status = PREEMPTED
+        queue.prepend(engine, index)
+    engine.preempted[state.num_preempted] = index
+    state.num_preempted += 1
 
 
-@njit(cache=True)
-def _cancel_row(requests, engine, request):
+@inner
+def _cancel_row(engine, index):
     """Take the request's row out of this step; returns its tokens, 0 if it has none."""
-    flight, entry = engine.flight, next_entry(engine)
-    rows = engine.count[NUM_ROWS]
-    for row in range(rows):
-        if flight.request[entry, row] == request:
-            tokens = flight.tokens[entry, row]
-            for k in range(row, rows - 1):
-                flight.request[entry, k] = flight.request[entry, k + 1]
-                flight.tokens[entry, k] = flight.tokens[entry, k + 1]
-                flight.context[entry, k] = flight.context[entry, k + 1]
-                flight.samples[entry, k] = flight.samples[entry, k + 1]
-            engine.count[NUM_ROWS] -= 1
+    state = engine.state[0]
+    rows = engine.rows[next_flight(engine)]
+    for k in range(state.num_rows):
+        if rows[k].request == index:
+            tokens = rows[k].tokens
+            for behind in range(k + 1, state.num_rows):
+                rows[behind - 1] = rows[behind]
+            state.num_rows -= 1
             return tokens
     return 0
 
 
-@njit(cache=True)
-def _schedule_waiting(rules, requests, contents, engine, threshold, budget):
+@inner
+def _schedule_waiting(engine, threshold, budget):
     """Admit waiting requests while seats, budget and blocks last; the first that does not fit blocks the rest."""
-    num_skipped = 0
-    while budget > 0 and engine.count[NUM_RUNNING] < rules.max_num_active_seqs:
-        request = queue.peek(requests, engine)
-        if request < 0:
+    state = engine.state[0]
+    state.num_skipped = 0
+    while budget > 0 and state.num_running < engine.rules[0].max_num_active_seqs:
+        index = queue.peek(engine)
+        if index < 0:
             break
-        if requests.stale[request] > 0:  # its output in flight is delivered first
-            queue.pop(requests, engine)
-            engine.skipped[num_skipped] = request
-            num_skipped += 1
+        if engine.requests[index].stale > 0:  # its output in flight is delivered first
+            queue.pop(engine)
+            engine.skipped[state.num_skipped] = index
+            state.num_skipped += 1
             continue
-        tokens = _admit(rules, requests, contents, engine, request, threshold, budget)
+        tokens = _admit(engine, index, threshold, budget)
         if tokens == 0:
             break
         budget -= tokens
-    for k in range(num_skipped):
-        queue.push(requests, engine, engine.skipped[k])
+    for k in range(state.num_skipped):
+        queue.push(engine, engine.skipped[k])
 
 
-@njit(cache=True)
-def _admit(rules, requests, contents, engine, request, threshold, budget):
-    """Admit `request` if it fits; returns the tokens of its first row, 0 if it does not fit."""
+@inner
+def _admit(engine, index, threshold, budget):
+    """Admit the request at the front of the queue if it fits; returns the tokens of its first row, 0 if it does not."""
+    rules = engine.rules[0]
     hits = evictable = 0
     if rules.caching:
-        hits, evictable = kv_cache.count_hits(rules, requests, contents, engine.pool, request)
+        hits, evictable = kv_cache.count_hits(engine, index)
     computed = hits * rules.block_size
-    tokens = requests.known[request] - computed
+    tokens = engine.requests[index].known - computed
     if 0 < threshold < tokens:
         tokens = threshold
     if not rules.chunked_prefill and tokens > budget:
         return 0
     tokens = min(tokens, budget)
-    if not _fits(rules, requests, engine, request, computed + tokens, hits, evictable):
+    if not _fits(engine, index, computed + tokens, hits, evictable):
         return 0
-    queue.pop(requests, engine)
-    kv_cache.admit(rules, requests, contents, engine, request, hits)
-    blocks = kv_cache.blocks_for(rules, min(computed + tokens, rules.max_model_len))
-    kv_cache.grow(rules, requests, engine, request, max(blocks - hits, 0))
-    seat(requests, engine, request, computed)
-    _compute(rules, requests, contents, engine, request, tokens)
+    queue.pop(engine)
+    kv_cache.admit(engine, index, hits)
+    blocks = kv_cache.blocks_for(engine, min(computed + tokens, rules.max_model_len))
+    kv_cache.grow(engine, index, max(blocks - hits, 0))
+    seat(engine, index, computed)
+    _compute(engine, index, tokens)
     return tokens
 
 
-@njit(cache=True)
-def _fits(rules, requests, engine, request, target, hits, evictable):
+@inner
+def _fits(engine, index, target, hits, evictable):
     """Whether a waiting request gets its blocks (KVCacheManager.allocate_slots).
 
     With scheduler_reserve_full_isl all that it knows must fit, not just the first chunk. The watermark is kept free
     unless nothing runs.
     """
-    watermark = rules.watermark_blocks if engine.count[NUM_RUNNING] > 0 else 0
-    available = engine.count[FREE_BLOCKS] - evictable - watermark
+    rules, state = engine.rules[0], engine.state[0]
+    watermark = rules.watermark_blocks if state.num_running > 0 else 0
+    available = state.free_blocks - evictable - watermark
     if rules.reserve_full_isl:
-        full = min(requests.known[request], rules.max_model_len)
-        if max(kv_cache.blocks_for(rules, full) - hits, 0) > available:
+        full = min(engine.requests[index].known, rules.max_model_len)
+        if max(kv_cache.blocks_for(engine, full) - hits, 0) > available:
             return False
-    return max(kv_cache.blocks_for(rules, min(target, rules.max_model_len)) - hits, 0) <= available
+    return max(kv_cache.blocks_for(engine, min(target, rules.max_model_len)) - hits, 0) <= available
 
 
-@njit(cache=True)
-def seat(requests, engine, request, computed):
+@inner
+def seat(engine, index, computed):
     """Move an admitted request to the end of running, `computed` tokens of it found in the cache."""
-    engine.running[engine.count[NUM_RUNNING]] = request
-    engine.count[NUM_RUNNING] += 1
-    requests.status[request] = RUNNING
-    requests.computed[request] = computed
-    if requests.cached[request] < 0:
-        requests.cached[request] = computed
+    request, state = engine.requests[index], engine.state[0]
+    engine.running[state.num_running] = index
+    state.num_running += 1
+    request.status = RUNNING
+    request.computed = computed
+    if request.cached < 0:
+        request.cached = computed
 
 
-@njit(cache=True)
-def _compute(rules, requests, contents, engine, request, tokens):
+@inner
+def _compute(engine, index, tokens):
     """Take a row and publish the blocks that it will fill: others can hit them as soon as they are scheduled."""
-    computed = requests.computed[request]
-    take_row(requests, engine, request, tokens)
-    kv_cache.publish(rules, requests, contents, engine.pool, request, min(computed + tokens, requests.known[request]))
+    request = engine.requests[index]
+    take_row(engine, index, tokens)
+    if engine.rules[0].caching:
+        kv_cache.publish(engine, index, min(request.computed + tokens, request.known))
 
 
-@njit(cache=True, inline="always")
-def next_entry(engine):
+@inner
+def next_flight(engine):
     """Entry of the flight ring that the step being scheduled will use."""
-    return (engine.count[FIRST_IN_FLIGHT] + engine.count[NUM_IN_FLIGHT]) % len(engine.flight.end_s)
+    state = engine.state[0]
+    return (state.first_in_flight + state.num_in_flight) % len(engine.flights)
 
 
-@njit(cache=True)
-def take_row(requests, engine, request, tokens):
+@inner
+def take_row(engine, index, tokens):
     """Add a row of `tokens` tokens on top of what the request has computed. It samples if it reaches the end of what
     the request knows."""
-    flight, entry, row = engine.flight, next_entry(engine), engine.count[NUM_ROWS]
-    computed = requests.computed[request]
-    flight.request[entry, row] = request
-    flight.tokens[entry, row] = tokens
-    flight.context[entry, row] = computed
-    flight.samples[entry, row] = computed + tokens >= requests.known[request] + requests.placeholders[request]
-    engine.count[NUM_ROWS] += 1
+    request, state = engine.requests[index], engine.state[0]
+    row = engine.rows[next_flight(engine), state.num_rows]
+    row.request = index
+    row.tokens = tokens
+    row.context = request.computed
+    row.samples = request.computed + tokens >= request.known + request.placeholders
+    state.num_rows += 1

@@ -15,9 +15,8 @@ from . import loop, state
 from .engine_config import EngineConfig
 from .metrics import Gaps
 from .replica import Replica, StepSink
-from .request_table import RequestTable
-from .routing import ROUTERS, STATIC, make_router, static_choices
-from .state import Contents, Requests, Rules
+from .request_table import FAILED, FINISHED, REJECTED, RequestTable
+from .routing import ROUTERS, STATIC, Router, make_router, static_choices
 from .timing import Overhead, Timing
 
 I64 = npt.NDArray[np.int64]
@@ -60,50 +59,64 @@ def simulate(
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
     rng = np.random.default_rng(seed)
-    rules = state.rules_of(engine, policy)
-    requests = _requests_of(trace, timing.overhead)
-    contents, distinct = _contents_of(trace, engine, bool(rules.caching))
-    fleet = [
-        Replica(
-            index,
-            rules,
-            timing.step,
-            requests,
-            contents,
-            state.new_engine(rules, requests, distinct, engine.pipeline_parallel_size, steps_out is not None),
-            steps_out,
-        )
-        for index in range(replicas)
-    ]
+    fleet = _fleet(trace, engine, timing, policy, replicas, steps_out)
     sent_s = np.array(trace.arrival_s)
     placed = np.zeros(len(trace), np.int64)
     if max_concurrency is None and (replicas == 1 or router in STATIC):
         placed[:] = static_choices(router, len(trace), replicas, rng)
         _run_apart(fleet, placed)
     else:
-        choose = make_router(router, rules, requests, contents, rng)
-        _Service(fleet, requests, choose, timing.overhead, sent_s, placed, max_concurrency or len(trace)).run()
-    return _result(trace, requests, fleet, timing.overhead, sent_s, placed)
+        choose = make_router(router, rng)
+        _Service(fleet, choose, timing.overhead, sent_s, placed, max_concurrency or len(trace)).run()
+    return _result(trace, fleet, timing.overhead, sent_s, placed)
 
 
-def _requests_of(trace: Trace, overhead: Overhead) -> Requests:
-    ready_s = trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens
+def _fleet(
+    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, replicas: int, sink: StepSink | None
+) -> list[Replica]:
+    rules = state.rules_of(engine, policy)
+    shared, contents, columns = _contents_of(trace, engine, bool(rules[0].caching))
+    requests = _requests_of(trace, timing.overhead, columns)
+    stages = engine.pipeline_parallel_size
+    return [
+        Replica(
+            index,
+            state.new_engine(rules, requests, shared, contents, stages, sink is not None),
+            timing.step,
+            sink,
+        )
+        for index in range(replicas)
+    ]
+
+
+def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64]) -> state.Records:
     rank = np.arange(len(trace))
     if np.any(trace.priority != trace.priority[0]):
         names = np.array([trace.id_of(i) for i in range(len(trace))])
         rank[np.lexsort((names, trace.arrival_s, trace.priority))] = np.arange(len(trace))
-    return state.new_requests(trace.input_tokens, trace.output_tokens, trace.priority, rank, ready_s)
+    return state.new_requests(
+        prompt=trace.input_tokens,
+        max_tokens=trace.output_tokens,
+        priority=trace.priority,
+        rank=rank,
+        ready_s=trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens,
+        **contents,
+    )
 
 
-def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[Contents, int]:
-    """Contents of all blocks and how many different ones there are; nothing where nothing is cached."""
+def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[state.I32, int, dict[str, I64]]:
+    """Shared contents, how many different contents there are, and each request's part; nothing where nothing is cached."""
     if not caching:
-        return Contents(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64)), 0
+        return np.zeros(0, np.int32), 0, {}
     shared = block_content(trace, engine.block_size)
-    lengths = trace.input_tokens.astype(np.int64) + trace.output_tokens
-    ends = np.cumsum(np.minimum(lengths, engine.max_model_len) // engine.block_size + 1) + shared.shared_count
-    private = np.concatenate(([shared.shared_count], ends[:-1]))
-    return Contents(shared.offsets, shared.ids.astype(np.int64), private), int(ends[-1])
+    lengths = np.minimum(trace.input_tokens.astype(np.int64) + trace.output_tokens, engine.max_model_len)
+    ends = shared.shared_count + np.cumsum(lengths // engine.block_size + 1)
+    columns = {
+        "shared_start": shared.offsets[:-1],
+        "shared_count": np.diff(shared.offsets),
+        "private_content": np.concatenate(([shared.shared_count], ends[:-1])),
+    }
+    return shared.ids, int(ends[-1]), columns
 
 
 def _run_apart(fleet: list[Replica], placed: I64) -> None:
@@ -116,7 +129,7 @@ def _run_apart(fleet: list[Replica], placed: I64) -> None:
 
 
 def _run_to_end(environment: simpy.Environment, replica: Replica) -> Generator[simpy.Event, None, None]:
-    replica.advance(np.inf, len(replica.engine.finished) + 1)
+    replica.advance(np.inf, len(replica.engine.ended) + 1)
     yield environment.timeout(max(0.0, replica.next_s - environment.now))
 
 
@@ -130,8 +143,7 @@ class _Service:
     def __init__(
         self,
         fleet: list[Replica],
-        requests: Requests,
-        choose: Any,
+        choose: Router,
         overhead: Overhead,
         sent_s: npt.NDArray[np.float64],
         placed: I64,
@@ -139,7 +151,7 @@ class _Service:
     ) -> None:
         self._environment = simpy.Environment()
         self._fleet = fleet
-        self._requests = requests
+        self._ready_s = fleet[0].engine.requests.ready_s
         self._choose = choose
         self._overhead = overhead
         self._sent_s = sent_s
@@ -168,7 +180,7 @@ class _Service:
     def _send(self, request: int) -> None:
         now_s = self._environment.now
         waited_s = now_s - self._sent_s[request]
-        self._requests.ready_s[request] += waited_s
+        self._ready_s[request] += waited_s
         self._sent_s[request] = now_s
         place = self._choose(self._fleet, request, now_s)
         self._placed[request] = place
@@ -196,33 +208,28 @@ class _Service:
 
 
 def _result(
-    trace: Trace,
-    requests: Requests,
-    fleet: list[Replica],
-    overhead: Overhead,
-    sent_s: npt.NDArray[np.float64],
-    placed: I64,
+    trace: Trace, fleet: list[Replica], overhead: Overhead, sent_s: npt.NDArray[np.float64], placed: I64
 ) -> SimulationResult:
-    status = np.select(
-        [requests.status == state.FINISHED, requests.status == state.REJECTED], [0, 1], default=2
-    ).astype(np.int64)
-    finish_s = np.where(status == 0, requests.finish_s + overhead.after_s, np.nan)
+    requests = fleet[0].engine.requests
+    outcome = np.zeros(state.FAILED + 1, np.int64)
+    outcome[[state.FINISHED, state.REJECTED, state.FAILED]] = FINISHED, REJECTED, FAILED
+    status = outcome[requests.status]
     table = RequestTable(
         arrival_s=sent_s,
-        prompt_tokens=requests.prompt,
+        prompt_tokens=requests.prompt.copy(),
         output_tokens=requests.known - requests.prompt,
         cached_tokens=np.maximum(requests.cached, 0),
         first_token_s=requests.first_token_s + overhead.after_s,
-        finish_s=finish_s,
-        preemptions=requests.preemptions,
+        finish_s=np.where(status == FINISHED, requests.finish_s + overhead.after_s, np.nan),
+        preemptions=requests.preemptions.copy(),
         replica=placed,
         status=status,
         request_id=trace.request_id,
     )
-    pairs = [replica.gaps() for replica in fleet]
+    gaps = np.concatenate([replica.gaps() for replica in fleet])
     return SimulationResult(
         requests=table,
-        gaps=Gaps(np.concatenate([gap for gap, _ in pairs]), np.concatenate([count for _, count in pairs])),
+        gaps=Gaps(gaps["gap_s"], gaps["count"]),
         duration_s=float(np.nanmax(requests.finish_s + overhead.after_s)),
         steps=sum(replica.steps for replica in fleet),
         extrapolated_steps=sum(replica.extrapolated_steps for replica in fleet),

@@ -1,15 +1,21 @@
-"""What the compiled step loop works on: plain arrays, grouped. Built once per simulation, changed only by compiled code."""
+"""What the compiled step loop works on: arrays of records. Built once per simulation, changed only by compiled code.
+
+Records keep what is used together together, in memory and in the code; and a handful of arrays compiles several times
+faster than a hundred would.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .engine_config import UNLIMITED_MODEL_LEN, EngineConfig
+from .engine_config import EngineConfig
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
+Records = Any
+"""A one- or two-dimensional array of records: numpy's types have no way to tell the fields."""
 
 # Status of a request.
 PENDING, WAITING, PREEMPTED, RUNNING, FINISHED, REJECTED, FAILED = range(7)
@@ -24,287 +30,254 @@ POLICY_NAMES = {
     "request-level": REQUEST_LEVEL,
 }
 
-# Counters of an engine: indices into Engine.count.
-(
-    NUM_RUNNING,
-    NUM_WAITING,
-    HEAP_SIZE,
-    QUEUE_FRONT,
-    QUEUE_BACK,
-    FREE_BLOCKS,
-    FREE_HEAD,
-    FREE_TAIL,
-    FREE_SLOTS,
-    NEXT_ARRIVAL,
-    NUM_ARRIVALS,
-    NUM_FINISHED,
-    FINISHED_SINCE,
-    FIRST_IN_FLIGHT,
-    NUM_IN_FLIGHT,
-    NUM_PREEMPTED,
-    NUM_STEPS,
-    NUM_EXTRAPOLATED,
-    NUM_ROWS,
-    COUNTERS,
-) = range(20)
+RULES = np.dtype(
+    [
+        ("policy", np.int64),
+        ("max_model_len", np.int64),
+        ("token_budget", np.int64),  # max_num_scheduled_tokens, at most max_num_batched_tokens
+        ("input_budget", np.int64),  # max_num_batched_tokens
+        ("max_num_seqs", np.int64),
+        ("max_num_active_seqs", np.int64),
+        ("long_prefill_token_threshold", np.int64),
+        ("adaptive_threshold", np.int64),
+        ("chunked_prefill", np.int64),
+        ("caching", np.int64),
+        ("by_priority", np.int64),
+        ("reserve_full_isl", np.int64),
+        ("watermark_blocks", np.int64),
+        ("asynchronous", np.int64),
+        ("depth", np.int64),  # steps that may be in flight at once
+        ("stream_interval", np.int64),
+        ("block_size", np.int64),
+        ("num_blocks", np.int64),
+        ("max_queued_reqs", np.int64),  # 0 = no limit, as the next
+        ("max_queued_tokens", np.int64),
+    ]
+)
+"""EngineConfig as compiled code takes it."""
 
-# Times of an engine: indices into Engine.clock.
-NOW, LAST_EMISSION, CLOCKS = range(3)
+REQUEST = np.dtype(
+    [
+        ("prompt", np.int64),
+        ("max_tokens", np.int64),  # tokens to generate
+        ("priority", np.int64),
+        ("rank", np.int64),  # place in vLLM's order of (priority, arrival, id): Request.__lt__ in vllm/v1/request.py
+        ("ready_s", np.float64),  # when it reaches the engine
+        ("shared_start", np.int64),  # its leading blocks that others have too: engine.shared[start:start + count]
+        ("shared_count", np.int64),
+        ("private_content", np.int64),  # content of its block k behind those: private_content + k
+        ("status", np.int64),
+        ("known", np.int64),  # num_tokens: prompt and outputs that exist
+        ("computed", np.int64),
+        ("placeholders", np.int64),  # num_output_placeholders of async scheduling: tokens sampled in flight
+        ("in_flight", np.int64),  # tokens scheduled whose step has not ended
+        ("stale", np.int64),  # num_stale_output_tokens: those of in_flight scheduled before a preemption
+        ("held", np.int64),  # KV blocks held
+        ("hashed", np.int64),  # num_cached_block: leading blocks that others can hit
+        ("slot", np.int64),  # row of the block table
+        ("key", np.int64),  # place in the waiting queue: lower is nearer to the front
+        ("sent", np.int64),  # output tokens sent to the client
+        ("cached", np.int64),  # prompt tokens found in the prefix cache at first admission; -1 before
+        ("preemptions", np.int64),
+        ("first_token_s", np.float64),
+        ("last_emission_s", np.float64),
+        ("finish_s", np.float64),
+    ]
+)
 
+STATE = np.dtype(
+    [
+        ("now_s", np.float64),
+        ("last_emission_s", np.float64),  # when the step before this one ended
+        ("num_running", np.int64),
+        ("num_waiting", np.int64),
+        ("heap_size", np.int64),
+        ("queue_front", np.int64),  # the lowest and
+        ("queue_back", np.int64),  # the highest key given in the waiting queue
+        ("free_blocks", np.int64),
+        ("free_head", np.int64),
+        ("free_tail", np.int64),
+        ("free_slots", np.int64),
+        ("next_arrival", np.int64),
+        ("num_arrivals", np.int64),
+        ("num_ended", np.int64),
+        ("ended_since", np.int64),  # whether a request has ended since the last schedule
+        ("first_in_flight", np.int64),
+        ("num_in_flight", np.int64),
+        ("num_rows", np.int64),  # of the step being scheduled, as the two below
+        ("num_preempted", np.int64),
+        ("num_skipped", np.int64),
+        ("num_steps", np.int64),
+        ("num_extrapolated", np.int64),
+        ("logged_steps", np.int64),
+        ("logged_rows", np.int64),
+        ("logged_preempted", np.int64),
+        ("logged_gaps", np.int64),
+    ]
+)
 
-class Rules(NamedTuple):
-    """EngineConfig as compiled code takes it: integers (0 = off, where vLLM has None) and one policy."""
+BLOCK = np.dtype(
+    [
+        ("previous", np.int32),  # free list, in order of eviction
+        ("following", np.int32),
+        ("older", np.int32),  # blocks of one content form a ring in order of insertion
+        ("newer", np.int32),
+        ("content", np.int64),  # -1 where not hashed
+        ("refs", np.int64),
+    ]
+)
+"""A KV block (KVCacheBlock in vllm/v1/core/kv_cache_utils.py). Block 0 is the null block, so 0 means none."""
 
-    policy: int
-    max_model_len: int
-    token_budget: int
-    max_num_seqs: int
-    max_num_active_seqs: int
-    long_prefill_token_threshold: int
-    adaptive_threshold: int
-    input_budget: int
-    chunked_prefill: int
-    caching: int
-    by_priority: int
-    reserve_full_isl: int
-    watermark_blocks: int
-    asynchronous: int
-    depth: int
-    stream_interval: int
-    block_size: int
-    num_blocks: int
-    max_queued_reqs: int
-    max_queued_tokens: int
-
-
-class Requests(NamedTuple):
-    """A column per attribute, an entry per request; shared by all replicas."""
-
-    prompt: I64
-    """Prompt tokens."""
-    max_tokens: I64
-    """Tokens to generate."""
-    priority: I64
-    rank: I64
-    """Place in vLLM's order of (priority, arrival, id): Request.__lt__ in vllm/v1/request.py."""
-    ready_s: F64
-    """When the request reaches the engine."""
-    status: I64
-    known: I64
-    """num_tokens: prompt and outputs that exist."""
-    computed: I64
-    placeholders: I64
-    """num_output_placeholders of async scheduling: tokens sampled in flight."""
-    in_flight: I64
-    """Tokens scheduled whose step has not ended."""
-    stale: I64
-    """num_stale_output_tokens: those of `in_flight` that were scheduled before a preemption."""
-    held: I64
-    """KV blocks held."""
-    hashed: I64
-    """num_cached_block: leading blocks that other requests can hit."""
-    slot: I64
-    """Row of the block table."""
-    key: I64
-    """Place in the waiting queue: lower is nearer to the front."""
-    sent: I64
-    """Output tokens sent to the client."""
-    cached: I64
-    """Prompt tokens found in the prefix cache at first admission; -1 before."""
-    preemptions: I64
-    first_token_s: F64
-    last_emission_s: F64
-    finish_s: F64
-
-
-class Contents(NamedTuple):
-    """Which KV blocks hold the same tokens, as integers: see traces/content.py."""
-
-    offsets: I64
-    """(n + 1,): shared leading blocks of request i are shared[offsets[i]:offsets[i + 1]]."""
-    shared: I64
-    private: I64
-    """(n,): block k of request i, where it is not shared, has the content private[i] + k."""
-
-
-class Pool(NamedTuple):
-    """KV blocks: vLLM's BlockPool (vllm/v1/core/block_pool.py) as arrays. Block 0 is the null block, so 0 means none."""
-
-    previous: I32
-    """Free list, doubly linked, in order of eviction."""
-    following: I32
-    refs: I32
-    content: I64
-    """Content of a hashed block; -1 of one that is not."""
-    older: I32
-    """Blocks of one content form a ring in order of insertion."""
-    newer: I32
-    first: I32
-    """(contents,): the block of this content that was inserted first; 0 if none is cached."""
-    table: I32
-    """(slots, blocks): KV blocks of each running request."""
-    free_slots: I64
-
-
-class Flight(NamedTuple):
-    """Steps scheduled and not yet ended: a ring of `depth` entries of rows in scheduling order."""
-
-    end_s: F64
-    rows: I64
-    """(depth,): rows in each."""
-    request: I64
-    """(depth, max_num_seqs), as the two below."""
-    tokens: I64
-    context: I64
-    samples: I64
-
-
-class Log(NamedTuple):
-    """What happened, until the caller has taken it: steps if they are recorded, and gaps between tokens."""
-
-    counts: I64
-    """[steps, rows, preempted, gaps] used."""
-    start_s: F64
-    end_s: F64
-    free_blocks: I64
-    row_end: I64
-    preempted_end: I64
-    request: I64
-    tokens: I64
-    context: I64
-    preempted: I64
-    gap_s: F64
-    """Inter-token latencies, each with how many requests had it."""
-    gap_count: I64
+FLIGHT = np.dtype([("end_s", np.float64), ("rows", np.int64)])
+ROW = np.dtype([("request", np.int64), ("tokens", np.int64), ("context", np.int64), ("samples", np.int64)])
+STEP_LOG = np.dtype(
+    [
+        ("start_s", np.float64),
+        ("end_s", np.float64),
+        ("free_blocks", np.int64),
+        ("row_end", np.int64),
+        ("preempted_end", np.int64),
+    ]
+)
+GAP_LOG = np.dtype([("gap_s", np.float64), ("count", np.int64)])
 
 
 class Engine(NamedTuple):
-    """One replica."""
+    """One replica; `requests` and `shared` are common to all replicas of a simulation."""
 
-    count: I64
-    clock: F64
-    stage_free_s: F64
-    """(pipeline stages,): when each stage has done its last step."""
+    rules: Records
+    """RULES, one record."""
+    state: Records
+    """STATE, one record."""
+    requests: Records
+    """REQUEST, a record a request."""
+    shared: I32
+    """Contents of the blocks that several requests have (traces/content.py)."""
     running: I64
+    """Running requests in order of admission; the first state.num_running entries."""
     heap: I64
-    """The waiting queue: a binary heap of requests by their key."""
+    """The waiting queue: a binary heap of requests by key."""
     arrivals: I64
-    """Requests sent to this replica, in order of ready_s."""
-    finished: I64
+    """Requests sent here, in order of ready_s."""
+    ended: I64
     """Requests that ended here, in order of time."""
     preempted: I64
     """Preempted in the step being scheduled."""
     skipped: I64
     """Waiting requests passed over in the step being scheduled."""
-    pool: Pool
-    flight: Flight
-    log: Log
+    blocks: Records
+    """BLOCK, a record a KV block; one record where nothing is cached, since then only their number matters."""
+    first_block: I32
+    """(contents,): the block of each content that was inserted first; 0 if none is cached."""
+    table: I32
+    """(slots, blocks): KV blocks of each running request."""
+    free_slots: I64
+    flights: Records
+    """FLIGHT: a ring of the steps scheduled and not yet ended."""
+    rows: Records
+    """ROW, (flights, seats): their rows in scheduling order."""
+    stage_free_s: F64
+    """(pipeline stages,): when each stage has done its last step."""
+    step_log: Records
+    """STEP_LOG, ROW and requests of the steps made, and GAP_LOG of inter-token latencies, until the caller takes them."""
+    row_log: Records
+    preempted_log: I64
+    gap_log: Records
 
 
-def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Rules:
-    """The compiled form of `engine` under one of POLICY_NAMES."""
-    tokens = engine.max_num_batched_tokens
-    overlapping = engine.async_scheduling and engine.pipeline_parallel_size == 1
-    return Rules(
-        policy=POLICY_NAMES[policy],
-        max_model_len=engine.max_model_len,
-        token_budget=min(engine.max_num_scheduled_tokens or tokens, tokens),
-        max_num_seqs=engine.max_num_seqs,
-        max_num_active_seqs=engine.max_num_active_seqs or engine.max_num_seqs,
-        long_prefill_token_threshold=engine.long_prefill_token_threshold,
-        adaptive_threshold=int(engine.long_prefill_token_threshold_adaptive),
-        input_budget=tokens,
-        chunked_prefill=int(engine.enable_chunked_prefill),
-        caching=int(engine.enable_prefix_caching and policy == "vllm-v1"),
-        by_priority=int(engine.scheduling_policy == "priority"),
-        reserve_full_isl=int(engine.scheduler_reserve_full_isl),
-        watermark_blocks=int(engine.watermark * engine.num_gpu_blocks),
-        asynchronous=int(overlapping and policy == "vllm-v1"),
-        depth=(2 if overlapping else engine.pipeline_parallel_size) if policy == "vllm-v1" else 1,
-        stream_interval=engine.stream_interval,
-        block_size=engine.block_size,
-        num_blocks=engine.num_gpu_blocks,
-        max_queued_reqs=engine.max_num_queued_reqs or 0,
-        max_queued_tokens=engine.max_num_queued_tokens or 0,
-    )
+def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
+    """The compiled form of `engine` under one of POLICY_NAMES: one RULES record.
+
+    Overlap applies to vLLM V1 alone: two steps in flight with async scheduling, one a stage with pipeline parallelism
+    (VllmConfig.max_concurrent_batches in vllm/config/vllm.py, for the model runner that does not combine the two).
+    """
+    is_v1 = policy == "vllm-v1"
+    stages = engine.pipeline_parallel_size
+    overlapping = is_v1 and engine.async_scheduling and stages == 1
+    rules = np.zeros(1, RULES).view(np.recarray)
+    values = {
+        "policy": POLICY_NAMES[policy],
+        "token_budget": min(engine.max_num_scheduled_tokens or engine.max_num_batched_tokens, engine.max_num_batched_tokens),
+        "input_budget": engine.max_num_batched_tokens,
+        "max_num_active_seqs": engine.max_num_active_seqs or engine.max_num_seqs,
+        "adaptive_threshold": engine.long_prefill_token_threshold_adaptive,
+        "chunked_prefill": engine.enable_chunked_prefill,
+        "caching": engine.enable_prefix_caching and is_v1,
+        "by_priority": engine.scheduling_policy == "priority",
+        "reserve_full_isl": engine.scheduler_reserve_full_isl,
+        "watermark_blocks": int(engine.watermark * engine.num_gpu_blocks),
+        "asynchronous": overlapping,
+        "depth": 2 if overlapping else stages if is_v1 else 1,
+        "num_blocks": engine.num_gpu_blocks,
+        "max_queued_reqs": engine.max_num_queued_reqs or 0,
+        "max_queued_tokens": engine.max_num_queued_tokens or 0,
+    }
+    for name in RULES.names or ():
+        rules[name] = values.get(name, getattr(engine, name, 0))
+    return rules
 
 
-def new_requests(prompt: Any, output: Any, priority: Any, rank: I64, ready_s: F64) -> Requests:
-    """Requests that have not arrived yet."""
-    n = len(prompt)
-    zeros = {name: np.zeros(n, np.int64) for name in Requests._fields}
-    zeros |= {name: np.full(n, np.nan) for name in ("first_token_s", "last_emission_s", "finish_s")}
-    zeros["cached"] = np.full(n, -1, np.int64)
-    given = {"prompt": prompt, "max_tokens": output, "priority": priority, "known": prompt}
-    columns = zeros | {name: np.array(value, np.int64) for name, value in given.items()}
-    return Requests(**(columns | {"rank": rank, "ready_s": ready_s}))
-
-
-def new_engine(rules: Rules, requests: Requests, contents: int, stages: int, record_steps: bool) -> Engine:
-    """An empty replica; `contents` is the number of different block contents there can be."""
-    n = len(requests.prompt)
-    seats = max(1, min(rules.max_num_seqs, n))
-    count = np.zeros(COUNTERS, np.int64)
-    count[FREE_BLOCKS] = rules.num_blocks - 1
-    count[FREE_HEAD], count[FREE_TAIL] = 1, rules.num_blocks - 1
-    count[FREE_SLOTS] = seats
-    return Engine(
-        count=count,
-        clock=np.zeros(CLOCKS),
-        stage_free_s=np.zeros(stages),
-        running=np.zeros(seats, np.int64),
-        heap=np.zeros(n + 1, np.int64),
-        arrivals=np.zeros(n, np.int64),
-        finished=np.zeros(n, np.int64),
-        preempted=np.zeros(seats, np.int64),
-        skipped=np.zeros(seats * rules.depth, np.int64),
-        pool=_new_pool(rules, requests, contents, seats),
-        flight=_new_flight(rules.depth, seats),
-        log=_new_log(seats, record_steps),
-    )
-
-
-def _new_pool(rules: Rules, requests: Requests, contents: int, seats: int) -> Pool:
-    blocks = rules.num_blocks if rules.caching else 1
-    longest = np.minimum(requests.prompt + requests.max_tokens, min(rules.max_model_len, UNLIMITED_MODEL_LEN))
-    width = int(longest.max(initial=0)) // rules.block_size + 1 if rules.caching else 1
-    return Pool(
-        previous=np.arange(-1, blocks - 1, dtype=np.int32),
-        following=np.append(np.arange(1, blocks, dtype=np.int32), np.int32(0)),
-        refs=np.zeros(blocks, np.int32),
-        content=np.full(blocks, -1, np.int64),
-        older=np.zeros(blocks, np.int32),
-        newer=np.zeros(blocks, np.int32),
-        first=np.zeros(max(1, contents), np.int32),
-        table=np.zeros((seats if rules.caching else 1, width), np.int32),
-        free_slots=np.arange(seats, dtype=np.int64)[::-1].copy(),
-    )
-
-
-def _new_flight(depth: int, seats: int) -> Flight:
-    rows = {name: np.zeros((depth, seats), np.int64) for name in ("request", "tokens", "context", "samples")}
-    return Flight(end_s=np.zeros(depth), rows=np.zeros(depth, np.int64), **rows)
+def new_requests(**columns: Any) -> Records:
+    """Requests that have not arrived yet, from columns of REQUEST's names: prompt, max_tokens, ready_s at least."""
+    requests = np.zeros(len(columns["prompt"]), REQUEST).view(np.recarray)
+    for name, column in columns.items():
+        requests[name] = column
+    requests["known"] = columns["prompt"]
+    requests["cached"] = -1
+    for name in ("first_token_s", "last_emission_s", "finish_s"):
+        requests[name] = np.nan
+    return requests
 
 
 STEPS_PER_BATCH = 1 << 13
 ROWS_PER_BATCH = 1 << 17
 
 
-def _new_log(seats: int, record_steps: bool) -> Log:
-    steps = STEPS_PER_BATCH if record_steps else 1
-    rows = max(ROWS_PER_BATCH, 4 * seats) if record_steps else 1
-    gaps = max(ROWS_PER_BATCH, 4 * seats)
-    return Log(
-        counts=np.zeros(4, np.int64),
-        start_s=np.zeros(steps),
-        end_s=np.zeros(steps),
-        free_blocks=np.zeros(steps, np.int64),
-        row_end=np.zeros(steps, np.int64),
-        preempted_end=np.zeros(steps, np.int64),
-        request=np.zeros(rows, np.int64),
-        tokens=np.zeros(rows, np.int64),
-        context=np.zeros(rows, np.int64),
-        preempted=np.zeros(rows, np.int64),
-        gap_s=np.zeros(gaps),
-        gap_count=np.zeros(gaps, np.int64),
+def new_engine(rules: Records, requests: Records, shared: I32, contents: int, stages: int, record: bool) -> Engine:
+    """An empty replica; `contents` is the number of different block contents there can be."""
+    n = len(requests)
+    rule = rules[0]
+    seats, depth = max(1, min(int(rule.max_num_seqs), n)), int(rule.depth)
+    state = np.zeros(1, STATE).view(np.recarray)
+    state["free_blocks"] = state["free_tail"] = rule.num_blocks - 1
+    state["free_head"] = 1
+    state["free_slots"] = seats
+    batch = max(ROWS_PER_BATCH, 4 * seats)
+    logged = batch if record else 1
+    return Engine(
+        rules=rules,
+        state=state,
+        requests=requests,
+        shared=shared,
+        running=np.zeros(seats, np.int64),
+        heap=np.zeros(n + 1, np.int64),
+        arrivals=np.zeros(n, np.int64),
+        ended=np.zeros(n, np.int64),
+        preempted=np.zeros(seats, np.int64),
+        skipped=np.zeros(seats * depth, np.int64),
+        blocks=_new_blocks(int(rule.num_blocks) if rule.caching else 1),
+        first_block=np.zeros(max(1, contents), np.int32),
+        table=np.zeros((seats, _longest(rule, requests)) if rule.caching else (1, 1), np.int32),
+        free_slots=np.arange(seats, dtype=np.int64),
+        flights=np.zeros(depth, FLIGHT).view(np.recarray),
+        rows=np.zeros((depth, seats), ROW).view(np.recarray),
+        stage_free_s=np.zeros(stages),
+        step_log=np.zeros(STEPS_PER_BATCH if record else 1, STEP_LOG).view(np.recarray),
+        row_log=np.zeros(logged, ROW).view(np.recarray),
+        preempted_log=np.zeros(logged, np.int64),
+        gap_log=np.zeros(batch, GAP_LOG).view(np.recarray),
     )
+
+
+def _longest(rule: Any, requests: Records) -> int:
+    """Blocks that the longest request can hold."""
+    tokens = np.minimum(requests.prompt + requests.max_tokens, rule.max_model_len)
+    return int(tokens.max(initial=0)) // int(rule.block_size) + 1
+
+
+def _new_blocks(count: int) -> Records:
+    blocks = np.zeros(count, BLOCK).view(np.recarray)
+    blocks["previous"] = np.arange(-1, count - 1)
+    blocks["following"] = np.append(np.arange(1, count), 0)
+    blocks["content"] = -1
+    return blocks

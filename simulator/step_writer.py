@@ -17,15 +17,13 @@ class StepWriter:
 
     def __call__(self, replica: Replica) -> None:
         """Write what is in the replica's log."""
-        log, names = replica.engine.log, self._names
-        steps = int(log.counts[0])
+        engine, names = replica.engine, self._names
+        state, log, preempted_log = engine.state[0], engine.step_log, engine.preempted_log
+        steps, taken = int(state.logged_steps), engine.row_log[: state.logged_rows]
         rows = [
             f"[{names[request]},{tokens},{context}]"
             for request, tokens, context in zip(
-                log.request[: log.counts[1]].tolist(),
-                log.tokens[: log.counts[1]].tolist(),
-                log.context[: log.counts[1]].tolist(),
-                strict=True,
+                taken["request"].tolist(), taken["tokens"].tolist(), taken["context"].tolist(), strict=True
             )
         ]
         starts_ms, ends_ms = ((time_s[:steps] * 1e3).tolist() for time_s in (log.start_s, log.end_s))
@@ -33,7 +31,7 @@ class StepWriter:
         row = preempted = 0
         for step in range(steps):
             row_end, preempted_end = int(log.row_end[step]), int(log.preempted_end[step])
-            gone = ",".join(names[request] for request in sorted(log.preempted[preempted:preempted_end].tolist()))
+            gone = ",".join(names[request] for request in sorted(preempted_log[preempted:preempted_end].tolist()))
             self._out.write(
                 f'{{"step":{replica.recorded_steps + step + 1},"start_ms":{starts_ms[step]!r},'
                 f'"end_ms":{ends_ms[step]!r},"rows":[{",".join(rows[row:row_end])}],"preempted":[{gone}],'

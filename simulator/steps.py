@@ -57,6 +57,11 @@ def read_steps(path: Path) -> Iterator[StepRecord]:
         raise InputError(f"{path}: cannot be read as step records: {error}") from error
 
 
+def parse_step(line: str, where: str) -> StepRecord:
+    """The record in one line; `where` names the line in the InputError that anything else raises."""
+    return _record(_parse(line, where), where)
+
+
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         document = json.loads(line)
