@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import engine_config_option, engine_option, json_option, out_option, seed_option
+from .options import duration, engine_config_option, engine_option, json_option, out_option, seed_option
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -90,6 +90,43 @@ def fit(
     settings = parse_settings(engine, engine_config)
     profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed)
     save_profile(profile, out)
+    _print_page(profile)
+
+
+@command.command()
+@click.option("--model", required=True, metavar="M", help="A model folder, or a name on a model hub.")
+@click.option("--budget", type=duration, default="10m", show_default=True, help="Time it may take, e.g. 90s, 10m, 1h.")
+@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this one.")
+@engine_option
+@engine_config_option
+@seed_option
+@out_option
+def measure(
+    model: str,
+    budget: float,
+    vllm_python: str | None,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """A profile from the real engine: starts it, drives it for a while, fits its steps.
+
+    The settings given with --engine become the profile's defaults. Ctrl-C ends it early with the profile of what was
+    measured; after a kill, the same command goes on with the steps that are in OUT.measure.
+
+    \b
+    Example:
+      slotune profile measure --model models/llama-3.1-8b --budget 10m --out profiles/my-gpu
+    """
+    from ..profiler.launch import find_vllm
+    from ..profiler.measure import Task, measure
+    from ..simulator.engine_config import parse_settings
+    from .output import progress
+
+    task = Task(model, parse_settings(engine, engine_config), out, budget, seed)
+    with progress("profile measure (seconds)", budget) as bar:
+        profile = measure(task, find_vllm(vllm_python), lambda done_s, note: bar.update(min(done_s, budget), note=note))
     _print_page(profile)
 
 

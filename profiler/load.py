@@ -25,8 +25,8 @@ from .prompts import prompt_tokens
 
 TIMEOUT_S = 6 * 3600.0
 """For one request, as in vllm bench serve."""
-LEAD_S = 0.2
-"""Before the first arrival: for connections to be set up."""
+LEAD_S = 0.05
+"""Before the first arrival: for the tasks to be waiting."""
 
 
 @dataclass(frozen=True, slots=True)

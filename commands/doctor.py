@@ -1,0 +1,28 @@
+"""`slotune doctor`: what is installed, which engine would be started, what is missing."""
+
+import click
+
+from .options import json_option
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this one.")
+@json_option
+def command(vllm_python: str | None, as_json: bool) -> None:
+    """What is installed, which engine it would start, what is missing and how to get it.
+
+    \b
+    Example:
+      slotune doctor --vllm-python venvs/vllm/bin/python
+    """
+    from ..profiler.doctor import as_documents, examine
+    from .output import emit_json, table
+
+    findings = examine(vllm_python)
+    if as_json:
+        emit_json({"findings": as_documents(findings)})
+        return
+    table(("what", "state", "found"), [(finding.name, finding.state, finding.value) for finding in findings])
+    for finding in findings:
+        if finding.mend:
+            click.echo(f"{finding.name}: {finding.mend}")

@@ -1,0 +1,171 @@
+"""Which requests to send so that the engine takes the steps that the model knows least about.
+
+Steps cannot be ordered one by one from outside; requests can. A `Scenario` is a staircase: groups of requests, each
+sent when the one before it has decoded a little, under a limit on the tokens of a step. On its way up it makes pure
+prefill steps (the first group), mixtures (every later one, chunked by the limit) and pure decode steps of every batch
+size it passes. Single prompts under a small limit give a chunk over all prior contexts; one large group of short
+prompts gives steps of many prefill rows.
+
+Steps fall into cells: regime, and shape features to a factor of two. The worth of a scenario is what its steps would
+tell: for each cell it reaches, the regime's held-out error over one more than the steps already measured there. The
+next scenario is the one of the greatest worth per root of its seconds: per second, nothing large would ever be run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import qmc
+
+from ..simulator.features import DECODE_CONTEXT, MAX_CONTEXT, PREFILL_CONTEXT, PREFILL_WORK, totals_of
+from .surrogate import regime_names
+
+F64 = npt.NDArray[np.float64]
+Cell = tuple[str | int, ...]
+
+KV_SHARE = 0.9
+"""Of the KV cache, at most: preempted requests would be computed twice, and measure nothing new."""
+MIN_PROMPT = 8
+MIN_CAP = 16
+DECODE_TOKENS = (3, 12)
+"""Pure decode steps between groups, least and most."""
+UNKNOWN_ERROR = 1.0
+"""Of a regime that was not yet measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What the engine can do."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_model_len: int
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A staircase of requests."""
+
+    groups: tuple[tuple[int, ...], ...]
+    """Prompt lengths of the requests that are sent together."""
+    cap: int
+    """Most tokens in a step; 0 for the engine's own limit."""
+    decode_tokens: int
+    """Tokens that a group makes before the next is sent, and the last before all end."""
+
+    @property
+    def prompts(self) -> list[int]:
+        return [length for group in self.groups for length in group]
+
+
+def draw(space: Space, count: int, seed: int) -> list[Scenario]:
+    """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode)."""
+    points = qmc.Sobol(5, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
+    return [_scenario(space, point, index + seed * 1000) for index, point in enumerate(points)]
+
+
+def _scenario(space: Space, point: F64, seed: int) -> Scenario:
+    kind, cap_at, batch_at, length_at, decode_at = point
+    longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
+    cap = _between(MIN_CAP, space.max_num_batched_tokens, cap_at)
+    length = _between(MIN_PROMPT, longest, length_at)
+    if kind < 0.25:
+        return Scenario(((length,),), cap, 1)
+    batch = _between(1, space.max_num_seqs, batch_at)
+    batch = max(1, min(batch, int(space.kv_tokens * KV_SHARE) // (length + 64)))
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.uniform(0.5, 1.5, batch) * length, MIN_PROMPT, longest).astype(int).tolist()
+    sizes = [batch] if kind < 0.45 else _stairs(batch, single=kind < 0.65)
+    cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
+    return Scenario(_split(lengths, sizes), cap, _between(*DECODE_TOKENS, decode_at))
+
+
+def _between(low: int, high: int, share: float) -> int:
+    """Geometrically between the two."""
+    return round(float(low * (max(high, low) / low) ** share))
+
+
+def _stairs(batch: int, single: bool) -> list[int]:
+    """Group sizes: one at a time, or each as large as all before it."""
+    if single:
+        return [1] * batch
+    sizes, total = [], 0
+    while total < batch:
+        size = min(max(1, total), batch - total)
+        sizes.append(size)
+        total += size
+    return sizes
+
+
+def corners(space: Space) -> list[Scenario]:
+    """Where the space ends, so that nothing inside it is extrapolated: the largest step, batch and context."""
+    longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
+    widest = min(space.max_num_batched_tokens, longest)
+    batch = max(1, min(space.max_num_seqs, int(space.kv_tokens * KV_SHARE) // 128))
+    few = max(1, min(8, batch, int(space.kv_tokens * KV_SHARE) // longest))
+    chunk = max(MIN_CAP, space.max_num_batched_tokens // 4)
+    return [
+        Scenario(((widest,), (widest,)), 0, 4),
+        Scenario(_split([32] * batch, _stairs(batch, single=False)), 0, 6),
+        Scenario(((longest,),), chunk, 6),
+        Scenario(_split([longest // 2] * few, [1] * few), chunk, 4),
+    ]
+
+
+def halved(scenario: Scenario) -> Scenario | None:
+    """The same with half the prompt tokens: shorter prompts, or half the groups; None where it can't be less."""
+    longest = max(scenario.prompts)
+    if longest >= 4 * MIN_PROMPT:
+        groups = tuple(tuple(max(MIN_PROMPT, length // 2) for length in group) for group in scenario.groups)
+        return Scenario(groups, scenario.cap, scenario.decode_tokens)
+    if len(scenario.groups) > 1:
+        return Scenario(scenario.groups[: len(scenario.groups) // 2], scenario.cap, scenario.decode_tokens)
+    return None
+
+
+def _split(lengths: list[int], sizes: list[int]) -> tuple[tuple[int, ...], ...]:
+    ends = np.cumsum(sizes).tolist()
+    return tuple(tuple(lengths[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+def forecast(scenario: Scenario, space: Space) -> F64:
+    """(steps, TOTALS): about the steps that the scenario makes, by vLLM's rule that running requests go first."""
+    limit = min(scenario.cap or space.max_num_batched_tokens, space.max_num_batched_tokens)
+    decoding: list[int] = []
+    steps = []
+    for group in scenario.groups:
+        waiting = [[length, 0] for length in group]  # prompt, computed
+        left = scenario.decode_tokens - 1
+        while waiting or left > 0:
+            rows = [(1, context) for context in decoding]
+            room = limit - len(rows)
+            decoding = [context + 1 for context in decoding]
+            for prompt in waiting:
+                chunk = min(prompt[0] - prompt[1], room)
+                if chunk > 0:
+                    rows.append((chunk, prompt[1]))
+                    prompt[1], room = prompt[1] + chunk, room - chunk
+            decoding += [length for length, computed in waiting if computed == length]
+            left -= not waiting
+            waiting = [prompt for prompt in waiting if prompt[1] < prompt[0]]
+            if not rows or (waiting and room == limit):
+                break
+            pairs = np.array(rows)
+            steps.append(totals_of(pairs[:, 0], pairs[:, 1]))
+    return np.array(steps)
+
+
+def cells_of(totals: F64) -> list[Cell]:
+    """The cell of each step."""
+    shapes = totals.copy()
+    for sums in (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT):
+        shapes[:, sums] = np.maximum(shapes[:, sums], 64.0)  # fewer tokens of context than this cost nothing
+    levels = np.floor(np.log2(np.maximum(shapes, 0.5)) + 1.5).astype(int)
+    return [(name, *map(int, level)) for name, level in zip(regime_names(totals), levels, strict=True)]
+
+
+def worth(cells: Sequence[Cell], known: Mapping[Cell, int], error: Callable[[str], float]) -> float:
+    """What steps in these cells would tell: see the module."""
+    return sum(error(str(cell[0])) / (1 + known.get(cell, 0)) for cell in set(cells))

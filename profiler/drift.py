@@ -1,0 +1,68 @@
+"""How much the machine's speed changed while it was measured: told by one composition that returns throughout.
+
+Between scenarios the same request is sent again, the sentinel. Its step times, relative to their medians over the whole
+session, are the machine's slowness at that moment; between two sentinels it is interpolated.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..simulator.steps import StepRecord
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Slowness against time, 1 at its median."""
+
+    at_s: F64
+    slowness: F64
+
+    @property
+    def spread(self) -> float:
+        """(90th - 10th percentile) of the slowness; 0 where the sentinel came less than three times."""
+        if len(self.slowness) < 3:
+            return 0.0
+        low, high = np.percentile(self.slowness, (10, 90))
+        return float(high - low)
+
+    def at(self, moments_s: F64) -> F64:
+        """Slowness at these moments."""
+        if not len(self.at_s):
+            return np.ones(len(moments_s))
+        values: F64 = np.interp(moments_s, self.at_s, self.slowness)
+        return values
+
+
+def drift_of(visits: Sequence[Sequence[StepRecord]]) -> Drift:
+    """The drift from the sentinel's visits: the steps of each, in which nothing but the sentinel ran."""
+    times: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for record in (record for visit in visits for record in visit):
+        times[_composition(record)].append(record.end_s - record.start_s)
+    usual = {composition: float(np.median(values)) for composition, values in times.items()}
+    moments, slowness = [], []
+    for visit in visits:
+        if not visit:
+            continue
+        ratios = [(record.end_s - record.start_s) / usual[_composition(record)] for record in visit]
+        weights = [usual[_composition(record)] for record in visit]
+        moments.append(visit[0].start_s)
+        slowness.append(_weighted_median(ratios, weights))
+    values = np.array(slowness)
+    return Drift(np.array(moments), values / np.median(values) if len(values) else values)
+
+
+def _composition(record: StepRecord) -> tuple[int, int]:
+    _, tokens, context = record.rows[0]
+    return tokens, context
+
+
+def _weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    order = np.argsort(values)
+    cumulated = np.cumsum(np.array(weights)[order])
+    return float(np.array(values)[order][np.searchsorted(cumulated, cumulated[-1] / 2)])

@@ -1,0 +1,249 @@
+"""`slotune profile measure`: a profile from a real engine, within a time budget.
+
+The engine is started with the recorder in it (recorder.py), warmed up, and driven with scenarios, each chosen because
+its steps would tell the model most per second (design.py); in between the sentinel comes back (drift.py). Every so
+often the model is fitted anew, so that the choice follows the errors it has on held-out steps. At the end, or when
+Ctrl-C or the budget cuts it short, what is known becomes a profile that says what is missing.
+
+Beside the profile's folder P lies P.measure while a measurement goes on: logs and steps. It stays if the process is
+killed, and the next call for the same engine and model begins with the steps in it.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EngineError, InputError
+from ..simulator.features import totals_of
+from ..simulator.step_time import step_times_s
+from .design import UNKNOWN_ERROR, Scenario, cells_of, corners, draw, forecast, halved, worth
+from .launch import Launch
+from .measured_profile import measured_profile
+from .model_folder import read_model_folder
+from .profile import Profile, save_profile
+from .profile_folder import check_target
+from .recording import StepTail
+from .server import Server, running_server
+from .session import Collected, Sitting
+from .surrogate import fit
+from .surrogate_model import FittedStepTime
+
+FIRST = (
+    Scenario(((256,),), 64, 1),
+    Scenario(((32,), (48,), (64, 32)), 0, 4),
+    Scenario(((24, 24, 24, 24),), 0, 4),
+)
+"""Cheap, of every regime: what the first fit is made of."""
+CANDIDATES = 48
+SENTINEL_EVERY_S = 10.0
+REFIT_EVERY_S = 30.0
+FIT_SHARE = 0.1
+"""Of the time, at most, that fits in between may take."""
+SCENARIO_SHARE = 0.1
+"""Of the budget, at most, that one scenario may take."""
+RESERVE_S = 10.0
+"""For the last fit and the end of the engine."""
+UNKNOWN_VOCABULARY = 32000
+SCENARIO_S = 0.1
+"""What a scenario takes besides its steps."""
+F64 = npt.NDArray[np.float64]
+
+Report = Callable[[float, str], None]
+"""Told the seconds gone and a few words on what goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure."""
+
+    model: str
+    settings: Mapping[str, Any]
+    """vLLM's arguments; they become the profile's defaults."""
+    out: Path
+    budget_s: float
+    seed: int = 0
+
+
+def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], float] = time.monotonic) -> Profile:
+    """Measure, fit and save a profile.
+
+    Raises InputError for a folder that holds something else or a model that is none; EngineError for an engine that
+    does not start, or dies before it made enough steps for a fit.
+    """
+    check_target(task.out)
+    read_model_folder(task.model)
+    folder = task.out.parent / f"{task.out.name}.measure"
+    identity = _identity(task, launch)
+    collected, number = _earlier(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "measure.json").write_text(json.dumps(identity, indent=1))
+    begin = clock()
+    report(0.0, "starting the engine")
+    run = folder / f"run-{number}"
+    with running_server(launch, task.model, task.settings, run, record=True, control=True) as server:
+        work = _Work(task, server, collected, number, begin, clock, report)
+        ended = work.until_the_end()
+    report(clock() - begin, "fitting")
+    profile = measured_profile(task.model, task.settings, launch, server, collected, ended, task.out.name, task.seed)
+    save_profile(profile, task.out)
+    shutil.rmtree(folder)
+    return profile
+
+
+def _identity(task: Task, launch: Launch) -> dict[str, Any]:
+    """What must be equal for steps of an earlier call to count."""
+    return {
+        "model": task.model,
+        "settings": dict(task.settings),
+        "vllm": launch.version,
+        "environment": launch.recorded_environment(),
+    }
+
+
+def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]:
+    """Steps of calls that were killed, and the number of the next run."""
+    collected = Collected()
+    if not folder.exists():
+        return collected, 1
+    try:
+        known = json.loads((folder / "measure.json").read_text())
+    except (OSError, ValueError):
+        known = None
+    if known is None and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds something that is no measurement; remove it")
+    if known != identity:  # another model, other settings: what lies here is of no use
+        shutil.rmtree(folder)
+        return collected, 1
+    runs = sorted(folder.glob("run-*/steps.jsonl"))
+    for number, steps in enumerate(runs, 1):
+        collected.add(StepTail(steps).read(), number)
+    return collected, len(list(folder.glob("run-*"))) + 1
+
+
+class _Work:
+    """The loop of choosing and running."""
+
+    def __init__(
+        self,
+        task: Task,
+        server: Server,
+        collected: Collected,
+        number: int,
+        begin: float,
+        clock: Callable[[], float],
+        report: Report,
+    ) -> None:
+        folder = read_model_folder(task.model)
+        vocabulary = folder.vocabulary if folder else UNKNOWN_VOCABULARY
+        self._task, self._collected, self._clock = task, collected, clock
+        self._sitting = Sitting(server, vocabulary, task.seed, number, collected)
+        self._begin, self._report = begin, report
+        self._model: FittedStepTime | None = None
+        self._fit_s = 0.0
+        self._round = 0
+        self._corners = corners(self._sitting.space)
+
+    def until_the_end(self) -> str | None:
+        """Measure until the budget is used. Returns why it ended before, or None."""
+        try:
+            self._first()
+            while self._left_s() > 0 and (scenario := self._choose()) is not None:
+                self._run(scenario)
+        except KeyboardInterrupt:
+            return "cut short by the user"
+        except EngineError as error:
+            if not len(self._collected):
+                raise
+            return f"cut short because the engine failed: {error}"
+        return None
+
+    def _left_s(self) -> float:
+        return self._task.budget_s - RESERVE_S - self._fit_s - (self._clock() - self._begin)
+
+    def _limit_s(self) -> float:
+        return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._task.budget_s))
+
+    def _say(self, what: str) -> None:
+        self._report(self._clock() - self._begin, f"{what}, {len(self._collected)} steps")
+
+    def _first(self) -> None:
+        """What is measured in any case."""
+        self._say("warming up")
+        self._sitting.warm_up()
+        self._visit_sentinel()
+        for scenario in FIRST:
+            self._sitting.scenario(scenario)
+        self._visit_sentinel()
+        self._refit()
+
+    def _run(self, scenario: Scenario) -> None:
+        self._say(_described(scenario))
+        self._sitting.scenario(scenario)
+        now = self._clock()
+        if now - self._sentinel_at > SENTINEL_EVERY_S:
+            self._visit_sentinel()
+        if now - self._fitted_at > max(REFIT_EVERY_S, self._fit_s / FIT_SHARE):
+            self._refit()
+
+    def _visit_sentinel(self) -> None:
+        self._sitting.sentinel()
+        self._sentinel_at = self._clock()
+
+    def _refit(self) -> None:
+        self._say("fitting")
+        begin = self._clock()
+        self._model = fit(self._collected.samples(), seed=self._task.seed)
+        self._fitted_at = self._clock()
+        self._fit_s = self._fitted_at - begin
+
+    def _choose(self) -> Scenario | None:
+        """The candidate of the greatest worth for its time; None where none is affordable."""
+        assert self._model is not None
+        self._round += 1
+        limit_s = self._limit_s()
+        while self._corners:
+            corner: Scenario | None = self._corners.pop(0)
+            while corner is not None and self._affordable(corner, limit_s) is None:
+                corner = halved(corner)
+            if corner is not None:
+                return corner
+        best, best_rate = None, 0.0
+        for scenario in draw(self._sitting.space, CANDIDATES, self._task.seed + self._round):
+            affordable = self._affordable(scenario, limit_s)
+            if affordable is None:
+                continue
+            totals, cost_s = affordable
+            rate = worth(cells_of(totals), self._collected.cells, self._error) / np.sqrt(cost_s)
+            if rate > best_rate:
+                best, best_rate = scenario, rate
+        return best
+
+    def _affordable(self, scenario: Scenario, limit_s: float) -> tuple[F64, float] | None:
+        """The steps to expect and how long they take; None where that is longer than the limit."""
+        assert self._model is not None
+        model, space = self._model.model, self._sitting.space
+        tokens = sum(scenario.prompts)
+        chunk = min(tokens, scenario.cap or space.max_num_batched_tokens)
+        one = totals_of(np.array([chunk]), np.array([0]))[None, :]
+        if float(step_times_s(model, one)[0]) * tokens / chunk > limit_s:  # saves a long forecast
+            return None
+        totals = forecast(scenario, space)
+        cost_s = float(step_times_s(model, totals).sum()) + SCENARIO_S
+        return (totals, cost_s) if cost_s <= limit_s else None
+
+    def _error(self, regime: str) -> float:
+        assert self._model is not None
+        known = self._model.error_of(regime)
+        return UNKNOWN_ERROR if known is None else known.mean
+
+
+def _described(scenario: Scenario) -> str:
+    prompts = scenario.prompts
+    return f"{len(prompts)} prompts of about {int(np.median(prompts))} tokens"

@@ -1,0 +1,122 @@
+"""A profile made of what was measured on a running engine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..simulator.engine_config import SIMULATED
+from .devices import gpus, processor
+from .kv_capacity import GIB, KvCapacity, KvObservation
+from .launch import Launch
+from .model_folder import read_model_folder
+from .overhead import fit_overhead
+from .profile import MEASURED, EngineFacts, Profile
+from .server import Server
+from .session import Collected
+from .surrogate import fit
+
+F64 = npt.NDArray[np.float64]
+
+ELEMENT_BYTES = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "fp8": 1.0}
+
+
+def measured_profile(
+    model: str,
+    settings: Mapping[str, Any],
+    launch: Launch,
+    server: Server,
+    collected: Collected,
+    ended: str | None,
+    name: str,
+    seed: int,
+) -> Profile:
+    """Fit what was collected. `ended` says why the measurement was cut short, if it was.
+
+    Raises InputError where there are too few steps for a fit.
+    """
+    samples, facts = collected.samples(), server.facts
+    sizes = graph_sizes(facts)
+    kv, kv_note = kv_capacity(model, facts)
+    drift = collected.drift().spread
+    notes = [
+        f"cut short: {ended}" if ended else None,
+        f"the machine's speed drifted by {drift:.0%} while it was measured (taken out of the step times)",
+        kv_note,
+        "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
+    ]
+    return Profile(
+        name=name,
+        source=MEASURED,
+        step=fit(samples, sizes, seed),
+        engine=engine_facts(model, facts),
+        defaults=defaults_of(settings, facts),
+        cuda_graphs=len(sizes) > 0,
+        kv=kv,
+        overhead=fit_overhead(collected.ways),
+        samples=samples,
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def graph_sizes(facts: Mapping[str, Any]) -> F64:
+    """CUDA-graph sizes that the engine captured."""
+    if str(facts.get("cudagraph_mode")) in ("NONE", "None") or facts.get("enforce_eager"):
+        return np.empty(0)
+    return np.array(sorted(float(size) for size in facts.get("cudagraph_capture_sizes") or ()))
+
+
+def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
+    """Which engine it was, on which device."""
+    devices = gpus() if facts.get("device_type") == "cuda" else []
+    return EngineFacts(
+        version=facts.get("vllm_version"),
+        model=model,
+        device=devices[0].name if devices else processor(),
+        driver=devices[0].driver if devices else None,
+        tensor_parallel_size=int(facts.get("tensor_parallel_size") or 1),
+        pipeline_parallel_size=int(facts.get("pipeline_parallel_size") or 1),
+        dtype=_dtype(facts),
+        kv_cache_dtype=facts.get("cache_dtype"),
+        quantization=facts.get("quantization"),
+        attention_backend=facts.get("attention_backend"),
+    )
+
+
+def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's settings where nobody asks for others: those it was measured with, and those it chose itself."""
+    chosen = {name: facts[name] for name in SIMULATED if facts.get(name) is not None}
+    if facts.get("policy") is not None:
+        chosen["scheduling_policy"] = facts["policy"]
+    if facts.get("gpu_memory_utilization") is not None:
+        chosen["gpu_memory_utilization"] = facts["gpu_memory_utilization"]
+    return {**chosen, **settings}
+
+
+def kv_capacity(model: str, facts: Mapping[str, Any]) -> tuple[KvCapacity | None, str | None]:
+    """The KV-memory model that one start tells of, and what it leaves open."""
+    element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
+    folder = read_model_folder(model)
+    per_token = folder.kv_bytes_per_token(element, int(facts.get("tensor_parallel_size") or 1)) if folder else None
+    blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
+    fixed_share = facts.get("kv_cache_memory_bytes")
+    if fixed_share and not facts.get("num_gpu_blocks_override"):
+        per_token = fixed_share / (blocks * block_size)  # what the engine really took, whatever the attention
+        return KvCapacity(per_token, kv_cache_memory_bytes=float(fixed_share), element_bytes=element), None
+    devices = gpus()
+    if per_token is None or not devices or not devices[0].total_bytes:
+        return None, "KV capacity is not modelled: give num_gpu_blocks_override where it matters"
+    observation = KvObservation(
+        {name: facts[name] for name in ("max_num_batched_tokens", "max_num_seqs", "block_size")}
+        | {"gpu_memory_utilization": facts["gpu_memory_utilization"]},
+        blocks,
+    )
+    total_bytes = devices[0].total_bytes
+    capacity = KvCapacity(per_token, total_bytes=total_bytes, element_bytes=element).observed([observation])
+    known = f"KV capacity is known from one start ({blocks} blocks of {block_size} on {total_bytes / GIB:.0f} GiB)"
+    return capacity, f"{known}: how it depends on the batch limits was not measured"
+
+
+def _dtype(facts: Mapping[str, Any]) -> str | None:
+    return None if facts.get("dtype") is None else str(facts["dtype"]).removeprefix("torch.")

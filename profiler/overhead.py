@@ -1,0 +1,66 @@
+"""What a request spends outside the engine's steps, from the clocks of the client and of the engine, which are one."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ..simulator.steps import StepRecord
+from ..simulator.timing import Overhead
+from .load import Answer, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """Ways of requests into an idle engine, and of tokens out of it."""
+
+    before: list[tuple[int, float]]
+    """(prompt tokens, seconds from the POST to the start of the request's first step)."""
+    after: list[float]
+    """Seconds from the end of the step that made a token to the client's chunk."""
+
+
+def passages(calls: Sequence[Call], answers: Sequence[Answer], records: Sequence[StepRecord]) -> Passages:
+    """What one scenario tells: requests that found the engine idle, and every token."""
+    steps_of: dict[str, list[tuple[StepRecord, int]]] = defaultdict(list)
+    for record in records:
+        for name, tokens, context in record.rows:
+            steps_of[name].append((record, tokens + context))
+    ends = np.array([record.end_s for record in records])
+    found = Passages([], [])
+    for call, answer in zip(calls, answers, strict=True):
+        mine = steps_of.get(call.name)
+        if not mine or answer.error is not None:
+            continue
+        first = mine[0][0]
+        if not ((ends < first.end_s) & (ends > answer.sent)).any() and first.start_s > answer.sent:
+            found.before.append((len(call.prompt), first.start_s - answer.sent))
+        made = [record.end_s for record, computed in mine if computed >= len(call.prompt)]
+        found.after.extend(
+            np.subtract(answer.chunks, made[: len(answer.chunks)]).tolist() if _whole(made, answer) else []
+        )
+    return found
+
+
+def _whole(made: Sequence[float], answer: Answer) -> bool:
+    """Whether each chunk has its step: chunks may hold several tokens (stream_interval, a slow client)."""
+    return len(made) >= len(answer.chunks)
+
+
+def fit_overhead(parts: Sequence[Passages]) -> Overhead:
+    """Non-negative least absolute deviations on the ways in, the median of the ways out; 0 where nothing is known."""
+    before = np.array([way for part in parts for way in part.before]).reshape(-1, 2)
+    after = [way for part in parts for way in part.after]
+    after_s = max(0.0, float(np.median(after))) if after else 0.0
+    if not len(before):
+        return Overhead(after_s=after_s)
+    columns = np.column_stack([np.ones(len(before)), before[:, 0]])
+    weights = np.ones(len(before))
+    solution = np.zeros(2)
+    for _ in range(20):  # iteratively reweighted: stalls must not bend it
+        rooted = np.sqrt(weights)
+        solution, _ = nnls(columns * rooted[:, None], before[:, 1] * rooted)
+        weights = 1 / np.maximum(np.abs(columns @ solution - before[:, 1]), 1e-5)
+    return Overhead(before_s=float(solution[0]), before_token_s=float(solution[1]), after_s=after_s)

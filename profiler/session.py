@@ -1,0 +1,166 @@
+"""One sitting with a running engine: sends scenarios and the sentinel, collects the steps that they made."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EngineError
+from ..simulator.features import TOTALS, totals_of
+from ..simulator.steps import StepRecord
+from .design import Cell, Scenario, Space, cells_of, forecast
+from .drift import Drift, drift_of
+from .load import Answer, Call, send
+from .overhead import Passages, passages
+from .prompts import random_tokens
+from .recording import StepTail
+from .server import Server
+from .surrogate_samples import StepSamples
+
+F64 = npt.NDArray[np.float64]
+
+WARM_UP, SENTINEL, SCENARIO = "warm", "sentinel", "s"
+"""How request names begin; a limit on step tokens stands before them (recorder.py)."""
+SENTINEL_PROMPT, SENTINEL_TOKENS = 128, 10
+WARM_UP_GROUPS = (((64,), (64, 64, 64)), ((256,),))
+CAP_PREFIX = re.compile(r"^slotune-cap\d+-")
+RECORD_TIMEOUT_S = 5.0
+
+
+class Collected:
+    """Steps of one or more sittings, reduced to what a fit needs."""
+
+    def __init__(self) -> None:
+        self._totals: list[F64] = []
+        self._spans: list[tuple[float, float]] = []
+        self._visits: dict[str, list[StepRecord]] = defaultdict(list)
+        self._cells: Counter[Cell] = Counter()
+        self.ways: list[Passages] = []
+
+    def __len__(self) -> int:
+        return len(self._totals)
+
+    @property
+    def cells(self) -> Counter[Cell]:
+        """How many steps each cell of the design has."""
+        return self._cells
+
+    def add(self, records: Iterable[StepRecord], sitting: int = 0) -> None:
+        """Take in steps; those in which warm-up requests ran are left out."""
+        fresh = []
+        for record in records:
+            kinds = {_kind(name) for name, _, _ in record.rows}
+            if not kinds or any(kind.startswith(WARM_UP) for kind in kinds) or record.end_s <= record.start_s:
+                continue
+            if len(kinds) == 1 and (visit := kinds.pop()).startswith(SENTINEL):
+                self._visits[f"{sitting}.{visit}"].append(record)
+            rows = np.array([(tokens, context) for _, tokens, context in record.rows])
+            fresh.append(totals_of(rows[:, 0], rows[:, 1]))
+            self._spans.append((record.start_s, record.end_s))
+        if fresh:
+            self._totals += fresh
+            self._cells.update(cells_of(np.array(fresh)))
+
+    def drift(self) -> Drift:
+        return drift_of(list(self._visits.values()))
+
+    def samples(self) -> StepSamples:
+        """All steps, each time divided by the machine's slowness at that moment."""
+        if not self._totals:
+            return StepSamples(np.empty((0, TOTALS)), np.empty(0))
+        spans = np.array(self._spans)
+        slowness = self.drift().at(spans.mean(axis=1))
+        return StepSamples(np.array(self._totals), (spans[:, 1] - spans[:, 0]) / slowness)
+
+
+class Sitting:
+    """Drives one running engine."""
+
+    def __init__(self, server: Server, vocabulary: int, seed: int, number: int, collected: Collected) -> None:
+        assert server.steps_path is not None
+        self.space = space_of(server.facts)
+        self._server = server
+        self._vocabulary = vocabulary
+        self._seed = (seed, number)
+        self._number = number
+        self._tail = StepTail(server.steps_path)
+        self._collected = collected
+        self._count = 0
+
+    def warm_up(self) -> None:
+        """Requests whose steps do not count: kernels are compiled and caches filled at first use."""
+        for groups in WARM_UP_GROUPS:
+            self._take(self._calls(Scenario(groups, 0, 4), f"{WARM_UP}{self._next()}"))
+
+    def sentinel(self) -> None:
+        """The request that tells the machine's speed."""
+        call = self._call(f"{SENTINEL}{self._next()}.0", SENTINEL_PROMPT, SENTINEL_TOKENS, cap=0)
+        self._take([call])
+
+    def scenario(self, scenario: Scenario) -> None:
+        """Run a scenario and take in its steps."""
+        self._take(self._calls(scenario, f"{SCENARIO}{self._next()}"))
+
+    def _take(self, calls: Sequence[Call]) -> None:
+        _, answers = send(calls, self._server.base_url, self._server.model)
+        self._server.check()
+        _check_answered(answers)
+        ends = {
+            call.name: len(call.prompt) + call.output_tokens - 1
+            for call, answer in zip(calls, answers, strict=True)
+            if not call.background and answer.error is None
+        }
+        records = self._tail.read_until(ends, RECORD_TIMEOUT_S)
+        self._collected.add(records, self._number)
+        if not _kind(calls[0].name).startswith(WARM_UP):
+            self._collected.ways.append(passages(calls, answers, records))
+
+    def _calls(self, scenario: Scenario, name: str) -> list[Call]:
+        """Requests of all groups but the last go on until the last has ended."""
+        enough = 2 * len(forecast(scenario, self.space)) + 16
+        calls: list[Call] = []
+        follows: int | None = None
+        for group in scenario.groups:
+            last = group is scenario.groups[-1]
+            for length in group:
+                room = self.space.max_model_len - length
+                tokens = min(scenario.decode_tokens if last else enough, room)
+                call = self._call(f"{name}.{len(calls)}", length, tokens, scenario.cap)
+                call = replace(call, follows=follows, tokens_before=scenario.decode_tokens, background=not last)
+                calls.append(call)
+            follows = len(calls) - 1
+        return calls
+
+    def _call(self, name: str, prompt: int, tokens: int, cap: int) -> Call:
+        key = (*self._seed, self._count, int(name.rpartition(".")[2]))
+        named = f"slotune-cap{cap}-{name}" if name.endswith(".0") else name
+        return Call(random_tokens(prompt, self._vocabulary, key).tolist(), max(1, tokens), name=named)
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+
+def space_of(facts: Mapping[str, Any]) -> Space:
+    """What the engine can do, from what it says of itself."""
+    return Space(
+        max_num_batched_tokens=int(facts["max_num_batched_tokens"]),
+        max_num_seqs=int(facts["max_num_active_seqs"] or facts["max_num_seqs"]),
+        max_model_len=int(facts["max_model_len"]),
+        kv_tokens=(int(facts["num_gpu_blocks"]) - 1) * int(facts["block_size"]),
+    )
+
+
+def _kind(name: str) -> str:
+    """`s12` of `slotune-cap64-s12.3`."""
+    return CAP_PREFIX.sub("", name).partition(".")[0]
+
+
+def _check_answered(answers: Sequence[Answer]) -> None:
+    errors = [answer.error for answer in answers if answer.error is not None]
+    if errors and len(errors) == len(answers):
+        raise EngineError(f"the engine answers nothing: {errors[0]}", "no-answer")
