@@ -1,83 +1,35 @@
-"""A small study that was searched, and an engine to validate it on that is no engine."""
+"""A profile and a trace so small that a simulation takes no time."""
 
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from slotune.errors import EngineError
-from slotune.profiler.profile import EngineFacts, linear_profile, save_profile
-from slotune.simulator.slo import parse_slo
-from slotune.traces import write_trace
-from slotune.traces.generate import make_trace
-from slotune.traces.lengths import lognormal
-from slotune.tuner.engine_run import Measured
-from slotune.tuner.task import Task, ask
-from slotune.tuner.tune import tune
-
-TRIALS = 24
-
-
-@dataclass
-class FakeEngine:
-    """The simulator, 10 % slower than the profile says, and 10 % more in every later round."""
-
-    task: Task
-    slower: float = 1.1
-    fails: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
-    """The reason for which settings cannot run."""
-    stop_after: int | None = None
-    """KeyboardInterrupt comes in place of the run after so many."""
-    model: str = "org/model"
-    calls: list[tuple[dict[str, Any], int]] = field(default_factory=list)
-    """Settings and round of each run."""
-
-    def __call__(self, settings: Mapping[str, Any], folder: Path) -> Measured:
-        if self.stop_after is not None and len(self.calls) >= self.stop_after:
-            raise KeyboardInterrupt
-        number = int(folder.name.split("-")[1])
-        self.calls.append((dict(settings), number))
-        if reason := self.fails(settings):
-            raise EngineError(f"it said {reason}", reason)
-        noise = np.random.default_rng(len(self.calls)).normal(1, 0.002)
-        factor = self.slower * (0.9 + 0.1 * number) * noise
-        metrics = self.task.simulated()(dict(settings)).metrics or {}
-        return Measured({k: v * factor if k.endswith("_ms") else v for k, v in metrics.items()}, self.identity())
-
-    def identity(self) -> dict[str, Any]:
-        return {"model": self.model, "vllm_version": "0.32.0"}
+from slotune.profiler.profile import Profile, linear_profile
+from slotune.traces.trace import Trace
 
 
 @pytest.fixture(scope="session")
-def fake_engine() -> type[FakeEngine]:
-    return FakeEngine
+def small_profile() -> Profile:
+    """5 ms a step, 20 us a prefill token, 50 us a decode row."""
+    return linear_profile(0.005, 2e-5, 5e-5, 2e-8)
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study whose default misses a target that others meet. Not to be written to."""
-    folder = tmp_path_factory.mktemp("searched")
-    facts = EngineFacts(model="org/model", device="a formula", version="0.32.0")
-    profile = replace(linear_profile(0.008, 1e-4, 3e-4, 0), engine=facts, defaults={"max_model_len": 8192})
-    save_profile(profile, folder / "profile")
-    lengths = (lognormal(800, 3000), lognormal(60, 200))
-    write_trace(make_trace(80, 5.0, lengths, seed=1), folder / "trace.jsonl")
-    asked = ask(
-        str(folder / "profile"),
-        str(folder / "trace.jsonl"),
-        slos=[parse_slo("p99:ttft:2500"), parse_slo("p99:itl:150")],
-        engine={"num_gpu_blocks_override": 20000},
-        trials=TRIALS,
-    )
-    tune(asked, folder / "study", jobs=1)
-    return folder / "study"
+def small_trace() -> Callable[..., Trace]:
+    """Makes traces: `small_trace(60, rate=10.0, seed=0, shared=0)`."""
 
+    def trace(count: int = 60, rate: float = 10.0, seed: int = 0, shared: int = 0) -> Trace:
+        """Poisson arrivals, prompts of 100 to 600 tokens and outputs of 5 to 40; with `shared`, one common prefix."""
+        rng = np.random.default_rng(seed)
+        return Trace(
+            arrival_s=np.cumsum(rng.exponential(1 / rate, count)),
+            input_tokens=rng.integers(100 + shared, 600 + shared, count).astype(np.int32),
+            output_tokens=rng.integers(5, 40, count).astype(np.int32),
+            priority=np.zeros(count, np.int32),
+            run_offsets=np.arange(count + 1) if shared else np.zeros(count + 1, np.int64),
+            run_name=np.zeros(count if shared else 0, np.int64),
+            run_tokens=np.full(count if shared else 0, shared, np.int32),
+        )
 
-@pytest.fixture
-def study(searched: Path, tmp_path: Path) -> Path:
-    """A copy of the searched study."""
-    return shutil.copytree(searched, tmp_path / "study")
+    return trace

@@ -1,0 +1,95 @@
+"""A list or a grid becomes a sorted table; what cannot run is a row with its reason."""
+
+import csv
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.simulator.slo import Slo
+from slotune.tuner.evaluate import SimulatedRun
+from slotune.tuner.objective import Objective
+from slotune.tuner.screen import check_metric, document, read_configurations, screen, write_csv
+
+
+def written(tmp_path, text):
+    path = tmp_path / "configs.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    assert read_configurations(written(tmp_path, "max_num_seqs: [8, 16]\nenable-prefix-caching: [true, false]")) == [
+        {"max_num_seqs": 8, "enable_prefix_caching": True},
+        {"max_num_seqs": 8, "enable_prefix_caching": False},
+        {"max_num_seqs": 16, "enable_prefix_caching": True},
+        {"max_num_seqs": 16, "enable_prefix_caching": False},
+    ]
+
+
+def test_a_list_is_taken_as_it_is(tmp_path):
+    assert read_configurations(written(tmp_path, '[{"max_num_seqs": 8}, {}]')) == [{"max_num_seqs": 8}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{max_num_seq: 8}]", "entry 1: unknown engine setting 'max_num_seq': did you mean max_num_seqs"),
+        ("[{max_num_seqs: many}]", "entry 1: max_num_seqs takes int, not 'many'"),
+        ("max_num_seqs: 8", "max_num_seqs: a grid needs a list of values, not 8"),
+        ("max_num_seqs: []", "a grid needs a list of values"),
+        ("[]", "expected a list of settings or a grid"),
+        ("just words", "expected a list of settings or a grid"),
+        ("[{", "neither YAML nor JSON"),
+        ("a: [1,2,3,4,5,6,7,8,9,10]\n" * 1 + "".join(f"a{i}: [1,2,3,4,5,6,7,8,9,10]\n" for i in range(7)), "thin it out"),
+    ],
+)
+def test_bad_files_get_one_clear_line(tmp_path, text, message):
+    with pytest.raises(InputError, match="configs.yaml") as error:
+        read_configurations(written(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+CONFIGURATIONS = [{"max_num_seqs": n} for n in (1, 64, 8)] + [{"max_num_seqs": 4, "max_num_batched_tokens": 2}]
+
+
+@pytest.fixture
+def screened(small_profile, small_trace):
+    def rows(jobs=1, **options):
+        return screen(CONFIGURATIONS, SimulatedRun(small_profile, small_trace()), {}, jobs=jobs, **options)
+
+    return rows
+
+
+def test_best_first_and_failures_last(screened):
+    rows = screened(sort="p99_ttft_ms")
+    assert [row.index for row in rows] == [1, 2, 0, 3]
+    assert rows[-1].outcome.message.startswith("max_num_batched_tokens=2: must be at least")
+
+
+def test_with_targets_what_meets_them_comes_first(screened):
+    objective = Objective((Slo(99.0, "tpot", 6.0),))
+    rows = screened(objective=objective)
+    met = [row["meets"] for row in document(rows, objective)["configurations"]]
+    assert met == sorted(met, key=lambda m: (m is None, not m))
+    assert met[0] is True and met[-1] is None
+
+
+def test_the_same_whatever_the_number_of_workers(screened):
+    assert [(r.index, r.outcome.metrics) for r in screened(jobs=1)] == [
+        (r.index, r.outcome.metrics) for r in screened(jobs=3)
+    ]
+
+
+def test_the_csv_holds_every_row(screened, tmp_path):
+    write_csv(screened(), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["config"] for row in rows][-1] == "3"
+    assert rows[-1]["failure"] == "refused" and rows[-1]["p99_ttft_ms"] == ""
+    assert float(rows[0]["p99_ttft_ms"]) > 0 and rows[0]["max_num_batched_tokens"] == ""
+
+
+def test_sorting_by_what_does_not_exist():
+    with pytest.raises(InputError, match="did you mean p99_ttft_ms"):
+        check_metric("p99_ttft")

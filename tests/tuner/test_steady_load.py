@@ -1,0 +1,73 @@
+"""A load is the trace again and again, with nothing lost, nothing shared by accident, and a queue that can be judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slotune.simulator.simulation import simulate
+from slotune.tuner.steady_load import keeps_up, ordered, queue_growth, scaled_lengths
+
+
+def pairs(trace):
+    return sorted(zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_copy_holds_every_request_and_the_rate_is_exact(small_trace, seed):
+    trace = small_trace(60)
+    load = ordered(trace, 150, 4.0, seed)
+    assert len(load) == 180
+    assert load.arrival_s[-1] == pytest.approx(180 / 4.0)
+    assert np.all(np.diff(load.arrival_s) >= 0)
+    assert pairs(load) == sorted(pairs(trace) * 3)
+
+
+def test_seed_0_keeps_the_order_and_others_do_not(small_trace):
+    trace = small_trace(60)
+    assert np.array_equal(ordered(trace, 60, 4.0, 0).input_tokens, trace.input_tokens)
+    shuffled = ordered(trace, 60, 4.0, 1)
+    assert not np.array_equal(shuffled.input_tokens, trace.input_tokens)
+    assert np.array_equal(shuffled.input_tokens, ordered(trace, 60, 4.0, 1).input_tokens)
+
+
+def test_copies_share_nothing_with_each_other(small_trace):
+    load = ordered(small_trace(10, shared=64), 30, 4.0, 1)
+    names = [set(load.run_name[i * 10 : (i + 1) * 10].tolist()) for i in range(3)]
+    assert [len(name) for name in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
+
+
+def test_a_trace_without_arrival_times_gets_some(small_trace):
+    at_once = replace(small_trace(40), arrival_s=np.zeros(40))
+    load = ordered(at_once, 40, 5.0, 0)
+    assert load.arrival_s[-1] == pytest.approx(8.0)
+    assert len(np.unique(np.diff(load.arrival_s))) == 39
+
+
+@pytest.fixture
+def served(small_profile, small_trace):
+    def at(rate):
+        settings = {"max_num_seqs": 4}
+        engine, timing = small_profile.engine_config(settings), small_profile.timing(settings)
+        return simulate(ordered(small_trace(), 2000, rate, 0), engine, timing)
+
+    return at
+
+
+def test_growth_is_the_overload(served):
+    assert abs(queue_growth(served(5.0))) < 0.005
+    assert keeps_up(served(5.0))
+    most_per_s = 2000 / served(1000.0).duration_s
+    overloaded = served(most_per_s * 1.25)
+    assert queue_growth(overloaded) == pytest.approx(1 - 1 / 1.25, abs=0.03)
+    assert not keeps_up(overloaded)
+
+
+def test_lengths_scale_with_what_they_share(small_trace):
+    trace = small_trace(20, shared=64)
+    longer = scaled_lengths(trace, inputs=1.5)
+    assert longer.input_tokens.tolist() == np.rint(trace.input_tokens * 1.5).astype(int).tolist()
+    assert set(longer.run_tokens.tolist()) == {96}
+    assert np.array_equal(longer.output_tokens, trace.output_tokens)
+    assert scaled_lengths(trace, outputs=0.001).output_tokens.min() == 1
