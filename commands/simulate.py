@@ -1,0 +1,127 @@
+"""slotune simulate: one configuration on one trace."""
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    engine_config_option,
+    engine_option,
+    goodput_option,
+    json_option,
+    max_concurrency_option,
+    policy_option,
+    profile_option,
+    rate_option,
+    seed_option,
+    slo_option,
+    trace_option,
+)
+from .output import emit_json, table
+
+if TYPE_CHECKING:
+    from ..simulator.slo import Slo
+
+SHOWN = ("mean", "median", "p90", "p99")
+
+
+@click.command()
+@profile_option
+@trace_option
+@engine_option
+@engine_config_option
+@policy_option
+@click.option("--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Engines behind a router.")
+@click.option(
+    "--router",
+    type=click.Choice(["round-robin", "random", "least-outstanding", "least-kv", "prefix-aware"]),
+    default="round-robin",
+    show_default=True,
+    help="How requests are spread over the replicas.",
+)
+@rate_option
+@max_concurrency_option
+@slo_option
+@goodput_option
+@seed_option
+@click.option("--requests-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.csv", help="A line a request.")
+@click.option("--steps-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.jsonl", help="A line a step.")
+@json_option
+def command(
+    profile: str,
+    trace: str,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    policy: str,
+    replicas: int,
+    router: str,
+    rate: float | None,
+    max_concurrency: int | None,
+    slo: tuple["Slo", ...],
+    goodput: dict[str, float],
+    seed: int,
+    requests_out: Path | None,
+    steps_out: Path | None,
+    as_json: bool,
+) -> None:
+    """Simulate one configuration and print its metrics as `vllm bench serve` names them.
+
+    \b
+    Example:
+      slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
+    """
+    from ..profiler.profile import load_profile
+    from ..simulator.engine_config import parse_settings
+    from ..simulator.metrics import summarise
+    from ..simulator.request_table import write_requests
+    from ..simulator.simulation import simulate
+    from ..simulator.step_writer import StepWriter
+    from ..traces.read import read_trace
+    from ..traces.transform import at_rate
+
+    known = load_profile(profile)
+    settings = parse_settings(engine, engine_config)
+    config = known.engine_config(settings)
+    load = read_trace(trace)
+    load = at_rate(load, rate, seed) if rate else load
+    with steps_out.open("w") if steps_out else nullcontext() as out:
+        result = simulate(
+            load,
+            config,
+            known.timing(settings),
+            policy=policy,
+            replicas=replicas,
+            router=router,
+            seed=seed,
+            max_concurrency=max_concurrency,
+            steps_out=StepWriter(out, load, replicas) if out else None,
+        )
+    if requests_out:
+        write_requests(result.requests, requests_out)
+    metrics = summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
+    document = {
+        "metrics": metrics,
+        "engine": asdict(config),
+        "profile": known.describe(),
+        "trust": known.trust(result.steps, result.extrapolated_steps),
+    }
+    if slo:
+        document["targets"] = {str(target): target.met(metrics) for target in slo}
+    if as_json:
+        emit_json(document)
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    metrics, trust = document["metrics"], document["trust"]
+    rows = [[name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")]
+    table(["ms", *SHOWN], rows)
+    lines = [(k, v) for k, v in metrics.items() if not k.endswith("_ms")]
+    table(["", ""], [*lines, *document.get("targets", {}).items()])
+    click.echo(trust["provenance"])
+    if trust["extrapolated_share"] > 0:
+        click.echo(f"{trust['extrapolated_share']:.1%} of the steps lie outside what the profile was made from: extrapolated")
