@@ -129,17 +129,21 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
 def find_capacity(scenario: Scenario, seed: int) -> Capacity:
     """The highest rate on the ordering `seed`, within TOLERANCE. Raises InfeasibleError where no rate will do."""
     alone, stay_s = unloaded(scenario)
+    return highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
 
-    def at(rate: float) -> Probe:
-        return probe(scenario, rate, stay_s, seed)
 
-    low, high = _bracket(at, replace(alone, rate=0.0), 1 / stay_s)
+def highest_rate(at: Callable[[float], Probe], nothing: Probe, start: float) -> Capacity:
+    """The highest rate that passes, as do BELOW shares of it; `nothing` is the probe that passed at rate 0.
+
+    Raises InputError where no rate fails.
+    """
+    low, high = _bracket(at, nothing, start)
     while True:
         low, high = _bisect(at, low, high)
-        lucky = next((p for p in (at(low.rate * share) for share in BELOW) if not p.ok), None)
-        if lucky is None:
+        failed = next((p for p in (at(low.rate * share) for share in BELOW) if not p.ok), None)
+        if failed is None:
             return Capacity(low, high)
-        low, high = replace(alone, rate=0.0), lucky
+        low, high = nothing, failed
 
 
 def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Probe, Probe]:

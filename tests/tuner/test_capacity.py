@@ -1,0 +1,77 @@
+"""The highest rate is found within its tolerance, luck does not count, and hopeless targets are told."""
+
+import math
+
+import pytest
+
+from slotune.errors import InfeasibleError, InputError
+from slotune.simulator.slo import Slo
+from slotune.tuner.capacity import TOLERANCE, Probe, Scenario, find_capacity, highest_rate, meets, probe
+from slotune.tuner.objective import Objective
+
+NOTHING = Probe(0.0, {}, True, "queue")
+
+
+def limited(passes, calls=None):
+    def at(rate):
+        if calls is not None:
+            calls.append(rate)
+        return Probe(rate, {}, passes(rate), "p99:ttft:500")
+
+    return at
+
+
+@pytest.mark.parametrize("limit", [0.013, 1.0, 7.7, 5000.0])
+def test_the_limit_is_found_from_either_side(limit):
+    calls = []
+    found = highest_rate(limited(lambda rate: rate <= limit, calls), NOTHING, 1.0)
+    assert limit * (1 - TOLERANCE) <= found.best.rate <= limit < found.failed.rate <= found.best.rate / (1 - TOLERANCE)
+    assert len(calls) < 32
+
+
+def test_a_lucky_rate_does_not_count():
+    found = highest_rate(limited(lambda rate: rate <= 10 or 15.5 <= rate <= 16.2), NOTHING, 1.0)
+    assert 10 * (1 - TOLERANCE) <= found.best.rate <= 10
+
+
+def test_targets_that_bind_nothing():
+    with pytest.raises(InputError, match="bind nothing"):
+        highest_rate(limited(lambda rate: True), NOTHING, 1.0)
+
+
+def test_goodput_needs_99_of_100_good():
+    objective = Objective(goodput={"ttft": 500.0})
+    run = {"completed": 1000.0, "failed": 0.0, "request_throughput": 10.0, "request_goodput": 9.9}
+    assert meets(objective, run)
+    assert not meets(objective, run | {"request_goodput": 9.89})
+    assert not meets(objective, run | {"completed": 990.0, "failed": 10.0})
+    assert not meets(objective, run | {"request_throughput": math.nan, "request_goodput": math.nan})
+
+
+@pytest.fixture
+def scenario(small_profile, small_trace):
+    def make(*slos, **settings):
+        return Scenario("base", small_profile, small_trace(shared=64), Objective(slos), settings)
+
+    return make
+
+
+def test_a_saturated_engine_is_not_capacity_although_its_target_is_met(scenario):
+    """With four places, time per token stays low however long the queue is: only the queue tells."""
+    tpot_only = scenario(Slo(99.0, "tpot", 100.0), max_num_seqs=4)
+    found = find_capacity(tpot_only, seed=0)
+    assert found.failed.binding == "queue"
+    # Four places, each held for a request's stay: no more can pass than that.
+    stay_s = found.best.metrics["mean_e2el_ms"] - found.best.metrics["mean_ttft_ms"]
+    assert found.best.rate < 4 / (stay_s / 1000)
+    assert probe(tpot_only, found.best.rate * 1.1, 0.2, 1).ok is False
+
+
+def test_capacity_depends_on_the_target(scenario):
+    rates = [find_capacity(scenario(Slo(99.0, "ttft", ms)), seed=1).best.rate for ms in (60, 500)]
+    assert rates[0] < rates[1]
+
+
+def test_a_target_that_a_lone_request_misses(scenario):
+    with pytest.raises(InfeasibleError, match="p99:tpot:2 is missed by requests that are alone"):
+        find_capacity(scenario(Slo(99.0, "tpot", 2.0)), seed=0)

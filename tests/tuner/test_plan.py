@@ -1,0 +1,65 @@
+"""A plan's numbers belong together: capacity, replicas, GPUs, cost, and what changes with a change."""
+
+import json
+
+import pytest
+
+from slotune.errors import InfeasibleError, InputError
+from slotune.simulator.slo import Slo
+from slotune.tuner.capacity import Scenario
+from slotune.tuner.objective import Objective
+from slotune.tuner.plan import ORDERINGS, document, plan, what_if
+
+
+@pytest.fixture(scope="module")
+def base(small_profile, small_trace):
+    return Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "ttft", 200.0),)), {"max_num_seqs": 8})
+
+
+@pytest.fixture(scope="module")
+def planned(base):
+    changes = [what_if(base, "max_num_seqs=2"), what_if(base, "output_tokens=x0.001"), what_if(base, "input_tokens=x99")]
+    return plan([base, *changes], 200.0, jobs=1)
+
+
+def test_capacity_lies_within_its_interval(planned):
+    low, high = planned[0].interval
+    assert low <= planned[0].max_request_rate <= high
+    assert len(planned[0].capacities) == ORDERINGS
+
+
+def test_replicas_carry_the_forecast_and_one_less_could_not(planned):
+    one = planned[0]
+    assert one.at_rate.ok
+    assert one.replicas * one.interval[1] >= one.rate
+    assert (one.replicas - 2) * one.interval[1] < one.rate
+
+
+def test_costs_follow_from_gpus(planned):
+    told = document(planned, 3.0)
+    trace = planned[0].scenario.trace
+    assert told["cost_per_hour"] == 3.0 * told["gpus"] == 3.0 * told["replicas"]
+    per_token = told["cost_per_hour"] / 3600 / (200.0 * (trace.input_tokens.mean() + trace.output_tokens.mean()))
+    assert told["cost_per_million_tokens"] == pytest.approx(per_token * 1e6)
+    assert document(planned, None)["cost_per_hour"] is None
+    json.dumps(told)
+
+
+def test_what_if(planned):
+    base, fewer, shorter, hopeless = document(planned, None)["what_if"][0], *document(planned, None)["what_if"]
+    assert [fewer["scenario"], shorter["scenario"]] == ["max_num_seqs=2", "output_tokens=x0.001"]
+    assert fewer["max_request_rate"] < planned[0].max_request_rate < shorter["max_request_rate"]
+    assert hopeless["max_request_rate"] == 0.0
+    assert base["engine"] == {"max_num_seqs": 2}
+
+
+@pytest.mark.parametrize("text", ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "max_num_seqs=0"])
+def test_a_change_that_is_none(base, text):
+    with pytest.raises(InputError):
+        what_if(base, text)
+
+
+def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace):
+    hopeless = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "tpot", 1.0),)))
+    with pytest.raises(InfeasibleError, match="no rate meets the targets"):
+        plan([hopeless], jobs=1)
