@@ -88,15 +88,15 @@ def _is_decoding(request):
 @inner
 def _decode_all(engine):
     """A row for every decoding request; where blocks run out the last running request is preempted."""
-    place = 0
-    while place < engine.state[0].num_running:
-        index = engine.running[place]
+    state = engine.state[0]
+    state.cursor = 0
+    while state.cursor < state.num_running:
+        index = engine.running[state.cursor]
         if _is_decoding(engine.requests[index]):
-            place, _, fits = make_room(engine, index, 1, place)
-            if not fits:
+            if not make_room(engine, index, 1):
                 break
             take_row(engine, index, 1)
-        place += 1
+        state.cursor += 1
 
 
 @inner

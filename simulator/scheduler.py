@@ -36,20 +36,18 @@ def _schedule_running(engine, threshold):
     """Rows for running requests, in order of admission; returns the token budget that is left."""
     state = engine.state[0]
     budget = engine.rules[0].token_budget
-    place = 0
-    while place < state.num_running and budget > 0:
-        index = engine.running[place]
+    state.cursor = 0
+    while state.cursor < state.num_running and budget > 0:
+        index = engine.running[state.cursor]
         tokens = _running_tokens(engine, index, threshold, budget)
-        if tokens <= 0:
-            place += 1
-            continue
-        place, restored, fits = make_room(engine, index, tokens, place)
-        budget += restored
-        if not fits:
-            break
-        _compute(engine, index, tokens)
-        budget -= tokens
-        place += 1
+        if tokens > 0:
+            fits = make_room(engine, index, tokens)
+            budget += state.restored_tokens
+            if not fits:
+                break
+            _compute(engine, index, tokens)
+            budget -= tokens
+        state.cursor += 1
     return budget
 
 
@@ -66,29 +64,29 @@ def _running_tokens(engine, index, threshold, budget):
 
 
 @inner
-def make_room(engine, index, tokens, place):
-    """Blocks for `tokens` more tokens of a running request, preempting others as long as they are missing.
+def make_room(engine, index, tokens):
+    """Blocks for `tokens` more tokens of the running request at state.cursor, preempting others as long as they are
+    missing; returns whether there is room.
 
-    Returns (the request's place in running now, token budget restored by preempting rows of this step, whether there
-    is room).
+    The cursor follows the request; state.restored_tokens is the budget given back by preempted rows of this step.
     """
-    request = engine.requests[index]
+    request, state = engine.requests[index], engine.state[0]
     target = min(request.computed + tokens, engine.rules[0].max_model_len)
     need = max(kv_cache.blocks_for(engine, target) - request.held, 0)
-    restored = 0
-    while need > engine.state[0].free_blocks:
-        victim_place = _victim(engine)
-        victim = engine.running[victim_place]
-        _remove_running(engine, victim_place)
+    state.restored_tokens = 0
+    while need > state.free_blocks:
+        place = _victim(engine)
+        victim = engine.running[place]
+        _remove_running(engine, place)
         if engine.rules[0].by_priority:
-            place -= victim_place < place
-            restored += _cancel_row(engine, victim)
+            state.cursor -= place < state.cursor
+            state.restored_tokens += _cancel_row(engine, victim)
         _preempt(engine, victim, victim == index and kv_cache.exceeds_cache(engine, target))
         if victim == index:
-            return place, restored, False
+            return False
     if need > 0:
         kv_cache.grow(engine, index, need)
-    return place, restored, True
+    return True
 
 
 @inner

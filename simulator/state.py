@@ -104,9 +104,11 @@ STATE = np.dtype(
         ("ended_since", np.int64),  # whether a request has ended since the last schedule
         ("first_in_flight", np.int64),
         ("num_in_flight", np.int64),
-        ("num_rows", np.int64),  # of the step being scheduled, as the two below
+        ("num_rows", np.int64),  # of the step being scheduled, as those down to restored_tokens
         ("num_preempted", np.int64),
         ("num_skipped", np.int64),
+        ("cursor", np.int64),  # place in running
+        ("restored_tokens", np.int64),  # token budget that preempting rows of this step gave back
         ("num_steps", np.int64),
         ("num_extrapolated", np.int64),
         ("logged_steps", np.int64),
