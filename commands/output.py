@@ -52,7 +52,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in body:
         grid.add_row(*[cell(value) for value in row])
     # A pipe or file has no width of its own: wide enough that no cell is folded.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(grid)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    with console.capture() as drawn:
+        console.print(grid)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def cell(value: object) -> str:
