@@ -1,12 +1,27 @@
-"""A profile and a trace so small that a simulation takes no time."""
+"""A profile and a trace so small that a simulation takes no time, a small study that was searched, and an engine that
+is none to validate it on."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from slotune.profiler.profile import Profile, linear_profile
+from slotune.errors import EngineError
+from slotune.profiler.profile import EngineFacts, Profile, linear_profile, save_profile
+from slotune.simulator.slo import parse_slo
+from slotune.traces import write_trace
+from slotune.traces.generate import make_trace
+from slotune.traces.lengths import lognormal
 from slotune.traces.trace import Trace
+from slotune.tuner.engine_run import Measured
+from slotune.tuner.task import Task, ask
+from slotune.tuner.tune import tune
+
+TRIALS = 24
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +48,64 @@ def small_trace() -> Callable[..., Trace]:
         )
 
     return trace
+
+
+@dataclass
+class FakeEngine:
+    """The simulator, 10 % slower than the profile says, and 10 % more in every later round."""
+
+    task: Task
+    slower: float = 1.1
+    fails: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
+    """The reason for which settings cannot run."""
+    stop_after: int | None = None
+    """KeyboardInterrupt comes in place of the run after so many."""
+    model: str = "org/model"
+    calls: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    """Settings and round of each run."""
+
+    def __call__(self, settings: Mapping[str, Any], folder: Path) -> Measured:
+        if self.stop_after is not None and len(self.calls) >= self.stop_after:
+            raise KeyboardInterrupt
+        number = int(folder.name.split("-")[1])
+        self.calls.append((dict(settings), number))
+        if reason := self.fails(settings):
+            raise EngineError(f"it said {reason}", reason)
+        noise = np.random.default_rng(len(self.calls)).normal(1, 0.002)
+        factor = self.slower * (0.9 + 0.1 * number) * noise
+        metrics = self.task.simulated()(dict(settings)).metrics or {}
+        return Measured({k: v * factor if k.endswith("_ms") else v for k, v in metrics.items()}, self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self.model, "vllm_version": "0.32.0"}
+
+
+@pytest.fixture(scope="session")
+def fake_engine() -> type[FakeEngine]:
+    return FakeEngine
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose default misses a target that others meet. Not to be written to."""
+    folder = tmp_path_factory.mktemp("searched")
+    facts = EngineFacts(model="org/model", device="a formula", version="0.32.0")
+    profile = replace(linear_profile(0.008, 1e-4, 3e-4, 0), engine=facts, defaults={"max_model_len": 8192})
+    save_profile(profile, folder / "profile")
+    lengths = (lognormal(800, 3000), lognormal(60, 200))
+    write_trace(make_trace(80, 5.0, lengths, seed=1), folder / "trace.jsonl")
+    asked = ask(
+        str(folder / "profile"),
+        str(folder / "trace.jsonl"),
+        slos=[parse_slo("p99:ttft:2500"), parse_slo("p99:itl:150")],
+        engine={"num_gpu_blocks_override": 20000},
+        trials=TRIALS,
+    )
+    tune(asked, folder / "study", jobs=1)
+    return folder / "study"
+
+
+@pytest.fixture
+def study(searched: Path, tmp_path: Path) -> Path:
+    """A copy of the searched study."""
+    return shutil.copytree(searched, tmp_path / "study")
