@@ -110,9 +110,9 @@ def _range(change: Interval) -> str:
 
 def _without_candidate(default: Compared, others: Sequence[Compared], objective: Objective) -> Verdict:
     if meets(default, objective):
-        return Verdict(
-            default, True, True, None, "No other measured configuration meets the targets; the default does."
-        )
+        missed = "No other measured configuration meets the targets; the default does."
+        alone = "Nothing else was measured: no other is predicted to behave differently."
+        return Verdict(default, True, True, None, missed if others else alone)
     nearest = min([one for one in (default, *others) if one.runs], key=lambda one: _mean(one, objective.worst_ratio))
     ratio = _mean(nearest, objective.worst_ratio)
     sentence = f"No measured configuration meets the targets; the nearest is {ratio:.3g} times the worst one."

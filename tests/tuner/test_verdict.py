@@ -33,6 +33,12 @@ def test_nothing_measured_is_no_verdict():
     assert decide([measured("default"), measured("#1")], TTFT) is None
 
 
+def test_a_default_alone_is_said_to_be_alone():
+    found = decide([measured("default", 200, 210, 205)], TTFT)
+    assert found.recommended.name == "default"
+    assert "Nothing else was measured" in found.sentence
+
+
 def test_an_advantage_beyond_the_noise_wins():
     # The machine slows down by half over the rounds; the pairs do not care.
     found = decide([measured("default", 200, 250, 300), measured("#1", 101, 124, 151)], TTFT)

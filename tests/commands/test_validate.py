@@ -1,0 +1,123 @@
+"""slotune validate as a whole: a study, an engine's process, killed and continued."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from slotune.traces import write_trace
+from slotune.traces.generate import make_trace
+from slotune.traces.lengths import uniform
+from slotune.tuner.study import Study, Trial
+
+FAKE_VLLM = Path(__file__).with_name("fake_vllm.py")
+TUNE = ("--slo", "p99:itl:60", "--trials", "8", "--jobs", "1", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile and a trace of a second and a half."""
+    from slotune.profiler.profile import linear_profile, save_profile
+
+    folder = tmp_path_factory.mktemp("made")
+    save_profile(linear_profile(0.002, 5e-5, 1e-5, 0), folder / "profile")
+    write_trace(make_trace(30, 20.0, (uniform(100, 900), uniform(2, 14)), seed=1), folder / "trace.jsonl")
+    return folder
+
+
+@pytest.fixture
+def study(made: Path, tmp_path: Path, slotune: Callable[..., Any]) -> Path:
+    """A searched study."""
+    given = ("--profile", made / "profile", "--trace", made / "trace.jsonl", "--engine", "num_gpu_blocks_override=9999")
+    assert slotune("tune", *given, *TUNE, "--out", tmp_path / "study").code == 0
+    return tmp_path / "study"
+
+
+def hardware(study: Path) -> list[Trial]:
+    with Study.open(study) as opened:
+        return opened.trials("hardware")
+
+
+def test_predicted_stands_beside_measured(slotune: Callable[..., Any], study: Path):
+    done = slotune("validate", study, "--top", 1, "--repeats", 2, "--vllm-python", FAKE_VLLM, "--model", "org/m")
+    assert done.code == 0, done.err
+    assert "default, 2 runs" in done.out
+    assert "#1, 2 runs" in done.out
+    assert "Recommended: " in done.out
+    assert "not from a measurement" in done.out
+    measured = hardware(study)
+    assert [trial.repeat for trial in measured] == [0, 0, 1, 1]
+    metrics = measured[0].metrics
+    assert metrics is not None
+    assert metrics["completed"] == 30
+    assert 10 < metrics["mean_ttft_ms"] < 200
+    assert 2 < metrics["mean_tpot_ms"] < 50
+    assert (study / str(measured[0].details["folder"]) / "engine.log").exists()
+
+
+def test_json_is_the_only_thing_on_stdout(slotune: Callable[..., Any], study: Path):
+    done = slotune(
+        "validate", study, "--top", 1, "--repeats", 1, "--vllm-python", FAKE_VLLM, "--model", "org/m", "--json"
+    )
+    told = json.loads(done.out)
+    assert told["default"]["measured"]["metrics"]["mean_ttft_ms"]["runs"] == 1
+    assert told["default"]["measured"]["metrics"]["mean_ttft_ms"]["low"] is None
+    assert told["verdict"]["recommended"] == "default"
+
+
+def test_killed_outright_it_leaves_no_engine_and_goes_on(study: Path, tmp_path: Path):
+    pids = tmp_path / "pids"
+    words = [sys.executable, "-m", "slotune.cli", "validate", study, "--top", "1", "--repeats", "2", "--model", "org/m"]
+    environment = {**os.environ, "SLOTUNE_FAKE_PIDS": str(pids)}
+    with subprocess.Popen([*words, "--vllm-python", FAKE_VLLM], env=environment, stderr=subprocess.PIPE) as first:
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        assert len(hardware(study)) == 1
+        first.send_signal(signal.SIGKILL)
+    engine = int(pids.read_text().split()[-1])
+    wait_until(lambda: not psutil.pid_exists(engine))
+    before = hardware(study)
+    words += ["--vllm-python", str(FAKE_VLLM)]
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    after = hardware(study)
+    assert after[: len(before)] == before
+    assert len(after) == 4
+    assert len(pids.read_text().split()) == 2 + 3  # the second of the first call was cut short
+    assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
+
+
+def test_a_study_in_which_nothing_starts_fails_with_the_reason(slotune: Callable[..., Any], made: Path, tmp_path: Path):
+    given = ("--profile", made / "profile", "--trace", made / "trace.jsonl", "--engine", "max_num_seqs=13")
+    assert slotune("tune", *given, *TUNE, "--out", tmp_path / "study").code == 0
+    done = slotune("validate", tmp_path / "study", "--top", 1, "--vllm-python", FAKE_VLLM, "--model", "org/m")
+    assert done.code == 1
+    assert "out-of-memory" in done.err.splitlines()[-1]
+
+
+def test_bad_input_is_one_line(slotune: Callable[..., Any], study: Path, tmp_path: Path):
+    for words, message in (
+        ((tmp_path,), "not a study"),
+        ((study, "--vllm-python", FAKE_VLLM), "give --model"),
+        ((study, "--vllm-python", tmp_path / "nothing", "--model", "org/m"), "--vllm-python"),
+        ((study, "--vllm-python", FAKE_VLLM, "--model", tmp_path), "no config.json"),
+        ((study, "--top", 0), "--top"),
+    ):
+        done = slotune("validate", *words)
+        assert done.code == 2, words
+        assert message in done.err.splitlines()[-1]
+
+
+def wait_until(done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait until `done`, a thing that happens in another process."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
