@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
-    positive_number,
     engine_config_option,
     engine_option,
     goodput_option,
     jobs_option,
     json_option,
     policy_option,
+    positive_number,
     profile_option,
     slo_option,
     trace_option,
@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 @engine_option
 @engine_config_option
 @policy_option
-@click.option("--rate", type=positive_number, metavar="R", help="A forecast, requests a second: how many replicas serve it?")
-@click.option("--gpu-hour-cost", type=positive_number, metavar="C", help="What one GPU costs for an hour, in any currency.")
+@click.option(
+    "--rate", type=positive_number, metavar="R", help="A forecast, requests a second: how many replicas serve it?"
+)
+@click.option(
+    "--gpu-hour-cost", type=positive_number, metavar="C", help="What one GPU costs for an hour, in any currency."
+)
 @click.option(
     "--what-if",
     "changes",
@@ -44,7 +48,12 @@ if TYPE_CHECKING:
 @jobs_option
 @json_option
 def command(
-    rate: float | None, gpu_hour_cost: float | None, changes: tuple[str, ...], jobs: int | None, as_json: bool, **base: Any
+    rate: float | None,
+    gpu_hour_cost: float | None,
+    changes: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+    **base: Any,
 ) -> None:
     """Find the highest request rate at which one engine meets the targets and its queue does not grow.
 

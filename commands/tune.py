@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 @trace_option
 @slo_option
 @goodput_option
-@click.option("--maximize", multiple=True, metavar="METRIC", help="A goal, e.g. goodput or output_throughput (repeatable).")
-@click.option("--minimize", multiple=True, metavar="METRIC", help="A goal, e.g. p99_ttft_ms; several give a Pareto front.")
+@click.option(
+    "--maximize", multiple=True, metavar="METRIC", help="A goal, e.g. goodput or output_throughput (repeatable)."
+)
+@click.option(
+    "--minimize", multiple=True, metavar="METRIC", help="A goal, e.g. p99_ttft_ms; several give a Pareto front."
+)
 @engine_option
 @engine_config_option
 @rate_option
@@ -58,8 +62,18 @@ if TYPE_CHECKING:
     metavar="K",
     help="Then run the best K and the default on the real engine, as `slotune validate` does.",
 )
+@click.option("--vllm-python", metavar="PY", help="With --validate: the interpreter or vllm command to start.")
+@click.option("--model", metavar="M", help="With --validate: the model to serve. Default: the profile's.")
 @json_option
-def command(out: Path, jobs: int | None, validate_best: int | None, as_json: bool, **asked: Any) -> None:
+def command(
+    out: Path,
+    jobs: int | None,
+    validate_best: int | None,
+    vllm_python: str | None,
+    model: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Search in the simulator for the settings that meet the targets.
 
     Settings given with --engine are fixed, the rest is searched. Without a goal, the configuration with the most
@@ -75,11 +89,36 @@ def command(out: Path, jobs: int | None, validate_best: int | None, as_json: boo
     question = _asked(**asked)
     with progress("tune", question.trials) as bar:
         found = tune(question, out, jobs=jobs, on_trial=lambda trial, done: bar.update(done, note=trial.origin))
-    if as_json and not validate_best:
-        emit_json(document(found))
-    elif not as_json:
+    if not as_json:
         _print(found)
+    if validate_best:
+        _validate(found, validate_best, vllm_python, model, as_json)
+        return
+    if as_json:
+        emit_json(document(found))
     require_targets(found)
+
+
+def _validate(found: "Recommendation", top: int, vllm_python: str | None, model: str | None, as_json: bool) -> None:
+    """Go on as `slotune validate` does; what was measured decides."""
+    from ..tuner.recommendation import document
+    from ..tuner.validate import require_targets, validate
+    from ..tuner.validate_page import document as measured_document
+    from .validate import print_validation, show
+
+    with progress("validate") as bar:
+        measured = validate(
+            found.folder,
+            top=top,
+            vllm_python=vllm_python,
+            model=model,
+            watch=lambda progressed: show(bar, progressed),
+        )
+    if as_json:
+        emit_json(document(found) | {key: part for key, part in measured_document(measured).items() if part})
+    else:
+        print_validation(measured)
+    require_targets(measured)
 
 
 def _asked(engine: tuple[str, ...], engine_config: Path | None, slo: tuple[Any, ...], **rest: Any) -> "Asked":

@@ -49,7 +49,7 @@ def command(study: Path, top: int, repeats: int, vllm_python: str | None, model:
             repeats=repeats,
             vllm_python=vllm_python,
             model=model,
-            watch=lambda progressed: _show(bar, progressed),
+            watch=lambda progressed: show(bar, progressed),
         )
     if as_json:
         emit_json(document(found))
@@ -58,7 +58,8 @@ def command(study: Path, top: int, repeats: int, vllm_python: str | None, model:
     require_targets(found)
 
 
-def _show(bar: Progress, progressed: "Progressed") -> None:
+def show(bar: Progress, progressed: "Progressed") -> None:
+    """Tell of a run on the engine, and of its end."""
     bar.update(progressed.done, progressed.total, progressed.text)
     trial = progressed.trial
     if trial is not None:
