@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 3 no configuration mee
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -29,10 +28,6 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
-        if (
-            importlib.util.find_spec(f"slotune.commands.{cmd_name}") is None
-        ):  # TODO(house): until every command has landed
             return None
         module = importlib.import_module(f".commands.{cmd_name}", __package__)
         command: click.Command = module.command
