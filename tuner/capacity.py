@@ -1,7 +1,7 @@
 """Capacity: the highest rate that one engine serves within the targets.
 
-The rate is found by bisection over the trace's arrivals, rescaled. It counts when every target is met and the queue does
-not grow (see steady_load).
+The rate is found by bisection over the trace's arrivals, rescaled. It counts when every target is met and the queue
+does not grow (see steady_load).
 """
 
 import math

@@ -34,7 +34,6 @@ class Outcome:
     """Wall time of the run itself."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
     """Replays the trace in the simulator under the settings it is called with."""
@@ -50,7 +49,7 @@ class SimulatedRun:
     """Further ones to report, as targets name them."""
 
     def compiled(self) -> Self:
-        """This, after a run of two requests: worker processes then inherit the compiled step loop, each does not make it."""
+        """This, after a run of two requests: workers then inherit the compiled step loop instead of each making it."""
         replace(self, trace=head(self.trace, 2))({})
         return self
 
@@ -77,7 +76,7 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 RunAll = Callable[[Iterable[Settings]], Iterator[Outcome]]
-"""Runs many configurations; outcomes come in the order of the settings, each as soon as it and those before are done."""
+"""Runs many configurations; outcomes come in the order of the settings, each when it and those before are done."""
 
 
 @contextmanager

@@ -67,9 +67,9 @@ def plan(
     jobs: int | None = None,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[Plan]:
-    """A plan for each scenario; the first is the base, for which InfeasibleError is raised where no rate meets the targets.
+    """A plan for each scenario; a what-if scenario that cannot meet the targets comes back with no capacities.
 
-    What-if scenarios that cannot meet them come back with no capacities.
+    Raises InfeasibleError where the first, the base, cannot meet them at any rate.
     """
     if not scenarios[0].objective.limits:
         raise InputError("nothing to plan for: give --slo p99:ttft:500 or --goodput ttft:500")
@@ -120,8 +120,8 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll) -> Plan:
             worst = max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
             return replace(alone, replicas=replicas, at_rate=worst)
     raise InfeasibleError(
-        f"{scenario.name}: {fewest + MOST_ADDED - 1} replicas do not meet the targets at {rate:g} requests/s although one "
-        f"takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
+        f"{scenario.name}: {fewest + MOST_ADDED - 1} replicas do not meet the targets at {rate:g} requests/s "
+        f"although one takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
     )
 
 

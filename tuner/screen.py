@@ -33,7 +33,7 @@ class Screened:
 
 
 def read_configurations(path: Path) -> list[Settings]:
-    """The configurations in a YAML or JSON file: a list of settings, or a grid (name: list of values), all combinations.
+    """The configurations in a YAML or JSON file: a list of settings, or all of a grid (name: list of values).
 
     Raises InputError for a file that is neither, an unknown setting, or a value of the wrong type.
     """
@@ -154,7 +154,9 @@ def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str,
                 "config": row.index,
                 "engine": row.settings,
                 "metrics": row.outcome.metrics,
-                "meets": None if objective is None or row.outcome.metrics is None else objective.meets(row.outcome.metrics),
+                "meets": None
+                if objective is None or row.outcome.metrics is None
+                else objective.meets(row.outcome.metrics),
                 "failure": row.outcome.failure,
                 "message": row.outcome.message,
             }

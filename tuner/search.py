@@ -169,7 +169,7 @@ class Search:
         return recommended(self._runner.known(), self._objective, self.space, self.reference)
 
     def simplify(self) -> None:
-        """Set the winner's changes back to the default, one by one and then together, for as long as nothing is lost."""
+        """Set the winner's changes back to the default, one by one and then together, as long as nothing is lost."""
         winner = plainest = self.best()
         while winner is not None and plainest is not None and self._runner.done < self._trials:
             variants = self._plainer(plainest)[: self._trials - self._runner.done]

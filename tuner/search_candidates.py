@@ -31,7 +31,7 @@ class Candidates:
         self._taken.add(vector.tobytes())
 
     def draw(self, rng: np.random.Generator, count: int) -> F64:
-        """Up to `count` distinct configurations, uniform over each knob's values, that violate no declared constraint."""
+        """Up to `count` new configurations, uniform over each knob's values, that violate no declared constraint."""
         points = np.floor(rng.random((count, len(self.space.knobs))) * self.space.sizes())
         return self.legal(points)
 

@@ -42,7 +42,7 @@ class Knob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchSpace:
-    """The knobs in alphabetical order, as ConfigSpace holds them; a configuration is a float vector of value indices."""
+    """The knobs, in alphabetical order as ConfigSpace has them; a configuration is a float vector of value indices."""
 
     knobs: tuple[Knob, ...]
     fixed: Settings
@@ -55,7 +55,7 @@ class SearchSpace:
         return self.fixed | {k.name: chosen[k.name] for k in self.knobs if chosen[k.name] != k.default}
 
     def vector(self, settings: Mapping[str, Any]) -> F64:
-        """Indices of the settings' values; a knob that is not named has its default. Raises ValueError off the lists."""
+        """Indices of the settings' values, the default's where none is named. Raises ValueError off the lists."""
         return np.array([knob.values.index(settings.get(knob.name, knob.default)) for knob in self.knobs], float)
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
@@ -83,8 +83,8 @@ class SearchSpace:
 def build_space(default: EngineConfig, fixed: Settings, *, fixed_cache: bool = False) -> SearchSpace:
     """The space around the configuration that `fixed` resolves to on this hardware.
 
-    `default` is that configuration, resolved; `fixed_cache` says that the KV cache has a fixed size, as on a CPU, and the
-    share of the memory does not matter. Ranges reach from a 64th of vLLM's default for this hardware to twice
+    `default` is that configuration, resolved; `fixed_cache` says that the KV cache has a fixed size, as on a CPU, so
+    that the share of the memory does not matter. Ranges reach from a 64th of vLLM's default for this hardware to twice
     it, as vLLM's defaults grow with the hardware (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
     """
     knobs = tuple(sorted(_knobs(default, fixed, fixed_cache), key=lambda knob: knob.name))
@@ -105,7 +105,12 @@ def _knobs(default: EngineConfig, fixed: Settings, fixed_cache: bool) -> list[Kn
         _knob("long_prefill_token_threshold", [0, *thresholds], default.long_prefill_token_threshold, fixed),
         _knob("enable_chunked_prefill", [True] + [False] * whole_prompts, default.enable_chunked_prefill, fixed),
         _knob("enable_prefix_caching", [False, True], default.enable_prefix_caching, fixed),
-        _knob("block_size", GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES, default.block_size, fixed),
+        _knob(
+            "block_size",
+            GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES,
+            default.block_size,
+            fixed,
+        ),
     ]
     if not fixed_cache and not any(name in fixed for name in KV_SETTLED_BY):
         share = fixed.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)

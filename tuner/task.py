@@ -97,7 +97,7 @@ def ask(
 
 
 def load_task(asked: Asked) -> Task:
-    """Load what was asked. Raises InputError for targets that make no sense, and for a profile or trace that changed."""
+    """Load what was asked. Raises InputError for targets without sense, and for a profile or trace that changed."""
     profile, trace = load_profile(asked.profile), read_trace(asked.trace)
     if profile_digest(asked.profile) != asked.profile_digest:
         raise InputError(f"{asked.profile}: the profile changed since this study was made; tune again in a new folder")

@@ -32,7 +32,9 @@ def test_a_near_miss_is_no_tie():
 
 
 def test_the_nearest_miss_where_nothing_meets():
-    assert recommended([trial(900.0), trial(700.0, max_num_seqs=64)], OBJECTIVE, SPACE, {}).metrics["p99_ttft_ms"] == 700
+    assert (
+        recommended([trial(900.0), trial(700.0, max_num_seqs=64)], OBJECTIVE, SPACE, {}).metrics["p99_ttft_ms"] == 700
+    )
 
 
 def test_nothing_ran():

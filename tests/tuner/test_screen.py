@@ -40,11 +40,14 @@ def test_a_list_is_taken_as_it_is(tmp_path):
         ("[]", "expected a list of settings or a grid"),
         ("just words", "expected a list of settings or a grid"),
         ("[{", "neither YAML nor JSON"),
-        ("a: [1,2,3,4,5,6,7,8,9,10]\n" * 1 + "".join(f"a{i}: [1,2,3,4,5,6,7,8,9,10]\n" for i in range(7)), "thin it out"),
+        (
+            "a: [1,2,3,4,5,6,7,8,9,10]\n" * 1 + "".join(f"a{i}: [1,2,3,4,5,6,7,8,9,10]\n" for i in range(7)),
+            "thin it out",
+        ),
     ],
 )
 def test_bad_files_get_one_clear_line(tmp_path, text, message):
-    with pytest.raises(InputError, match="configs.yaml") as error:
+    with pytest.raises(InputError, match=r"configs\.yaml") as error:
         read_configurations(written(tmp_path, text))
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -133,7 +133,9 @@ def test_what_the_engine_is_known_to_refuse_is_never_proposed(tmp_path):
 
 @pytest.mark.parametrize("optimizer", [SmacProposer, RandomProposer])
 def test_a_small_space_is_searched_out_and_no_more(optimizer):
-    fixed = {knob.name: knob.default for knob in SPACE.knobs if knob.name not in ("block_size", "enable_prefix_caching")}
+    fixed = {
+        knob.name: knob.default for knob in SPACE.knobs if knob.name not in ("block_size", "enable_prefix_caching")
+    }
     candidates = Candidates(build_space(DEFAULT, fixed), lambda settings: False, FeasibilityForest(0))
     proposer = optimizer(candidates, 0)
     default = candidates.space.vector(fixed)
@@ -165,4 +167,3 @@ def test_the_sobol_design_is_whole_although_most_points_are_forbidden():
     assert len(np.unique(design, axis=0)) == 20
     assert SPACE.allowed(design).all()
     assert np.array_equal(design, np.array(sobol_design(candidates, 20, 3)))
-

@@ -1,4 +1,4 @@
-"""A load is the trace again and again, with nothing lost, nothing shared by accident, and a queue that can be judged."""
+"""A load is the trace again and again, with nothing lost, nothing shared, and a queue that can be judged."""
 
 from dataclasses import replace
 
