@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -114,9 +115,14 @@ def _inline(svg: str) -> str:
 def _log_y(axis: Axes) -> None:
     """A logarithmic y axis with plain numbers on it."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axis.yaxis)
+
+
+def _plain_numbers(ticks: Axis) -> None:
+    """1, 2, 5, 10 and so on along a logarithmic axis."""
+    ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ticks.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def latency_against_rate(panels: Sequence[LatencyPanel], asked_rate: float) -> str:
@@ -184,6 +190,8 @@ def _identity(axis: Axes, values: Sequence[float]) -> None:
     axis.plot(ends, ends, color=GREY, linewidth=1)
     if min(values) > 0 and max(values) > 5 * min(values):
         axis.set(xscale="log", yscale="log")
+        _plain_numbers(axis.xaxis)
+        _plain_numbers(axis.yaxis)
 
 
 def effects_of_settings(panels: Sequence[EffectPanel], label: str) -> str:

@@ -133,7 +133,7 @@ class Page:
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
         if not targets:
             return f"{what}."
-        count = "the target is" if targets == 1 else f"all {targets} targets are"
+        count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
         return f"{what}: {count} met." if good else f"{what}; no configuration meets every target, this comes nearest."
 
     def _sentences(self) -> list[str]:
@@ -168,7 +168,8 @@ class Page:
         if not (failures or any(one.runs for one in self.found)):
             return None
         name = self.verdict.recommended.name if self.verdict else ""
-        panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in self.shown]
+        latencies = [quantity for quantity in self.shown if quantity.unit == "ms"]
+        panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
             "sentences": [self.verdict.sentence] if self.verdict else ["No run on the engine succeeded."],

@@ -68,6 +68,11 @@ def between(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
 
 
+def _named(quantity: Quantity) -> str:
+    """A quantity with its unit, on one line."""
+    return f"{quantity.label}, {quantity.unit}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Objective) -> Table:
     """Each quantity of each side, predicted and, where there are runs, measured."""
     columns, rows = ["", "target"], []
@@ -81,8 +86,8 @@ def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Ob
             cells.append(_predicted(quantity, side.predicted, objective))
             if side.measured and side.measured.runs:
                 cells.append(_measured(quantity, side.measured))
-        target = f"≤ {quantity.slo.limit_ms:g} ms" if quantity.slo else ""
-        rows.append(Row((f"{quantity.label}, {quantity.unit}", target), cells))
+        target = f"≤\N{NO-BREAK SPACE}{quantity.slo.limit_ms:g}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
+        rows.append(Row((_named(quantity), target), cells))
     return Table(columns, rows, labels=2)
 
 
@@ -128,7 +133,7 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(
                 Row(
-                    (name, settings, f"{quantity.label}, {quantity.unit}"),
+                    (name, settings, _named(quantity)),
                     (
                         Cell(number(quantity.of(one.predicted))),
                         Cell(number(one.measured(quantity).value), interval=between(one.measured(quantity))),

@@ -1,0 +1,112 @@
+"""The page says what the study found, escapes what people wrote, loads nothing, and is drawn by a browser."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.errors import InputError, SlotuneError
+from slotune.tuner.report import write_report
+from slotune.tuner.study import Study, Trial
+from slotune.tuner.task import load_task
+from slotune.tuner.validate import validated
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+HEADLESS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="session")
+def page(searched: Path, fake_engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a study that was validated; one configuration failed."""
+    study = shutil.copytree(searched, tmp_path_factory.mktemp("report") / "study <1> & co")
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        opened.add(Trial({"max_num_seqs": 3}, None, "refused", "<b>because</b>"))
+        fails = lambda settings: "out-of-memory" if settings.get("max_num_seqs") == 16 else None  # noqa: E731
+        validated(opened, task, fake_engine(task, fails=fails), top=2, repeats=3)
+    return write_report(study, jobs=1)
+
+
+@pytest.fixture(scope="session")
+def text(page: Path) -> str:
+    return page.read_text()
+
+
+def words_of(html: str) -> str:
+    """What a reader sees, without the markup."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)))
+
+
+def test_the_answer_comes_first(text: str):
+    words = words_of(text)
+    assert 0 < words.index("both targets are met") < words.index("Predicted and measured") < words.index("Trials")
+    assert "which the default misses" in words
+    assert "step times come from a formula, not from a measurement" in words
+    assert "vllm serve org/model --" in words
+
+
+def test_everything_is_there(text: str):
+    words = words_of(text)
+    for expected in (
+        *("Predicted and measured", "Latency against rate", "What each setting does", "Where this comes from"),
+        *("p99 ITL", "error of prediction", "against default", "worst latency / target", "25 configurations"),
+        *("it said out-of-memory", "slotune tune --profile", "SMAC 2"),
+    ):
+        assert expected in words, expected
+    assert text.count("<svg") == 4
+
+
+def test_what_people_wrote_is_escaped(text: str):
+    assert "study &lt;1&gt; &amp; co" in text
+    assert "&lt;b&gt;because&lt;/b&gt;" in text
+    assert "<b>" not in text
+
+
+def test_nothing_is_loaded_or_run(text: str):
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    links = re.findall(r'(?:src|href)="([^"]*)"', text) + re.findall(r"url\(([^)]*)\)", text)
+    assert all(link.startswith("#") for link in links)
+
+
+def test_the_same_study_gives_the_same_page(page: Path, text: str, tmp_path: Path):
+    assert write_report(page.parent, tmp_path / "new" / "again.html", jobs=1).read_text() == text
+
+
+def test_a_browser_draws_it(page: Path, tmp_path: Path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser on the PATH, one of {', '.join(BROWSERS)}")
+    where = page.as_uri()
+    words = [browser, *HEADLESS, f"--user-data-dir={tmp_path / 'browser'}"]
+    words += ["--enable-logging=stderr"]
+    shown = subprocess.run([*words, "--dump-dom", where], capture_output=True, text=True, check=True, timeout=120)
+    assert "both targets are met" in shown.stdout
+    assert shown.stdout.count("<svg") == 4
+    assert "CONSOLE" not in shown.stderr  # a refused load or a broken style would be told there
+    printed = tmp_path / "page.pdf"
+    subprocess.run([*words, f"--print-to-pdf={printed}", where], check=True, timeout=120, capture_output=True)
+    assert printed.read_bytes().startswith(b"%PDF")
+
+
+def test_a_study_without_trials_has_nothing_to_report(searched: Path, tmp_path: Path):
+    study = shutil.copytree(searched, tmp_path / "study")
+    (study / "trials.sqlite").unlink()
+    (study / "trials.sqlite").touch()
+    with pytest.raises(SlotuneError, match="no trial in it yet"):
+        write_report(study)
+
+
+def test_a_profile_that_changed_is_not_reported_on(searched: Path, tmp_path: Path):
+    folder = shutil.copytree(searched.parent, tmp_path / "all")
+    asked = (folder / "study" / "study.json").read_text().replace(str(searched.parent), str(folder))
+    (folder / "study" / "study.json").write_text(asked)
+    (folder / "profile" / "profile.json").write_text((folder / "profile" / "profile.json").read_text() + "\n")
+    with pytest.raises(InputError, match="the profile changed"):
+        write_report(folder / "study")
