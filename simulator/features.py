@@ -7,7 +7,8 @@ From the rows come the TOTALS, from the totals the PHYSICS: the terms of the non
 """
 
 import numpy as np
-from numba import njit
+
+from .compiled import allocating, entry
 
 PREFILL_TOKENS = 0
 """Tokens of all prefill rows: the dense layers' work."""
@@ -62,7 +63,7 @@ REGIME_NAMES = ("decode", "prefill", "mixed")
 _KNEES = np.array(TOKEN_KNEES)
 
 
-@njit(cache=True, inline="always")
+@entry
 def add_row(totals, tokens, context):
     """Add one row to `totals`, a float64 array of length TOTALS."""
     if tokens == 1 and context > 0:
@@ -76,7 +77,7 @@ def add_row(totals, tokens, context):
     totals[MAX_CONTEXT] = max(totals[MAX_CONTEXT], context)
 
 
-@njit(cache=True)
+@allocating
 def totals_of(tokens, context):
     """Totals of one step from its rows: two integer arrays of equal length."""
     totals = np.zeros(TOTALS)
@@ -85,7 +86,7 @@ def totals_of(tokens, context):
     return totals
 
 
-@njit(cache=True, inline="always")
+@entry
 def regime_of(totals):
     """DECODE_ONLY, PREFILL_ONLY or MIXED."""
     if totals[PREFILL_ROWS] == 0.0:
@@ -93,7 +94,7 @@ def regime_of(totals):
     return PREFILL_ONLY if totals[DECODE_ROWS] == 0.0 else MIXED
 
 
-@njit(cache=True)
+@entry
 def padded_tokens(sizes, first, count, tokens):
     """Tokens after padding to the next CUDA-graph size; unchanged beyond the largest or without any.
 
@@ -111,7 +112,7 @@ def padded_tokens(sizes, first, count, tokens):
     return sizes[low]
 
 
-@njit(cache=True)
+@entry
 def baseline_s(weights, first, totals, dense_tokens, eager):
     """Dot product of weights[first : first + PHYSICS] with the physics features of a step, without storing them."""
     time_s = weights[first + CONSTANT] + weights[first + DENSE_TOKENS] * dense_tokens
@@ -127,7 +128,7 @@ def baseline_s(weights, first, totals, dense_tokens, eager):
     return time_s
 
 
-@njit(cache=True)
+@allocating
 def physics_of(totals, graph_sizes):
     """Physics features, shape (steps, PHYSICS), of totals of shape (steps, TOTALS): column i is what weight i earns."""
     features = np.empty((len(totals), PHYSICS))

@@ -4,9 +4,8 @@ The order of events is that of vLLM's EngineCore (vllm/v1/engine/core.py, step a
 at a step boundary; with asynchronous scheduling or pipeline stages the next step is scheduled before the last one ends.
 """
 
-from .compiled import entry, inner
-
 from . import kv_cache, policies, queue, scheduler
+from .compiled import entry, inner
 from .features import add_row
 from .outcome import end_request
 from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, VLLM_V1, WAITING

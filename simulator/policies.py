@@ -3,9 +3,8 @@
 They share rows, blocks and preemption with vLLM's V1 scheduler (scheduler.py) and differ in what is taken when.
 """
 
-from .compiled import inner
-
 from . import kv_cache, queue
+from .compiled import inner
 from .scheduler import make_room, seat, take_row
 from .state import ORCA, SARATHI, VLLM_V0
 

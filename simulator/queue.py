@@ -5,7 +5,6 @@ the request's rank, for which there is no front. Source: vllm/v1/core/sched/requ
 """
 
 from .compiled import inner
-
 from .state import FINISHED
 
 

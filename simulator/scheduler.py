@@ -4,9 +4,8 @@ Source of every rule: vllm/v1/core/sched/scheduler.py, Scheduler.schedule, and a
 A step's rows are written into the next free entry of engine.rows, in the order in which they are taken.
 """
 
-from .compiled import inner
-
 from . import kv_cache, queue
+from .compiled import inner
 from .outcome import end_request
 from .state import FAILED, PREEMPTED, RUNNING
 

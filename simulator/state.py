@@ -199,7 +199,9 @@ def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
     rules = np.zeros(1, RULES).view(np.recarray)
     values = {
         "policy": POLICY_NAMES[policy],
-        "token_budget": min(engine.max_num_scheduled_tokens or engine.max_num_batched_tokens, engine.max_num_batched_tokens),
+        "token_budget": min(
+            engine.max_num_scheduled_tokens or engine.max_num_batched_tokens, engine.max_num_batched_tokens
+        ),
         "input_budget": engine.max_num_batched_tokens,
         "max_num_active_seqs": engine.max_num_active_seqs or engine.max_num_seqs,
         "adaptive_threshold": engine.long_prefill_token_threshold_adaptive,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from .compiled import allocating, entry
 from .features import (
     CONSTANT,
     DECODE_CONTEXT,
@@ -135,7 +135,7 @@ def unbounded_hull() -> F64:
     return hull
 
 
-@njit(cache=True, inline="always")
+@entry
 def _shape_feature(totals, feature):
     """One SHAPE feature of a step's totals; a number and not an array, which the compiled loop could not afford."""
     if feature == 0:
@@ -147,7 +147,7 @@ def _shape_feature(totals, feature):
     return totals[_TOTAL_OF_SHAPE[feature]]
 
 
-@njit(cache=True)
+@allocating
 def shapes_of(totals):
     """SHAPE features, shape (steps, SHAPE), of totals of shape (steps, TOTALS)."""
     shapes = np.empty((len(totals), SHAPE))
@@ -157,7 +157,7 @@ def shapes_of(totals):
     return shapes
 
 
-@njit(cache=True)
+@allocating
 def new_memo(model):
     """Scratch space for `step_time_s`, one per simulated engine: the layout as integers, and the last step's bins."""
     memo = np.zeros(_LAYOUT + BINNED, np.int64)
@@ -166,7 +166,7 @@ def new_memo(model):
     return memo
 
 
-@njit(cache=True)
+@entry
 def _find_bins(numbers, totals, memo):
     """Write into the memo how many edges of each feature lie below its value: LightGBM goes left where value <= edge.
 
@@ -188,7 +188,7 @@ def _find_bins(numbers, totals, memo):
         memo[_LAYOUT + feature] = low
 
 
-@njit(cache=True)
+@entry
 def _residual_log(numbers, totals, memo):
     """Log of the factor by which the time of a step differs from the baseline."""
     _find_bins(numbers, totals, memo)
@@ -201,7 +201,7 @@ def _residual_log(numbers, totals, memo):
     return total
 
 
-@njit(cache=True)
+@entry
 def _step_time_s(numbers, totals, memo):
     graphs, tokens = memo[_GRAPHS], totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
     dense = padded_tokens(numbers, _SIZES, graphs, tokens)
@@ -212,13 +212,13 @@ def _step_time_s(numbers, totals, memo):
     return time_s * np.exp(_residual_log(numbers, totals, memo))
 
 
-@njit(cache=True, inline="always")
+@entry
 def step_time_s(model, totals, memo):
     """Seconds that a step with these totals (float64[TOTALS]) takes."""
     return _step_time_s(model.numbers, totals, memo)
 
 
-@njit(cache=True)
+@allocating
 def step_times_s(model, totals):
     """Seconds of many steps: totals of shape (steps, TOTALS)."""
     memo = new_memo(model)
@@ -228,7 +228,7 @@ def step_times_s(model, totals):
     return times
 
 
-@njit(cache=True)
+@entry
 def _is_extrapolated(numbers, totals):
     first = _HULL + regime_of(totals) * SHAPE * 2
     for feature in range(SHAPE):
@@ -239,7 +239,7 @@ def _is_extrapolated(numbers, totals):
     return False
 
 
-@njit(cache=True, inline="always")
+@entry
 def is_extrapolated(model, totals):
     """Whether the step lies outside what was measured in its regime.
 
