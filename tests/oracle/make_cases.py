@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Write scheduler cases: one JSON file per (scenario, seed). Usage: make_cases.py --seed N --out DIR"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+COST = {"base": 4.0, "prefill_token": 0.04, "decode_seq": 0.11, "context_token": 0.00021}
+
+
+def lognormal(rng, median, sigma, low, high):
+    return max(low, min(high, round(rng.lognormvariate(0, sigma) * median)))
+
+
+def requests(rng, n, gap_ms, prompt, output, burst=1, prefixes=0, priorities=0, cap=4000):
+    out, t = [], 0.0
+    for i in range(n):
+        if i % burst == 0:
+            t += rng.expovariate(1 / gap_ms)
+        r = {
+            "id": f"r{i}",
+            "arrival_ms": round(t, 3),
+            "prompt_len": lognormal(rng, *prompt, 1, cap - 300),
+            "output_len": lognormal(rng, *output, 1, 300),
+        }
+        if prefixes and rng.random() < 0.8:
+            group = rng.randrange(prefixes)
+            runs, left = [], r["prompt_len"]
+            for depth in range(rng.randint(1, 3)):
+                length = min(left, 40 + 37 * ((group + depth) % 7))
+                if length:
+                    runs.append([f"g{group}d{depth}", length])
+                    left -= length
+            r["prefix"] = runs
+        if priorities:
+            r["priority"] = rng.randrange(priorities)
+        out.append(r)
+    return out
+
+
+def cases(seed):
+    rng = random.Random(seed)
+    base = {
+        "max_model_len": 4096,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": 512,
+        "block_size": 16,
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+    }
+    chat, code, long_prompt = ((220, 1.0), (90, 0.8)), ((900, 0.6), (15, 0.7)), ((1800, 0.5), (60, 0.6))
+    scenarios = {
+        "plain": ({}, 4000, requests(rng, 120, 60, *chat)),
+        "async": ({"async_scheduling": True}, 4000, requests(rng, 120, 60, *chat)),
+        "burst": ({"max_num_seqs": 64, "max_num_batched_tokens": 2048}, 6000, requests(rng, 160, 400, *chat, burst=20)),
+        "long_prompts": ({"max_num_batched_tokens": 384}, 6000, requests(rng, 60, 250, *long_prompt)),
+        "small_budget": ({"max_num_batched_tokens": 64}, 6000, requests(rng, 60, 300, *chat)),
+        "preempt": ({"max_num_seqs": 32}, 300, requests(rng, 80, 30, *chat, cap=2500)),
+        "preempt_async": ({"max_num_seqs": 32, "async_scheduling": True}, 300, requests(rng, 80, 30, *chat, cap=2500)),
+        "preempt_no_reserve": (
+            {"max_num_seqs": 32, "scheduler_reserve_full_isl": False},
+            300,
+            requests(rng, 80, 30, *chat, cap=2500),
+        ),
+        "watermark": ({"max_num_seqs": 32, "watermark": 0.05}, 300, requests(rng, 80, 30, *chat, cap=2500)),
+        "prefix": ({"enable_prefix_caching": True}, 2500, requests(rng, 150, 50, *code, prefixes=9)),
+        "prefix_tight": (
+            {"enable_prefix_caching": True, "max_num_seqs": 24},
+            330,
+            requests(rng, 120, 40, *code, prefixes=9, cap=2500),
+        ),
+        "prefix_async": (
+            {"enable_prefix_caching": True, "async_scheduling": True},
+            500,
+            requests(rng, 120, 50, *code, prefixes=9, cap=2500),
+        ),
+        "block_size_64": (
+            {"block_size": 64, "enable_prefix_caching": True},
+            120,
+            requests(rng, 100, 50, *code, prefixes=5, cap=2500),
+        ),
+        "long_threshold": ({"long_prefill_token_threshold": 128}, 6000, requests(rng, 70, 150, *long_prompt)),
+        "long_threshold_adaptive": (
+            {"long_prefill_token_threshold": 64, "long_prefill_token_threshold_adaptive": True},
+            6000,
+            requests(rng, 70, 150, *long_prompt),
+        ),
+        "no_chunking": (
+            {"enable_chunked_prefill": False, "max_num_batched_tokens": 4096},
+            6000,
+            requests(rng, 80, 120, *code),
+        ),
+        "priority": (
+            {"scheduling_policy": "priority", "max_num_seqs": 12},
+            4000,
+            requests(rng, 100, 40, *chat, priorities=3),
+        ),
+        "priority_preempt": (
+            {"scheduling_policy": "priority", "max_num_seqs": 32},
+            300,
+            requests(rng, 80, 30, *chat, priorities=3, cap=2500),
+        ),
+        "active_seqs": ({"max_num_active_seqs": 6}, 4000, requests(rng, 80, 60, *chat)),
+        "one_at_a_time": ({"max_num_seqs": 1}, 4000, requests(rng, 30, 500, *chat)),
+    }
+    for name, (engine, blocks, reqs) in scenarios.items():
+        yield name, {"engine": base | engine, "num_kv_blocks": blocks, "cost": COST, "requests": reqs}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--seed", type=int, required=True)
+    p.add_argument("--out", required=True)
+    a = p.parse_args()
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, case in cases(a.seed):
+        (out / f"{name}.json").write_text(json.dumps(case))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The simulator makes vLLM's own schedule, and that of the Sarathi-Serve paper, step by step."""
+
+from pathlib import Path
+
+import pytest
+
+from slotune.tests.oracle.difference import first_difference
+from slotune.tests.oracle.make_cases import cases
+from slotune.tests.oracle.schedule import read_case, read_schedule
+from slotune.tests.oracle.simulated import simulate_case
+from slotune.tests.oracle.vllm_schedules import vllm_schedules
+
+DATA = Path(__file__).parent.parent / "data" / "oracle"
+VLLM = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / "vllm").iterdir())
+SARATHI = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / "sarathi").iterdir())
+ENGINE_SEEDS = (2, 3, 5)
+
+
+def test_all_reference_schedules_are_here() -> None:
+    assert (len(VLLM), len(SARATHI)) == (20, 5)
+    assert sorted(name for name, _ in cases(1)) == VLLM
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_vllm(name: str, tmp_path: Path) -> None:
+    case, expected = read_case(DATA / "cases" / f"{name}.json"), read_schedule(_file("vllm", name))
+    difference = first_difference(expected, simulate_case(case, tmp_path), case)
+    assert difference is None, difference
+
+
+@pytest.mark.parametrize("name", SARATHI)
+def test_sarathi(name: str, tmp_path: Path) -> None:
+    case, expected = read_case(DATA / "cases" / f"{name}.json"), read_schedule(_file("sarathi", name))
+    difference = first_difference(expected, simulate_case(case, tmp_path, "sarathi"), case)
+    assert difference is None, difference
+
+
+@pytest.mark.engine
+def test_the_installed_vllm(vllm_python: str, tmp_path: Path) -> None:
+    """Schedules made now, by the vLLM that is installed, for seeds that are not in the repository."""
+    made = {f"seed{seed}-{name}": case for seed in ENGINE_SEEDS for name, case in cases(seed)}
+    expected = vllm_schedules(vllm_python, made, tmp_path)
+    for name, case in made.items():
+        difference = first_difference(expected[name], simulate_case(case, tmp_path / name), case)
+        assert difference is None, f"{name}: {difference}"
+
+
+def _file(oracle: str, name: str) -> Path:
+    return DATA / "schedules" / oracle / f"{name}.jsonl.gz"
