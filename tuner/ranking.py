@@ -17,9 +17,7 @@ def ranked(trials: Sequence[Trial], objective: Objective, space: SearchSpace, re
     return sorted(ran, key=lambda t: (_total(t, objective, reference), len(space.changes(t.settings)), t.number or 0))
 
 
-def recommended(
-    trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics
-) -> Trial | None:
+def recommended(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> Trial | None:
     """The best trial or, among those that are as good within TIE, the one with the fewest changes from the default."""
     order = ranked(trials, objective, space, reference)
     if not order:
@@ -45,9 +43,7 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
     )
 
 
-def pareto_front(
-    trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics
-) -> list[Trial]:
+def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
     """Trials that meet the targets and that no other such trial beats in one goal without losing in another.
 
     Of trials that are equal in every goal, the one with the fewest changes from the default.

@@ -20,7 +20,9 @@ def between_token_limit_s(objective: Objective) -> float | None:
     return min(limits) / 1000 if limits else None
 
 
-def sarathi_budget(space: SearchSpace, default: EngineConfig, timing: Timing, trace: Trace, limit_s: float) -> F64 | None:
+def sarathi_budget(
+    space: SearchSpace, default: EngineConfig, timing: Timing, trace: Trace, limit_s: float
+) -> F64 | None:
     """The configuration with the largest token budget whose fullest step stays within `limit_s`; None if none does.
 
     The step holds as many decodes as Little's law puts in flight at that pace, each on a mean context, and a prefill

@@ -17,7 +17,6 @@ from .study import Asked, Study, Trial
 from .task import Task, load_task
 
 
-
 def tune(
     asked: Asked,
     out: Path,

@@ -18,7 +18,11 @@ def base(small_profile, small_trace):
 
 @pytest.fixture(scope="module")
 def planned(base):
-    changes = [what_if(base, "max_num_seqs=2"), what_if(base, "output_tokens=x0.001"), what_if(base, "input_tokens=x99")]
+    changes = [
+        what_if(base, "max_num_seqs=2"),
+        what_if(base, "output_tokens=x0.001"),
+        what_if(base, "input_tokens=x99"),
+    ]
     return plan([base, *changes], 200.0, jobs=1)
 
 
@@ -53,7 +57,9 @@ def test_what_if(planned):
     assert base["engine"] == {"max_num_seqs": 2}
 
 
-@pytest.mark.parametrize("text", ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "max_num_seqs=0"])
+@pytest.mark.parametrize(
+    "text", ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "max_num_seqs=0"]
+)
 def test_a_change_that_is_none(base, text):
     with pytest.raises(InputError):
         what_if(base, text)

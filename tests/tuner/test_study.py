@@ -34,7 +34,9 @@ def test_trials_come_back_as_they_were(tmp_path):
         ran, failed = study.trials()
         assert study.asked == ASKED
         assert [t.number for t in study.trials("hardware")] == [2]
-    assert ran.settings == RAN.settings and ran.metrics["p99_ttft_ms"] == 12.5 and math.isnan(ran.metrics["p99_tpot_ms"])
+    assert (
+        ran.settings == RAN.settings and ran.metrics["p99_ttft_ms"] == 12.5 and math.isnan(ran.metrics["p99_tpot_ms"])
+    )
     assert (failed.metrics, failed.failure, failed.message, failed.repeat) == (None, "oom", "out of memory", 2)
     assert failed.details == {"log": "x.log"}
 
