@@ -15,10 +15,13 @@ from scipy.optimize import nnls
 from ..errors import InputError
 from ..simulator.features import (
     DECODE_ONLY,
+    DECODE_ROWS,
     DENSE_TOKENS,
     MIXED,
     PHYSICS,
     PREFILL_ONLY,
+    PREFILL_ROWS,
+    PREFILL_TOKENS,
     REGIME_NAMES,
     physics_of,
     regime_of,
@@ -44,7 +47,7 @@ LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
 """Steps of more tokens are `large`: about where decoding stops being free and where a chunk fills a GPU."""
 REWEIGHTINGS = 20
 GROUPS_PER_OCTAVE = 2
-"""Steps whose shape features agree within a factor of 2 ** (1 / this) are never split between folds."""
+"""Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
 
 LIGHTGBM = {
     "objective": "regression_l1",
@@ -163,8 +166,9 @@ def _fit_all(samples: StepSamples, counts: F64, graph_sizes: F64, seed: int, rou
 
 
 def _folds(samples: StepSamples, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Masks of held-out steps. Neighbours in shape stay together, so that nothing is predicted from its twin."""
-    octaves = np.round(np.log2(shapes_of(samples.totals) + 1) * GROUPS_PER_OCTAVE)
+    """Masks of held-out steps. All contexts of one size of step stay together: a simulation meets sizes in between."""
+    sizes = samples.totals[:, [PREFILL_TOKENS, PREFILL_ROWS, DECODE_ROWS]]
+    octaves = np.round(np.log2(sizes + 1) * GROUPS_PER_OCTAVE)
     _, group = np.unique(octaves, axis=0, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(int(group.max()) + 1)
     fold = shuffled[group.ravel()] % FOLDS
