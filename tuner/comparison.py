@@ -95,6 +95,12 @@ def compared(study: Study) -> list[Compared]:
     return [_compared(name, settings, predicted, hardware) for name, settings in named]
 
 
+def default_metrics(study: Study) -> Metrics:
+    """What was predicted for the default; empty where it cannot run."""
+    key = settings_key(study.asked.engine)
+    return next((t.metrics for t in study.trials("simulation") if settings_key(t.settings) == key), None) or {}
+
+
 def _compared(
     name: str, settings: Settings, predicted: Mapping[str, Metrics | None], hardware: Iterable[Trial]
 ) -> Compared:

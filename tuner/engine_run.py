@@ -13,10 +13,12 @@ from ..errors import EngineError, InputError
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
 from ..profiler.model_folder import read_model_folder
+from ..profiler.profile import Profile
 from ..profiler.prompts import random_tokens
 from ..profiler.server import Server, running_server
 from ..simulator.metrics import summarise
 from ..traces.trace import Trace
+from .deployment import deployed
 
 WARM_UP_REQUESTS = 4
 WARM_UP_OUTPUT_TOKENS = 8
@@ -37,6 +39,7 @@ class EngineRun:
     """Everything that all runs of a validation share."""
 
     launch: Launch
+    profile: Profile
     model: str
     """A model folder or a name on a hub."""
     trace: Trace
@@ -53,7 +56,7 @@ class EngineRun:
         model.
         """
         vocabulary = self._vocabulary()
-        with running_server(self.launch, self.model, settings, folder) as server:
+        with running_server(self.launch, self.model, deployed(self.profile, settings), folder) as server:
             self._warm_up(server, vocabulary)
             result = replay(
                 self.trace,

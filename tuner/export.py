@@ -118,11 +118,6 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     served = model or known_model or facts.model
     if not served:
         raise InputError(f"profile {asked.profile} does not say which model it was made with; give --model")
-    parallel = {
-        "tensor_parallel_size": facts.tensor_parallel_size,
-        "pipeline_parallel_size": facts.pipeline_parallel_size,
-    }
-    settings = {name: size for name, size in parallel.items() if size > 1} | settings
     comment = (
         f"recommended by slotune {asked.versions.slotune}: study {folder.name}, profile {Path(asked.profile).name}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo
+from .deployment import deployed
 from .export import vllm_yaml
 from .objective import Metrics, Objective
 from .study import Trial
@@ -93,7 +94,8 @@ def best_yaml(recommendation: Recommendation) -> str:
         f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
         *(f"{target}: {'met' if met else 'missed'} in simulation" for target, met in _met(recommendation).items()),
     ]
-    return vllm_yaml(recommendation.settings, recommendation.task.profile.engine.model, comments)
+    profile = recommendation.task.profile
+    return vllm_yaml(deployed(profile, recommendation.settings), profile.engine.model, comments)
 
 
 def _met(recommendation: Recommendation) -> dict[str, bool]:

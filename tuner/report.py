@@ -11,11 +11,12 @@ from typing import Any
 
 from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
-from .comparison import Compared, Quantity, compared, quantities
-from .export import command_line, recommended
+from .comparison import Compared, Quantity, compared, default_metrics, quantities
+from .deployment import deployed
+from .export import command_line
 from .objective import Metrics
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
-from .ranking import ranked
+from .ranking import ranked, recommended
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -28,7 +29,7 @@ from .report_tables import (
     trials_table,
     validation_table,
 )
-from .study import BEST_FILE, Study, Trial, settings_key, write_file
+from .study import Study, Trial, settings_key, write_file
 from .sweep import one_at_a_time, over_rates, trace_rate
 from .task import Task, load_task
 from .verdict import decide
@@ -69,9 +70,16 @@ class Page:
         self.found = compared(study)
         self.verdict = decide(self.found, self.objective)
         self.default: Settings = dict(study.asked.engine)
-        self.best: Settings = recommended(study.folder)[0] if (study.folder / BEST_FILE).exists() else self.default
+        self.best = self._best()
         self.default_metrics = self._predicted(self.default)
         self.best_metrics = self._predicted(self.best)
+
+    def _best(self) -> Settings:
+        """What the measurements recommend or, where there are none, the search."""
+        if self.verdict:
+            return dict(self.verdict.recommended.settings)
+        best = recommended(self.trials, self.objective, self.task.space, default_metrics(self.study))
+        return dict(best.settings) if best else self.default
 
     def _predicted(self, settings: Settings) -> Metrics | None:
         """What was simulated of these settings, now if not before."""
@@ -93,7 +101,7 @@ class Page:
             name=self.study.folder.resolve().name,
             subject=self._subject(),
             answer=self._answer(),
-            command=command_line(self.best, self.task.profile.engine.model or "MODEL"),
+            command=command_line(deployed(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
             validation=self._validation(),
             rates=rates,
             effects=effects,

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from ..errors import EngineError, InfeasibleError, InputError, SlotuneError
 from ..profiler.launch import find_vllm
 from ..simulator.engine_config import Settings
-from .comparison import DEFAULT, Compared, Quantity, compared, quantities
+from .comparison import DEFAULT, Compared, Quantity, compared, default_metrics, quantities
+from .deployment import deployed
 from .engine_run import EngineRun, Measured, model_to_serve
 from .export import vllm_yaml
 from .intervals import spread
@@ -95,6 +96,7 @@ def validate(
         task = load_task(study.asked)
         run = EngineRun(
             find_vllm(vllm_python),
+            task.profile,
             model_to_serve(model, task.profile.engine.model, study.asked.profile),
             task.trace,
             study.asked.goodput,
@@ -149,12 +151,10 @@ def candidates_of(study: Study, task: Task) -> list[Settings]:
     trials = study.trials("simulation")
     if not trials:
         raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
-    default = dict(study.asked.engine)
-    predicted = {settings_key(trial.settings): trial for trial in trials}
-    reference = predicted[settings_key(default)].metrics if settings_key(default) in predicted else None
-    order = ranked(trials, task.objective, task.space, reference or {})
-    best = recommended(trials, task.objective, task.space, reference or {})
-    taken = [predicted[settings_key(default)]] if settings_key(default) in predicted else []
+    reference = default_metrics(study)
+    order = ranked(trials, task.objective, task.space, reference)
+    best = recommended(trials, task.objective, task.space, reference)
+    taken = [Trial(study.asked.engine, reference or None)]
     chosen: list[Trial] = []
     for trial in [best, *order] if best else order:
         if not any(_alike(trial, other, task.objective) for other in taken):
@@ -273,7 +273,7 @@ def _best_yaml(validation: Validation, verdict: Verdict) -> str:
         verdict.sentence,
         f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
     ]
-    return vllm_yaml(one.settings, validation.task.profile.engine.model, comments)
+    return vllm_yaml(deployed(validation.task.profile, one.settings), validation.task.profile.engine.model, comments)
 
 
 def require_targets(validation: Validation) -> None:
