@@ -8,7 +8,9 @@ from .space import SearchSpace
 from .study import Trial
 
 TIE = 0.01
-"""Differences below 1 % are ties: vLLM's recipes use the same, and no engine is steadier from run to run."""
+"""Goals within 1 % are ties: vLLM's recipes use the same, and no engine is steadier from run to run."""
+HEADROOM_TIE = 0.02
+"""Latencies within 2 % of their limit are ties where the targets are met: nobody changes a setting for less."""
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
@@ -27,17 +29,20 @@ def recommended(trials: Sequence[Trial], objective: Objective, space: SearchSpac
 
 
 def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics) -> bool:
-    """Whether `trial` is no more than TIE worse than `best` in every goal (in the worst ratio where there is none).
+    """Whether `trial` is worse than `best` in no goal by more than TIE or, without goals, in headroom by HEADROOM_TIE.
 
-    It never is when it misses the targets and `best` meets them.
+    It is not as good when it misses the targets and `best` meets them; where both miss, the worst ratio counts.
     """
     if trial.metrics is None or best.metrics is None:
         return False
-    if objective.meets(best.metrics) and not objective.meets(trial.metrics):
+    mine, theirs = objective.worst_ratio(trial.metrics), objective.worst_ratio(best.metrics)
+    if not objective.meets(best.metrics):
+        return mine <= theirs * (1 + TIE)
+    if not objective.meets(trial.metrics):
         return False
     goals = objective.effective_goals()
-    if not goals or not objective.meets(best.metrics):
-        return objective.worst_ratio(trial.metrics) <= objective.worst_ratio(best.metrics) * (1 + TIE)
+    if not goals:
+        return mine <= theirs + HEADROOM_TIE
     return all(
         goal.loss(trial.metrics, reference) <= goal.loss(best.metrics, reference) + math.log1p(TIE) for goal in goals
     )

@@ -124,7 +124,7 @@ class Search:
         self._runner = runner
         self._trials = trials
         self.reference: Metrics = {}
-        """The default's metrics, which goals are measured against."""
+        """What goals are measured against: the default's metrics, or the first others where it did not run."""
 
     @property
     def space(self) -> SearchSpace:
@@ -134,12 +134,11 @@ class Search:
     def start(self, others: Sequence[tuple[str, F64]]) -> Trial:
         """Run the default, then `others`: who proposed it and what. Returns the default's trial."""
         default = self._runner.run([Proposal("default", self.space.settings(self.space.vector({})))])[0]
-        self.reference = default.metrics or {}
-        self._tell(self.space.vector({}), default)
         self._candidates.take(self.space.vector({}))
         fresh = [(origin, vector) for origin, vector in others if self._take_new(vector)][: self._trials - 1]
         trials = self._runner.run([Proposal(origin, self.space.settings(vector)) for origin, vector in fresh])
-        for (_, vector), trial in zip(fresh, trials, strict=True):
+        self.reference = next((t.metrics for t in [default, *trials] if t.metrics is not None), {})
+        for vector, trial in zip([self.space.vector({}), *(v for _, v in fresh)], [default, *trials], strict=True):
             self._tell(vector, trial)
         return default
 

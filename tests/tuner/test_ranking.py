@@ -17,12 +17,12 @@ def trial(ttft, tpot=10.0, number=None, **settings):
 
 
 def test_ties_go_to_fewer_changes():
-    plain, odd = trial(302.0, max_num_seqs=64), trial(300.0, max_num_seqs=64, block_size=32)
+    plain, odd = trial(309.0, max_num_seqs=64), trial(300.0, max_num_seqs=64, block_size=32)
     assert recommended([odd, plain], OBJECTIVE, SPACE, {}) is plain
 
 
 def test_more_than_a_tie_wins():
-    plain, better = trial(310.0), trial(300.0, max_num_seqs=64, block_size=32)
+    plain, better = trial(311.0), trial(300.0, max_num_seqs=64, block_size=32)
     assert recommended([plain, better], OBJECTIVE, SPACE, {}) is better
 
 
@@ -35,6 +35,13 @@ def test_the_nearest_miss_where_nothing_meets():
     assert (
         recommended([trial(900.0), trial(700.0, max_num_seqs=64)], OBJECTIVE, SPACE, {}).metrics["p99_ttft_ms"] == 700
     )
+
+
+def test_goals_tie_within_one_per_cent():
+    objective = Objective((Slo(99.0, "ttft", 500.0),), (Goal("p99_tpot_ms", False),))
+    worse, tied, best = trial(400.0, 10.2), trial(400.0, 10.05), trial(100.0, 10.0, block_size=32)
+    assert recommended([worse, best], objective, SPACE, worse.metrics) is best
+    assert recommended([tied, best], objective, SPACE, worse.metrics) is tied
 
 
 def test_nothing_ran():

@@ -1,0 +1,150 @@
+"""From what is asked to a recommendation, with everything real but small."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from slotune.errors import InfeasibleError, InputError
+from slotune.profiler.kv_capacity import KvCapacity
+from slotune.profiler.profile import save_profile
+from slotune.simulator.slo import parse_slo
+from slotune.tuner.recommendation import comparison, document, require_targets
+from slotune.tuner.study import Study
+from slotune.tuner.task import ask, load_task
+from slotune.tuner.tune import tune
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, small_profile, small_trace):
+    """A profile and a trace on disk; prompts of up to 600 tokens make a large budget stall the decodes."""
+    folder = tmp_path_factory.mktemp("files")
+    save_profile(replace(small_profile, defaults={"max_model_len": 2048}), folder / "profile")
+    trace = small_trace(80, rate=30.0)
+    rows = zip(trace.arrival_s, trace.input_tokens, trace.output_tokens, strict=True)
+    (folder / "trace.jsonl").write_text(
+        "".join(
+            json.dumps({"timestamp": float(at) * 1000, "input_length": int(i), "output_length": int(o)}) + "\n"
+            for at, i, o in rows
+        )
+    )
+    return str(folder / "profile"), str(folder / "trace.jsonl")
+
+
+def asked(files, *slos, trials=24, **more):
+    return ask(*files, slos=[parse_slo(slo) for slo in slos], trials=trials, **more)
+
+
+@pytest.fixture(scope="module")
+def found(files, tmp_path_factory):
+    return tune(asked(files, "p99:tpot:10", "p99:ttft:300"), tmp_path_factory.mktemp("found") / "study", jobs=1)
+
+
+def test_the_recommendation_is_better_than_the_default(found):
+    objective = found.task.objective
+    assert objective.worst_ratio(found.best.metrics) < objective.worst_ratio(found.default.metrics) - 0.02
+    assert found.default.settings == {}
+    assert found.trials == 24
+
+
+def test_the_study_holds_everything(found):
+    with Study.open(found.folder) as study:
+        trials = study.trials()
+    assert len(trials) == 24
+    assert [trial.origin for trial in trials[:3]] == ["default", "sarathi", "sobol"]
+    assert (found.folder / "best.yaml").is_file()
+
+
+def test_best_yaml_is_what_vllm_reads(found):
+    text = (found.folder / "best.yaml").read_text()
+    named = {key.removeprefix("no-").replace("-", "_"): value for key, value in yaml.safe_load(text).items()}
+    assert {name: named[name] for name in found.best.settings} == found.best.settings
+    assert "not from a measurement" in text
+
+
+def test_the_document_has_what_the_design_promises(found):
+    told = json.loads(json.dumps(document(found)))
+    assert told["trials"] == 24
+    assert told["best"]["engine"] == found.best.settings
+    assert told["best"]["predicted"]["p99_ttft_ms"] == found.best.metrics["p99_ttft_ms"]
+    assert told["best"]["measured"] is None
+    assert told["default"]["engine"] == {}
+    assert told["best"]["targets"] == {"p99:tpot:10": True, "p99:ttft:300": True}
+
+
+def test_the_table_tells_settings_metrics_and_targets(found):
+    rows = {row[0]: row[1:] for row in comparison(found)}
+    for name, value in found.best.settings.items():
+        assert rows[name][1] == str(value)
+    assert rows["TTFT p99, ms"] == (found.default.metrics["p99_ttft_ms"], found.best.metrics["p99_ttft_ms"])
+    assert rows["p99:ttft:300"][1].startswith("met (")
+
+
+def test_workers_change_nothing(found, files, tmp_path):
+    again = tune(asked(files, "p99:tpot:10", "p99:ttft:300"), tmp_path / "study", jobs=3)
+    with Study.open(found.folder) as one, Study.open(tmp_path / "study") as other:
+        assert [(t.settings, t.metrics) for t in one.trials()] == [(t.settings, t.metrics) for t in other.trials()]
+    assert again.best.settings == found.best.settings
+
+
+def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
+    found = tune(asked(files, "p99:tpot:2", trials=8), tmp_path / "study", jobs=1)
+    with pytest.raises(InfeasibleError, match=r"none of 8 configurations .* p99_tpot_ms .* where 2 are allowed"):
+        require_targets(found)
+    assert (tmp_path / "study" / "best.yaml").is_file()
+
+
+def test_several_goals_give_a_front(files, tmp_path):
+    goals = asked(files, minimize=["p99_ttft_ms", "p99_tpot_ms"])
+    found = tune(goals, tmp_path / "study", jobs=1)
+    pairs = [(t.metrics["p99_ttft_ms"], t.metrics["p99_tpot_ms"]) for t in found.front]
+    assert len(pairs) >= 2
+    assert sorted(pairs) == pairs and sorted(pairs, key=lambda pair: -pair[1]) == pairs
+
+
+def test_random_search_at_the_same_budget(files, tmp_path):
+    found = tune(asked(files, "p99:tpot:10", trials=12, optimizer="random"), tmp_path / "study", jobs=1)
+    with Study.open(tmp_path / "study") as study:
+        origins = [trial.origin for trial in study.trials()]
+    assert origins == ["default"] + ["random"] * 11
+    assert found.best.metrics is not None
+
+
+def test_fixed_settings_stay(files, tmp_path):
+    fixed = {"max_num_seqs": 12, "enable_prefix_caching": False}
+    found = tune(asked(files, "p99:tpot:10", trials=8, engine=fixed), tmp_path / "study", jobs=1)
+    with Study.open(tmp_path / "study") as study:
+        assert all(fixed.items() <= trial.settings.items() for trial in study.trials())
+    assert document(found)["default"]["engine"] == fixed
+
+
+def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(files, tmp_path, small_profile):
+    """Memory for 2048 tokens only with a small budget: the default does not start, the search finds what does."""
+    kv = KvCapacity(kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5)
+    tight = replace(small_profile, defaults={"max_model_len": 2048}, kv=kv)
+    save_profile(tight, tmp_path / "tight")
+    found = tune(asked((str(tmp_path / "tight"), files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1)
+    with Study.open(tmp_path / "study") as study:
+        failures = [trial.settings for trial in study.trials() if trial.failure]
+    assert failures == [{}]
+    assert "max_num_batched_tokens=8192" in document(found)["default"]["failure"]
+    assert found.best.metrics is not None
+
+
+def test_a_changed_trace_or_profile_is_noticed(files, tmp_path):
+    question = asked(files, "p99:tpot:10")
+    with pytest.raises(InputError, match="the trace changed"):
+        load_task(question.model_copy(update={"trace_digest": "0"}))
+    with pytest.raises(InputError, match="the profile changed"):
+        load_task(question.model_copy(update={"profile_digest": "0"}))
+
+
+def test_bad_settings_end_before_anything_is_written(files, tmp_path):
+    with pytest.raises(InputError, match="must be at least max_num_seqs=512"):
+        tune(
+            asked(files, "p99:tpot:10", engine={"max_num_seqs": 512, "max_num_batched_tokens": 64}),
+            tmp_path / "study",
+            jobs=1,
+        )
+    assert not (tmp_path / "study").exists()
