@@ -14,14 +14,18 @@ from scipy.optimize import nnls
 
 from ..errors import InputError
 from ..simulator.features import (
+    DECODE_CONTEXT,
     DECODE_ONLY,
     DECODE_ROWS,
     DENSE_TOKENS,
+    MAX_CONTEXT,
     MIXED,
     PHYSICS,
+    PREFILL_CONTEXT,
     PREFILL_ONLY,
     PREFILL_ROWS,
     PREFILL_TOKENS,
+    PREFILL_WORK,
     REGIME_NAMES,
     physics_of,
     regime_of,
@@ -48,6 +52,9 @@ LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
 REWEIGHTINGS = 20
 GROUPS_PER_OCTAVE = 2
 """Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
+
+ALIKE_PER_OCTAVE = 16
+"""Contexts within a factor of 2 ** (1 / this), 4 %, make steps alike: what they differ by is noise."""
 
 LIGHTGBM = {
     "objective": "regression_l1",
@@ -78,7 +85,7 @@ def fit(samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0) -> 
     """Fit step times to measured steps; deterministic, in seconds.
 
     Args:
-        samples: measured steps, in any order; equal ones are reduced to their median.
+        samples: measured steps, in any order; alike ones are reduced to their median.
         graph_sizes: CUDA-graph sizes that the measured engine had captured; none on a CPU or under enforce_eager.
         seed: for the folds of the cross-validation and LightGBM's sampling.
 
@@ -86,14 +93,14 @@ def fit(samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0) -> 
     """
     _check(samples)
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
-    medians, counts = merge_equal(samples)
+    medians, counts = merge_alike(samples)
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     folds = [_held_out(medians, counts, sizes, seed, fold) for fold in _folds(medians, seed)]
     best = _best_rounds(folds, medians)
     fitted = _fit_all(medians, counts, sizes, seed, ROUNDS[best])
     held_out = _errors(folds, best, medians)
-    return replace(_unbiased(fitted, samples), hull=hull_of(medians), held_out=held_out)
+    return replace(_unbiased(fitted, samples), hull=hull_of(samples), held_out=held_out)
 
 
 def _check(samples: StepSamples) -> None:
@@ -103,13 +110,20 @@ def _check(samples: StepSamples) -> None:
         raise InputError(f"step durations: {int(bad.sum())} of {len(bad)} are not above 0, the first is {worst:g} ms")
 
 
-def merge_equal(samples: StepSamples) -> tuple[StepSamples, F64]:
-    """Steps of equal totals as one, with their median duration, and how many each stands for."""
-    totals, owner, counts = np.unique(samples.totals, axis=0, return_inverse=True, return_counts=True)
-    order = np.lexsort((samples.duration_s, owner.ravel()))
-    ordered, starts = samples.duration_s[order], np.cumsum(counts) - counts
-    medians = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
-    return StepSamples(totals, medians), counts.astype(np.float64)
+def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64]:
+    """Steps of the same rows and nearly the same contexts as one, that of median duration, and how many it stands for.
+
+    Of an even number, the mean of the two in the middle.
+    """
+    key = samples.totals.copy()
+    contexts = [PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT]
+    key[:, contexts] = np.floor(np.log2(np.maximum(key[:, contexts], 1.0)) * ALIKE_PER_OCTAVE)
+    _, owner, counts = np.unique(key, axis=0, return_inverse=True, return_counts=True)
+    order = np.lexsort((*samples.totals.T, samples.duration_s, owner.ravel()))
+    starts = np.cumsum(counts) - counts
+    below, above = samples[order[starts + (counts - 1) // 2]], samples[order[starts + counts // 2]]
+    middle = StepSamples((below.totals + above.totals) / 2, (below.duration_s + above.duration_s) / 2)
+    return middle, counts.astype(np.float64)
 
 
 def regimes_of(totals: F64) -> I64:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import fit, hull_of, merge_equal, regime_names
+from slotune.profiler.surrogate import fit, hull_of, merge_alike, regime_names
 from slotune.profiler.surrogate_model import conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.features import CONSTANT, DECODE_CONTEXT, DECODE_ROWS, PREFILL_TOKENS, PREFILL_WORK, totals_of
@@ -97,12 +97,16 @@ def test_conformal_quantile_of_few_errors_is_unknown() -> None:
     assert conformal_quantile(np.arange(99.0)) == 89
 
 
-def test_equal_steps_become_one_with_their_median() -> None:
-    one, other = totals_of(np.array([5]), np.array([0])), totals_of(np.array([1]), np.array([9]))
-    merged, counts = merge_equal(StepSamples(np.array([one, other, one, one, other]), np.array([1.0, 4, 9, 2, 6])))
+def test_alike_steps_become_the_one_in_the_middle() -> None:
+    prefill, long = totals_of(np.array([5]), np.array([0])), totals_of(np.array([1]), np.array([4000]))
+    longer, other = totals_of(np.array([1]), np.array([4010])), totals_of(np.array([1]), np.array([400]))
+    merged, counts = merge_alike(
+        StepSamples(np.array([prefill, long, prefill, prefill, longer, other]), np.array([1.0, 4, 9, 2, 6, 7]))
+    )
     assert {tuple(t): (d, n) for t, d, n in zip(merged.totals, merged.duration_s, counts, strict=True)} == {
-        tuple(one): (2.0, 3.0),
-        tuple(other): (5.0, 2.0),
+        tuple(prefill): (2.0, 3.0),
+        tuple((long + longer) / 2): (5.0, 2.0),
+        tuple(other): (7.0, 1.0),
     }
 
 
