@@ -47,7 +47,9 @@ SHOWN = ("mean", "median", "p90", "p99")
 @slo_option
 @goodput_option
 @seed_option
-@click.option("--requests-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.csv", help="A line a request.")
+@click.option(
+    "--requests-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.csv", help="A line a request."
+)
 @click.option("--steps-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.jsonl", help="A line a step.")
 @json_option
 def command(
@@ -118,10 +120,14 @@ def command(
 
 def _print(document: dict[str, Any]) -> None:
     metrics, trust = document["metrics"], document["trust"]
-    rows = [[name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")]
+    rows = [
+        [name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")
+    ]
     table(["ms", *SHOWN], rows)
     lines = [(k, v) for k, v in metrics.items() if not k.endswith("_ms")]
     table(["", ""], [*lines, *document.get("targets", {}).items()])
     click.echo(trust["provenance"])
     if trust["extrapolated_share"] > 0:
-        click.echo(f"{trust['extrapolated_share']:.1%} of the steps lie outside what the profile was made from: extrapolated")
+        click.echo(
+            f"{trust['extrapolated_share']:.1%} of the steps lie outside what the profile was made from: extrapolated"
+        )

@@ -19,7 +19,7 @@ UNLIMITED_MODEL_LEN = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Every setting that the simulated engine obeys, resolved. Defaults are those of vLLM 0.32 on a GPU of 70 GiB or more.
+    """Every setting that the simulated engine obeys, resolved. Defaults: vLLM 0.32 on a GPU of 70 GiB or more.
 
     Sources: vllm/config/scheduler.py, vllm/config/cache.py, vllm/engine/arg_utils.py.
     """
@@ -188,7 +188,8 @@ def _check_relations(engine: EngineConfig) -> None:
     """vllm/config/scheduler.py, SchedulerConfig.verify_max_model_len."""
     if engine.max_num_batched_tokens < engine.max_num_seqs:
         raise InputError(
-            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be at least max_num_seqs={engine.max_num_seqs}"
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be at least "
+            f"max_num_seqs={engine.max_num_seqs}"
         )
     if not engine.enable_chunked_prefill and engine.max_num_batched_tokens < engine.max_model_len < UNLIMITED_MODEL_LEN:
         raise InputError(

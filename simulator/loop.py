@@ -16,11 +16,12 @@ IDLE, HORIZON, LOG_FULL, REQUEST_ENDED = range(4)
 
 
 @entry
-def advance(engine, model, memo, totals, horizon_s, stop_after, record):
+def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared_policy):
     """Run the engine as far as its arrivals are known: those up to `horizon_s`.
 
     Returns why it stopped: nothing left to do, its next decision lies beyond the horizon, the log must be emptied, or
-    `stop_after` requests have ended. `memo` and `totals` are scratch space of the step-time model.
+    `stop_after` requests have ended. `memo` and `totals` are scratch space of the step-time model. `compared_policy` is
+    None for vLLM's V1 scheduler: numba then leaves the code of the other policies out, which need not be compiled.
     """
     state = engine.state[0]
     while True:
@@ -40,7 +41,7 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record):
             state.now_s = ready_s
             continue
         if _has_requests(engine):
-            rows = _schedule(engine)
+            rows = _schedule(engine, compared_policy)
             _launch(engine, model, memo, totals, rows, record)
             if rows == 0 and state.num_preempted == 0:
                 _fail_stuck(engine)
@@ -111,14 +112,14 @@ def _prefill_tokens(engine):
 
 
 @inner
-def _schedule(engine):
+def _schedule(engine, compared_policy):
     """Let the policy take the rows of one step; returns their number."""
     state = engine.state[0]
     state.num_rows = state.num_preempted = 0
-    if engine.rules[0].policy == VLLM_V1:
+    if compared_policy is None:
         scheduler.schedule(engine)
     else:
-        policies.schedule(engine)
+        policies.schedule(engine, compared_policy)
     state.ended_since = 0
     return state.num_rows
 
@@ -195,10 +196,10 @@ def _log_is_full(engine, record):
 
 @inner
 def _fail_stuck(engine):
-    """Nothing runs, nothing is in flight, and the first in the queue does not fit into an empty cache: it never will."""
+    """Nothing runs or is in flight, and the first in the queue does not fit into an empty cache: it never will."""
     state = engine.state[0]
-    for entry in range(len(engine.flights)):
-        if engine.flights[entry].rows > 0:
+    for place in range(len(engine.flights)):
+        if engine.flights[place].rows > 0:
             return
     index = queue.peek(engine)
     if state.num_running == 0 and index >= 0:
@@ -237,7 +238,7 @@ def _end_step(engine):
 
 @inner
 def _add_token(engine, index, is_stale):
-    """A sampled token arrives; returns whether the request is now done and was running (check_stop in sched/utils.py)."""
+    """A sampled token arrives; returns whether a running request is done by it (check_stop in sched/utils.py)."""
     rules, request = engine.rules[0], engine.requests[index]
     request.known += 1
     was_running = request.status == RUNNING
@@ -257,7 +258,7 @@ def _add_token(engine, index, is_stale):
 
 @inner
 def _emit(engine, request):
-    """Send the request's new tokens to the client if stream_interval lets them go (OutputProcessor.make_request_output).
+    """Send new tokens to the client if stream_interval lets them go (OutputProcessor.make_request_output).
 
     Returns whether the gap since its last chunk is the engine's gap between two steps; any other gap is logged here.
     """

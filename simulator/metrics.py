@@ -101,7 +101,7 @@ def _distribution(name: str, values_s: F64, count: I64 | None, percentiles: list
 
 
 def _percentile(values: F64, ends: I64, percentile: float) -> float:
-    """numpy.percentile's linear interpolation over sorted values that each occur as often as `ends` tells, summed up."""
+    """numpy.percentile's linear interpolation over sorted values; `ends` is the running sum of their counts."""
     if len(values) == 0:
         return float("nan")
     place = percentile / 100 * (ends[-1] - 1)

@@ -10,9 +10,8 @@ from .state import ORCA, SARATHI, VLLM_V0
 
 
 @inner
-def schedule(engine):
-    """Take the rows of the next step under the engine's policy."""
-    policy = engine.rules[0].policy
+def schedule(engine, policy):
+    """Take the rows of the next step under `policy`."""
     if policy == SARATHI:
         _sarathi(engine)
     elif policy == VLLM_V0:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from . import loop
 from .features import TOTALS
-from .state import Engine
+from .state import VLLM_V1, Engine
 from .step_time import StepTimeModel, new_memo
 
 StepSink = Callable[["Replica"], None]
@@ -21,6 +21,8 @@ class Replica:
         self.index = index
         self.engine = engine
         self._model = model
+        policy = int(engine.rules[0].policy)
+        self._compared_policy = None if policy == VLLM_V1 else policy
         self._scratch = (new_memo(model), np.zeros(TOTALS))
         self._state = engine.state[0]
         self._sink = sink
@@ -47,7 +49,9 @@ class Replica:
         """Run until the horizon or until `stop_after` requests have ended; returns the reason, as loop.advance."""
         recording = self._sink is not None
         while True:
-            reason = loop.advance(self.engine, self._model, *self._scratch, horizon_s, stop_after, recording)
+            reason = loop.advance(
+                self.engine, self._model, *self._scratch, horizon_s, stop_after, recording, self._compared_policy
+            )
             if reason != loop.LOG_FULL:
                 return int(reason)
             self.drain()

@@ -113,7 +113,7 @@ def _remove_running(engine, place):
 
 @inner
 def _preempt(engine, index, is_hopeless):
-    """Scheduler._preempt_request: blocks freed, nothing computed any more, outputs kept, back to the front of the queue.
+    """Scheduler._preempt_request: blocks freed, nothing computed, outputs kept, back to the front of the queue.
 
     A request that has outgrown the whole cache can never run again: it fails here, where vLLM would try for ever.
     """

@@ -105,7 +105,7 @@ def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64]) -> 
 
 
 def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[state.I32, int, dict[str, I64]]:
-    """Shared contents, how many different contents there are, and each request's part; nothing where nothing is cached."""
+    """Shared contents, the number of all contents, and each request's part; nothing where nothing is cached."""
     if not caching:
         return np.zeros(0, np.int32), 0, {}
     shared = block_content(trace, engine.block_size)

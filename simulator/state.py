@@ -181,7 +181,7 @@ class Engine(NamedTuple):
     stage_free_s: F64
     """(pipeline stages,): when each stage has done its last step."""
     step_log: Records
-    """STEP_LOG, ROW and requests of the steps made, and GAP_LOG of inter-token latencies, until the caller takes them."""
+    """STEP_LOG, ROW and requests of the steps made, and GAP_LOG of inter-token latencies, until they are taken."""
     row_log: Records
     preempted_log: I64
     gap_log: Records

@@ -1,6 +1,7 @@
 """Step records: one engine step, as rows of (request, tokens computed now, context computed before). JSON lines.
 
-The profiler records the real engine's steps in this form, the simulator writes its own, the surrogate is fitted on them.
+The profiler records the real engine's steps in this form, the simulator writes its own, the surrogate is fitted on
+them.
 """
 
 import json
