@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.stats import qmc
 
 from ..simulator.features import DECODE_CONTEXT, MAX_CONTEXT, PREFILL_CONTEXT, PREFILL_WORK, totals_of
-from .surrogate import regime_names
+from .surrogate_errors import regime_names
 
 F64 = npt.NDArray[np.float64]
 Cell = tuple[str | int, ...]
@@ -140,21 +140,28 @@ def forecast(scenario: Scenario, space: Space) -> F64:
         left = scenario.decode_tokens - 1
         while waiting or left > 0:
             rows = [(1, context) for context in decoding]
-            room = limit - len(rows)
+            chunks = _chunks(waiting, limit - len(rows))
+            if waiting and not chunks:
+                return np.array(steps)  # the decodes leave no room, and never end
             decoding = [context + 1 for context in decoding]
-            for prompt in waiting:
-                chunk = min(prompt[0] - prompt[1], room)
-                if chunk > 0:
-                    rows.append((chunk, prompt[1]))
-                    prompt[1], room = prompt[1] + chunk, room - chunk
             decoding += [length for length, computed in waiting if computed == length]
             left -= not waiting
             waiting = [prompt for prompt in waiting if prompt[1] < prompt[0]]
-            if not rows or (waiting and room == limit):
-                break
-            pairs = np.array(rows)
+            pairs = np.array(rows + chunks)
             steps.append(totals_of(pairs[:, 0], pairs[:, 1]))
     return np.array(steps)
+
+
+def _chunks(waiting: list[list[int]], room: int) -> list[tuple[int, int]]:
+    """Rows of the waiting prompts, in order, as far as there is room; what they compute is noted in `waiting`."""
+    rows = []
+    for prompt in waiting:
+        chunk = min(prompt[0] - prompt[1], room)
+        if chunk <= 0:
+            break
+        rows.append((chunk, prompt[1]))
+        prompt[1], room = prompt[1] + chunk, room - chunk
+    return rows
 
 
 def cells_of(totals: F64) -> list[Cell]:

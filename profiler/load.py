@@ -128,16 +128,16 @@ async def _send_all(
     bodies = [_body(call, model) for call in calls]
     async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout) as session:
         start = time.perf_counter() + LEAD_S
-        tasks = [
-            asyncio.create_task(_one(session, bodies[i], call, answers, i, start, places))
-            for i, call in enumerate(calls)
-        ]
+        tasks: dict[int, asyncio.Task[None]] = {}
         try:
-            await asyncio.gather(*(task for task, call in zip(tasks, calls, strict=True) if not call.background))
+            for index in sorted(range(len(calls)), key=lambda i: calls[i].at_s):  # equal arrivals keep their order
+                await asyncio.sleep(start + calls[index].at_s - time.perf_counter())
+                tasks[index] = asyncio.create_task(_one(session, bodies[index], calls[index], answers, index, places))
+            await asyncio.gather(*(task for index, task in tasks.items() if not calls[index].background))
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
     return start, answers
 
 
@@ -147,12 +147,10 @@ async def _one(
     call: Call,
     answers: list[Answer],
     index: int,
-    start: float,
     places: asyncio.Semaphore,
 ) -> None:
     answer = answers[index]
     try:
-        await asyncio.sleep(start + call.at_s - time.perf_counter())
         if call.follows is not None:
             await _tokens_of(answers[call.follows], call.tokens_before)
         async with places:
@@ -170,7 +168,7 @@ async def _tokens_of(answer: Answer, count: int) -> None:
 
 async def _post(session: aiohttp.ClientSession, body: bytes, call: Call, answer: Answer) -> None:
     headers = {"Content-Type": "application/json"}
-    if call.name:
+    if call.name and call.name.isascii() and call.name.isprintable():
         headers["X-Request-Id"] = call.name
     answer.sent = time.perf_counter()
     try:

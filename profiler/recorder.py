@@ -105,18 +105,24 @@ class Writer:
 
     def __init__(self, path: str, limit_bytes: int) -> None:
         self.path, self.limit_bytes = path, limit_bytes
-        self.dropped = self.written = self.waiting_rows = 0
+        self.written = self._lost = self._rows_out = 0  # counted by the writer's thread
+        self._refused = self._rows_in = 0  # counted by the engine's
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._file: Any = open(path, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the engine runs
         self._thread = threading.Thread(target=self._run, name="slotune-recorder", daemon=True)
         self._thread.start()
 
+    @property
+    def dropped(self) -> int:
+        """Steps that were not written."""
+        return self._refused + self._lost
+
     def put(self, begin: float, end: float, step: Any) -> None:
         rows = len(step[1])
-        if self._file is None or self.waiting_rows + rows > MAX_WAITING_ROWS:
-            self.dropped += 1
+        if self._file is None or self._rows_in - self._rows_out + rows > MAX_WAITING_ROWS:
+            self._refused += 1
             return
-        self.waiting_rows += rows
+        self._rows_in += rows
         self._queue.put((begin, end, step))
 
     def close(self) -> None:
@@ -128,7 +134,7 @@ class Writer:
         names: dict[str, str] = {}
         while (item := self._queue.get()) is not None:
             begin, end, step = item
-            self.waiting_rows -= len(step[1])
+            self._rows_out += len(step[1])
             number += 1
             line = _as_line(number, begin, end, step, names)
             size += len(line)
@@ -141,12 +147,13 @@ class Writer:
 
     def _write(self, line: str) -> None:
         if self._file is None:
-            self.dropped += 1
+            self._lost += 1
             return
         try:
             self._file.write(line)
             self.written += 1
         except OSError as error:
+            self._lost += 1
             self._give_up(str(error))
 
     def _flush(self) -> None:

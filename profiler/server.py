@@ -67,8 +67,13 @@ class Server:
     def num_gpu_blocks(self) -> int:
         return int(self.facts["num_gpu_blocks"])
 
-    def check(self) -> None:
-        """Raise EngineError if the engine has died."""
+    def check(self, wait_s: float = 0.0) -> None:
+        """Raise EngineError if the engine has died.
+
+        An engine whose connections break may take `wait_s` to be gone.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(wait_s)
         code = self.process.poll()
         if code is not None:
             raise diagnose(_end_of(self.log_path), code)

@@ -29,6 +29,8 @@ SENTINEL_PROMPT, SENTINEL_TOKENS = 128, 10
 WARM_UP_GROUPS = (((64,), (64, 64, 64)), ((256,),))
 CAP_PREFIX = re.compile(r"^slotune-cap\d+-")
 RECORD_TIMEOUT_S = 5.0
+DEATH_S = 5.0
+"""How long after its connections broke an engine may still be dying."""
 
 
 class Collected:
@@ -107,7 +109,7 @@ class Sitting:
 
     def _take(self, calls: Sequence[Call]) -> None:
         _, answers = send(calls, self._server.base_url, self._server.model)
-        self._server.check()
+        self._server.check(DEATH_S if any(answer.error for answer in answers) else 0.0)
         _check_answered(answers)
         ends = {
             call.name: len(call.prompt) + call.output_tokens - 1

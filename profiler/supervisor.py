@@ -49,8 +49,9 @@ def main() -> int:
     if child.poll() is None:
         child.terminate()
         _wait_readable([child_fd], grace_s)
+    child.kill()
+    code = child.wait()  # before psutil, which would take the exit code for itself
     _kill_descendants()
-    code = child.wait()
     return code if code >= 0 else 128 - code
 
 

@@ -1,0 +1,76 @@
+"""Scenarios reach every part of the space, and what is unknown is worth most."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from slotune.profiler.design import Scenario, Space, cells_of, corners, draw, forecast, halved, worth
+from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS
+
+SPACE = Space(max_num_batched_tokens=1024, max_num_seqs=32, max_model_len=4096, kv_tokens=65_536)
+TINY = Space(max_num_batched_tokens=64, max_num_seqs=1, max_model_len=128, kv_tokens=128)
+
+
+def test_a_lone_prompt_under_a_limit_gives_the_chunk_over_every_prior_context() -> None:
+    totals = forecast(Scenario(((256,),), cap=64, decode_tokens=1), SPACE)
+    assert totals[:, PREFILL_TOKENS].tolist() == [64] * 4
+    assert totals[:, MAX_CONTEXT].tolist() == [0, 64, 128, 192]
+
+
+def test_a_staircase_gives_prefills_mixtures_and_decodes() -> None:
+    totals = forecast(Scenario(((10,), (20, 30)), cap=40, decode_tokens=3), SPACE)
+    assert totals[:, PREFILL_TOKENS].tolist() == [10, 0, 0, 39, 11, 0, 0]
+    assert totals[:, PREFILL_ROWS].tolist() == [1, 0, 0, 2, 1, 0, 0]
+    assert totals[:, DECODE_ROWS].tolist() == [0, 1, 1, 1, 2, 3, 3]
+
+
+def test_a_limit_below_the_decodes_ends_the_forecast() -> None:
+    assert len(forecast(Scenario(((4,), (4,), (4,)), cap=1, decode_tokens=2), SPACE)) < 100
+
+
+@pytest.mark.parametrize("space", [SPACE, TINY])
+def test_what_is_drawn_fits_the_engine(space: Space) -> None:
+    drawn = [*draw(space, 100, seed=1), *corners(space)]
+    assert len(drawn) == 104
+    for scenario in drawn:
+        assert 1 <= len(scenario.prompts) <= space.max_num_seqs or scenario.groups == corners(space)[0].groups
+        assert max(scenario.prompts) < space.max_model_len
+        assert sum(scenario.prompts) <= space.kv_tokens or scenario.groups == corners(space)[0].groups
+        assert 0 <= scenario.cap <= space.max_num_batched_tokens
+        assert len(forecast(scenario, space)) > 0
+
+
+def test_the_same_seed_draws_the_same_scenarios() -> None:
+    assert draw(SPACE, 10, seed=4) == draw(SPACE, 10, seed=4)
+    assert draw(SPACE, 10, seed=4) != draw(SPACE, 10, seed=5)
+
+
+def test_the_corners_reach_the_limits() -> None:
+    totals = np.concatenate([forecast(corner, SPACE) for corner in corners(SPACE)])
+    assert totals[:, PREFILL_TOKENS].max() == SPACE.max_num_batched_tokens
+    assert totals[:, DECODE_ROWS].max() == SPACE.max_num_seqs
+    assert totals[:, MAX_CONTEXT].max() > 0.9 * SPACE.max_model_len
+
+
+def test_halving_ends() -> None:
+    scenario: Scenario | None = corners(SPACE)[3]
+    work = []
+    while scenario is not None:
+        work.append(sum(scenario.prompts))
+        scenario = halved(scenario)
+    assert work == sorted(work, reverse=True)
+    assert len(work) > 3
+
+
+def test_a_measured_cell_is_worth_less_than_a_new_one_and_an_unsure_regime_more() -> None:
+    cells = cells_of(forecast(Scenario(((256,),), 64, 1), SPACE))
+    new = worth(cells, Counter(), lambda regime: 1.0)
+    assert worth(cells, Counter(cells), lambda regime: 1.0) == pytest.approx(new / 2, rel=0.2)
+    assert worth(cells, Counter(), lambda regime: 0.1) == pytest.approx(new / 10)
+
+
+def test_steps_that_hardly_differ_share_a_cell() -> None:
+    totals = forecast(Scenario(((300,),), 0, 12), SPACE)
+    assert len(totals) == 12
+    assert len(set(cells_of(totals))) == 2  # the prefill, the decodes

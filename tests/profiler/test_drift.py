@@ -1,0 +1,34 @@
+"""The sentinel tells the machine's slowness."""
+
+import numpy as np
+import pytest
+
+from slotune.profiler.drift import drift_of
+from slotune.simulator.steps import StepRecord
+
+
+def visit(at_s: float, slowness: float, stall_s: float = 0.0) -> list[StepRecord]:
+    """A prefill of 20 ms and three decodes of 10 ms, on a machine that slow; a stall in the last."""
+    records, now = [], at_s
+    for index, (tokens, context, usual_s) in enumerate([(8, 0, 0.02), (1, 8, 0.01), (1, 9, 0.01), (1, 10, 0.01)]):
+        end = now + usual_s * slowness + (stall_s if index == 3 else 0.0)
+        records.append(StepRecord(index, now, end, (("sentinel.0", tokens, context),)))
+        now = end
+    return records
+
+
+def test_a_machine_that_slows_down() -> None:
+    drift = drift_of([visit(0.0, 1.0), visit(10.0, 1.1), visit(20.0, 1.2)])
+    assert drift.slowness == pytest.approx([1 / 1.1, 1.0, 1.2 / 1.1])
+    assert drift.at(np.array([-5.0, 15.0, 99.0])) == pytest.approx([1 / 1.1, 1.15 / 1.1, 1.2 / 1.1])
+    assert drift.spread == pytest.approx(0.8 * 0.2 / 1.1)
+
+
+def test_one_stall_is_no_drift() -> None:
+    drift = drift_of([visit(0.0, 1.0), visit(10.0, 1.0, stall_s=0.5), visit(20.0, 1.0)])
+    assert drift.slowness == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_too_few_visits_say_nothing() -> None:
+    assert drift_of([]).at(np.array([1.0, 2.0])).tolist() == [1.0, 1.0]
+    assert drift_of([visit(0.0, 1.0), []]).spread == 0.0

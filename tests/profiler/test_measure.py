@@ -1,0 +1,127 @@
+"""Measuring a stand-in engine of known step times, whole, cut short, and killed."""
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from slotune.errors import EngineError, InputError
+from slotune.profiler.launch import find_vllm
+from slotune.profiler.measure import Task, measure
+from slotune.profiler.profile import load_profile
+from slotune.simulator.features import totals_of
+from slotune.simulator.step_time import step_times_s
+
+FAKE = runpy.run_path(str(Path(__file__).with_name("fake_vllm.py")), run_name="fake_vllm")
+MEASURE = """
+import sys
+from pathlib import Path
+from slotune.profiler.launch import find_vllm
+from slotune.profiler.measure import Task, measure
+command, model, out, budget = sys.argv[1:]
+task = Task(model, {}, Path(out), float(budget))
+measure(task, find_vllm(command), lambda done, note: print(note, flush=True))
+"""
+
+
+def started(fake_vllm: Path, model_folder: Path, out: Path, budget_s: float) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-c", MEASURE, str(fake_vllm), str(model_folder), str(out), str(budget_s)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def read_until(process: "subprocess.Popen[str]", said: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if said in line:
+            return
+    raise AssertionError(f"never said {said!r}")
+
+
+def test_a_measured_profile_knows_the_engine(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    task = Task(str(model_folder), {"max_num_seqs": 16}, tmp_path / "profile", budget_s=14, seed=1)
+    begin = time.monotonic()
+    measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: notes.append(note))
+    assert time.monotonic() - begin < 60
+    profile = load_profile(tmp_path / "profile")
+    assert profile.source == "measured"
+    assert (profile.engine.version, profile.engine.dtype) == ("0.32.0", "bfloat16")
+    assert (profile.defaults["max_num_batched_tokens"], profile.defaults["max_num_seqs"]) == (512, 16)
+    assert profile.engine_config({}).num_gpu_blocks == 4096
+    assert 0 < profile.overhead.before_s < 0.1
+    chunk = totals_of(np.array([512]), np.array([0]))
+    decodes = totals_of(np.ones(16, dtype=int), np.full(16, 100))
+    predicted = step_times_s(profile.step.model, np.array([chunk, decodes]))
+    truth = FAKE["BASE_S"] + np.array([512 * FAKE["PREFILL_TOKEN_S"], 16 * FAKE["DECODE_ROW_S"]])
+    assert predicted == pytest.approx(truth, rel=0.05)
+    assert not (tmp_path / "profile.measure").exists()
+    assert any("drifted" in note for note in profile.notes)
+    assert notes[0] == "starting the engine"
+
+
+def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
+    read_until(process, "prompts of about")
+    engine = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert any("cut short by the user" in note for note in load_profile(tmp_path / "profile").notes)
+    assert not any(one.is_running() for one in engine)
+
+
+def test_after_a_kill_the_next_call_goes_on_with_the_steps(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
+    read_until(process, "prompts of about")
+    process.kill()
+    process.wait(10)
+    left = tmp_path / "profile.measure" / "run-1" / "steps.jsonl"
+    before = left.read_text()
+    left.write_text(before + '{"step": 99, "start_')  # killed in the middle of a line
+    notes: list[str] = []
+    task = Task(str(model_folder), {}, tmp_path / "profile", budget_s=1)
+    measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: notes.append(note))
+    first = next(note for note in notes if note.startswith("warming up"))
+    assert int(first.split(", ")[1].split()[0]) > 10
+    assert load_profile(tmp_path / "profile").source == "measured"
+
+
+def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "profile.measure"
+    (other / "run-1").mkdir(parents=True)
+    (other / "measure.json").write_text(json.dumps({"model": "another"}))
+    (other / "run-1" / "steps.jsonl").write_text("not even steps\n")
+    measure(Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
+
+
+def test_an_engine_that_dies_early_is_an_error(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_DEATH", "2")
+    with pytest.raises(EngineError, match="the fake engine was told to die"):
+        measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_engine_that_dies_later_leaves_a_profile_of_what_was_measured(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_DEATH", "60")
+    measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert any("the fake engine was told to die" in note for note in load_profile(tmp_path / "p").notes)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.measure").mkdir()
+    (tmp_path / "p.measure" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds something that is no measurement"):
+        measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert [one.name for one in (tmp_path / "p.measure").iterdir()] == ["thesis.tex"]

@@ -1,0 +1,42 @@
+"""The time outside the engine's steps, from two clocks that are one."""
+
+import pytest
+
+from slotune.profiler.load import Answer, Call
+from slotune.profiler.overhead import Passages, fit_overhead, passages
+from slotune.simulator.steps import StepRecord
+
+
+def answer(sent: float, chunks: list[float]) -> Answer:
+    return Answer(sent=sent, chunks=chunks, output_tokens=len(chunks))
+
+
+def test_the_way_in_is_measured_on_requests_that_found_the_engine_idle() -> None:
+    calls = [Call([1] * 4, 2, name="a"), Call([1] * 4, 1, name="b")]
+    answers = [answer(1.000, [1.023, 1.033]), answer(1.012, [1.033])]
+    records = [
+        StepRecord(1, 1.005, 1.020, (("a", 4, 0),)),
+        StepRecord(2, 1.020, 1.030, (("a", 1, 4), ("b", 4, 0))),
+    ]
+    ways = passages(calls, answers, records)
+    assert ways.before == [(4, pytest.approx(0.005))]  # b came while the engine was at a's prompt
+    assert ways.after == pytest.approx([0.003, 0.003, 0.003])
+
+
+def test_failed_requests_and_unrecorded_ones_tell_nothing() -> None:
+    failed = Answer(sent=1.0, error="no")
+    assert passages([Call([1], 1, name="a")], [failed], []) == Passages([], [])
+    assert passages([Call([1], 1, name="a")], [answer(1.0, [1.1])], []) == Passages([], [])
+
+
+def test_the_fit_finds_what_a_request_and_what_a_token_costs_in_spite_of_stalls() -> None:
+    before = [(tokens, 0.003 + 2e-6 * tokens) for tokens in range(10, 2000, 50)] + [(100, 0.5)]
+    overhead = fit_overhead([Passages(before, [0.001, 0.002, 0.9])])
+    assert overhead.before_s == pytest.approx(0.003, rel=1e-3)
+    assert overhead.before_token_s == pytest.approx(2e-6, rel=1e-3)
+    assert overhead.after_s == pytest.approx(0.002)
+
+
+def test_nothing_known_is_nothing_added() -> None:
+    overhead = fit_overhead([])
+    assert (overhead.before_s, overhead.before_token_s, overhead.after_s) == (0.0, 0.0, 0.0)
