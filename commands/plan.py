@@ -17,7 +17,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import emit_json, progress, table
+from .output import announce_compilation, emit_json, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.capacity import Scenario
@@ -68,6 +68,7 @@ def command(
     """
     from ..tuner.plan import document, plan, what_if
 
+    announce_compilation()
     first = _scenario(**base)
     scenarios = [first, *(what_if(first, change) for change in changes)]
     with progress("plan", len(scenarios)) as bar:

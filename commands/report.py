@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .options import jobs_option, json_option
-from .output import emit_json, progress
+from .output import announce_compilation, emit_json, progress
 
 
 @click.command()
@@ -24,6 +24,7 @@ def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> N
     """
     from ..tuner.report import write_report
 
+    announce_compilation()
     with progress("report") as bar:
         path = write_report(study, out, jobs=jobs, note=bar.line)
     if as_json:

@@ -19,7 +19,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import emit_json, progress, table
+from .output import announce_compilation, emit_json, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.objective import Objective
@@ -63,6 +63,7 @@ def command(configs: Path, sort: str | None, jobs: int | None, out: Path | None,
     """
     from ..tuner.screen import check_metric, document, read_configurations, screen, write_csv
 
+    announce_compilation()
     sort = check_metric(sort) if sort else None
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)

@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import emit_json, table
+from .output import announce_compilation, emit_json, table
 
 if TYPE_CHECKING:
     from ..simulator.slo import Slo
@@ -84,6 +84,7 @@ def command(
     from ..traces.read import read_trace
     from ..traces.transform import at_rate
 
+    announce_compilation()
     known = load_profile(profile)
     settings = parse_settings(engine, engine_config)
     config = known.engine_config(settings)

@@ -19,7 +19,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import emit_json, progress, table
+from .output import announce_compilation, emit_json, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
@@ -86,6 +86,7 @@ def command(
     from ..tuner.recommendation import document, require_targets
     from ..tuner.tune import tune
 
+    announce_compilation()
     question = _asked(**asked)
     with progress("tune", question.trials) as bar:
         found = tune(question, out, jobs=jobs, on_trial=lambda trial, done: bar.update(done, note=trial.origin))
