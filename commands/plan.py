@@ -66,12 +66,12 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import document, plan, what_if
+    from ..tuner.plan import ORDERINGS, document, plan, what_if
 
     announce_compilation()
     first = _scenario(**base)
     scenarios = [first, *(what_if(first, change) for change in changes)]
-    with progress("plan", len(scenarios)) as bar:
+    with progress("plan", len(scenarios) * ORDERINGS) as bar:
         plans = plan(scenarios, rate, jobs=jobs, on_done=bar.update)
     if as_json:
         emit_json(document(plans, gpu_hour_cost))

@@ -67,7 +67,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not (self.slos or self.goals or self.goodput):
             raise InputError(
-                "nothing to tune for: give --slo p99:ttft:500, --goodput ttft:500 or --minimize p99_ttft_ms"
+                "no target: give one such as --slo p99:ttft:500 or --goodput ttft:500 (or, to tune, a goal)"
             )
         if not self.goodput and any(goal.metric == "request_goodput" for goal in self.goals):
             raise InputError("--maximize goodput needs to know what a good request is: add --goodput ttft:500")

@@ -4,6 +4,7 @@ Capacity is found on several orderings of the trace; its interval is what these 
 the whole rate is simulated on that many engines, and one is added until the targets are met on every ordering.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -69,21 +70,25 @@ def plan(
 ) -> list[Plan]:
     """A plan for each scenario; a what-if scenario that cannot meet the targets comes back with no capacities.
 
+    `on_done` hears how many orderings of all scenarios (ORDERINGS each) are done.
+
     Raises InfeasibleError where the first, the base, cannot meet them at any rate.
     """
-    if not scenarios[0].objective.limits:
-        raise InputError("nothing to plan for: give --slo p99:ttft:500 or --goodput ttft:500")
     plans: list[Plan] = []
+    steps = itertools.count(1)
+
+    def step() -> None:
+        on_done(next(steps))
+
     for scenario in scenarios:
         try:
             scenario.simulated().compiled()
             with workers(partial(_answer, scenario), jobs) as ask_all:
-                plans.append(_planned(scenario, rate, ask_all))
+                plans.append(_planned(scenario, rate, ask_all, step))
         except InfeasibleError:
             if not plans:
                 raise
             plans.append(Plan(scenario, (), rate, None, None))
-        on_done(len(plans))
     return plans
 
 
@@ -106,9 +111,12 @@ def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
     return find_capacity(scenario, question.seed)
 
 
-def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll) -> Plan:
-    capacities = tuple(ask_all([_Question(seed) for seed in range(ORDERINGS)]))
-    alone = Plan(scenario, capacities, rate, None, None)
+def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Callable[[], None]) -> Plan:
+    capacities: list[Capacity] = []
+    for capacity in ask_all([_Question(seed) for seed in range(ORDERINGS)]):
+        capacities.append(capacity)
+        step()
+    alone = Plan(scenario, tuple(capacities), rate, None, None)
     if rate is None:
         return alone
     _, stay_s = unloaded(scenario)

@@ -23,12 +23,15 @@ class Candidates:
         self.space = space
         self.forest = forest
         self._refuses = refuses
-        self._refused: dict[bytes, bool] = {}
-        self._taken: set[bytes] = set()
+        self._refused: dict[int, bool] = {}
+        self._taken: set[int] = set()
 
     def take(self, vector: F64) -> None:
         """Remember that this configuration was proposed."""
-        self._taken.add(vector.tobytes())
+        self._taken.add(self._code(vector))
+
+    def _code(self, vector: F64) -> int:
+        return int(self.space.codes(vector[None, :])[0])
 
     def draw(self, rng: np.random.Generator, count: int) -> F64:
         """Up to `count` new configurations, uniform over each knob's values, that violate no declared constraint."""
@@ -38,9 +41,9 @@ class Candidates:
     def legal(self, vectors: F64) -> F64:
         """Those rows that are new, distinct, allowed by the space and by the feasibility forest; in the same order."""
         allowed = vectors[self.space.allowed(vectors)]
-        _, first = np.unique(allowed, axis=0, return_index=True)
-        distinct = allowed[np.sort(first)]
-        fresh = distinct[[row.tobytes() not in self._taken for row in distinct]]
+        codes, first = np.unique(self.space.codes(allowed), return_index=True)
+        new = ~np.isin(codes, np.fromiter(self._taken, np.int64, len(self._taken)))
+        fresh = allowed[np.sort(first[new])]
         return fresh[self.forest.allows(fresh)]
 
     def neighbours(self, vectors: F64) -> F64:
@@ -55,7 +58,7 @@ class Candidates:
 
     def refused(self, vector: F64) -> bool:
         """Whether the engine is known to refuse this configuration."""
-        key = vector.tobytes()
+        key = self._code(vector)
         if key not in self._refused:
             self._refused[key] = self._refuses(self.space.settings(vector))
         return self._refused[key]

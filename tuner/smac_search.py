@@ -12,7 +12,7 @@ Costs come in on SMAC's plain encoder: its log-scaled one collapses on ties.
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from smac import HyperparameterOptimizationFacade, Scenario
 from smac.acquisition.function import EI
 from smac.acquisition.maximizer.abstract_acquisition_maximizer import AbstractAcquisitionMaximizer
 from smac.initial_design import AbstractInitialDesign
+from smac.intensifier import Intensifier
 from smac.main.config_selector import ConfigSelector
 from smac.main.exceptions import ConfigurationSpaceExhaustedException
 from smac.model.random_forest.random_forest import RandomForest
@@ -38,13 +39,12 @@ from .objective import FAILED
 from .search_candidates import Candidates
 from .space import F64
 
-TREES = 20
+TREES = 30
 SAMPLE = 1000
 CLIMBERS = 6
 CLIMBS = 4
 RANDOM_SHARE = 0.1
 """Share of suggestions drawn at random: what keeps the forest honest where it is sure and wrong."""
-OFFERED = 8
 LEAST_VARIANCE = 1e-8
 
 
@@ -53,15 +53,15 @@ class LeanForest(RandomForest):
 
     def _train(self, X: F64, y: F64) -> "LeanForest":
         features, target = X.astype(np.float32), y.reshape(-1)
+        splits = np.random.RandomState(self._rng.integers(2**31))  # what scikit-learn takes
         with config_context(assume_finite=True, skip_parameter_validation=True):
-            self._trees = [self._tree(features, target) for _ in range(TREES)]
+            self._trees = [self._tree(features, target, splits) for _ in range(TREES)]
         return self
 
-    def _tree(self, features: Any, target: F64) -> DecisionTreeRegressor:
+    def _tree(self, features: Any, target: F64, splits: np.random.RandomState) -> DecisionTreeRegressor:
         rows = self._rng.integers(0, len(target), len(target))
-        weights = np.bincount(rows, minlength=len(target)).astype(float)
-        tree = DecisionTreeRegressor(splitter="random", random_state=int(self._rng.integers(2**31)))
-        return tree.fit(features, target, sample_weight=weights, check_input=False)
+        tree = DecisionTreeRegressor(splitter="random", random_state=splits)
+        return tree.fit(features[rows], target[rows], check_input=False)
 
     def predict_marginalized(self, X: F64) -> tuple[F64, F64]:
         features = X.astype(np.float32)
@@ -70,14 +70,28 @@ class LeanForest(RandomForest):
 
 
 class BelievingSelector(ConfigSelector):
-    """Counts configurations that are still running as having the cost that the forest expects of them."""
+    """Trains for every suggestion; configurations still running count as having the cost the forest expects of them."""
 
     def __init__(self, scenario: Scenario, **options: Any) -> None:
         super().__init__(scenario, **options)
         self._beliefs: dict[bytes, F64] = {}
 
+    def __iter__(self) -> Iterator[Configuration]:
+        while True:
+            if self._runhistory_encoder.multi_objective_algorithm is not None:
+                self._runhistory_encoder.multi_objective_algorithm.update_on_iteration_start()
+            known, costs, configs = self._collect_data()
+            if len(known) == 0:
+                yield self._acquisition_maximizer.any_new()
+                continue
+            self._model.train(known, costs)
+            incumbent, expected = self._get_x_best(configs)
+            self._acquisition_function.update(
+                model=self._model, eta=expected, incumbent_array=incumbent, num_data=len(known), X=configs
+            )
+            yield self._acquisition_maximizer.best(known)
+
     def _collect_data(self) -> tuple[F64, F64, F64]:
-        self._previous_entries = -1  # beliefs change the data without changing their number
         known, costs, configs = super()._collect_data()
         running = self._runhistory.get_running_configs()
         if not running or len(known) == 0:
@@ -106,34 +120,34 @@ class BelievingSelector(ConfigSelector):
 
 
 class OneExchangeMaximizer(AbstractAcquisitionMaximizer):
-    """Best first, OFFERED configurations that may be proposed; now and then a random one leads."""
+    """The configuration of the largest expected improvement that may be proposed; now and then a random one."""
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
         super().__init__(candidates.space.configspace, challengers=SAMPLE, seed=seed)
         self._candidates = candidates
         self._generator = np.random.default_rng(seed)
 
-    def _maximize(self, previous_configs: list[Configuration], n_points: int) -> list[tuple[float, Configuration]]:
-        pool = self._candidates.draw(self._generator, n_points)
-        near = self._candidates.neighbours(self._promising(convert_configurations_to_array(previous_configs)))
+    def best(self, tried: F64) -> Configuration:
+        """What to run next, having tried these. Raises ConfigurationSpaceExhaustedException where nothing is new."""
+        if self._generator.random() < RANDOM_SHARE:
+            return self.any_new()
+        pool = self._candidates.draw(self._generator, SAMPLE)
+        near = self._candidates.neighbours(self._promising(tried))
         pool, values = self._climb(self._scored(np.concatenate([pool, near])))
         order = np.argsort(-values, kind="stable")
-        if self._generator.random() < RANDOM_SHARE:
-            order = self._generator.permutation(len(pool))
-        offered: list[tuple[float, Configuration]] = []
-        for index in order:
-            if not self._candidates.refused(pool[index]):
-                offered.append((float(values[index]), Configuration(self._configspace, vector=pool[index])))
-            if len(offered) == OFFERED:
-                break
-        return offered or [(0.0, self._last_resort())]
+        vector = next(self._candidates.accepted(pool[order]), None)
+        return self.any_new() if vector is None else Configuration(self._configspace, vector=vector)
 
-    def _last_resort(self) -> Configuration:
-        """Any configuration that is new, where neither sample nor neighbours had one."""
+    def any_new(self) -> Configuration:
+        """A new configuration at random."""
         vector = self._candidates.random(self._generator)
         if vector is None:
             raise ConfigurationSpaceExhaustedException
         return Configuration(self._configspace, vector=vector)
+
+    def _promising(self, tried: F64) -> F64:
+        expected = self._acquisition_function.model.predict_marginalized(tried)[0].reshape(-1)
+        return tried[np.argsort(expected, kind="stable")[:CLIMBERS]]
 
     def _climb(self, scored: tuple[F64, F64]) -> tuple[F64, F64]:
         pool, values = scored
@@ -146,15 +160,25 @@ class OneExchangeMaximizer(AbstractAcquisitionMaximizer):
             pool, values = np.concatenate([pool, fresh]), np.concatenate([values, gains])
         return pool, values
 
-    def _promising(self, tried: F64) -> F64:
-        expected = self._acquisition_function.model.predict_marginalized(tried)[0].reshape(-1)
-        return tried[np.argsort(expected, kind="stable")[:CLIMBERS]]
-
     def _scored(self, vectors: F64) -> tuple[F64, F64]:
         legal = self._candidates.legal(vectors)
         if len(legal) == 0:
             return legal, np.empty(0)
         return legal, self._acquisition_function._compute(legal).reshape(-1)
+
+    def _maximize(self, previous_configs: list[Configuration], n_points: int) -> list[tuple[float, Configuration]]:
+        raise NotImplementedError("BelievingSelector asks for the best one")
+
+
+class OnceEach(Intensifier):
+    """Every configuration runs once, and slotune ranks them itself: nothing to race, no incumbents to keep."""
+
+    def __iter__(self) -> Iterator[TrialInfo]:
+        for config in self.config_generator:
+            yield TrialInfo(config, seed=0)
+
+    def update_incumbents(self, config: Configuration) -> None:
+        """Nothing: see the class."""
 
 
 class NoDesign(AbstractInitialDesign):
@@ -224,7 +248,7 @@ def _facade(candidates: Candidates, seed: int, objectives: int, folder: Path) ->
         acquisition_function=EI(log=False),
         acquisition_maximizer=OneExchangeMaximizer(candidates, seed),
         random_design=ProbabilityRandomDesign(0.0, seed=seed),
-        intensifier=HyperparameterOptimizationFacade.get_intensifier(scenario, max_config_calls=1),
+        intensifier=OnceEach(scenario, max_config_calls=1),
         multi_objective_algorithm=ParEGO(scenario) if objectives > 1 else None,
-        config_selector=BelievingSelector(scenario, retrain_after=1, max_new_config_tries=OFFERED),
+        config_selector=BelievingSelector(scenario),
     )

@@ -75,6 +75,11 @@ class SearchSpace:
             refused |= clause.is_forbidden_vector_array(columns)
         return ~refused
 
+    def codes(self, vectors: F64) -> npt.NDArray[np.int64]:
+        """One number for each row of `vectors`, equal for equal configurations only."""
+        places = np.concatenate([[1], np.cumprod(self.sizes()[:-1])])
+        return vectors.astype(np.int64) @ places
+
     def sizes(self) -> npt.NDArray[np.int64]:
         """Number of values of each knob."""
         return np.array([len(knob.values) for knob in self.knobs])

@@ -72,7 +72,7 @@ def test_goals_from_words():
 
 
 def test_nothing_to_tune_for():
-    with pytest.raises(InputError, match="nothing to tune for"):
+    with pytest.raises(InputError, match="no target"):
         Objective()
     with pytest.raises(InputError, match="--goodput"):
         Objective((TTFT,), (Goal("request_goodput", True),))

@@ -1,0 +1,122 @@
+"""tune, screen and plan as they are called: one JSON document or tables, the right exit code, one line for an error."""
+
+import csv
+import json
+
+import pytest
+
+LINEAR = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0.00002)
+
+
+@pytest.fixture
+def files(slotune, tmp_path):
+    assert slotune("profile", "linear", *LINEAR, "--out", tmp_path / "p").code == 0
+    lines = [{"timestamp": i * 50, "input_length": 100 + i * 37 % 500, "output_length": 5 + i % 30} for i in range(60)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return ("--profile", tmp_path / "p", "--trace", tmp_path / "t.jsonl")
+
+
+def test_tune_prints_one_document(slotune, files, tmp_path):
+    out = tmp_path / "study"
+    ran = slotune("tune", *files, "--slo", "p99:tpot:12", "--trials", 8, "--jobs", 1, "--out", out, "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["trials"] == 8
+    assert {"engine", "predicted", "measured"} <= set(told["best"])
+    assert sorted(told["files"]) == [str(out / name) for name in ("best.yaml", "study.json", "trials.sqlite")]
+
+
+def test_tune_prints_the_recommendation_beside_the_default(slotune, files, tmp_path):
+    ran = slotune("tune", *files, "--slo", "p99:tpot:12", "--trials", 4, "--jobs", 1, "--out", tmp_path / "study")
+    assert ran.code == 0
+    heads = ran.out.splitlines()[1].split()
+    assert heads == ["default", "recommended"]
+    for part in (
+        "TTFT mean, ms",
+        "TPOT p99, ms",
+        "output tokens/s",
+        "p99:tpot:12",
+        "best.yaml",
+        "not from a measurement",
+    ):
+        assert part in ran.out
+    assert "4/4" in ran.err
+
+
+def test_tune_exits_with_3_where_nothing_meets_the_targets(slotune, files, tmp_path):
+    ran = slotune(
+        "tune", *files, "--slo", "p99:tpot:1", "--trials", 4, "--jobs", 1, "--out", tmp_path / "study", "--json"
+    )
+    assert ran.code == 3
+    assert json.loads(ran.out)["best"]["targets"] == {"p99:tpot:1": False}
+    assert ran.err.splitlines()[-1].startswith("Error: none of 4 configurations meets the targets")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--slo", "p99:ttfx:1"), "unknown metric 'ttfx'"),
+        (("--slo", "p99:ttft:500", "--engine", "max_num_seq=1"), "did you mean max_num_seqs"),
+        (("--minimize", "p99_tttf_ms"), "did you mean p99_ttft_ms"),
+        ((), "no target: give one"),
+        (("--slo", "p99:ttft:500", "--trials", "0"), "--trials"),
+    ],
+)
+def test_tune_refuses_what_makes_no_sense(slotune, files, tmp_path, words, message):
+    ran = slotune("tune", *files, *words, "--out", tmp_path / "study")
+    assert ran.code == 2
+    assert message in ran.err.splitlines()[-1]
+    assert not (tmp_path / "study").exists()
+
+
+def test_tune_leaves_other_folders_alone(slotune, files, tmp_path):
+    ran = slotune("tune", *files, "--slo", "p99:ttft:500", "--out", tmp_path)
+    assert ran.code == 2
+    assert "holds something that is not a study" in ran.err
+
+
+def test_screen_shows_writes_and_tells(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [1, 8, 64]\nmax_num_batched_tokens: [32, 512]\n")
+    words = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--jobs", 1, "--out", tmp_path / "s.csv")
+    ran = slotune(*words, "--sort", "p99_tpot_ms", "--json")
+    assert ran.code == 0
+    rows = json.loads(ran.out)["configurations"]
+    with (tmp_path / "s.csv").open() as file:
+        assert [row["config"] for row in csv.DictReader(file)] == [str(row["config"]) for row in rows]
+    latencies = [row["metrics"]["p99_tpot_ms"] for row in rows if row["metrics"]]
+    assert latencies == sorted(latencies) and len(latencies) == 5
+    assert rows[-1]["engine"] == {"max_num_seqs": 64, "max_num_batched_tokens": 32}
+    assert rows[-1]["failure"] == "refused"
+    shown = slotune(*words)
+    assert shown.code == 0 and "must be at least max_num_seqs=64" in shown.out
+
+
+def test_screen_refuses_a_bad_file(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seq: [1]\n")
+    ran = slotune("screen", *files, "--configs", tmp_path / "grid.yaml")
+    assert ran.code == 2
+    assert "did you mean max_num_seqs" in ran.err
+
+
+def test_plan_tells_rate_replicas_and_cost(slotune, files):
+    ran = slotune(
+        "plan", *files, "--slo", "p99:ttft:100", "--engine", "max_num_seqs=4", "--rate", 30, "--gpu-hour-cost", 2,
+        "--jobs", 1, "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["interval"][0] <= told["max_request_rate"] <= told["interval"][1]
+    assert told["replicas"] >= 30 / told["interval"][1]
+    assert told["cost_per_hour"] == 2 * told["gpus"] == 2 * told["replicas"]
+
+
+def test_plan_without_hope_exits_with_3(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1)
+    assert ran.code == 3
+    assert "no rate meets the targets" in ran.err
+
+
+def test_plan_needs_targets(slotune, files):
+    ran = slotune("plan", *files)
+    assert ran.code == 2
+    assert "no target: give one such as --slo" in ran.err
