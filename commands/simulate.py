@@ -57,17 +57,14 @@ def command(
     trace: str,
     engine: tuple[str, ...],
     engine_config: Path | None,
-    policy: str,
-    replicas: int,
-    router: str,
     rate: float | None,
-    max_concurrency: int | None,
     slo: tuple["Slo", ...],
     goodput: dict[str, float],
     seed: int,
     requests_out: Path | None,
     steps_out: Path | None,
     as_json: bool,
+    **serving: Any,
 ) -> None:
     """Simulate one configuration and print its metrics as `vllm bench serve` names them.
 
@@ -95,12 +92,9 @@ def command(
             load,
             config,
             known.timing(settings),
-            policy=policy,
-            replicas=replicas,
-            router=router,
             seed=seed,
-            max_concurrency=max_concurrency,
-            steps_out=StepWriter(out, load, replicas) if out else None,
+            steps_out=StepWriter(out, load, serving["replicas"]) if out else None,
+            **serving,
         )
     if requests_out:
         write_requests(result.requests, requests_out)

@@ -39,16 +39,18 @@ def requests(rng, n, gap_ms, prompt, output, burst=1, prefixes=0, priorities=0, 
     return out
 
 
+BASE = {
+    "max_model_len": 4096,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 512,
+    "block_size": 16,
+    "enable_prefix_caching": False,
+    "async_scheduling": False,
+}
+
+
 def cases(seed):
     rng = random.Random(seed)
-    base = {
-        "max_model_len": 4096,
-        "max_num_seqs": 16,
-        "max_num_batched_tokens": 512,
-        "block_size": 16,
-        "enable_prefix_caching": False,
-        "async_scheduling": False,
-    }
     chat, code, long_prompt = ((220, 1.0), (90, 0.8)), ((900, 0.6), (15, 0.7)), ((1800, 0.5), (60, 0.6))
     scenarios = {
         "plain": ({}, 4000, requests(rng, 120, 60, *chat)),
@@ -105,7 +107,7 @@ def cases(seed):
         "one_at_a_time": ({"max_num_seqs": 1}, 4000, requests(rng, 30, 500, *chat)),
     }
     for name, (engine, blocks, reqs) in scenarios.items():
-        yield name, {"engine": base | engine, "num_kv_blocks": blocks, "cost": COST, "requests": reqs}
+        yield name, {"engine": BASE | engine, "num_kv_blocks": blocks, "cost": COST, "requests": reqs}
 
 
 def main():
