@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from surrogate_peers import PEERS, errors_by_regime
 
+from slotune.profiler.profile import load_profile
 from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000])
     asked = parser.parse_args()
     folder = bundled_path(asked.profile) if asked.profile in bundled_names() else Path(asked.profile)
+    sizes = load_profile(folder).step.graph_sizes
     samples, rng = read_samples(folder / SAMPLES), np.random.default_rng(0)
     inside = in_range(samples)
     near, far = samples[inside], samples[~inside]
@@ -48,7 +50,7 @@ def main() -> None:
         noisy = train.duration_s * np.exp(rng.normal(0, asked.noise, len(train)))
         for name, peer in PEERS.items():
             start = time.perf_counter()
-            predict = peer(train.totals, noisy)
+            predict = peer(train.totals, noisy, sizes)
             took = time.perf_counter() - start
             cells = [errors_by_regime(predict, part.totals, part.duration_s) for part in (test, far)]
             figures = " | ".join(f"{value:.1f}" for part in cells for value in part.values())

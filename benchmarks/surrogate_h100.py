@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from surrogate_peers import PEERS
 
+from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.surrogate_samples import StepSamples, join
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import totals_of
@@ -31,6 +32,7 @@ F64 = npt.NDArray[np.float64]
 
 ROUGH = linear_model(0.012, 2.1e-5, 2.7e-5, 5e-8)
 """Good enough to know which requests meet in a step."""
+GRAPH_SIZES = captured_graph_sizes(EngineConfig(num_gpu_blocks=2, max_num_batched_tokens=2048), {})
 ARRIVALS_PER_S = 2000.0
 """The log's batches reach 400 sequences within ten steps of 20 ms."""
 IDLE_S = 1.0
@@ -67,9 +69,10 @@ def replay(mode: str, max_num_seqs: int, prompt: int, output: int, blocks: int) 
     totals: list[F64] = []
 
     def collect(replica: Replica) -> None:
-        log, row = replica.engine.log, 0
-        for end in log.row_end[: log.counts[0]]:
-            totals.append(totals_of(log.tokens[row:end], log.context[row:end]))
+        engine, row = replica.engine, 0
+        for end in engine.step_log.row_end[: engine.state[0].logged_steps]:
+            rows = engine.row_log[row:end]
+            totals.append(totals_of(rows["tokens"], rows["context"]))
             row = end
 
     engine = EngineConfig(
@@ -99,7 +102,7 @@ def compare(name: str, train: list[StepSamples], test: list[StepSamples]) -> Non
     fitted_on, tested_on = join(train), join(test)
     thinned = fitted_on[:: max(1, len(fitted_on) // 20_000)]
     for form, peer in PEERS.items():
-        predicted = peer(thinned.totals, thinned.duration_s)(tested_on.totals)
+        predicted = peer(thinned.totals, thinned.duration_s, GRAPH_SIZES)(tested_on.totals)
         error = 100 * np.abs(predicted / tested_on.duration_s - 1)
         bias = 100 * (predicted.sum() / tested_on.duration_s.sum() - 1)
         print(f"| {name} | {form} | {np.median(error):.1f} | {error.mean():.1f} | {bias:+.1f} |", flush=True)

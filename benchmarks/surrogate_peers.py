@@ -1,6 +1,6 @@
-"""Ways to predict a step's time, slotune's and others', behind one call: fit(steps, seconds) -> predict(steps).
+"""Ways to predict a step's time, slotune's and others', behind one call: fit(steps, seconds, graph sizes) -> predict.
 
-All of them see the same features: the step's totals (simulator/features.py).
+All of them see the step's totals (simulator/features.py); those on physics features see the graph sizes too.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from scipy.optimize import least_squares
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 
-from slotune.profiler.surrogate import fit, fit_baseline, regime_names
+from slotune.profiler.surrogate import BASES, fit, fit_baseline
+from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.features import (
     DECODE_CONTEXT,
@@ -26,23 +27,22 @@ from slotune.simulator.step_time import pack_model, step_times_s
 
 F64 = npt.NDArray[np.float64]
 Predict = Callable[[F64], F64]
-NO_GRAPHS = np.empty(0)
 
 
-def slotune(totals: F64, seconds: F64) -> Predict:
+def slotune(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """Non-negative baseline times exp(LightGBM)."""
-    model = fit(StepSamples(totals, seconds)).model
+    model = fit(StepSamples(totals, seconds), graph_sizes).model
     return lambda steps: step_times_s(model, steps)
 
 
-def baseline(totals: F64, seconds: F64) -> Predict:
+def baseline(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """slotune's baseline alone."""
-    weights = fit_baseline(StepSamples(totals, seconds), np.ones(len(seconds)), NO_GRAPHS)
-    model = pack_model(weights)
+    weights = fit_baseline(StepSamples(totals, seconds), np.ones(len(seconds)), graph_sizes, BASES[-1])
+    model = pack_model(weights, graph_sizes)
     return lambda steps: step_times_s(model, steps)
 
 
-def trees(totals: F64, seconds: F64) -> Predict:
+def trees(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """LightGBM alone, on the log of the time."""
     settings = {"objective": "l1", "num_leaves": 15, "min_data_in_leaf": 3, "learning_rate": 0.1}
     quiet = {"verbosity": -1, "num_threads": 1, "deterministic": True, "seed": 0}
@@ -50,21 +50,21 @@ def trees(totals: F64, seconds: F64) -> Predict:
     return lambda steps: np.exp(booster.predict(steps, num_threads=1))
 
 
-def forest(totals: F64, seconds: F64) -> Predict:
+def forest(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """A random forest on the log of the time, as Vidur's predictor (MLSys 2024) on each operator."""
     model = RandomForestRegressor(200, random_state=0, n_jobs=1).fit(totals, np.log(seconds))
     return lambda steps: np.exp(model.predict(steps))
 
 
-def ridge(totals: F64, seconds: F64) -> Predict:
+def ridge(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """Ridge regression on the physics features, relative errors, weights of either sign."""
-    features = physics_of(totals, NO_GRAPHS)
+    features = physics_of(totals, graph_sizes)
     scale = features.max(axis=0) + 1e-30
     model = Ridge(alpha=1e-3, fit_intercept=False).fit(features / scale, seconds, sample_weight=seconds**-2)
-    return lambda steps: np.maximum(model.predict(physics_of(steps, NO_GRAPHS) / scale), 1e-6)
+    return lambda steps: np.maximum(model.predict(physics_of(steps, graph_sizes) / scale), 1e-6)
 
 
-def roofline(totals: F64, seconds: F64) -> Predict:
+def roofline(totals: F64, seconds: F64, graph_sizes: F64) -> Predict:
     """launch + max(compute, memory), linear in tokens, attention work and KV read; five constants fitted."""
 
     def times(logs: F64, steps: F64) -> F64:

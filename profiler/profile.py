@@ -15,6 +15,9 @@ from .kv_capacity import KvCapacity
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
 
+GRAPHS_UNLESS = 1.25
+"""The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
+range, beyond the largest captured size, which held-out steps within the range hardly show."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 
@@ -153,15 +156,16 @@ def fitted_profile(
 ) -> Profile:
     """A profile of step records of an engine that ran with `settings`, which become its defaults.
 
-    Whether it captured CUDA graphs is read off the steps: of the fits with and without, the one with the smaller
-    held-out error is taken. Raises InputError for records that cannot be fitted.
+    Unless enforce_eager is among them, it is taken to have captured CUDA graphs, as vLLM does on a GPU; should that
+    predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
+    records that cannot be fitted.
     """
     from .surrogate import fit
 
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS), settings)
     eager, graphs = fit(samples, seed=seed), fit(samples, sizes, seed) if len(sizes) else None
-    cuda_graphs = graphs is not None and graphs.held_out_error < eager.held_out_error
+    cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
     return Profile(
         name=name,
         source=STEP_RECORDS,

@@ -3,9 +3,12 @@
 A step's time is baseline(physics) * exp(residual(shape)). The baseline extrapolates, since its terms grow as the work
 does; the residual corrects where there are data and is constant beyond them. Trees alone err by about 40 % out of
 range, this form by 2-3 %.
+
+How rich the baseline is and how many trees follow is decided on held-out steps, for the simpler where both do well.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import lightgbm as lgb
 import numpy as np
@@ -15,44 +18,39 @@ from scipy.optimize import nnls
 from ..errors import InputError
 from ..simulator.features import (
     DECODE_CONTEXT,
-    DECODE_ONLY,
-    DECODE_ROWS,
     DENSE_TOKENS,
+    FIRST_KNEE,
     MAX_CONTEXT,
-    MIXED,
     PHYSICS,
     PREFILL_CONTEXT,
-    PREFILL_ONLY,
-    PREFILL_ROWS,
-    PREFILL_TOKENS,
     PREFILL_WORK,
     REGIME_NAMES,
     physics_of,
-    regime_of,
 )
 from ..simulator.step_time import BINNED, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
-from .surrogate_model import COVERAGE, FittedStepTime, RegimeError, conformal_quantile
+from .surrogate_errors import NEGLIGIBLE, Mask, errors_by_regime, folds, regimes_of, simplest
+from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
-FOLDS = 5
 MIN_COMPOSITIONS = 5
 """Fewer different steps than this say nothing about held-out error."""
+KNEES = tuple(range(FIRST_KNEE, PHYSICS))
+PLAIN = tuple(i for i in range(PHYSICS) if i not in KNEES and i != MAX_CONTEXT)
+BASES = (PLAIN, (*PLAIN, *KNEES), (*PLAIN, MAX_CONTEXT), tuple(range(PHYSICS)))
+"""Physics features that a baseline may use, from simple to rich: knees and stragglers must show in held-out steps,
+since a steep term found in a few noisy steps would be carried far out of range."""
+CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT)
+LEAST_REACH = 256.0
+"""Fewer tokens of context than this cost nothing that shows: a weight found for them would be noise."""
 ROUNDS = (0, 25, 50, 100, 200)
-"""Numbers of trees among which cross-validation chooses; 0 is the baseline alone."""
-AS_GOOD = 1.01
-NEGLIGIBLE = 1e-6
-"""A log error below this is arithmetic."""
+"""Numbers of trees, likewise; 0 is the baseline alone."""
 OUTLIER = 3.0
 """A step longer than this factor times its prediction is a stall of the machine, and counts as that factor."""
-LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
-"""Steps of more tokens are `large`: about where decoding stops being free and where a chunk fills a GPU."""
-REWEIGHTINGS = 20
-GROUPS_PER_OCTAVE = 2
-"""Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
-
+REWEIGHTINGS = 30
+LEAST_DEVIATION = 1e-3
+"""Where the absolute deviation is rounded off, so that its weight stays finite."""
 ALIKE_PER_OCTAVE = 16
 """Contexts within a factor of 2 ** (1 / this), 4 %, make steps alike: what they differ by is noise."""
 
@@ -72,15 +70,6 @@ LIGHTGBM = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    """Predictions for the steps of one fold from a fit on the others, for each entry of ROUNDS."""
-
-    held: npt.NDArray[np.bool_]
-    predicted_s: F64
-    """(len(ROUNDS), held steps)"""
-
-
 def fit(samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0) -> FittedStepTime:
     """Fit step times to measured steps; deterministic, in seconds.
 
@@ -96,11 +85,16 @@ def fit(samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0) -> 
     medians, counts = merge_alike(samples)
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
-    folds = [_held_out(medians, counts, sizes, seed, fold) for fold in _folds(medians, seed)]
-    best = _best_rounds(folds, medians)
-    fitted = _fit_all(medians, counts, sizes, seed, ROUNDS[best])
-    held_out = _errors(folds, best, medians)
-    return replace(_unbiased(fitted, samples), hull=hull_of(samples), held_out=held_out)
+    parts = folds(medians, seed)
+    basis = _choose_basis(medians, counts, sizes, parts)
+    rounds, held_out_s, known = _choose_rounds(medians, counts, sizes, basis, seed, parts)
+    weights = fit_baseline(medians, counts, sizes, basis)
+    residual = fit_residual(medians, counts, _positive_s(medians, weights, sizes), seed, rounds) if rounds else None
+    text = None if residual is None else residual.model_to_string()
+    fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
+    scale = _missing_share(fitted, samples)
+    errors = errors_by_regime(held_out_s[known] * scale, medians[known]) if known.any() else ()
+    return replace(fitted, weights_s=weights * scale, held_out=errors)
 
 
 def _check(samples: StepSamples) -> None:
@@ -126,31 +120,31 @@ def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64]:
     return middle, counts.astype(np.float64)
 
 
-def regimes_of(totals: F64) -> I64:
-    """DECODE_ONLY, PREFILL_ONLY or MIXED of each step."""
-    return np.array([regime_of(one) for one in totals], dtype=np.int64)
-
-
-def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64) -> F64:
-    """Non-negative weights of the physics features that minimise the sum of |predicted / measured - 1|.
+def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int] = PLAIN) -> F64:
+    """Non-negative weights of the physics features of `basis` that minimise the sum of |measured / predicted - 1|.
 
     Least absolute deviations by iteratively reweighted non-negative least squares (Lawson and Hanson, 1974;
-    Schlossmacher, JASA 1973); steps that stand for many weigh more by the square root of their number.
+    Schlossmacher, JASA 1973). Deviations are relative to the prediction, which makes it the median of what was
+    measured; relative to the measurement it would be drawn towards steps that happened to be short. Steps that stand
+    for many weigh more by the square root of their number.
     """
-    relative = physics_of(samples.totals, graph_sizes) / samples.duration_s[:, None]
-    if not len(graph_sizes):
-        relative[:, DENSE_TOKENS] = 0.0  # unpadded, it is but the sum of prefill_tokens and decode_rows
-    scale = np.maximum(relative.max(axis=0), 1e-300)  # columns of like size: NNLS stops on an absolute tolerance
+    features = physics_of(samples.totals, graph_sizes)
+    unused = [i for i in range(PHYSICS) if i not in basis or (i == DENSE_TOKENS and not len(graph_sizes))]
+    features[:, unused] = 0.0  # unpadded, DENSE_TOKENS is but the sum of prefill tokens and decode rows
+    features[:, [i for i in CONTEXTS if features[:, i].max() < LEAST_REACH]] = 0.0
+    scale = np.maximum((features / samples.duration_s[:, None]).max(axis=0), 1e-300)  # NNLS's tolerance is absolute
     importance = np.sqrt(counts / counts.mean())
+    reference, reweighting = samples.duration_s, importance
     weights = np.zeros(PHYSICS)
-    reweighting = importance
     for _ in range(REWEIGHTINGS):
-        rooted = np.sqrt(reweighting)
-        weights, _ = nnls(relative / scale * rooted[:, None], rooted, maxiter=50 * PHYSICS)
-        deviation = np.abs(relative / scale @ weights - 1)
-        reweighting = importance / np.maximum(deviation, 1e-3)
+        rooted = np.sqrt(reweighting) / reference
+        weights, _ = nnls(features / scale * rooted[:, None], samples.duration_s * rooted, maxiter=50 * PHYSICS)
+        predicted = features / scale @ weights
+        reference = np.clip(predicted, samples.duration_s / OUTLIER, samples.duration_s * OUTLIER)
+        deviation = np.abs(samples.duration_s - predicted) / reference
+        reweighting = importance / np.maximum(deviation, LEAST_DEVIATION)
     per_unit: F64 = weights / scale
-    per_unit[per_unit * relative.mean(axis=0) < NEGLIGIBLE] = 0.0
+    per_unit[per_unit * (features / samples.duration_s[:, None]).mean(axis=0) < NEGLIGIBLE] = 0.0
     return per_unit
 
 
@@ -165,92 +159,47 @@ def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, 
     return lgb.train({**LIGHTGBM, "min_data_in_leaf": leaf, "seed": seed}, data, num_boost_round=rounds)
 
 
-def _baseline_s(totals: F64, weights_s: F64, graph_sizes: F64) -> F64:
-    times: F64 = step_times_s(pack_model(weights_s, graph_sizes), totals)
-    return np.maximum(times, 1e-9)  # a fold without any step of a regime may leave it no weight at all
+def _positive_s(samples: StepSamples, weights_s: F64, graph_sizes: F64) -> F64:
+    """The baseline's times; never 0, as where a fold without any step of a regime leaves that no weight at all."""
+    times: F64 = step_times_s(pack_model(weights_s, graph_sizes), samples.totals)
+    return np.maximum(times, 1e-9)
 
 
-def _fit_all(samples: StepSamples, counts: F64, graph_sizes: F64, seed: int, rounds: int) -> FittedStepTime:
-    weights = fit_baseline(samples, counts, graph_sizes)
-    residual = None
-    if rounds:
-        base = _baseline_s(samples.totals, weights, graph_sizes)
-        residual = fit_residual(samples, counts, base, seed, rounds).model_to_string()
-    return FittedStepTime(weights, graph_sizes, residual=residual)
+def _choose_basis(samples: StepSamples, counts: F64, graph_sizes: F64, parts: Sequence[Mask]) -> Sequence[int]:
+    """The simplest of BASES that predicts held-out steps as well as any."""
+    predicted = np.ones((len(BASES), len(samples)))
+    for held in parts:
+        for i, basis in enumerate(BASES):
+            weights = fit_baseline(samples[~held], counts[~held], graph_sizes, basis)
+            predicted[i, held] = _positive_s(samples[held], weights, graph_sizes)
+    return BASES[simplest(predicted, samples.duration_s)] if parts else PLAIN
 
 
-def _folds(samples: StepSamples, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Masks of held-out steps. All contexts of one size of step stay together: a simulation meets sizes in between."""
-    sizes = samples.totals[:, [PREFILL_TOKENS, PREFILL_ROWS, DECODE_ROWS]]
-    octaves = np.round(np.log2(sizes + 1) * GROUPS_PER_OCTAVE)
-    _, group = np.unique(octaves, axis=0, return_inverse=True)
-    shuffled = np.random.default_rng(seed).permutation(int(group.max()) + 1)
-    fold = shuffled[group.ravel()] % FOLDS
-    return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
+def _choose_rounds(
+    samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int], seed: int, parts: Sequence[Mask]
+) -> tuple[int, F64, Mask]:
+    """The fewest of ROUNDS that predict held-out steps as well as any; predictions, and of which steps there are."""
+    predicted, known = np.ones((len(ROUNDS), len(samples))), np.zeros(len(samples), np.bool_)
+    for held in parts:
+        train, test = samples[~held], samples[held]
+        weights = fit_baseline(train, counts[~held], graph_sizes, basis)
+        booster = fit_residual(train, counts[~held], _positive_s(train, weights, graph_sizes), seed, ROUNDS[-1])
+        shapes, base_s = shapes_of(test.totals)[:, :BINNED], _positive_s(test, weights, graph_sizes)
+        for i, rounds in enumerate(ROUNDS):
+            ratio = np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1)) if rounds else 1.0
+            predicted[i, held] = base_s * ratio
+        known |= held
+    best = simplest(predicted[:, known], samples.duration_s[known]) if known.any() else 0
+    return ROUNDS[best], predicted[best], known
 
 
-def _held_out(samples: StepSamples, counts: F64, graph_sizes: F64, seed: int, held: npt.NDArray[np.bool_]) -> _Fold:
-    train, test = samples[~held], samples[held]
-    weights = fit_baseline(train, counts[~held], graph_sizes)
-    base = _baseline_s(train.totals, weights, graph_sizes)
-    booster = fit_residual(train, counts[~held], base, seed, ROUNDS[-1])
-    predicted = np.tile(_baseline_s(test.totals, weights, graph_sizes), (len(ROUNDS), 1))
-    shapes = shapes_of(test.totals)[:, :BINNED]
-    for i, rounds in enumerate(ROUNDS):
-        if rounds:
-            predicted[i] *= np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1))
-    return _Fold(held, predicted)
-
-
-def _best_rounds(folds: list[_Fold], samples: StepSamples) -> int:
-    """Index into ROUNDS of the fewest trees whose held-out error, on the log scale, is as good as the least."""
-    if not folds:
-        return 0
-    losses = [np.abs(np.log(fold.predicted_s / samples.duration_s[fold.held])).sum(axis=1) for fold in folds]
-    mean = np.sum(losses, axis=0) / len(samples)
-    return int(np.argmax(mean <= mean.min() * AS_GOOD + NEGLIGIBLE))
-
-
-def _errors(folds: list[_Fold], best: int, samples: StepSamples) -> tuple[RegimeError, ...]:
-    """Held-out errors of all steps and of each regime that has any."""
-    predicted = np.full(len(samples), np.nan)
-    for fold in folds:
-        predicted[fold.held] = fold.predicted_s[best]
-    names = np.array(regime_names(samples.totals))
-    known = np.isfinite(predicted)
-    regimes = ["all", *(f"{kind} {size}" for kind in REGIME_NAMES for size in ("small", "large"))]
-    masks = [(name, known & ((names == name) | (name == "all"))) for name in regimes]
-    return tuple(regime_error(name, predicted[m], samples.duration_s[m]) for name, m in masks if m.any())
-
-
-def regime_names(totals: F64) -> list[str]:
-    """`decode small`, `mixed large` and so on, for each step."""
-    kinds, tokens = regimes_of(totals), shapes_of(totals)[:, 0]
-    sizes = np.where(tokens > np.array([LARGE_TOKENS[int(kind)] for kind in kinds]), "large", "small")
-    return [f"{REGIME_NAMES[kind]} {size}" for kind, size in zip(kinds, sizes, strict=True)]
-
-
-def regime_error(regime: str, predicted_s: F64, measured_s: F64) -> RegimeError:
-    """The errors of some held-out predictions, none of them empty."""
-    errors = np.abs(predicted_s / measured_s - 1)
-    return RegimeError(
-        regime=regime,
-        compositions=len(errors),
-        median=float(np.median(errors)),
-        mean=float(errors.mean()),
-        p90=conformal_quantile(errors, COVERAGE),
-        bias=float(predicted_s.sum() / measured_s.sum() - 1),
-    )
-
-
-def _unbiased(fitted: FittedStepTime, samples: StepSamples) -> FittedStepTime:
-    """`fitted` scaled so that it predicts the total time of all steps, stalls cut off at OUTLIER.
+def _missing_share(fitted: FittedStepTime, samples: StepSamples) -> float:
+    """The factor by which the total time of all steps exceeds its prediction, stalls cut off at OUTLIER.
 
     The fit is one of medians, because stalls must not bend it; but latencies add up means.
     """
     predicted = step_times_s(fitted.model, samples.totals)
-    total = np.minimum(samples.duration_s, OUTLIER * predicted).sum()
-    return FittedStepTime(fitted.weights_s * (total / predicted.sum()), fitted.graph_sizes, residual=fitted.residual)
+    return float(np.minimum(samples.duration_s, OUTLIER * predicted).sum() / predicted.sum())
 
 
 def hull_of(samples: StepSamples) -> F64:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import fit, hull_of, merge_alike, regime_names
+from slotune.profiler.surrogate import fit, hull_of, merge_alike
+from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_model import conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.features import CONSTANT, DECODE_CONTEXT, DECODE_ROWS, PREFILL_TOKENS, PREFILL_WORK, totals_of

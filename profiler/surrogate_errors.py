@@ -1,0 +1,88 @@
+"""How well a fit predicts steps that it has not seen: folds, the choice of the simplest model, errors by regime."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..simulator.features import (
+    DECODE_ONLY,
+    DECODE_ROWS,
+    MIXED,
+    PREFILL_ONLY,
+    PREFILL_ROWS,
+    PREFILL_TOKENS,
+    REGIME_NAMES,
+    regime_of,
+)
+from .surrogate_model import COVERAGE, RegimeError, conformal_quantile
+from .surrogate_samples import StepSamples
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+FOLDS = 5
+NEGLIGIBLE = 1e-6
+"""A log error below this is arithmetic."""
+LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
+"""Steps of more tokens are `large`: about where decoding stops being free and where a chunk fills a GPU."""
+GROUPS_PER_OCTAVE = 2
+"""Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
+
+
+def folds(samples: StepSamples, seed: int) -> list[Mask]:
+    """Masks of held-out steps. All contexts of one size of step stay together: a simulation meets sizes in between."""
+    sizes = samples.totals[:, [PREFILL_TOKENS, PREFILL_ROWS, DECODE_ROWS]]
+    octaves = np.round(np.log2(sizes + 1) * GROUPS_PER_OCTAVE)
+    _, group = np.unique(octaves, axis=0, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(int(group.max()) + 1)
+    fold = shuffled[group.ravel()] % FOLDS
+    return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
+
+
+def simplest(predicted_s: F64, measured_s: F64) -> int:
+    """Index of the simplest model that is as good as the best.
+
+    As good: its mean absolute log error is larger by no more than one standard error of the difference (the rule of
+    Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+
+    Args:
+        predicted_s: (models, steps) held-out predictions, models from simple to complex.
+        measured_s: (steps,)
+    """
+    losses = np.abs(np.log(predicted_s / measured_s))
+    worse = losses - losses[np.argmin(losses.mean(axis=1))]
+    allowed = worse.std(axis=1) / np.sqrt(len(measured_s)) + NEGLIGIBLE
+    return int(np.argmax(worse.mean(axis=1) <= allowed))
+
+
+def regimes_of(totals: F64) -> I64:
+    """DECODE_ONLY, PREFILL_ONLY or MIXED of each step."""
+    return np.array([regime_of(one) for one in totals], dtype=np.int64)
+
+
+def regime_names(totals: F64) -> list[str]:
+    """`decode small`, `mixed large` and so on, for each step."""
+    kinds, tokens = regimes_of(totals), totals[:, PREFILL_TOKENS] + totals[:, DECODE_ROWS]
+    sizes = np.where(tokens > np.array([LARGE_TOKENS[int(kind)] for kind in kinds]), "large", "small")
+    return [f"{REGIME_NAMES[kind]} {size}" for kind, size in zip(kinds, sizes, strict=True)]
+
+
+def errors_by_regime(predicted_s: F64, samples: StepSamples) -> tuple[RegimeError, ...]:
+    """Errors of held-out predictions, of all steps and of each regime that has any."""
+    names = np.array(regime_names(samples.totals))
+    regimes = ["all", *(f"{kind} {size}" for kind in REGIME_NAMES for size in ("small", "large"))]
+    masks = [(name, (names == name) | (name == "all")) for name in regimes]
+    return tuple(regime_error(name, predicted_s[m], samples.duration_s[m]) for name, m in masks if m.any())
+
+
+def regime_error(regime: str, predicted_s: F64, measured_s: F64) -> RegimeError:
+    """The errors of some held-out predictions, at least one."""
+    errors = np.abs(predicted_s / measured_s - 1)
+    return RegimeError(
+        regime=regime,
+        compositions=len(errors),
+        median=float(np.median(errors)),
+        mean=float(errors.mean()),
+        p90=conformal_quantile(errors, COVERAGE),
+        bias=float(predicted_s.sum() / measured_s.sum() - 1),
+    )
