@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option
+from .options import duration, json_option
 from .output import Progress, emit_json, progress, table
 
 if TYPE_CHECKING:
-    from ..tuner.validate import Progressed, Validation
+    from ..tuner.campaign import Progressed
+    from ..tuner.validate import Validation
 
 
 @click.command()
@@ -25,15 +26,25 @@ if TYPE_CHECKING:
     help="Runs of each configuration, interleaved.",
 )
 @click.option(
+    "--budget",
+    type=duration,
+    metavar="TIME",
+    help="Go on with what the corrected model promises until the engine ran for so long, e.g. 40m. Default: not.",
+)
+@click.option(
     "--vllm-python", metavar="PY", help="The interpreter or vllm command to start. Default: this one, then PATH."
 )
 @click.option("--model", metavar="M", help="The model to serve. Default: the profile's.")
 @json_option
-def command(study: Path, top: int, repeats: int, vllm_python: str | None, model: str | None, as_json: bool) -> None:
+def command(
+    study: Path, top: int, repeats: int, budget: float | None, vllm_python: str | None, model: str | None, as_json: bool
+) -> None:
     """Run the best of the study DIR and the default on the real engine, on the same requests.
 
     Every round runs every configuration once, on an engine of its own; runs are compared within rounds, and each is
-    kept the moment it ends: a validation that was stopped goes on where it was. Exit code 3: none meets the targets.
+    kept the moment it ends: a validation that was stopped goes on where it was. With --budget the simulator is then
+    corrected by what was measured, and what it now holds for better is measured too, until nothing promises more than
+    the noise. Exit code 3: none meets the targets.
 
     \b
     Example:
@@ -46,6 +57,7 @@ def command(study: Path, top: int, repeats: int, vllm_python: str | None, model:
         found = validate(
             study,
             top=top,
+            budget_s=budget or 0.0,
             repeats=repeats,
             vllm_python=vllm_python,
             model=model,

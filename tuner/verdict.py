@@ -39,10 +39,13 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
     if not good:
         return _without_candidate(default, others, objective)
     merit = merit_of(objective) if meets(default, objective) else objective.worst_ratio
-    best = min(good, key=lambda one: _mean(one, merit))
     if not default.runs:
+        best = min(good, key=lambda one: mean_merit(one, merit))
         return Verdict(best, True, True, None, "The default did not run; of those that did, this one is best.")
-    advantage = _advantage(best, default, merit, len(others))
+    # By pairs and not by means: later batches of runs may have met a slower machine.
+    advantages = {one.name: _advantage(one, default, merit, len(others)) for one in good}
+    best = min(good, key=lambda one: _or_last(advantages[one.name].value))
+    advantage = advantages[best.name]
     if not meets(default, objective):
         return _over_missing_default(best, advantage)
     if advantage.high < 1:
@@ -54,7 +57,7 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
 def meets(one: Compared, objective: Objective) -> bool:
     """Whether the mean over the runs meets every target."""
     return bool(one.runs) and all(
-        _mean(one, lambda metrics, slo=slo: objective.ratio(slo, metrics)) <= 1  # type: ignore[misc]
+        mean_merit(one, lambda metrics, slo=slo: objective.ratio(slo, metrics)) <= 1  # type: ignore[misc]
         for slo in objective.slos
     )
 
@@ -86,8 +89,8 @@ def percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %"
 
 
-def _mean(one: Compared, merit: Merit) -> float:
-    """Mean over the runs; infinite where it is so in any run."""
+def mean_merit(one: Compared, merit: Merit) -> float:
+    """A configuration's merit: the mean over its runs; infinite where it is so in any run."""
     values = [merit(metrics) for metrics in one.runs.values()]
     return mean_interval(values).value if values and all(map(math.isfinite, values)) else math.inf
 
@@ -96,6 +99,10 @@ def _advantage(best: Compared, default: Compared, merit: Merit, comparisons: int
     rounds = sorted(best.runs.keys() & default.runs.keys())
     mine, theirs = [merit(best.runs[r]) for r in rounds], [merit(default.runs[r]) for r in rounds]
     return paired_ratio(mine, theirs, comparisons=comparisons)
+
+
+def _or_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def _better(advantage: Interval) -> str:
@@ -113,8 +120,10 @@ def _without_candidate(default: Compared, others: Sequence[Compared], objective:
         missed = "No other measured configuration meets the targets; the default does."
         alone = "Nothing else was measured: no other is predicted to behave differently."
         return Verdict(default, True, True, None, missed if others else alone)
-    nearest = min([one for one in (default, *others) if one.runs], key=lambda one: _mean(one, objective.worst_ratio))
-    ratio = _mean(nearest, objective.worst_ratio)
+    nearest = min(
+        [one for one in (default, *others) if one.runs], key=lambda one: mean_merit(one, objective.worst_ratio)
+    )
+    ratio = mean_merit(nearest, objective.worst_ratio)
     sentence = f"No measured configuration meets the targets; the nearest is {ratio:.3g} times the worst one."
     return Verdict(nearest, False, False, None, sentence)
 

@@ -58,6 +58,8 @@ class FakeEngine:
     slower: float = 1.1
     fails: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
     """The reason for which settings cannot run."""
+    factor: Callable[[Mapping[str, Any]], float] = lambda settings: 1.0
+    """How much slower still some settings are."""
     stop_after: int | None = None
     """KeyboardInterrupt comes in place of the run after so many."""
     model: str = "org/model"
@@ -72,7 +74,7 @@ class FakeEngine:
         if reason := self.fails(settings):
             raise EngineError(f"it said {reason}", reason)
         noise = np.random.default_rng(len(self.calls)).normal(1, 0.002)
-        factor = self.slower * (0.9 + 0.1 * number) * noise
+        factor = self.slower * self.factor(settings) * (0.9 + 0.1 * number) * noise
         metrics = self.task.simulated()(dict(settings)).metrics or {}
         return Measured({k: v * factor if k.endswith("_ms") else v for k, v in metrics.items()}, self.identity())
 

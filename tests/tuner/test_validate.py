@@ -6,21 +6,25 @@ from typing import Any
 import pytest
 
 from slotune.errors import EngineError, InfeasibleError, InputError
+from slotune.tuner.campaign import Progressed
 from slotune.tuner.export import recommended
+from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
-from slotune.tuner.validate import Progressed, Validation, candidates_of, require_targets, rotated, validated
+from slotune.tuner.validate import Validation, require_targets, rotated, validated
 from slotune.tuner.validate_page import document, notes, rows
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 
 
-def run(folder: Path, engine_type: Any, *, top: int = 2, repeats: int = 3, **engine: Any) -> tuple[Validation, Any]:
+def run(
+    folder: Path, engine_type: Any, *, top: int = 2, repeats: int = 3, budget_s: float = 0.0, **engine: Any
+) -> tuple[Validation, Any]:
     """Validate the study on a fake engine."""
     with Study.open(folder, writable=True) as study:
         task = load_task(study.asked)
         fake = engine_type(task, **engine)
-        return validated(study, task, fake, top=top, repeats=repeats), fake
+        return validated(study, task, fake, top=top, repeats=repeats, budget_s=budget_s), fake
 
 
 def hardware(folder: Path) -> list[Any]:
@@ -49,7 +53,7 @@ def test_every_round_runs_every_configuration_once_and_keeps_it(study: Path, fak
 def test_what_is_measured_is_the_recommendation_and_the_next_best_that_differ(study: Path, fake_engine: Any):
     with Study.open(study) as opened:
         task = load_task(opened.asked)
-        candidates = candidates_of(opened, task)
+        candidates = shortlist(opened, task)
         predicted = {settings_key(t.settings): t.metrics for t in opened.trials("simulation")}
     assert {"max_model_len": 8192} | candidates[0] == recommended(study)[0]
     assert DEFAULT not in candidates
@@ -91,7 +95,7 @@ def test_more_repeats_add_rounds_to_those_that_are_there(study: Path, fake_engin
 
 def test_a_configuration_that_fails_is_kept_with_its_reason_and_the_next_takes_its_place(study: Path, fake_engine: Any):
     with Study.open(study) as opened:
-        candidates = candidates_of(opened, load_task(opened.asked))
+        candidates = shortlist(opened, load_task(opened.asked))
     bad = candidates[0]
     validation, fake = run(
         study, fake_engine, fails=lambda settings: "out-of-memory" if dict(settings) == bad else None
@@ -153,6 +157,28 @@ def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_en
     assert told["best"]["measured"]["metrics"]["mean_ttft_ms"]["runs"] == 3
     assert told["default"]["measured"]["against_default"] == {}
     assert len(rows(validation)) == 3 * len(validation.quantities)
+
+
+def test_the_corrected_model_goes_on_until_it_promises_nothing_or_the_budget_is_used(study: Path, fake_engine: Any):
+    """The engine is far slower than predicted with small budgets: the search's favourites disappoint, others win."""
+
+    def slow_when_small(settings: dict[str, Any]) -> float:
+        return 4.0 if settings.get("max_num_batched_tokens", 8192) <= 512 else 1.0
+
+    first, _ = run(study, fake_engine, top=2, factor=slow_when_small)
+    with Study.open(study) as opened:
+        task = load_task(opened.asked)
+        assert promising(opened, task, 3)
+    more, fake = run(study, fake_engine, top=2, factor=slow_when_small, budget_s=1e9)
+    assert [number for _, number in fake.calls][:3] == [4, 4, 4]
+    assert first.verdict is not None
+    assert more.verdict is not None
+    worst = task.objective.worst_ratio
+    assert min(map(worst, more.verdict.recommended.runs.values())) < min(
+        map(worst, first.verdict.recommended.runs.values())
+    )
+    _, again = run(study, fake_engine, top=2, factor=slow_when_small, budget_s=1e9)
+    assert again.calls == []
 
 
 def test_a_person_sees_each_run_begin_and_end(study: Path, fake_engine: Any):

@@ -1,0 +1,123 @@
+"""Runs on the engine, one after the other, each kept in the study the moment it ends."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import EngineError
+from ..simulator.engine_config import Settings
+from .comparison import DEFAULT
+from .engine_run import Measured
+from .study import Study, Trial, settings_key
+
+NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model"})
+"""Reasons for which no configuration would start."""
+RUNS = "engine"
+"""Folder in the study with a folder of logs for each run."""
+
+
+class Run(Protocol):
+    """Runs settings on the engine, leaving its log in a folder; raises EngineError."""
+
+    def __call__(self, settings: Mapping[str, Any], folder: Path) -> Measured: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same in all runs that are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A step of a validation, for a person to see."""
+
+    done: int
+    total: int
+    trial: Trial | None
+    """The run that has just ended; None when one begins."""
+    text: str
+
+
+Watch = Callable[[Progressed], None]
+
+
+class Campaign:
+    """Runs on the engine, each put in the study when it ends; what is there already is not run again."""
+
+    def __init__(self, study: Study, run: Run, watch: Watch) -> None:
+        self._study = study
+        self._run = run
+        self._watch = watch
+        self._total = 0
+        self._done = 0
+        self._known = {(settings_key(t.settings), t.repeat): t for t in study.trials("hardware")}
+
+    def measure(self, settings: Settings, number: int) -> bool:
+        """Whether `settings` ran in round `number`, now or before; one that failed in any round is not tried again."""
+        if self.failed(settings):
+            return False
+        key = (settings_key(settings), number)
+        if key in self._known:
+            self._done += 1
+        else:
+            self._watch(Progressed(self._done, self._total, None, f"round {number + 1}: {_shown(settings)}"))
+            trial = self._ran(settings, number)
+            self._study.add(trial)
+            self._known[key] = trial
+            self._done += 1
+            self._watch(Progressed(self._done, self._total, trial, _shown(settings)))
+        return self._known[key].metrics is not None
+
+    def expect(self, runs: int) -> None:
+        """So many more runs are to come, as far as is known."""
+        self._total = self._done + runs
+
+    def spent_s(self) -> float:
+        """How long the engine has run for this study, starts and failures included."""
+        return sum(trial.duration_s for trial in self._known.values())
+
+    def failed(self, settings: Settings) -> bool:
+        """Whether a run of these settings failed."""
+        key = settings_key(settings)
+        return any(trial.metrics is None for (known, _), trial in self._known.items() if known == key)
+
+    def _ran(self, settings: Settings, number: int) -> Trial:
+        digest = hashlib.sha256(settings_key(settings).encode()).hexdigest()[:8]
+        folder = self._study.folder / RUNS / f"round-{number + 1}-{digest}"
+        start_s = time.monotonic()
+        try:
+            measured = self._run(settings, folder)
+        except EngineError as error:
+            if error.reason in NOT_A_CONFIGURATIONS_FAULT:
+                raise
+            details: Mapping[str, Any] = self._run.identity()
+            return self._trial(settings, number, folder, start_s, None, details, error.reason, str(error))
+        return self._trial(settings, number, folder, start_s, measured.metrics, measured.details)
+
+    def _trial(
+        self,
+        settings: Settings,
+        number: int,
+        folder: Path,
+        start_s: float,
+        metrics: Mapping[str, float] | None,
+        details: Mapping[str, Any],
+        failure: str | None = None,
+        message: str | None = None,
+    ) -> Trial:
+        return Trial(
+            settings,
+            metrics,
+            failure,
+            message,
+            "hardware",
+            number,
+            "validate",
+            time.monotonic() - start_s,
+            {**details, "order": len(self._known), "folder": str(folder.relative_to(self._study.folder))},
+        )
+
+
+def _shown(settings: Settings) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items()) or DEFAULT
