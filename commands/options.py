@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from ..simulator.outage import Outage
     from ..simulator.slo import Slo
 
 POLICIES = ("vllm-v1", "sarathi", "vllm-v0", "orca", "request-level")
@@ -41,6 +42,16 @@ def _slo(text: str) -> "Slo":
     from ..simulator.slo import parse_slo
 
     return parse_slo(text)
+
+
+def _outage(text: str) -> "Outage":
+    """Parse REPLICA:FROM[:TO], durations since the trace's start; FROM may be a bare 0."""
+    from ..simulator.outage import Outage
+
+    replica, *times = text.split(":")
+    if not replica.isdecimal() or len(times) not in (1, 2):
+        raise click.BadParameter(f"{text!r}: write REPLICA:FROM or REPLICA:FROM:TO, for example 1:30s:90s")
+    return Outage(int(replica), *(0.0 if time == "0" else duration(time) for time in times))
 
 
 def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
@@ -74,6 +85,14 @@ engine_config_option = click.option(
 # policy: str
 policy_option = click.option(
     "--policy", type=click.Choice(POLICIES), default="vllm-v1", show_default=True, help="The scheduling policy."
+)
+# outage: tuple[Outage, ...]
+outage_option = click.option(
+    "--outage",
+    type=_outage,
+    multiple=True,
+    metavar="REPLICA:FROM[:TO]",
+    help="A replica (from 0) is away for a time, e.g. 1:30s:90s, or 1:0:60s for a late start (repeatable).",
 )
 # slo: tuple[Slo, ...]
 slo_option = click.option(

@@ -13,6 +13,7 @@ from .options import (
     goodput_option,
     json_option,
     max_concurrency_option,
+    outage_option,
     policy_option,
     profile_option,
     rate_option,
@@ -23,6 +24,7 @@ from .options import (
 from .output import announce_compilation, emit_json, table
 
 if TYPE_CHECKING:
+    from ..simulator.outage import Outage
     from ..simulator.slo import Slo
 
 SHOWN = ("mean", "median", "p90", "p99")
@@ -42,6 +44,7 @@ SHOWN = ("mean", "median", "p90", "p99")
     show_default=True,
     help="How requests are spread over the replicas.",
 )
+@outage_option
 @rate_option
 @max_concurrency_option
 @slo_option
@@ -57,14 +60,18 @@ def command(
     trace: str,
     engine: tuple[str, ...],
     engine_config: Path | None,
+    policy: str,
+    replicas: int,
+    router: str,
+    outage: tuple["Outage", ...],
     rate: float | None,
+    max_concurrency: int | None,
     slo: tuple["Slo", ...],
     goodput: dict[str, float],
     seed: int,
     requests_out: Path | None,
     steps_out: Path | None,
     as_json: bool,
-    **serving: Any,
 ) -> None:
     """Simulate one configuration and print its metrics as `vllm bench serve` names them.
 
@@ -92,9 +99,13 @@ def command(
             load,
             config,
             known.timing(settings),
+            policy=policy,
+            replicas=replicas,
+            router=router,
             seed=seed,
-            steps_out=StepWriter(out, load, serving["replicas"]) if out else None,
-            **serving,
+            max_concurrency=max_concurrency,
+            outages=outage,
+            steps_out=StepWriter(out, load, replicas) if out else None,
         )
     if requests_out:
         write_requests(result.requests, requests_out)

@@ -12,16 +12,17 @@ from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, VLLM_V1, WAITIN
 from .step_time import is_extrapolated, step_time_s
 
 # Why `advance` came back.
-IDLE, HORIZON, LOG_FULL, REQUEST_ENDED = range(4)
+IDLE, HORIZON, LOG_FULL, REQUEST_ENDED, DIED = range(5)
 
 
 @entry
 def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared_policy):
     """Run the engine as far as its arrivals are known: those up to `horizon_s`.
 
-    Returns why it stopped: nothing left to do, its next decision lies beyond the horizon, the log must be emptied, or
-    `stop_after` requests have ended. `memo` and `totals` are scratch space of the step-time model. `compared_policy` is
-    None for vLLM's V1 scheduler: numba then leaves the code of the other policies out, which need not be compiled.
+    Returns why it stopped: nothing left to do, its next decision lies beyond the horizon, the log must be emptied,
+    `stop_after` requests have ended, or the engine dies before its next step ends. `memo` and `totals` are scratch
+    space of the step-time model. `compared_policy` is None for vLLM's V1 scheduler: numba then leaves the code of the
+    other policies out, which need not be compiled.
     """
     state = engine.state[0]
     while True:
@@ -36,6 +37,8 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             if state.next_arrival == state.num_arrivals:
                 return IDLE
             ready_s = engine.requests[engine.arrivals[state.next_arrival]].ready_s
+            if ready_s > state.dies_s:
+                return DIED
             if ready_s > horizon_s:
                 return HORIZON
             state.now_s = ready_s
@@ -47,6 +50,8 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
                 _fail_stuck(engine)
             if state.num_in_flight < engine.rules[0].depth and (rows > 0 or _has_requests(engine)):
                 continue
+        if engine.flights[state.first_in_flight].end_s > state.dies_s:
+            return DIED
         _end_step(engine)
 
 
@@ -134,9 +139,10 @@ def _launch(engine, model, memo, totals, rows, record):
     if rows > 0:
         _sum_rows(engine, totals, rows)
         flight.end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
-        state.num_steps += 1
-        state.num_extrapolated += is_extrapolated(model, totals)
-        if record:
+        if flight.end_s <= state.dies_s:
+            state.num_steps += 1
+            state.num_extrapolated += is_extrapolated(model, totals)
+        if record and flight.end_s <= state.dies_s:
             _record_step(engine, rows, start_s, flight.end_s)
     state.num_in_flight += 1
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from . import loop
 from .features import TOTALS
-from .state import VLLM_V1, Engine
+from .state import FINISHED, VLLM_V1, Engine, forget, start
 from .step_time import StepTimeModel, new_memo
 
 StepSink = Callable[["Replica"], None]
@@ -28,6 +28,7 @@ class Replica:
         self._sink = sink
         self._gaps: list[npt.NDArray[np.void]] = []
         self.recorded_steps = 0
+        self._ended_before = 0
 
     def send(self, request: int) -> None:
         """A request is on its way; it reaches the engine at its ready_s."""
@@ -44,6 +45,18 @@ class Replica:
         order = np.argsort(self.engine.requests.ready_s[requests], kind="stable")
         self.engine.arrivals[: len(requests)] = requests[order]
         self._state.num_arrivals = len(requests)
+
+    def starts(self, now_s: float, dies_s: float) -> None:
+        """Up from `now_s` on, with nothing cached; what its steps would end after `dies_s` is lost."""
+        start(self.engine, now_s, dies_s)
+        self._ended_before = self.ended
+
+    def lose(self) -> npt.NDArray[np.int64]:
+        """Forget every request that was sent and has not ended, as a process that dies does; returns them."""
+        sent = self.engine.arrivals[: self._state.num_arrivals]
+        lost = sent[self.engine.requests.status[sent] < FINISHED]
+        forget(self.engine, lost)
+        return lost
 
     def advance(self, horizon_s: float, stop_after: int) -> int:
         """Run until the horizon or until `stop_after` requests have ended; returns the reason, as loop.advance."""
@@ -88,11 +101,11 @@ class Replica:
         return int(self.engine.ended[place])
 
     def outstanding(self, now_s: float) -> int:
-        """Requests sent and not ended by `now_s`."""
+        """Requests sent since it started and not ended by `now_s`."""
         one_step = len(self.engine.running)  # the clock is at most one step ahead, which ends at most so many
         latest = self.engine.ended[max(0, self.ended - one_step) : self.ended]
         ahead = int(np.count_nonzero(self.engine.requests.finish_s[latest] > now_s))
-        return int(self._state.num_arrivals) - self.ended + ahead
+        return int(self._state.num_arrivals) - (self.ended - self._ended_before) + ahead
 
     @property
     def free_blocks(self) -> int:

@@ -1,8 +1,7 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,14 @@ import simpy
 from ..errors import InputError, unknown_name
 from ..traces.content import block_content
 from ..traces.trace import Trace
-from . import loop, state
+from . import state
 from .engine_config import EngineConfig
 from .metrics import Gaps
+from .outage import Outage, planned
 from .replica import Replica, StepSink
 from .request_table import FAILED, FINISHED, REJECTED, RequestTable
-from .routing import ROUTERS, STATIC, Router, make_router, static_choices
+from .routing import ROUTERS, STATIC, make_router, static_choices
+from .service import Service
 from .timing import Overhead, Timing
 
 I64 = npt.NDArray[np.int64]
@@ -45,10 +46,13 @@ def simulate(
     router: str = "round-robin",
     seed: int = 0,
     max_concurrency: int | None = None,
+    outages: Sequence[Outage] = (),
     steps_out: StepSink | None = None,
 ) -> SimulationResult:
     """Serve `trace` on `replicas` engines and return what happened.
 
+    `max_concurrency` closes the loop: a client with so many requests under way waits for an answer. `outages` take
+    replicas away for a time; what they had is sent to others.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
     Same arguments, same result. Raises InputError for an empty trace or an unknown policy or router.
     """
@@ -62,12 +66,13 @@ def simulate(
     fleet = _fleet(trace, engine, timing, policy, replicas, steps_out)
     sent_s = np.array(trace.arrival_s)
     placed = np.zeros(len(trace), np.int64)
-    if max_concurrency is None and (replicas == 1 or router in STATIC):
+    if max_concurrency is None and not outages and (replicas == 1 or router in STATIC):
         placed[:] = static_choices(router, len(trace), replicas, rng)
         _run_apart(fleet, placed)
     else:
         choose = make_router(router, rng)
-        _Service(fleet, choose, timing.overhead, sent_s, placed, max_concurrency or len(trace)).run()
+        places = max_concurrency or len(trace)
+        Service(fleet, choose, timing.overhead, sent_s, placed, places, planned(outages, replicas)).run()
     return _result(trace, fleet, timing.overhead, sent_s, placed)
 
 
@@ -131,80 +136,6 @@ def _run_apart(fleet: list[Replica], placed: I64) -> None:
 def _run_to_end(environment: simpy.Environment, replica: Replica) -> Generator[simpy.Event, None, None]:
     replica.advance(np.inf, len(replica.engine.ended) + 1)
     yield environment.timeout(max(0.0, replica.next_s - environment.now))
-
-
-class _Service:
-    """Replicas coupled by a router that looks at them, or by clients that wait for answers.
-
-    Each replica is a SimPy process that advances its step loop to the next event of any other process and then sleeps
-    until its own clock; the client is a process that sends.
-    """
-
-    def __init__(
-        self,
-        fleet: list[Replica],
-        choose: Router,
-        overhead: Overhead,
-        sent_s: npt.NDArray[np.float64],
-        placed: I64,
-        max_concurrency: int,
-    ) -> None:
-        self._environment = simpy.Environment()
-        self._fleet = fleet
-        self._ready_s = fleet[0].engine.requests.ready_s
-        self._choose = choose
-        self._overhead = overhead
-        self._sent_s = sent_s
-        self._placed = placed
-        self._places = simpy.Resource(self._environment, max_concurrency)
-        self._tickets: dict[int, Any] = {}
-        self._wake = [self._environment.event() for _ in fleet]
-
-    def run(self) -> None:
-        """Until every request has ended."""
-        self._environment.process(self._client())
-        for replica in self._fleet:
-            self._environment.process(self._serve(replica))
-        self._environment.run()
-
-    def _client(self) -> Generator[simpy.Event, None, None]:
-        environment, planned_s = self._environment, self._sent_s.copy()
-        for request in range(len(planned_s)):
-            if planned_s[request] > environment.now:
-                yield environment.timeout(planned_s[request] - environment.now)
-            ticket = self._places.request()
-            yield ticket
-            self._tickets[request] = ticket
-            self._send(request)
-
-    def _send(self, request: int) -> None:
-        now_s = self._environment.now
-        waited_s = now_s - self._sent_s[request]
-        self._ready_s[request] += waited_s
-        self._sent_s[request] = now_s
-        place = self._choose(self._fleet, request, now_s)
-        self._placed[request] = place
-        self._fleet[place].send(request)
-        if not self._wake[place].triggered:
-            self._wake[place].succeed()
-
-    def _serve(self, replica: Replica) -> Generator[simpy.Event, None, None]:
-        environment = self._environment
-        while True:
-            told = replica.ended
-            reason = replica.advance(environment.peek(), told + 1)
-            if reason == loop.IDLE:
-                self._wake[replica.index] = environment.event()
-                yield self._wake[replica.index]
-                continue
-            yield environment.timeout(max(0.0, replica.next_s - environment.now))
-            for place in range(told, replica.ended):
-                environment.process(self._answer(replica.ended_request(place)))
-
-    def _answer(self, request: int) -> Generator[simpy.Event, None, None]:
-        """The client learns of the end of its request, and its place is free."""
-        yield self._environment.timeout(self._overhead.after_s)
-        self._places.release(self._tickets.pop(request))
 
 
 def _result(

@@ -85,10 +85,23 @@ REQUEST = np.dtype(
     ]
 )
 
+GIVEN = (
+    "prompt",
+    "max_tokens",
+    "priority",
+    "rank",
+    "ready_s",
+    "shared_start",
+    "shared_count",
+    "private_content",
+)
+"""Fields of REQUEST that no engine changes."""
+
 STATE = np.dtype(
     [
         ("now_s", np.float64),
         ("last_emission_s", np.float64),  # when the step before this one ended
+        ("dies_s", np.float64),  # what would end later is lost; +inf for an engine that lives
         ("num_running", np.int64),
         ("num_waiting", np.int64),
         ("heap_size", np.int64),
@@ -243,12 +256,9 @@ def new_engine(rules: Records, requests: Records, shared: I32, contents: int, st
     rule = rules[0]
     seats, depth = max(1, min(int(rule.max_num_seqs), n)), int(rule.depth)
     state = np.zeros(1, STATE).view(np.recarray)
-    state["free_blocks"] = state["free_tail"] = rule.num_blocks - 1
-    state["free_head"] = 1
-    state["free_slots"] = seats
     batch = max(ROWS_PER_BATCH, 4 * seats)
     logged = batch if record else 1
-    return Engine(
+    engine = Engine(
         rules=rules,
         state=state,
         requests=requests,
@@ -259,10 +269,10 @@ def new_engine(rules: Records, requests: Records, shared: I32, contents: int, st
         ended=np.zeros(n, np.int64),
         preempted=np.zeros(seats, np.int64),
         skipped=np.zeros(seats * depth, np.int64),
-        blocks=_new_blocks(int(rule.num_blocks) if rule.caching else 1),
+        blocks=np.zeros(int(rule.num_blocks) if rule.caching else 1, BLOCK).view(np.recarray),
         first_block=np.zeros(max(1, contents), np.int32),
         table=np.zeros((seats, _longest(rule, requests)) if rule.caching else (1, 1), np.int32),
-        free_slots=np.arange(seats, dtype=np.int64),
+        free_slots=np.zeros(seats, np.int64),
         flights=np.zeros(depth, FLIGHT).view(np.recarray),
         rows=np.zeros((depth, seats), ROW).view(np.recarray),
         stage_free_s=np.zeros(stages),
@@ -271,17 +281,40 @@ def new_engine(rules: Records, requests: Records, shared: I32, contents: int, st
         preempted_log=np.zeros(logged, np.int64),
         gap_log=np.zeros(batch, GAP_LOG).view(np.recarray),
     )
+    start(engine, 0.0, np.inf)
+    return engine
+
+
+def start(engine: Engine, now_s: float, dies_s: float) -> None:
+    """Start the engine, or start it again, at `now_s`: nothing queued, running or cached. It will die at `dies_s`.
+
+    What it has done so far (requests ended, steps, the log) stays.
+    """
+    state, seats, blocks = engine.state[0], len(engine.free_slots), engine.blocks
+    state.now_s, state.last_emission_s, state.dies_s = now_s, now_s, dies_s
+    for name in ("num_running", "num_waiting", "heap_size", "ended_since", "first_in_flight", "num_in_flight"):
+        state[name] = 0
+    state.next_arrival = state.num_arrivals = 0
+    state.free_blocks = state.free_tail = engine.rules[0].num_blocks - 1
+    state.free_head, state.free_slots = 1, seats
+    engine.free_slots[:] = np.arange(seats)
+    engine.flights["rows"] = 0
+    engine.stage_free_s[:] = now_s
+    engine.first_block[:] = 0
+    blocks["previous"] = np.arange(-1, len(blocks) - 1)
+    blocks["following"] = np.append(np.arange(1, len(blocks)), 0)
+    blocks["older"] = blocks["newer"] = blocks["refs"] = 0
+    blocks["content"] = -1
+
+
+def forget(engine: Engine, lost: I64) -> None:
+    """Take the `lost` requests back to where they had not reached any engine."""
+    fresh = new_requests(**{name: engine.requests[lost][name] for name in GIVEN})
+    fresh["preemptions"] = engine.requests[lost]["preemptions"]
+    engine.requests[lost] = fresh
 
 
 def _longest(rule: Any, requests: Records) -> int:
     """Blocks that the longest request can hold."""
     tokens = np.minimum(requests.prompt + requests.max_tokens, rule.max_model_len)
     return int(tokens.max(initial=0)) // int(rule.block_size) + 1
-
-
-def _new_blocks(count: int) -> Records:
-    blocks = np.zeros(count, BLOCK).view(np.recarray)
-    blocks["previous"] = np.arange(-1, count - 1)
-    blocks["following"] = np.append(np.arange(1, count), 0)
-    blocks["content"] = -1
-    return blocks

@@ -1,0 +1,128 @@
+"""Replicas that something couples: a router that looks at them, clients that wait for answers, or outages. SimPy.
+
+Each replica is a process that advances its step loop to the next event of any other process and then sleeps until its
+own clock; the client is a process that sends; an outage is a process that takes its replica away and brings it back.
+"""
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from . import loop
+from .outage import Outage
+from .replica import Replica
+from .routing import Router
+from .state import FAILED
+from .timing import Overhead
+
+RETRIES = 1
+"""How often a request whose replica died is sent again before it counts as failed: what proxies do by default."""
+
+
+class Service:
+    """A fleet at work. `sent_s` and `placed` (an entry a request) are told when and where each request went."""
+
+    def __init__(
+        self,
+        fleet: Sequence[Replica],
+        choose: Router,
+        overhead: Overhead,
+        sent_s: npt.NDArray[np.float64],
+        placed: npt.NDArray[np.int64],
+        max_concurrency: int,
+        outages: Mapping[int, Sequence[Outage]],
+    ) -> None:
+        self._environment = simpy.Environment()
+        self._fleet = fleet
+        self._choose = choose
+        self._overhead = overhead
+        self._requests = fleet[0].engine.requests
+        self._before_s = self._requests.ready_s - sent_s
+        self._sent_s = sent_s
+        self._placed = placed
+        self._outages = outages
+        self._up = [True] * len(fleet)
+        self._losses = np.zeros(len(sent_s), np.int64)
+        self._places = simpy.Resource(self._environment, max_concurrency)
+        self._tickets: dict[int, Any] = {}
+        self._wake = [self._environment.event() for _ in fleet]
+
+    def run(self) -> None:
+        """Until every request has ended."""
+        for replica in self._fleet:
+            outages = self._outages.get(replica.index, ())
+            replica.starts(0.0, outages[0].start_s if outages else math.inf)
+            self._environment.process(self._fail(replica, outages))
+        self._environment.process(self._client())
+        for replica in self._fleet:
+            self._environment.process(self._serve(replica))
+        self._environment.run()
+
+    def _client(self) -> Generator[simpy.Event, Any, None]:
+        environment, planned_s = self._environment, self._sent_s.copy()
+        for request in range(len(planned_s)):
+            if planned_s[request] > environment.now:
+                yield environment.timeout(planned_s[request] - environment.now)
+            ticket = self._places.request()
+            yield ticket
+            self._tickets[request] = ticket
+            self._sent_s[request] = environment.now
+            self._send(request)
+
+    def _send(self, request: int) -> None:
+        """Send to one of the replicas that are up; without any, or lost too often, the request has failed."""
+        now_s = self._environment.now
+        up = [replica for replica in self._fleet if self._up[replica.index]]
+        if not up or self._losses[request] > RETRIES:
+            self._requests.status[request] = FAILED
+            self._requests.finish_s[request] = now_s
+            self._environment.process(self._answer(request))
+            return
+        self._requests.ready_s[request] = now_s + self._before_s[request]
+        replica = up[self._choose(up, request, now_s)]
+        self._placed[request] = replica.index
+        replica.send(request)
+        self._rouse(replica)
+
+    def _rouse(self, replica: Replica) -> None:
+        if not self._wake[replica.index].triggered:
+            self._wake[replica.index].succeed()
+
+    def _serve(self, replica: Replica) -> Generator[simpy.Event, Any, None]:
+        environment = self._environment
+        while True:
+            told = replica.ended
+            reason = replica.advance(environment.peek(), told + 1)
+            if reason in (loop.IDLE, loop.DIED):
+                self._wake[replica.index] = environment.event()
+                yield self._wake[replica.index]
+                continue
+            yield environment.timeout(max(0.0, replica.next_s - environment.now))
+            for place in range(told, replica.ended):
+                environment.process(self._answer(replica.ended_request(place)))
+
+    def _answer(self, request: int) -> Generator[simpy.Event, Any, None]:
+        """The client learns of the end of its request, and its place is free."""
+        yield self._environment.timeout(self._overhead.after_s)
+        self._places.release(self._tickets.pop(request))
+
+    def _fail(self, replica: Replica, outages: Sequence[Outage]) -> Generator[simpy.Event, Any, None]:
+        """Take the replica away in each of its outages; what it had is sent again."""
+        for k, outage in enumerate(outages):
+            if outage.start_s > self._environment.now:
+                yield self._environment.timeout(outage.start_s - self._environment.now)
+            self._up[replica.index] = False
+            lost = replica.lose()
+            self._losses[lost] += 1
+            for request in lost.tolist():
+                self._send(request)
+            if math.isinf(outage.end_s):
+                return
+            yield self._environment.timeout(outage.end_s - self._environment.now)
+            replica.starts(self._environment.now, outages[k + 1].start_s if k + 1 < len(outages) else math.inf)
+            self._up[replica.index] = True
+            self._rouse(replica)

@@ -1,0 +1,77 @@
+"""Replicas that start late, die and come back: no request vanishes."""
+
+import math
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.outage import Outage, planned
+from slotune.simulator.request_table import FAILED, FINISHED
+from slotune.simulator.simulation import SimulationResult, simulate
+from slotune.simulator.step_time import linear_model
+from slotune.simulator.timing import Timing
+from slotune.traces.trace import Trace
+
+STEP_S = 0.1
+TOKENS = 10
+"""Of every answer: a request alone takes TOKENS steps."""
+
+
+def served(arrivals_s: list[float], *outages: Outage, replicas: int = 2) -> SimulationResult:
+    n = len(arrivals_s)
+    trace = Trace(
+        np.array(arrivals_s),
+        np.full(n, 8, np.int32),
+        np.full(n, TOKENS, np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n + 1, np.int64),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int32),
+    )
+    engine = EngineConfig(num_gpu_blocks=1000, async_scheduling=False)
+    return simulate(trace, engine, Timing(linear_model(STEP_S, 0.0, 0.0, 0.0)), replicas=replicas, outages=outages)
+
+
+def test_what_a_dying_replica_had_is_answered_by_another() -> None:
+    requests = served([0.0, 0.0], Outage(1, 0.55)).requests
+    assert requests.status.tolist() == [FINISHED, FINISHED]
+    assert requests.replica.tolist() == [0, 0]
+    # The second starts again on replica 0 at the next step boundary after 0.55 s, with nothing kept.
+    assert requests.first_token_s == pytest.approx([0.1, 0.7])
+    assert requests.finish_s == pytest.approx([1.0, 0.7 + (TOKENS - 1) * STEP_S])
+    assert requests.output_tokens.tolist() == [TOKENS, TOKENS]
+
+
+def test_a_step_that_ends_at_the_moment_of_death_still_counts() -> None:
+    requests = served([0.0, 0.0], Outage(1, TOKENS * STEP_S + 1e-9)).requests
+    assert requests.finish_s == pytest.approx([1.0, 1.0])
+    assert requests.replica.tolist() == [0, 1]
+
+
+def test_a_request_lost_twice_has_failed() -> None:
+    requests = served([0.0, 0.0], Outage(1, 0.25), Outage(0, 0.55, 0.6)).requests
+    assert requests.status.tolist() == [FAILED, FAILED]
+    assert np.isnan(requests.finish_s).all()
+
+
+def test_with_every_replica_away_a_request_fails_and_the_next_after_it_does_not() -> None:
+    requests = served([0.0, 1.0, 5.0], Outage(0, 0.5, 4.0), replicas=1).requests
+    assert requests.status.tolist() == [FAILED, FAILED, FINISHED]
+    assert requests.finish_s[2] == pytest.approx(6.0)
+
+
+def test_a_late_start_is_an_outage_from_the_beginning() -> None:
+    requests = served([0.0, 0.1, 3.0, 3.0], Outage(1, 0.0, 2.0)).requests
+    assert requests.replica.tolist() == [0, 0, 0, 1]
+    assert (requests.status == FINISHED).all()
+
+
+def test_outages_must_be_spans_of_replicas_that_exist() -> None:
+    with pytest.raises(InputError, match="no time span"):
+        Outage(0, 5.0, 4.0)
+    with pytest.raises(InputError, match="there are 2, counted from 0"):
+        planned([Outage(2, 1.0)], 2)
+    with pytest.raises(InputError, match="overlaps"):
+        planned([Outage(0, 1.0), Outage(0, 2.0, math.inf)], 2)
