@@ -129,7 +129,7 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             if not one.runs:
                 continue
             change = one.against(default, quantity, comparisons)
-            name = f"{one.name}, {len(one.runs)} runs" if place == 0 else ""
+            name = f"{one.name}, {_runs(one)}" if place == 0 else ""
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(
                 Row(
@@ -146,6 +146,10 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             )
     columns = ("configuration", "changes", "", "predicted", "measured", "error of prediction", "against default")
     return Table(columns, rows, labels=3)
+
+
+def _runs(one: Compared) -> str:
+    return "1 run" if len(one.runs) == 1 else f"{len(one.runs)} runs"
 
 
 def _change(ratio: float) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from .comparison import Compared, Quantity, changes_text
 from .intervals import CONFIDENCE, Interval
-from .report_tables import between, number
+from .report_tables import validation_table
 from .validate import Validation
-from .verdict import meets, percent
+from .verdict import meets
 
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
 HEADS = ("configuration", "", "predicted", "measured", "interval", "prediction off by", "against default", "interval")
@@ -16,26 +16,12 @@ HEADS = ("configuration", "", "predicted", "measured", "interval", "prediction o
 
 def rows(validation: Validation) -> list[tuple[str, ...]]:
     """A row for each configuration that ran and each quantity."""
-    default, others = validation.found[0], validation.found[1:]
-    comparisons = max(sum(bool(one.runs) for one in others), 1)
-    table: list[tuple[str, ...]] = []
-    for one in (one for one in validation.found if one.runs):
-        for place, quantity in enumerate(validation.quantities):
-            measured = one.measured(quantity)
-            change = one.against(default, quantity, comparisons) if one is not default else None
-            table.append(
-                (
-                    f"{one.name}, {len(one.runs)} run{'s' * (len(one.runs) != 1)}" if place == 0 else "",
-                    f"{quantity.label}, {quantity.unit}",
-                    number(quantity.of(one.predicted)),
-                    number(measured.value),
-                    between(measured),
-                    _ratio(1 + one.prediction_error(quantity)),
-                    _ratio(change.value) if change else "",
-                    _ratios(change) if change else "",
-                )
-            )
-    return table
+    lines: list[tuple[str, ...]] = []
+    for row in validation_table(validation.found, validation.quantities, "").rows:
+        (name, _, quantity), (predicted, measured, error, change) = row.labels, row.cells
+        numbers = (predicted.text, measured.text, measured.interval, error.text, change.text, change.interval)
+        lines.append((name, quantity, *numbers))
+    return lines
 
 
 def notes(validation: Validation) -> list[str]:
@@ -120,11 +106,3 @@ def _against(one: Compared, default: Compared, quantity: Quantity) -> Mapping[st
 
 def _interval(interval: Interval) -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "runs": interval.runs}
-
-
-def _ratio(ratio: float) -> str:
-    return "-" if math.isnan(ratio) else percent(ratio)
-
-
-def _ratios(change: Interval) -> str:
-    return "" if math.isnan(change.low) else f"{percent(change.low)} to {percent(change.high)}"

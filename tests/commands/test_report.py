@@ -1,0 +1,48 @@
+"""slotune report: where the page goes, and what it says of bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.profiler.profile import linear_profile, save_profile
+from slotune.traces import write_trace
+from slotune.traces.generate import make_trace
+from slotune.traces.lengths import uniform
+
+
+@pytest.fixture
+def study(tmp_path: Path, slotune: Callable[..., Any]) -> Path:
+    save_profile(linear_profile(0.002, 5e-5, 1e-5, 0), tmp_path / "profile")
+    write_trace(make_trace(20, 20.0, (uniform(100, 900), uniform(2, 14)), seed=1), tmp_path / "trace.jsonl")
+    given = ("--profile", tmp_path / "profile", "--trace", tmp_path / "trace.jsonl", "--slo", "p99:itl:60")
+    assert slotune("tune", *given, "--trials", 8, "--jobs", 1, "--out", tmp_path / "study").code == 0
+    return tmp_path / "study"
+
+
+def test_the_page_is_in_the_study_and_its_path_on_stdout(slotune: Callable[..., Any], study: Path):
+    done = slotune("report", study, "--jobs", 1)
+    assert (done.code, done.out) == (0, f"{study / 'report.html'}\n")
+    page = (study / "report.html").read_text()
+    assert "Not yet measured on the engine" in page
+    assert "not from a measurement" in page
+
+
+def test_it_goes_where_it_is_told_and_json_names_it(slotune: Callable[..., Any], study: Path, tmp_path: Path):
+    done = slotune("report", study, "--jobs", 1, "--out", tmp_path / "pages" / "a.html", "--json")
+    assert json.loads(done.out) == {"report": str(tmp_path / "pages" / "a.html")}
+    assert not (study / "report.html").exists()
+
+
+def test_a_folder_that_is_no_study_is_bad_input(slotune: Callable[..., Any], tmp_path: Path):
+    done = slotune("report", tmp_path)
+    assert done.code == 2
+    assert "not a study" in done.err
+
+
+def test_a_disk_that_takes_nothing_is_one_line(slotune: Callable[..., Any], study: Path):
+    done = slotune("report", study, "--jobs", 1, "--out", "/dev/full/a.html")
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith("Error: /dev/full")
