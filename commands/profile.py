@@ -126,7 +126,7 @@ def measure(
 
     task = Task(model, parse_settings(engine, engine_config), out, budget, seed)
     with progress("profile measure (seconds)", budget) as bar:
-        profile = measure(task, find_vllm(vllm_python), lambda done_s, note: bar.update(min(done_s, budget), note=note))
+        profile = measure(task, find_vllm(vllm_python), lambda done_s, note: bar.update(min(round(done_s), budget), note=note))
     _print_page(profile)
 
 

@@ -134,7 +134,7 @@ def forecast(scenario: Scenario, space: Space) -> F64:
     """(steps, TOTALS): about the steps that the scenario makes, by vLLM's rule that running requests go first."""
     limit = min(scenario.cap or space.max_num_batched_tokens, space.max_num_batched_tokens)
     decoding: list[int] = []
-    steps = []
+    steps: list[F64] = []
     for group in scenario.groups:
         waiting = [[length, 0] for length in group]  # prompt, computed
         left = scenario.decode_tokens - 1

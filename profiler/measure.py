@@ -165,7 +165,7 @@ class _Work:
         return None
 
     def _left_s(self) -> float:
-        return self._task.budget_s - RESERVE_S - self._fit_s - (self._clock() - self._begin)
+        return self._task.budget_s - RESERVE_S - 2 * self._fit_s - (self._clock() - self._begin)
 
     def _limit_s(self) -> float:
         return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._task.budget_s))

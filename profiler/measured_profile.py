@@ -16,6 +16,8 @@ from .profile import MEASURED, EngineFacts, Profile
 from .server import Server
 from .session import Collected
 from .surrogate import fit
+from .surrogate_model import FittedStepTime
+from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
 
@@ -36,20 +38,21 @@ def measured_profile(
 
     Raises InputError where there are too few steps for a fit.
     """
-    samples, facts = collected.samples(), server.facts
+    facts = server.facts
     sizes = graph_sizes(facts)
+    samples, step, steadied = _better_fit(collected, sizes, seed)
     kv, kv_note = kv_capacity(model, facts)
-    drift = collected.drift().spread
+    drift = f"the machine's speed drifted by {collected.drift().spread:.0%} (10th to 90th percentile of the sentinel)"
     notes = [
         f"cut short: {ended}" if ended else None,
-        f"the machine's speed drifted by {drift:.0%} while it was measured (taken out of the step times)",
+        drift + (", which was taken out of the step times" if steadied else ""),
         kv_note,
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]
     return Profile(
         name=name,
         source=MEASURED,
-        step=fit(samples, sizes, seed),
+        step=step,
         engine=engine_facts(model, facts),
         defaults=defaults_of(settings, facts),
         cuda_graphs=len(sizes) > 0,
@@ -58,6 +61,18 @@ def measured_profile(
         samples=samples,
         notes=tuple(note for note in notes if note),
     )
+
+
+def _better_fit(collected: Collected, sizes: F64, seed: int) -> tuple[StepSamples, FittedStepTime, bool]:
+    """The fit of the times as they are, or with the drift taken out: whichever predicts held-out steps better.
+
+    The sentinel is a sample too: where the machine stutters within seconds, dividing by it adds noise.
+    """
+    plain, steadied = collected.samples(), collected.samples(steadied=True)
+    of_plain, of_steadied = fit(plain, sizes, seed), fit(steadied, sizes, seed)
+    if of_steadied.held_out_error < of_plain.held_out_error:
+        return steadied, of_steadied, True
+    return plain, of_plain, False
 
 
 def graph_sizes(facts: Mapping[str, Any]) -> F64:

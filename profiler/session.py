@@ -70,12 +70,12 @@ class Collected:
     def drift(self) -> Drift:
         return drift_of(list(self._visits.values()))
 
-    def samples(self) -> StepSamples:
-        """All steps, each time divided by the machine's slowness at that moment."""
+    def samples(self, steadied: bool = False) -> StepSamples:
+        """All steps; `steadied`, each time divided by the machine's slowness at that moment."""
         if not self._totals:
             return StepSamples(np.empty((0, TOTALS)), np.empty(0))
         spans = np.array(self._spans)
-        slowness = self.drift().at(spans.mean(axis=1))
+        slowness = self.drift().at(spans.mean(axis=1)) if steadied else 1.0
         return StepSamples(np.array(self._totals), (spans[:, 1] - spans[:, 0]) / slowness)
 
 
