@@ -5,6 +5,7 @@ The scheduler, the KV-cache manager and the block pool are vLLM's, unchanged; on
 by a closed-form step time, so the result is the exact schedule that the engine makes for that workload.
 
 Usage: vllm_scheduler_oracle.py --model DIR CASE.json [CASE.json ...] --out DIR [--max-steps N]
+Without cases it takes their paths from stdin, one a line, and answers each with the path of its schedule on stdout.
 
 CASE.json
   engine         vLLM engine arguments by their EngineArgs names (max_model_len, max_num_seqs, ...)
@@ -216,15 +217,21 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--max-steps", type=int, default=10**9)
-    parser.add_argument("cases", nargs="+")
+    parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    for path in args.cases:
-        case = json.loads(Path(path).read_text())
-        with (Path(args.out) / (Path(path).stem + ".jsonl")).open("w") as f:
-            engine = VirtualEngine(args.model, case, lambda record, f=f: f.write(json.dumps(record) + "\n"))
-            stuck = {"stuck": True} if engine.run(args.max_steps) else {}
-            f.write(json.dumps({"requests": engine.outcome()} | stuck) + "\n")
+    for path in args.cases or map(str.strip, sys.stdin):
+        out = Path(args.out) / (Path(path).stem + ".jsonl")
+        write_schedule(args.model, json.loads(Path(path).read_text()), out, args.max_steps)
+        if not args.cases:
+            print(out, flush=True)
+
+
+def write_schedule(model, case, out, max_steps):
+    with out.open("w") as f:
+        engine = VirtualEngine(model, case, lambda record: f.write(json.dumps(record) + "\n"))
+        stuck = {"stuck": True} if engine.run(max_steps) else {}
+        f.write(json.dumps({"requests": engine.outcome()} | stuck) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import IO
 
 from .schedule import Case, Schedule, read_schedule
 
@@ -14,30 +16,58 @@ MAX_STEPS = 100_000
 """Many times what any case takes; a request that never fits would go on for ever."""
 
 
-def make_model(interpreter: str, folder: Path) -> Path:
-    """A model folder without weights, for vLLM's configuration; made once."""
-    if not (folder / "tokenizer.json").exists():
-        _run([interpreter, str(MAKE_MODEL), str(folder)])
-    return folder
+class VllmOracle:
+    """One process that makes vLLM's schedule of any number of cases: importing vLLM takes longer than most of them.
 
-
-def vllm_schedules(interpreter: str, cases: Mapping[str, Case], folder: Path) -> dict[str, Schedule]:
-    """The schedule of every case, by its name; all in one process, since importing vLLM takes longer than the cases.
-
-    Raises RuntimeError with the end of what the oracle said if it fails.
+    `interpreter` has vLLM; `folder` holds the model folder, which is made once, the cases and what the process says.
+    A context manager. Raises RuntimeError with the end of what the process said if it fails.
     """
-    model = make_model(interpreter, folder / "model")
-    paths = {name: folder / "cases" / f"{name}.json" for name in cases}
-    (folder / "cases").mkdir(parents=True, exist_ok=True)
-    for name, path in paths.items():
-        path.write_text(json.dumps(cases[name]))
-    out = folder / "schedules"
-    command = [interpreter, str(ORACLE), "--model", str(model), "--out", str(out), "--max-steps", str(MAX_STEPS)]
-    _run([*command, *map(str, paths.values())])
-    return {name: read_schedule(out / f"{name}.jsonl") for name in cases}
+
+    def __init__(self, interpreter: str, folder: Path) -> None:
+        self._folder = folder
+        (folder / "cases").mkdir(parents=True, exist_ok=True)
+        self._log = (folder / "oracle.log").open("w")
+        model = _model(interpreter, folder / "model")
+        out = folder / "schedules"
+        command = [interpreter, str(ORACLE), "--model", str(model), "--out", str(out), "--max-steps", str(MAX_STEPS)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1
+        )
+
+    def schedule(self, case: Case, name: str) -> Schedule:
+        """The schedule that vLLM makes for `case`, which is kept under `name`."""
+        path = self._folder / "cases" / f"{name}.json"
+        path.write_text(json.dumps(case))
+        return self._answer(path, self._folder / "schedules" / f"{name}.jsonl")
+
+    def _answer(self, path: Path, out: Path) -> Schedule:
+        asked, said = self._pipes()
+        with suppress(BrokenPipeError):  # where it has died, the loop finds nothing more and says so
+            asked.write(f"{path}\n")
+        for line in said:
+            if line.strip() == str(out):
+                return read_schedule(out)
+        self._process.wait()
+        tail = (self._folder / "oracle.log").read_text()[-2000:]
+        raise RuntimeError(f"vLLM's scheduler ended with {self._process.returncode} at {path}: {tail}")
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> "VllmOracle":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.terminate()
+        self._process.communicate()
+        self._log.close()
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[1]} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+def _model(interpreter: str, folder: Path) -> Path:
+    """A model folder without weights, for vLLM's configuration."""
+    if not (folder / "tokenizer.json").exists():
+        done = subprocess.run([interpreter, str(MAKE_MODEL), str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{MAKE_MODEL.name} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return folder

@@ -8,7 +8,7 @@ from slotune.tests.oracle.difference import first_difference
 from slotune.tests.oracle.make_cases import cases
 from slotune.tests.oracle.schedule import read_case, read_schedule
 from slotune.tests.oracle.simulated import simulate_case
-from slotune.tests.oracle.vllm_schedules import vllm_schedules
+from slotune.tests.oracle.vllm_schedules import VllmOracle
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
 VLLM = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / "vllm").iterdir())
@@ -38,11 +38,12 @@ def test_sarathi(name: str, tmp_path: Path) -> None:
 @pytest.mark.engine
 def test_the_installed_vllm(vllm_python: str, tmp_path: Path) -> None:
     """Schedules made now, by the vLLM that is installed, for seeds that are not in the repository."""
-    made = {f"seed{seed}-{name}": case for seed in ENGINE_SEEDS for name, case in cases(seed)}
-    expected = vllm_schedules(vllm_python, made, tmp_path)
-    for name, case in made.items():
-        difference = first_difference(expected[name], simulate_case(case, tmp_path / name), case)
-        assert difference is None, f"{name}: {difference}"
+    with VllmOracle(vllm_python, tmp_path / "oracle") as oracle:
+        for seed in ENGINE_SEEDS:
+            for name, case in cases(seed):
+                actual = simulate_case(case, tmp_path / "slotune")
+                difference = first_difference(oracle.schedule(case, f"seed{seed}-{name}"), actual, case)
+                assert difference is None, f"seed {seed}, {name}: {difference}"
 
 
 def _file(oracle: str, name: str) -> Path:

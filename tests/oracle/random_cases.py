@@ -1,0 +1,167 @@
+"""Random scheduler cases in the oracle's form: every setting that changes the schedule, and the corners of workloads.
+
+Every request of a case fits into the KV cache and under max_model_len: behind one that does not, vLLM's queue stands
+still for ever.
+"""
+
+import zlib
+from itertools import count
+from random import Random
+from typing import Any
+
+from .schedule import Case
+
+COSTS = (
+    {"base": 4.0, "prefill_token": 0.04, "decode_seq": 0.11, "context_token": 0.00021},
+    {"base": 9.137, "prefill_token": 0.0113, "decode_seq": 0.0531, "context_token": 0.000017},
+    {"base": 0.731, "prefill_token": 0.31, "decode_seq": 0.93, "context_token": 0.0031},
+)
+Request = dict[str, Any]
+
+
+def random_case(seed: int) -> Case:
+    """The case of a seed."""
+    rng = Random(seed)
+    engine = _engine(rng)
+    requests = _requests(rng, engine)
+    longest = max(min(r["prompt_len"] + r["output_len"], engine["max_model_len"]) for r in requests)
+    needed = -(-longest // engine["block_size"])
+    # tight, where the cache holds little more than the longest request, up to plenty
+    blocks = 1 + int(needed * rng.choice([1, 1, 1.2, 1.5, 2, 3, 5, 40]))
+    return {"engine": engine, "num_kv_blocks": blocks, "cost": rng.choice(COSTS), "requests": requests}
+
+
+def _engine(rng: Random) -> dict[str, Any]:
+    max_model_len = rng.choice([64, 200, 513, 1024, 2048])
+    engine = {
+        "max_model_len": max_model_len,
+        "max_num_seqs": rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 24, 48]),
+        "block_size": rng.choice([8, 16, 16, 32, 64, 128]),
+        "enable_prefix_caching": rng.random() < 0.6,
+        "async_scheduling": rng.random() < 0.5,
+        "enable_chunked_prefill": rng.random() < 0.8,
+        "scheduling_policy": "priority" if rng.random() < 0.35 else "fcfs",
+        "scheduler_reserve_full_isl": rng.random() < 0.6,
+        "watermark": rng.choice([0.0, 0.0, 0.01, 0.05, 0.2, 0.5]),
+    }
+    engine["max_num_batched_tokens"] = _batched_tokens(rng, engine)
+    return engine | _optional_limits(rng, engine)
+
+
+def _batched_tokens(rng: Random, engine: dict[str, Any]) -> int:
+    """vLLM refuses fewer than max_num_seqs, and fewer than max_model_len without chunking."""
+    least = engine["max_num_seqs"] if engine["enable_chunked_prefill"] else engine["max_model_len"]
+    return max(least, rng.choice([1, 7, 16, 33, 64, 100, 128, 256, 512, 2048]))
+
+
+def _optional_limits(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    if rng.random() < 0.25:
+        limits["max_num_active_seqs"] = rng.randint(1, engine["max_num_seqs"])
+    if rng.random() < 0.25 and engine["enable_chunked_prefill"]:
+        limits["max_num_scheduled_tokens"] = max(
+            1, int(engine["max_num_batched_tokens"] * rng.choice([0.2, 0.5, 1, 2]))
+        )
+    if rng.random() < 0.35:
+        limits["long_prefill_token_threshold"] = min(rng.choice([1, 5, 20, 64, 130, 400]), engine["max_model_len"])
+        limits["long_prefill_token_threshold_adaptive"] = rng.random() < 0.5
+    return limits
+
+
+def _requests(rng: Random, engine: dict[str, Any]) -> list[Request]:
+    number = rng.choice([1, 2, 3, 5, 8, 13, 21, 34, 55])
+    lengths = _LENGTHS[rng.choice(list(_LENGTHS))]
+    arrive = rng.choice([_at_once, _in_bursts, _poisson])
+    arrivals = arrive(rng, number)
+    names = _distinct_names(number, "r")
+    groups = _distinct_names(rng.randint(1, 6), "group ") if rng.random() < 0.8 else []
+    levels = rng.choice([1, 2, 3, 100])
+    requests = []
+    for name, arrival_ms in zip(names, arrivals, strict=True):
+        prompt, output = lengths(rng, engine["max_model_len"])
+        request = {"id": name, "arrival_ms": arrival_ms, "prompt_len": prompt, "output_len": output}
+        if groups and rng.random() < 0.8:
+            request["prefix"] = _prefix(rng, groups, prompt)
+        if engine["scheduling_policy"] == "priority":
+            request["priority"] = rng.randrange(levels)
+        requests.append(request)
+    return requests
+
+
+def _distinct_names(number: int, stem: str) -> list[str]:
+    """Names whose tokens differ: the oracle makes tokens from a checksum modulo 4000 (its prompt_tokens)."""
+    names: list[str] = []
+    taken: set[int] = set()
+    for k in count():
+        if len(names) == number:
+            return names
+        name = f"{stem}{k}"
+        residue = zlib.crc32((f"request {name}" if stem == "r" else name).encode()) % 4000
+        if residue not in taken:
+            names.append(name)
+            taken.add(residue)
+    raise AssertionError
+
+
+def _prefix(rng: Random, groups: list[str], prompt: int) -> list[list[Any]]:
+    """Leading runs: with few names and lengths many prompts agree for a while, and some wholly."""
+    runs, left = [], prompt
+    for _ in range(rng.randint(1, 3)):
+        length = min(left, rng.choice([1, 16, 40, 77, 128, 256, prompt]))
+        if length:
+            runs.append([rng.choice(groups), length])
+            left -= length
+    return runs
+
+
+def _at_once(rng: Random, number: int) -> list[float]:
+    return [0.0] * number
+
+
+def _in_bursts(rng: Random, number: int) -> list[float]:
+    size, gap_ms = rng.randint(2, 9), rng.choice([3.0, 40.0, 300.0])
+    return [round(k // size * gap_ms + 0.137, 3) for k in range(number)]
+
+
+def _poisson(rng: Random, number: int) -> list[float]:
+    gap_ms, arrivals, now_ms = rng.choice([1.0, 10.0, 60.0, 400.0]), [], 0.0
+    for _ in range(number):
+        now_ms += rng.expovariate(1 / gap_ms)
+        arrivals.append(round(now_ms, 3))
+    return arrivals
+
+
+def _chat(rng: Random, longest: int) -> tuple[int, int]:
+    return _clipped(rng.lognormvariate(4, 1), longest - 1), _clipped(rng.lognormvariate(3, 1), longest)
+
+
+def _long_prompts(rng: Random, longest: int) -> tuple[int, int]:
+    return _clipped(longest * rng.uniform(0.3, 1), longest - 1), rng.randint(1, 12)
+
+
+def _single_tokens(rng: Random, longest: int) -> tuple[int, int]:
+    return rng.choice([1, 1, 2, rng.randint(1, longest - 1)]), rng.choice([1, 1, 2, 5])
+
+
+def _full(rng: Random, longest: int) -> tuple[int, int]:
+    """Prompts that fill max_model_len and answers that run into it."""
+    return longest - rng.choice([1, 2, 3, 17, longest // 2]), rng.choice([1, 2, 3, 40, longest])
+
+
+def _blocks(rng: Random, longest: int) -> tuple[int, int]:
+    """Lengths at the edges of blocks."""
+    edge = 16 * rng.randint(1, 16) + rng.choice([-1, 0, 1])
+    return _clipped(edge, longest - 1), rng.choice([1, 15, 16, 17, 64])
+
+
+def _clipped(length: float, most: int) -> int:
+    return max(1, min(most, round(length)))
+
+
+_LENGTHS = {
+    "chat": _chat,
+    "long prompts": _long_prompts,
+    "single tokens": _single_tokens,
+    "full": _full,
+    "blocks": _blocks,
+}
