@@ -121,6 +121,7 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
     metrics = trial.metrics
     return {
         "engine": dict(trial.settings),
+        "resolved": recommendation.task.space.resolved(trial.settings),
         "predicted": None if metrics is None else dict(metrics),
         "failure": trial.message,
         "targets": {} if metrics is None else targets_met(recommendation.task.objective, metrics),

@@ -75,10 +75,14 @@ class SearchSpace:
             refused |= clause.is_forbidden_vector_array(columns)
         return ~refused
 
+    def resolved(self, settings: Mapping[str, Any]) -> Settings:
+        """The settings with the default of every knob that they do not name."""
+        return {knob.name: knob.default for knob in self.knobs} | dict(settings)
+
     def codes(self, vectors: F64) -> npt.NDArray[np.int64]:
         """One number for each row of `vectors`, equal for equal configurations only."""
         places = np.concatenate([[1], np.cumprod(self.sizes()[:-1])])
-        return vectors.astype(np.int64) @ places
+        return np.asarray(vectors.astype(np.int64) @ places)
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Number of values of each knob."""

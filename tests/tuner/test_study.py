@@ -140,3 +140,29 @@ def test_a_killed_study_keeps_every_trial_it_told_of(tmp_path):
     with Study.create(folder, ASKED) as study:
         kept = [trial.settings["max_num_seqs"] for trial in study.trials()]
     assert kept[: len(told)] == told
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from slotune.errors import SlotuneError
+from slotune.tuner.study import Asked, Study, Trial
+with Study.create(Path(sys.argv[1]), Asked.model_validate_json(sys.argv[2])) as study:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # a disk that takes no more
+    try:
+        for i in range(1000):
+            study.add(Trial({"max_num_seqs": i}, {"p99_ttft_ms": float(i)}, message="x" * 500))
+    except SlotuneError as error:
+        print(i, error)
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
+    command = [sys.executable, "-c", FULL, str(tmp_path / "s"), ASKED.model_dump_json()]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.count("\n") == 1
+    added, message = told.split(" ", 1)
+    assert "the study cannot be kept" in message and "run again to go on" in message
+    with Study.create(tmp_path / "s", ASKED) as study:
+        assert [trial.settings["max_num_seqs"] for trial in study.trials()] == list(range(int(added)))
+        study.add(RAN)

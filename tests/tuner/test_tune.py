@@ -70,6 +70,8 @@ def test_the_document_has_what_the_design_promises(found):
     assert told["best"]["predicted"]["p99_ttft_ms"] == found.best.metrics["p99_ttft_ms"]
     assert told["best"]["measured"] is None
     assert told["default"]["engine"] == {}
+    assert told["default"]["resolved"]["max_num_batched_tokens"] == 8192
+    assert told["best"]["resolved"].items() >= found.best.settings.items()
     assert told["best"]["targets"] == {"p99:tpot:10": True, "p99:ttft:300": True}
 
 
