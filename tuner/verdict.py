@@ -13,6 +13,9 @@ from .comparison import Compared, changes_text
 from .intervals import Interval, mean_interval, paired_ratio
 from .objective import Metrics, Objective
 
+MANIFOLD = 5.0
+"""From here on a change is told as a factor."""
+
 Merit = Callable[[Metrics], float]
 """A run's figure of merit: positive, lower is better."""
 
@@ -85,8 +88,8 @@ def merit_name(objective: Objective) -> str:
 
 
 def percent(ratio: float) -> str:
-    """A ratio as a signed change in per cent."""
-    return f"{100 * (ratio - 1):+.1f} %"
+    """A ratio as a signed change in per cent, or as a factor where that is easier to read."""
+    return f"{100 * (ratio - 1):+.1f} %" if ratio < MANIFOLD else f"x{ratio:,.3g}"
 
 
 def mean_merit(one: Compared, merit: Merit) -> float:
@@ -124,7 +127,7 @@ def _without_candidate(default: Compared, others: Sequence[Compared], objective:
         [one for one in (default, *others) if one.runs], key=lambda one: mean_merit(one, objective.worst_ratio)
     )
     ratio = mean_merit(nearest, objective.worst_ratio)
-    sentence = f"No measured configuration meets the targets; the nearest is {ratio:.3g} times the worst one."
+    sentence = f"No measured configuration meets the targets; the nearest has {ratio:.3g} times the latency allowed."
     return Verdict(nearest, False, False, None, sentence)
 
 

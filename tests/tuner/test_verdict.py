@@ -98,7 +98,7 @@ def test_the_goal_decides_among_those_that_meet_the_targets():
 def test_none_meeting_names_the_nearest():
     found = decide([measured("default", 900, 900, 900), measured("#1", 600, 600, 600)], TTFT)
     assert (found.recommended.name, found.meets_targets, found.proven) == ("#1", False, False)
-    assert "1.2 times" in found.sentence
+    assert "1.2 times the latency allowed" in found.sentence
 
 
 def test_a_default_that_did_not_run_is_said():
