@@ -6,8 +6,8 @@ SlotuneError            1  something failed
 └── InfeasibleError     3  no configuration meets the targets
 """
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class SlotuneError(Exception):
