@@ -21,7 +21,7 @@ from .output import emit_json
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: stdout.")
 @json_option
 def command(study: Path, form: str, model: str | None, out: Path | None, as_json: bool) -> None:
-    """Write the recommended settings of the study DIR for deployment.
+    """Write the recommended settings of a study for deployment.
 
     \b
     Example:

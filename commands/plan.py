@@ -55,9 +55,9 @@ def command(
     as_json: bool,
     **base: Any,
 ) -> None:
-    """Find the highest request rate at which one engine meets the targets and its queue does not grow.
+    """Find the highest request rate that meets the targets.
 
-    With --goodput, 99 % of the requests must be good. The rate is found on five orderings of the trace; the interval is
+    At that rate the queue of the engine does not grow. With --goodput, 99 % of the requests must be good. The rate is found on five orderings of the trace; the interval is
     what they span. Short traces are repeated until the load is long against the time a request stays. Exit code 3: no
     rate meets the targets.
 

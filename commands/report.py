@@ -16,7 +16,9 @@ from .output import announce_compilation, emit_json, progress
 @jobs_option
 @json_option
 def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> None:
-    """Write one self-contained HTML page of the study DIR: the answer first, then what it rests on.
+    """Write one self-contained HTML page of a study.
+
+    The answer comes first, then what it rests on.
 
     \b
     Example:

@@ -51,7 +51,7 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv", help="Also write a CSV.")
 @json_option
 def command(configs: Path, sort: str | None, jobs: int | None, out: Path | None, as_json: bool, **common: Any) -> None:
-    """Simulate many configurations on all cores and show them, best first.
+    """Simulate many configurations on all cores, best first.
 
     With targets, those that meet them with the most headroom come first. A configuration that cannot run is a row with
     its reason.

@@ -73,7 +73,7 @@ def command(
     steps_out: Path | None,
     as_json: bool,
 ) -> None:
-    """Simulate one configuration and print its metrics as `vllm bench serve` names them.
+    """Simulate one configuration: the metrics of `vllm bench serve`.
 
     \b
     Example:

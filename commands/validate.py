@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 def command(
     study: Path, top: int, repeats: int, budget: float | None, vllm_python: str | None, model: str | None, as_json: bool
 ) -> None:
-    """Run the best of the study DIR and the default on the real engine, on the same requests.
+    """Run the best of a study and the default on the real engine.
 
-    Every round runs every configuration once, on an engine of its own; runs are compared within rounds, and each is
+    Both get the same requests. Every round runs every configuration once, on an engine of its own; runs are compared within rounds, and each is
     kept the moment it ends: a validation that was stopped goes on where it was. With --budget the simulator is then
     corrected by what was measured, and what it now holds for better is measured too, until nothing promises more than
     the noise. Exit code 3: none meets the targets.
