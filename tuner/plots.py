@@ -14,6 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from ..traces.trace import F64
+
 GREY, BLUE, GREEN, RED, INK = "#7a828e", "#2159c4", "#1a7f4b", "#c2372e", "#1f2430"
 STYLE: Any = {  # matplotlib types its hundreds of keys as literals
     "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
@@ -119,8 +121,9 @@ def _log_y(axis: Axes) -> None:
 
 
 def _plain_numbers(ticks: Axis) -> None:
-    """1, 2, 5, 10 and so on along a logarithmic axis."""
-    ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """1, 2, 5, 10 and so on along a logarithmic axis; powers of ten where it is long."""
+    low, high = ticks.get_view_interval()
+    ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
     ticks.set_major_formatter(StrMethodFormatter("{x:,g}"))
     ticks.set_minor_formatter(NullFormatter())
 
@@ -170,10 +173,11 @@ def predicted_against_measured(panels: Sequence[tuple[str, Sequence[MeasuredPoin
 
     def paint(axes: Sequence[Axes]) -> None:
         for axis, (title, points) in zip(axes, panels, strict=True):
-            _identity(axis, [v for p in points for v in (p.predicted, p.measured, p.low, p.high) if np.isfinite(v)])
+            ends = _identity(axis, [value for p in points for value in (p.predicted, p.measured)])
             for point in points:
                 if np.isfinite(point.low):
-                    axis.plot([point.low, point.high], [point.predicted] * 2, color=BLUE, linewidth=1)
+                    shown = np.clip([point.low, point.high], *ends)
+                    axis.plot(shown, [point.predicted] * 2, color=BLUE, linewidth=1)
                 axis.scatter([point.measured], [point.predicted], s=16, color=BLUE, zorder=3)
                 axis.annotate(
                     point.name, (point.measured, point.predicted), (4, 4), textcoords="offset points", fontsize=8
@@ -183,15 +187,16 @@ def predicted_against_measured(panels: Sequence[tuple[str, Sequence[MeasuredPoin
     return draw(len(panels), paint)
 
 
-def _identity(axis: Axes, values: Sequence[float]) -> None:
-    """The line on which predictions are right, and 10 % to both sides."""
-    ends = np.array([min(values) * 0.9, max(values) * 1.1])
+def _identity(axis: Axes, values: Sequence[float]) -> F64:
+    """The line on which predictions are right, with 10 % to both sides; returns its ends, beyond the values."""
+    ends = np.array([min(values) * 0.8, max(values) * 1.25])
     axis.fill_between(ends, ends * 0.9, ends * 1.1, color="#e3eafa", linewidth=0)
     axis.plot(ends, ends, color=GREY, linewidth=1)
     if min(values) > 0 and max(values) > 5 * min(values):
         axis.set(xscale="log", yscale="log")
         _plain_numbers(axis.xaxis)
         _plain_numbers(axis.yaxis)
+    return ends
 
 
 def effects_of_settings(panels: Sequence[EffectPanel], label: str) -> str:
