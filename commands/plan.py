@@ -57,9 +57,9 @@ def command(
 ) -> None:
     """Find the highest request rate that meets the targets.
 
-    At that rate the queue of the engine does not grow. With --goodput, 99 % of the requests must be good. The rate is found on five orderings of the trace; the interval is
-    what they span. Short traces are repeated until the load is long against the time a request stays. Exit code 3: no
-    rate meets the targets.
+    At that rate the queue of the engine does not grow. With --goodput, 99 % of the requests must be good. The rate is
+    found on five orderings of the trace; the interval is what they span. Short traces are repeated until the load
+    is long against the time a request stays. Exit code 3: no rate meets the targets.
 
     \b
     Example:

@@ -41,10 +41,10 @@ def command(
 ) -> None:
     """Run the best of a study and the default on the real engine.
 
-    Both get the same requests. Every round runs every configuration once, on an engine of its own; runs are compared within rounds, and each is
-    kept the moment it ends: a validation that was stopped goes on where it was. With --budget the simulator is then
-    corrected by what was measured, and what it now holds for better is measured too, until nothing promises more than
-    the noise. Exit code 3: none meets the targets.
+    Both get the same requests. Every round runs every configuration once, on an engine of its own; runs are compared
+    within rounds, and each is kept the moment it ends: a validation that was stopped goes on where it was. With
+    --budget the simulator is then corrected by what was measured, and what it now holds for better is measured too,
+    until nothing promises more than the noise. Exit code 3: none meets the targets.
 
     \b
     Example:
