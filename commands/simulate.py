@@ -24,7 +24,10 @@ from .options import (
 from .output import announce_compilation, emit_json, table
 
 if TYPE_CHECKING:
+    from ..profiler.profile import Profile
+    from ..simulator.engine_config import EngineConfig
     from ..simulator.outage import Outage
+    from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
 
 SHOWN = ("mean", "median", "p90", "p99")
@@ -56,22 +59,7 @@ SHOWN = ("mean", "median", "p90", "p99")
 @click.option("--steps-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.jsonl", help="A line a step.")
 @json_option
 def command(
-    profile: str,
-    trace: str,
-    engine: tuple[str, ...],
-    engine_config: Path | None,
-    policy: str,
-    replicas: int,
-    router: str,
-    outage: tuple["Outage", ...],
-    rate: float | None,
-    max_concurrency: int | None,
-    slo: tuple["Slo", ...],
-    goodput: dict[str, float],
-    seed: int,
-    requests_out: Path | None,
-    steps_out: Path | None,
-    as_json: bool,
+    slo: tuple["Slo", ...], goodput: dict[str, float], requests_out: Path | None, as_json: bool, **asked: Any
 ) -> None:
     """Simulate one configuration: the metrics of `vllm bench serve`.
 
@@ -79,42 +67,19 @@ def command(
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
-    from ..profiler.profile import load_profile
-    from ..simulator.engine_config import parse_settings
     from ..simulator.metrics import summarise
     from ..simulator.request_table import write_requests
-    from ..simulator.simulation import simulate
-    from ..simulator.step_writer import StepWriter
-    from ..traces.read import read_trace
-    from ..traces.transform import at_rate
 
     announce_compilation()
-    known = load_profile(profile)
-    settings = parse_settings(engine, engine_config)
-    config = known.engine_config(settings)
-    load = read_trace(trace)
-    load = at_rate(load, rate, seed) if rate else load
-    with steps_out.open("w") if steps_out else nullcontext() as out:
-        result = simulate(
-            load,
-            config,
-            known.timing(settings),
-            policy=policy,
-            replicas=replicas,
-            router=router,
-            seed=seed,
-            max_concurrency=max_concurrency,
-            outages=outage,
-            steps_out=StepWriter(out, load, replicas) if out else None,
-        )
+    profile, config, result = _simulated(**asked)
     if requests_out:
         write_requests(result.requests, requests_out)
     metrics = summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
     document = {
         "metrics": metrics,
         "engine": asdict(config),
-        "profile": known.describe(),
-        "trust": known.trust(result.steps, result.extrapolated_steps),
+        "profile": profile.describe(),
+        "trust": profile.trust(result.steps, result.extrapolated_steps),
     }
     if slo:
         document["targets"] = {str(target): target.met(metrics) for target in slo}
@@ -122,6 +87,45 @@ def command(
         emit_json(document)
     else:
         _print(document)
+
+
+def _simulated(
+    profile: str,
+    trace: str,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    rate: float | None,
+    outage: tuple["Outage", ...],
+    seed: int,
+    steps_out: Path | None,
+    replicas: int,
+    **service: Any,
+) -> "tuple[Profile, EngineConfig, SimulationResult]":
+    from ..profiler.profile import load_profile
+    from ..simulator.engine_config import parse_settings
+    from ..simulator.simulation import simulate
+    from ..simulator.step_writer import StepWriter
+    from ..traces.read import read_trace
+    from ..traces.transform import at_rate
+
+    known = load_profile(profile)
+    settings = parse_settings(engine, engine_config)
+    config = known.engine_config(settings)
+    load = read_trace(trace)
+    load = at_rate(load, rate, seed) if rate else load
+    with steps_out.open("w") if steps_out else nullcontext() as out:
+        writer = StepWriter(out, load, replicas) if out else None
+        result = simulate(
+            load,
+            config,
+            known.timing(settings),
+            seed=seed,
+            replicas=replicas,
+            outages=outage,
+            steps_out=writer,
+            **service,
+        )
+    return known, config, result
 
 
 def _print(document: dict[str, Any]) -> None:
