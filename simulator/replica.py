@@ -54,7 +54,7 @@ class Replica:
     def lose(self) -> npt.NDArray[np.int64]:
         """Forget every request that was sent and has not ended, as a process that dies does; returns them."""
         sent = self.engine.arrivals[: self._state.num_arrivals]
-        lost = sent[self.engine.requests.status[sent] < FINISHED]
+        lost: npt.NDArray[np.int64] = sent[self.engine.requests.status[sent] < FINISHED]
         forget(self.engine, lost)
         return lost
 
