@@ -126,7 +126,11 @@ def measure(
 
     task = Task(model, parse_settings(engine, engine_config), out, budget, seed)
     with progress("profile measure (seconds)", budget) as bar:
-        profile = measure(task, find_vllm(vllm_python), lambda done_s, note: bar.update(min(round(done_s), budget), note=note))
+
+        def report(done_s: float, note: str) -> None:
+            bar.update(min(round(done_s), budget), note=note)
+
+        profile = measure(task, find_vllm(vllm_python), report)
     _print_page(profile)
 
 

@@ -24,6 +24,7 @@ from ..errors import EngineError, InputError
 from ..simulator.features import totals_of
 from ..simulator.step_time import step_times_s
 from .design import UNKNOWN_ERROR, Scenario, cells_of, corners, draw, forecast, halved, worth
+from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
 from .model_folder import read_model_folder
@@ -46,8 +47,11 @@ SENTINEL_EVERY_S = 10.0
 REFIT_EVERY_S = 30.0
 FIT_SHARE = 0.1
 """Of the time, at most, that fits in between may take."""
+OUTGROWN = 4
 SCENARIO_SHARE = 0.1
 """Of the budget, at most, that one scenario may take."""
+STARTS_SHARE = 0.4
+"""Of the budget, at most, that is kept for starts with other batch limits; where they take longer there are none."""
 RESERVE_S = 10.0
 """For the last fit and the end of the engine."""
 UNKNOWN_VOCABULARY = 32000
@@ -90,8 +94,13 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     with running_server(launch, task.model, task.settings, run, record=True, control=True) as server:
         work = _Work(task, server, collected, number, begin, clock, report)
         ended = work.until_the_end()
+    starts = []
+    if ended is None and work.starts_s > 0:
+        report(clock() - begin, "starting with other batch limits, for the KV capacity")
+        starts = observe_starts(launch, task.model, task.settings, server, run)
     report(clock() - begin, "fitting")
-    profile = measured_profile(task.model, task.settings, launch, server, collected, ended, task.out.name, task.seed)
+    name, seed = task.out.name, task.seed
+    profile = measured_profile(task.model, task.settings, launch, server, collected, starts, ended, name, seed)
     save_profile(profile, task.out)
     shutil.rmtree(folder)
     return profile
@@ -146,9 +155,12 @@ class _Work:
         self._sitting = Sitting(server, vocabulary, task.seed, number, collected)
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
-        self._fit_s = 0.0
+        self._fit_s, self._fitted_steps = 0.0, 0
         self._round = 0
         self._corners = corners(self._sitting.space)
+        starts_s = expected_s(server)
+        self.starts_s = starts_s if starts_s < STARTS_SHARE * task.budget_s else 0.0
+        """Kept for starts with other batch limits."""
 
     def until_the_end(self) -> str | None:
         """Measure until the budget is used. Returns why it ended before, or None."""
@@ -165,7 +177,9 @@ class _Work:
         return None
 
     def _left_s(self) -> float:
-        return self._task.budget_s - RESERVE_S - 2 * self._fit_s - (self._clock() - self._begin)
+        last_fits_s = 2 * self._fit_s * len(self._collected) / max(1, self._fitted_steps)
+        reserved_s = RESERVE_S + last_fits_s + self.starts_s
+        return self._task.budget_s - reserved_s - (self._clock() - self._begin)
 
     def _limit_s(self) -> float:
         return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._task.budget_s))
@@ -189,7 +203,7 @@ class _Work:
         now = self._clock()
         if now - self._sentinel_at > SENTINEL_EVERY_S:
             self._visit_sentinel()
-        if now - self._fitted_at > max(REFIT_EVERY_S, self._fit_s / FIT_SHARE):
+        if now - self._fitted_at > max(REFIT_EVERY_S, self._fit_s / FIT_SHARE) or self._outgrown():
             self._refit()
 
     def _visit_sentinel(self) -> None:
@@ -201,7 +215,11 @@ class _Work:
         begin = self._clock()
         self._model = fit(self._collected.samples(), seed=self._task.seed)
         self._fitted_at = self._clock()
-        self._fit_s = self._fitted_at - begin
+        self._fit_s, self._fitted_steps = self._fitted_at - begin, len(self._collected)
+
+    def _outgrown(self) -> bool:
+        """Whether the last fit knew a fraction of the steps only: neither its errors nor its time say much now."""
+        return len(self._collected) > OUTGROWN * self._fitted_steps
 
     def _choose(self) -> Scenario | None:
         """The candidate of the greatest worth for its time; None where none is affordable."""

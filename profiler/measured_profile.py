@@ -1,6 +1,6 @@
 """A profile made of what was measured on a running engine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..simulator.engine_config import SIMULATED
 from .devices import gpus, processor
 from .kv_capacity import GIB, KvCapacity, KvObservation
+from .kv_starts import observation_of
 from .launch import Launch
 from .model_folder import read_model_folder
 from .overhead import fit_overhead
@@ -30,6 +31,7 @@ def measured_profile(
     launch: Launch,
     server: Server,
     collected: Collected,
+    starts: Sequence[KvObservation],
     ended: str | None,
     name: str,
     seed: int,
@@ -41,7 +43,7 @@ def measured_profile(
     facts = server.facts
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
-    kv, kv_note = kv_capacity(model, facts)
+    kv, kv_note = kv_capacity(model, facts, starts)
     drift = f"the machine's speed drifted by {collected.drift().spread:.0%} (10th to 90th percentile of the sentinel)"
     notes = [
         f"cut short: {ended}" if ended else None,
@@ -109,8 +111,10 @@ def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
     return {**chosen, **settings}
 
 
-def kv_capacity(model: str, facts: Mapping[str, Any]) -> tuple[KvCapacity | None, str | None]:
-    """The KV-memory model that one start tells of, and what it leaves open."""
+def kv_capacity(
+    model: str, facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
+) -> tuple[KvCapacity | None, str | None]:
+    """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open."""
     element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
     folder = read_model_folder(model)
     per_token = folder.kv_bytes_per_token(element, int(facts.get("tensor_parallel_size") or 1)) if folder else None
@@ -122,13 +126,11 @@ def kv_capacity(model: str, facts: Mapping[str, Any]) -> tuple[KvCapacity | None
     devices = gpus()
     if per_token is None or not devices or not devices[0].total_bytes:
         return None, "KV capacity is not modelled: give num_gpu_blocks_override where it matters"
-    observation = KvObservation(
-        {name: facts[name] for name in ("max_num_batched_tokens", "max_num_seqs", "block_size")}
-        | {"gpu_memory_utilization": facts["gpu_memory_utilization"]},
-        blocks,
-    )
     total_bytes = devices[0].total_bytes
-    capacity = KvCapacity(per_token, total_bytes=total_bytes, element_bytes=element).observed([observation])
+    capacity = KvCapacity(per_token, total_bytes=total_bytes, element_bytes=element)
+    capacity = capacity.observed([observation_of(facts), *starts])
+    if starts:
+        return capacity, None
     known = f"KV capacity is known from one start ({blocks} blocks of {block_size} on {total_bytes / GIB:.0f} GiB)"
     return capacity, f"{known}: how it depends on the batch limits was not measured"
 

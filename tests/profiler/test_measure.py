@@ -1,6 +1,7 @@
 """Measuring a stand-in engine of known step times, whole, cut short, and killed."""
 
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -100,6 +101,26 @@ def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: 
     (other / "run-1" / "steps.jsonl").write_text("not even steps\n")
     measure(Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
+
+
+def test_on_a_gpu_further_starts_tell_what_the_kv_blocks_depend_on(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = fake_vllm.parent / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 580.82.07'\n")
+    smi.chmod(0o755)
+    total = 143771 * 2**20
+    monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_VLLM_GPU_BYTES", str(total))
+    measure(Task(str(model_folder), {}, tmp_path / "p", 25), find_vllm(str(fake_vllm)), lambda done, note: None)
+    profile = load_profile(tmp_path / "p")
+    assert (profile.engine.device, profile.engine.driver) == ("NVIDIA H200", "580.82.07")
+    assert profile.kv is not None
+    assert len(profile.kv.observations) == 3
+    used = FAKE["WEIGHT_BYTES"] + 128 * FAKE["TOKEN_BYTES"] + 4 * FAKE["SEQ_BYTES"]
+    truth = int((0.8 * total - used) // (16 * FAKE["KV_BYTES"]))
+    asked = {"max_num_batched_tokens": 128, "max_num_seqs": 4, "gpu_memory_utilization": 0.8}
+    assert profile.engine_config(asked).num_gpu_blocks == pytest.approx(truth, rel=1e-3)
 
 
 def test_an_engine_that_dies_early_is_an_error(
