@@ -41,14 +41,17 @@ PLAIN = tuple(i for i in range(PHYSICS) if i not in KNEES and i != MAX_CONTEXT)
 BASES = (PLAIN, (*PLAIN, *KNEES), (*PLAIN, MAX_CONTEXT), tuple(range(PHYSICS)))
 """Physics features that a baseline may use, from simple to rich: knees and stragglers must show in held-out steps,
 since a steep term found in a few noisy steps would be carried far out of range."""
-CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT)
-LEAST_REACH = 256.0
+LEAST_REACH = dict.fromkeys((PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT), 256.0)
 """Fewer tokens of context than this cost nothing that shows: a weight found for them would be noise."""
 ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees, likewise; 0 is the baseline alone."""
 OUTLIER = 3.0
 """A step longer than this factor times its prediction is a stall of the machine, and counts as that factor."""
 REWEIGHTINGS = 30
+CONVERGED = 1e-5
+"""Relative change of the predictions at which reweighting ends."""
+BASIS_STEPS = 2000
+"""Steps enough to choose a basis by."""
 LEAST_DEVIATION = 1e-3
 """Where the absolute deviation is rounded off, so that its weight stays finite."""
 ALIKE_PER_OCTAVE = 16
@@ -126,26 +129,43 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     Least absolute deviations by iteratively reweighted non-negative least squares (Lawson and Hanson, 1974;
     Schlossmacher, JASA 1973). Deviations are relative to the prediction, which makes it the median of what was
     measured; relative to the measurement it would be drawn towards steps that happened to be short. Steps that stand
-    for many weigh more by the square root of their number.
+    for many weigh more by the square root of their number. Unpadded, DENSE_TOKENS is but the sum of two others and is
+    left out.
     """
-    features = physics_of(samples.totals, graph_sizes)
-    unused = [i for i in range(PHYSICS) if i not in basis or (i == DENSE_TOKENS and not len(graph_sizes))]
-    features[:, unused] = 0.0  # unpadded, DENSE_TOKENS is but the sum of prefill tokens and decode rows
-    features[:, [i for i in CONTEXTS if features[:, i].max() < LEAST_REACH]] = 0.0
-    scale = np.maximum((features / samples.duration_s[:, None]).max(axis=0), 1e-300)  # NNLS's tolerance is absolute
-    importance = np.sqrt(counts / counts.mean())
+    everything = physics_of(samples.totals, graph_sizes)
+    used = [
+        i for i in basis if everything[:, i].max() > LEAST_REACH.get(i, 0.0) and (i != DENSE_TOKENS or len(graph_sizes))
+    ]
+    features = everything[:, used]
+    scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute
+    scaled, importance = features / scale, np.sqrt(counts / counts.mean())
     reference, reweighting = samples.duration_s, importance
-    weights = np.zeros(PHYSICS)
+    scaled_weights, predicted = np.zeros(len(used)), np.zeros(len(samples))
     for _ in range(REWEIGHTINGS):
         rooted = np.sqrt(reweighting) / reference
-        weights, _ = nnls(features / scale * rooted[:, None], samples.duration_s * rooted, maxiter=50 * PHYSICS)
-        predicted = features / scale @ weights
+        scaled_weights = _nnls(scaled * rooted[:, None], samples.duration_s * rooted)
+        before, predicted = predicted, scaled @ scaled_weights
+        if np.abs(predicted - before).max() < CONVERGED * predicted.max():
+            break
         reference = np.clip(predicted, samples.duration_s / OUTLIER, samples.duration_s * OUTLIER)
         deviation = np.abs(samples.duration_s - predicted) / reference
         reweighting = importance / np.maximum(deviation, LEAST_DEVIATION)
-    per_unit: F64 = weights / scale
-    per_unit[per_unit * (features / samples.duration_s[:, None]).mean(axis=0) < NEGLIGIBLE] = 0.0
-    return per_unit
+    weights = np.zeros(PHYSICS)
+    shares = scaled_weights * (scaled / samples.duration_s[:, None]).mean(axis=0)
+    weights[used] = np.where(shares < NEGLIGIBLE, 0.0, scaled_weights / scale)
+    return weights
+
+
+def _nnls(features: F64, target: F64) -> F64:
+    """Non-negative least squares on as many rows as columns: a square root of the Gram matrix has the same minimum.
+
+    No BLAS is called on the many rows, whose threads would make the last digits depend on the machine.
+    """
+    both = np.column_stack([features, target])
+    values, vectors = np.linalg.eigh(np.einsum("ij,ik->jk", both, both))
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    weights: F64 = nnls(root[:, :-1], root[:, -1], maxiter=50 * PHYSICS)[0]
+    return weights
 
 
 def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, rounds: int) -> lgb.Booster:
@@ -167,8 +187,10 @@ def _positive_s(samples: StepSamples, weights_s: F64, graph_sizes: F64) -> F64:
 
 def _choose_basis(samples: StepSamples, counts: F64, graph_sizes: F64, parts: Sequence[Mask]) -> Sequence[int]:
     """The simplest of BASES that predicts held-out steps as well as any."""
+    some = slice(None, None, max(1, len(samples) // BASIS_STEPS))
+    samples, counts = samples[some], counts[some]
     predicted = np.ones((len(BASES), len(samples)))
-    for held in parts:
+    for held in [part[some] for part in parts]:
         for i, basis in enumerate(BASES):
             weights = fit_baseline(samples[~held], counts[~held], graph_sizes, basis)
             predicted[i, held] = _positive_s(samples[held], weights, graph_sizes)
