@@ -14,13 +14,19 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from slotune.cli import main as slotune
+from slotune.profiler.profile import Profile, load_profile
+from slotune.traces import Trace, read_trace
+from slotune.traces.generate import make_trace, parse_lengths
 from slotune.tuner.comparison import compared, quantities
+from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.study import Study
 from slotune.tuner.task import objective_of
 
@@ -32,16 +38,20 @@ class Size:
     """How much is done."""
 
     budget: str
-    requests: int
+    load_s: float
+    """Length of the trace."""
     trials: int
     repeats: int
 
 
-FULL = Size(budget="6m", requests=120, trials=64, repeats=3)
-SHORT = Size(budget="90s", requests=40, trials=24, repeats=2)
-RATE = 2.0
+FULL = Size(budget="6m", load_s=60.0, trials=64, repeats=3)
+SHORT = Size(budget="2m", load_s=15.0, trials=24, repeats=2)
 PROMPT_TOKENS, OUTPUT_TOKENS = "400/300/1200", "40/30/120"
-TARGETS = ("p90:ttft:600", "p90:tpot:50")
+FEWEST_REQUESTS = 30
+LOAD = 0.6
+"""Request rate, as a share of what the default serves when all requests are there at once."""
+TTFT_SHARE, TPOT_SHARE = 1.5, 0.8
+"""Targets, as shares of the default's predicted p90: one it meets, one it misses, on a machine of any speed."""
 SETTINGS = ("max_model_len=4096", "enforce_eager=true")
 TOP = 2
 CONFIGURATIONS = 3
@@ -106,13 +116,39 @@ def measure(python: str, model: str, settings: list[str], size: Size, out: Path)
 
 
 def search(size: Size, out: Path) -> None:
-    trace = out / "trace.jsonl"
+    trace, profile = out / "trace.jsonl", load_profile(out / "profile")
     if not trace.exists():
+        rate = LOAD * saturation(profile)
+        requests = max(FEWEST_REQUESTS, round(size.load_s * rate))
         lengths = ("--prompt-tokens", PROMPT_TOKENS, "--output-tokens", OUTPUT_TOKENS)
-        run("trace", "make", "--requests", size.requests, "--rate", RATE, *lengths, "--seed", 1, "--out", trace)
-    targets = [word for target in TARGETS for word in ("--slo", target)]
+        run("trace", "make", "--requests", requests, "--rate", f"{rate:.3g}", *lengths, "--seed", 1, "--out", trace)
+    targets = [word for target in targets_for(profile, read_trace(trace)) for word in ("--slo", target)]
     given = ("--profile", out / "profile", "--trace", trace, "--trials", size.trials, *targets)
     run("tune", *given, "--out", out / "study", accept=(DONE, INFEASIBLE))
+
+
+def saturation(profile: Profile) -> float:
+    """Requests per second that the default serves when all are there at once, in simulation."""
+    lengths = (parse_lengths(PROMPT_TOKENS), parse_lengths(OUTPUT_TOKENS))
+    trace = make_trace(200, 1.0, lengths, seed=1)
+    return predicted(profile, replace(trace, arrival_s=np.zeros(len(trace))))["request_throughput"]
+
+
+def targets_for(profile: Profile, trace: Trace) -> list[str]:
+    """Targets that the default meets in part."""
+    default = predicted(profile, trace)
+    return [
+        f"p90:ttft:{TTFT_SHARE * default['p90_ttft_ms']:.1f}",
+        f"p90:tpot:{TPOT_SHARE * default['p90_tpot_ms']:.1f}",
+    ]
+
+
+def predicted(profile: Profile, trace: Trace) -> Mapping[str, float]:
+    """Metrics of the default settings."""
+    outcome = SimulatedRun(profile, trace)({})
+    if outcome.metrics is None:
+        sys.exit(f"the default settings cannot run: {outcome.message}")
+    return outcome.metrics
 
 
 def validate(python: str, model: str, size: Size, study: Path) -> None:
