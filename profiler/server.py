@@ -40,7 +40,7 @@ START_TIMEOUT_S = 1800.0
 STOP_GRACE_S = 20.0
 POLL_S = 0.2
 PORT_ATTEMPTS = 3
-OWN_SETTINGS = ("model", "host", "port", "scheduler_cls", "config", "uds")
+OWN_SETTINGS = ("model", "host", "port", "scheduler_cls", "config", "uds", "api_key")
 """What slotune sets itself."""
 SCHEDULER = "slotune_recorder.make_scheduler"
 ATTENTION_BACKEND = re.compile(r"Using (\w+) (?:attention )?backend|Using AttentionBackendEnum\.(\w+)")

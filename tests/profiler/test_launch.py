@@ -87,12 +87,15 @@ def test_settings_become_words() -> None:
 def test_the_user_s_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("PYTHONPATH", "/mine")
+    monkeypatch.setenv("VLLM_API_KEY", "geheim")
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     launch = Launch(("vllm", "serve"), "0.32.0", cpu=True)
     variables = launch.environment(tmp_path)
     assert "OMP_NUM_THREADS" not in variables
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert variables["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/mine"
+    assert variables["VLLM_API_KEY"] == ""  # the load client has no key to give
     recorded = launch.recorded_environment()
+    assert "VLLM_API_KEY" not in recorded
     assert (recorded["OMP_NUM_THREADS"], recorded["VLLM_CPU_KVCACHE_SPACE"]) == ("7", "2")
     assert "VLLM_CPU_KVCACHE_SPACE" not in Launch(("vllm",), "0.32.0", cpu=False).environment(tmp_path)
