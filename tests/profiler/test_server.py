@@ -56,12 +56,12 @@ def test_a_failed_start_says_why(
 def test_a_start_that_takes_too_long_is_a_hang(model_folder: Path, tmp_path: Path) -> None:
     sleeper = tmp_path / "vllm"
     sleeper.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo 0.32.0\n[ "$1" = serve ] && echo loading && exec sleep 300\n'
+        '#!/bin/sh\n[ "$1" = --version ] && echo 0.32.0\n[ "$1" = serve ] && echo loading && exec sleep 300\nexit 0\n'
     )
     sleeper.chmod(0o755)
     with (
         pytest.raises(EngineError, match="its last words: loading") as raised,
-        running_server(find_vllm(str(sleeper)), str(model_folder), {}, tmp_path / "run", timeout_s=0.5),
+        running_server(find_vllm(str(sleeper)), str(model_folder), {}, tmp_path / "run", timeout_s=3.0),
     ):
         pass
     assert raised.value.reason == "hang"
