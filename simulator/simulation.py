@@ -81,7 +81,7 @@ def _fleet(
 ) -> list[Replica]:
     rules = state.rules_of(engine, policy)
     shared, contents, columns = _contents_of(trace, engine, bool(rules[0].caching))
-    requests = _requests_of(trace, timing.overhead, columns)
+    requests = _requests_of(trace, timing.overhead, columns, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size
     return [
         Replica(
@@ -94,17 +94,18 @@ def _fleet(
     ]
 
 
-def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64]) -> state.Records:
+def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_priority: bool) -> state.Records:
+    ready_s = trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens
     rank = np.arange(len(trace))
-    if np.any(trace.priority != trace.priority[0]):
+    if by_priority:
         names = np.array([trace.id_of(i) for i in range(len(trace))])
-        rank[np.lexsort((names, trace.arrival_s, trace.priority))] = np.arange(len(trace))
+        rank[np.lexsort((names, ready_s, trace.priority))] = np.arange(len(trace))
     return state.new_requests(
         prompt=trace.input_tokens,
         max_tokens=trace.output_tokens,
         priority=trace.priority,
         rank=rank,
-        ready_s=trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens,
+        ready_s=ready_s,
         **contents,
     )
 
