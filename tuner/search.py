@@ -1,4 +1,7 @@
-"""The search: first configurations, suggestions in batches, and at the end the winner made as plain as it can be.
+"""The search: first configurations, suggestions in batches, and at the end the winner made plain and then perfect.
+
+Model-guided suggestions find the right region soon and its best point late, if at all; so the last trials go to what is
+certain: taking changes back that do nothing, and trying the next value of every knob.
 
 The same seed gives the same trials whatever the number of workers: batches have a fixed size, are evaluated in order,
 and are told in order. A study that is continued replays its search; trials that are on disk are read, not run.
@@ -22,8 +25,9 @@ BATCH = 8
 """Configurations under way at once; fixed, so that results do not depend on the machine."""
 DESIGN = 14
 """Points of the Sobol design; fixed, so that a study continued with more trials replays what it did."""
-SIMPLIFY_SHARE = 0.2
-MIN_TRIALS_TO_SIMPLIFY = 20
+FINISHING_SHARE = 0.2
+"""Of the trials, for each of the two last stages."""
+MIN_TRIALS_TO_FINISH = 20
 
 
 class Proposer(Protocol):
@@ -96,6 +100,14 @@ class Runner:
         """Number of configurations that this search has asked for."""
         return len(self._done)
 
+    def asked_for(self, settings: Settings) -> bool:
+        """Whether this search has asked for these settings."""
+        return settings_key(settings) in self._done
+
+    def trials(self) -> list[Trial]:
+        """What this search has asked for, in order."""
+        return list(self._done.values())
+
     def known(self) -> list[Trial]:
         """Everything the study knows from the simulator, also from a search that was continued with more trials."""
         return list(self._known.values())
@@ -164,19 +176,69 @@ class Search:
             self._proposer.tell(vector, self._objective.costs(trial.metrics, self.reference))
 
     def best(self) -> Trial | None:
-        """The recommendation among what was run, or None if nothing ran."""
+        """The best of what this search has run so far: the same whether or not it is continued."""
+        return recommended(self._runner.trials(), self._objective, self.space, self.reference)
+
+    def recommended(self) -> Trial | None:
+        """The best of everything the study knows, or None if nothing ran."""
         return recommended(self._runner.known(), self._objective, self.space, self.reference)
 
-    def simplify(self) -> None:
+    def run(self, others: Sequence[tuple[str, F64]], origin: str, *, finish: bool = True) -> Trial:
+        """The whole search, `others` being what to run first after the default. Returns the default's trial.
+
+        `finish` keeps trials for the last stages; with several goals there is no one winner to finish.
+        """
+        finish = finish and self._trials >= MIN_TRIALS_TO_FINISH and len(self._objective.goals) < 2
+        finishing = int(self._trials * FINISHING_SHARE) if finish else 0
+        default = self.start(others)
+        self.suggest(origin, self._trials - 2 * finishing)
+        if finishing:
+            self.simplify(self._trials - finishing)
+            self.polish(self._trials)
+        self.suggest(origin, self._trials)
+        return default
+
+    def polish(self, until: int) -> None:
+        """Move the winner to the next value of one knob, the best there is, for as long as that makes it better."""
+        best = self.best()
+        while best is not None and self._runner.done < until:
+            variants = self._next_to(best)[: until - self._runner.done]
+            if not variants:
+                return
+            self._try("neighbour", variants)
+            best, before = self.best(), best
+            if best is before:
+                return
+
+    def _try(self, origin: str, variants: Sequence[Settings]) -> list[Trial]:
+        """Run what was not proposed by the proposer, and let it know."""
+        fresh = [not self._runner.asked_for(settings) for settings in variants]
+        trials = self._runner.run([Proposal(origin, settings) for settings in variants])
+        for settings, trial, new in zip(variants, trials, fresh, strict=True):
+            if new:
+                self._candidates.take(self.space.vector(settings))
+                self._tell(self.space.vector(settings), trial)
+        return trials
+
+    def _next_to(self, trial: Trial) -> list[Settings]:
+        """Settings one value up or down in one knob that were not run yet."""
+        here, sizes = self.space.vector(trial.settings), self.space.sizes()
+        moves = np.concatenate([np.eye(len(here)), -np.eye(len(here))])
+        moved = (here + moves)[np.all((here + moves >= 0) & (here + moves < sizes), axis=1)]
+        fresh = self._candidates.accepted(self._candidates.legal(self.space.repaired(moved)))
+        near = [self.space.settings(vector) for vector in fresh]
+        return [settings for settings in near if not self._runner.asked_for(settings)]
+
+    def simplify(self, until: int) -> None:
         """Set the winner's changes back to the default, one by one and then together, as long as nothing is lost."""
         winner = plainest = self.best()
-        while winner is not None and plainest is not None and self._runner.done < self._trials:
-            variants = self._plainer(plainest)[: self._trials - self._runner.done]
-            trials = self._runner.run([Proposal("simpler", settings) for settings in variants])
+        while winner is not None and plainest is not None and self._runner.done < until:
+            variants = self._plainer(plainest)[: until - self._runner.done]
+            trials = self._try("simpler", variants)
             good = [t for t in trials if as_good(t, winner, self._objective, self.reference)]
             if not good:
                 return
-            plainest = self._together(winner, plainest, good)
+            plainest = self._together(winner, plainest, good, until)
 
     def _plainer(self, trial: Trial) -> list[Settings]:
         """The settings with one change taken back, where that is allowed."""
@@ -188,17 +250,12 @@ class Search:
         vector = self.space.vector(settings)
         return bool(self.space.allowed(vector[None, :])[0]) and not self._candidates.refused(vector)
 
-    def _together(self, winner: Trial, plainest: Trial, good: Sequence[Trial]) -> Trial:
+    def _together(self, winner: Trial, plainest: Trial, good: Sequence[Trial], until: int) -> Trial:
         """All harmless steps back at once if that is as good, otherwise the best of the single ones."""
         common = set.intersection(*[set(trial.settings) for trial in good])
         settings = {name: value for name, value in plainest.settings.items() if name in common}
-        if len(good) > 1 and self._runner.done < self._trials and self._permitted(settings):
-            trial = self._runner.run([Proposal("simpler", settings)])[0]
+        if len(good) > 1 and self._runner.done < until and self._permitted(settings):
+            trial = self._try("simpler", [settings])[0]
             if as_good(trial, winner, self._objective, self.reference):
                 return trial
         return min(good, key=lambda trial: sum(self._objective.costs(trial.metrics, self.reference)))
-
-
-def trials_to_search(trials: int) -> int:
-    """How many of `trials` go into the search; the rest is kept for making the winner plainer."""
-    return trials - int(trials * SIMPLIFY_SHARE) if trials >= MIN_TRIALS_TO_SIMPLIFY else trials

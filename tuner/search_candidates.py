@@ -47,14 +47,14 @@ class Candidates:
         return fresh[self.forest.allows(fresh)]
 
     def neighbours(self, vectors: F64) -> F64:
-        """All configurations that differ from one of `vectors` in one knob, legal or not."""
+        """All configurations that differ from one of `vectors` in one knob, and in what that knob forces."""
         sizes = self.space.sizes()
         moved = []
         for knob, size in enumerate(sizes):
             copies = np.repeat(vectors, size, axis=0)
             copies[:, knob] = np.tile(np.arange(size, dtype=float), len(vectors))
             moved.append(copies)
-        return np.concatenate(moved)
+        return self.space.repaired(np.concatenate(moved))
 
     def refused(self, vector: F64) -> bool:
         """Whether the engine is known to refuse this configuration."""

@@ -60,12 +60,12 @@ def _seqs_within(space: SearchSpace, budget: int) -> int:
 
 
 def sobol_design(candidates: Candidates, count: int, seed: int) -> list[F64]:
-    """`count` new configurations spread over the space; points that violate a constraint are replaced by later ones."""
+    """`count` new configurations spread over the space; points that break a constraint are mended, or replaced."""
     sizes = candidates.space.sizes()
     sampler = qmc.Sobol(len(sizes), scramble=True, rng=np.random.default_rng(seed))
     points = np.floor(sampler.random(max(64, 16 * 2 ** (count - 1).bit_length())) * sizes)
     chosen: list[F64] = []
-    for vector in candidates.accepted(candidates.legal(points)):
+    for vector in candidates.accepted(candidates.legal(candidates.space.repaired(points))):
         if len(chosen) == count:
             break
         chosen.append(vector)

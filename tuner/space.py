@@ -75,6 +75,23 @@ class SearchSpace:
             refused |= clause.is_forbidden_vector_array(columns)
         return ~refused
 
+    def repaired(self, vectors: F64) -> F64:
+        """The same configurations with max_num_seqs and the threshold brought within the token budget.
+
+        So that a smaller budget is one step away, where otherwise two knobs would have to move together.
+        """
+        column = {knob.name: index for index, knob in enumerate(self.knobs)}
+        values = {knob.name: np.array(knob.values) for knob in self.knobs}
+        mended = vectors.copy()
+        budget = values["max_num_batched_tokens"][vectors[:, column["max_num_batched_tokens"]].astype(int)]
+        seqs = column["max_num_seqs"]
+        most = np.searchsorted(values["max_num_seqs"], budget, side="right") - 1
+        mended[:, seqs] = np.minimum(mended[:, seqs], np.maximum(most, 0))
+        threshold = column["long_prefill_token_threshold"]
+        too_large = values["long_prefill_token_threshold"][vectors[:, threshold].astype(int)] >= budget
+        mended[too_large, threshold] = 0  # the first value, off unless the user fixed another
+        return mended
+
     def resolved(self, settings: Mapping[str, Any]) -> Settings:
         """The settings with the default of every knob that they do not name."""
         return {knob.name: knob.default for knob in self.knobs} | dict(settings)

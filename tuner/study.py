@@ -100,7 +100,7 @@ class Trial:
     where: Where = "simulation"
     repeat: int = 0
     origin: str = ""
-    """Who proposed it: default, sarathi, sobol, smac, random, simpler, validate."""
+    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""

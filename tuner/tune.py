@@ -8,7 +8,7 @@ from .evaluate import workers
 from .feasibility import FeasibilityForest
 from .ranking import pareto_front
 from .recommendation import Recommendation, best_yaml
-from .search import DESIGN, Proposer, RandomProposer, Runner, Search, trials_to_search
+from .search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
 from .smac_search import SmacProposer
@@ -36,13 +36,10 @@ def tune(
         proposer = _proposer(task, candidates)
         try:
             search = Search(candidates, task.objective, proposer, runner, asked.trials)
-            default = search.start(_first(task, candidates))
-            search.suggest(asked.optimizer, trials_to_search(asked.trials))
-            search.simplify()
-            search.suggest(asked.optimizer, asked.trials)
+            default = search.run(_first(task, candidates), asked.optimizer, finish=asked.optimizer != "random")
         finally:
             proposer.close()
-        best = search.best()
+        best = search.recommended()
         if best is None:
             raise InputError(f"no configuration of {runner.done} could run, the first because: {default.message}")
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)

@@ -88,3 +88,10 @@ def test_what_the_space_allows_vllm_takes(point):
     if not pointless:
         with pytest.raises(InputError):
             resolve(chosen, {"max_model_len": 8192}, 10_000)
+
+
+def test_repair_brings_sequences_and_threshold_within_the_budget():
+    wrong = SPACE.vector({"max_num_batched_tokens": 448, "max_num_seqs": 1024, "long_prefill_token_threshold": 512})
+    mended = SPACE.repaired(np.array([wrong, SPACE.vector({})]))
+    assert SPACE.settings(mended[0]) == {"max_num_batched_tokens": 448, "max_num_seqs": 384}
+    assert SPACE.settings(mended[1]) == {}
