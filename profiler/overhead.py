@@ -38,15 +38,9 @@ def passages(calls: Sequence[Call], answers: Sequence[Answer], records: Sequence
         if not ((ends < first.end_s) & (ends > answer.sent)).any() and first.start_s > answer.sent:
             found.before.append((len(call.prompt), first.start_s - answer.sent))
         made = [record.end_s for record, computed in mine if computed >= len(call.prompt)]
-        found.after.extend(
-            np.subtract(answer.chunks, made[: len(answer.chunks)]).tolist() if _whole(made, answer) else []
-        )
+        if len(made) == len(answer.chunks):  # else a busy server put several tokens into a chunk, or it was broken off
+            found.after.extend(np.subtract(answer.chunks, made).tolist())
     return found
-
-
-def _whole(made: Sequence[float], answer: Answer) -> bool:
-    """Whether each chunk has its step: chunks may hold several tokens (stream_interval, a slow client)."""
-    return len(made) >= len(answer.chunks)
 
 
 def fit_overhead(parts: Sequence[Passages]) -> Overhead:

@@ -101,7 +101,7 @@ def test_the_recorded_times_and_the_client_s_are_on_one_clock(server: Server) ->
     _, (answer,) = send([Call(prompt(64, 4), 5, name="four")], server.base_url, server.model)
     records = tail.read_until({"four": 68}, timeout_s=10)
     assert answer.sent < records[0].start_s < records[0].end_s < answer.chunks[0]
-    assert all(record.end_s < chunk for record, chunk in zip(records, answer.chunks, strict=True))
+    assert records[-1].end_s < answer.chunks[-1]
 
 
 def test_a_load_run_has_the_lengths_of_its_trace_and_measures_its_latencies(server: Server) -> None:
@@ -118,7 +118,7 @@ def test_a_load_run_has_the_lengths_of_its_trace_and_measures_its_latencies(serv
     result = replay(trace, server.base_url, server.model, vocabulary=VOCABULARY, seed=5)
     assert result.errors == (None,) * count
     assert result.requests.output_tokens.tolist() == trace.output_tokens.tolist()
-    assert len(result.gaps.gap_s) == int(trace.output_tokens.sum()) - count
+    assert 0 < len(result.gaps.gap_s) <= int(trace.output_tokens.sum()) - count  # a busy server merges chunks
     metrics = result.metrics()
     assert metrics["completed"] == count
     assert 0 < metrics["mean_ttft_ms"] < metrics["mean_e2el_ms"]

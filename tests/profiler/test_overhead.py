@@ -23,6 +23,12 @@ def test_the_way_in_is_measured_on_requests_that_found_the_engine_idle() -> None
     assert ways.after == pytest.approx([0.003, 0.003, 0.003])
 
 
+def test_chunks_of_several_tokens_tell_nothing_of_the_way_out() -> None:
+    records = [StepRecord(1, 1.005, 1.020, (("a", 4, 0),)), StepRecord(2, 1.020, 1.030, (("a", 1, 4),))]
+    ways = passages([Call([1] * 4, 2, name="a")], [answer(1.000, [1.033])], records)
+    assert (len(ways.before), ways.after) == (1, [])
+
+
 def test_failed_requests_and_unrecorded_ones_tell_nothing() -> None:
     failed = Answer(sent=1.0, error="no")
     assert passages([Call([1], 1, name="a")], [failed], []) == Passages([], [])
