@@ -1,0 +1,126 @@
+"""A real vLLM 0.19 run on an RTX PRO 6000, predicted from the GPU's layer times: predicted, measured, error.
+
+    python benchmarks/accuracy/rtxpro6000.py --data FOLDER
+
+FOLDER is described in rtxpro6000_steps.py; vllm/ holds the run: Llama-3.1-8B, 300 requests of ShareGPT at 10 a second,
+more than the GPU serves, so that TTFT is mostly queueing. Nothing is fitted on the run. What enters of it are the
+workload (arrivals, tokens of the prompts, output lengths) and the engine arguments; everything else is vLLM's default.
+
+Both clocks are the engine's, as LLMServingSim compares: TTFT is first_token_ts - queued_ts, E2E last_token_ts -
+queued_ts, TPOT (last - first) / (output tokens - 1).
+"""
+
+import argparse
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rtxpro6000_steps import ENGINE, read_layer_times, step_records
+
+from slotune.profiler.graph_sizes import captured_graph_sizes
+from slotune.profiler.surrogate import fit
+from slotune.profiler.surrogate_steps import samples_of
+from slotune.simulator.simulation import simulate
+from slotune.simulator.step_time import StepTimeModel, step_times_s
+from slotune.simulator.timing import Timing
+from slotune.traces.generate import plain
+from slotune.traces.trace import Trace
+
+F64 = npt.NDArray[np.float64]
+
+KV_BLOCKS = 29_000
+"""Not recorded; 96 GB * 0.9 less 16 GB of weights, in blocks of 16 tokens of 128 KiB. The run preempts nothing."""
+BLOCK = 16
+"""vLLM's default block_size: the grain of prefix caching."""
+LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
+"""Error of the means in per cent of that simulator on this run, by its own log."""
+
+
+def read_workload(folder: Path) -> Trace:
+    """The offered requests; blocks of 16 leading tokens that prompts share are runs of the same name."""
+    with gzip.open(folder / "workload.jsonl.gz", "rt") as lines:
+        requests = [json.loads(line) for line in lines]
+    names: dict[tuple[int, ...], int] = {}
+    runs = [_leading_blocks(request["input_tok_ids"], names) for request in requests]
+    trace = plain(
+        np.array([request["arrival_time_ns"] / 1e9 for request in requests]),
+        np.array([request["input_toks"] for request in requests], np.int32),
+        np.array([request["output_toks"] for request in requests], np.int32),
+    )
+    return replace(
+        trace,
+        run_offsets=np.concatenate(([0], np.cumsum([len(run) for run in runs]))).astype(np.int64),
+        run_name=np.array([name for run in runs for name in run], np.int64),
+        run_tokens=np.full(sum(len(run) for run in runs), BLOCK, np.int32),
+    )
+
+
+def _leading_blocks(tokens: list[int], names: dict[tuple[int, ...], int]) -> list[int]:
+    """A number for each whole block, the same for the same tokens behind the same blocks."""
+    chain: list[int] = []
+    for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
+        key = (chain[-1] if chain else -1, *tokens[start : start + BLOCK])
+        chain.append(names.setdefault(key, len(names)))
+    return chain
+
+
+def read_measured(folder: Path) -> dict[str, F64]:
+    rows: list[dict[str, Any]] = [json.loads(line) for line in (folder / "vllm" / "requests.jsonl").open()]
+    queued, first, last, outputs = (
+        np.array([row[key] for row in rows]) for key in ("queued_ts", "first_token_ts", "last_token_ts", "output_toks")
+    )
+    return latencies(queued, first, last, outputs)
+
+
+def latencies(start: F64, first: F64, last: F64, outputs: F64) -> dict[str, F64]:
+    """Seconds by metric and request; tokens per second of the whole run."""
+    return {
+        "TTFT": first - start,
+        "TPOT": (last - first) / (outputs - 1),
+        "E2E": last - start,
+        "throughput": outputs.sum() / (last.max() - start.min())[None],
+    }
+
+
+def predict(trace: Trace, model: StepTimeModel, asynchronous: bool) -> dict[str, F64]:
+    engine = replace(ENGINE, num_gpu_blocks=KV_BLOCKS, async_scheduling=asynchronous)
+    done = simulate(trace, engine, Timing(model)).requests
+    return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens)
+
+
+def table(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> None:
+    print(f"\n{title}\n\n| metric | statistic | predicted | measured | error % |\n|---|---|---|---|---|")
+    for metric in ("TTFT", "TPOT", "E2E"):
+        for name, statistic in {"mean": np.mean, **{f"p{q}": lambda v, q=q: np.percentile(v, q) for q in (50, 90, 99)}}.items():
+            ours, theirs = statistic(predicted[metric]) * 1e3, statistic(measured[metric]) * 1e3
+            print(f"| {metric} ms | {name} | {ours:.1f} | {theirs:.1f} | {100 * (ours / theirs - 1):+.1f} |")
+        each = np.mean(np.abs(predicted[metric] / measured[metric] - 1))
+        print(f"| {metric} | mean absolute error of single requests | | | {100 * each:.1f} |")
+    ours, theirs = predicted["throughput"][0], measured["throughput"][0]
+    print(f"| output tokens/s | whole run | {ours:.0f} | {theirs:.0f} | {100 * (ours / theirs - 1):+.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=6000, help="steps put together from the layer times")
+    parser.add_argument("--gap-ms", type=float, action="append", help="time between two steps' kernels; repeatable")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    trace, measured, times = read_workload(asked.data), read_measured(asked.data), read_layer_times(asked.data)
+    for gap_ms in asked.gap_ms or [0.0]:
+        samples = samples_of(step_records(times, asked.count, asked.seed, gap_ms / 1e3))
+        fitted = fit(samples, captured_graph_sizes(ENGINE, {}), asked.seed)
+        bias = 100 * (step_times_s(fitted.model, samples.totals) / samples.duration_s - 1)
+        print(f"surrogate on its {len(samples)} steps: median |error| {np.median(np.abs(bias)):.2f} %, bias {bias.mean():+.2f} %")
+        title = f"Kernels and {gap_ms:g} ms between steps" if gap_ms else "Kernels alone"
+        table(title, predict(trace, fitted.model, True), measured)
+    print("\nLLMServingSim, means:", ", ".join(f"{name} {error:+.1f} %" for name, error in LLMSERVINGSIM.items()))
+
+
+if __name__ == "__main__":
+    main()
