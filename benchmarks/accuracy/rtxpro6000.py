@@ -95,7 +95,10 @@ def predict(trace: Trace, model: StepTimeModel, asynchronous: bool) -> dict[str,
 def table(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> None:
     print(f"\n{title}\n\n| metric | statistic | predicted | measured | error % |\n|---|---|---|---|---|")
     for metric in ("TTFT", "TPOT", "E2E"):
-        for name, statistic in {"mean": np.mean, **{f"p{q}": lambda v, q=q: np.percentile(v, q) for q in (50, 90, 99)}}.items():
+        for name, statistic in {
+            "mean": np.mean,
+            **{f"p{q}": lambda v, q=q: np.percentile(v, q) for q in (50, 90, 99)},
+        }.items():
             ours, theirs = statistic(predicted[metric]) * 1e3, statistic(measured[metric]) * 1e3
             print(f"| {metric} ms | {name} | {ours:.1f} | {theirs:.1f} | {100 * (ours / theirs - 1):+.1f} |")
         each = np.mean(np.abs(predicted[metric] / measured[metric] - 1))
@@ -116,7 +119,9 @@ def main() -> None:
         samples = samples_of(step_records(times, asked.count, asked.seed, gap_ms / 1e3))
         fitted = fit(samples, captured_graph_sizes(ENGINE, {}), asked.seed)
         bias = 100 * (step_times_s(fitted.model, samples.totals) / samples.duration_s - 1)
-        print(f"surrogate on its {len(samples)} steps: median |error| {np.median(np.abs(bias)):.2f} %, bias {bias.mean():+.2f} %")
+        print(
+            f"surrogate on its {len(samples)} steps: median |error| {np.median(np.abs(bias)):.2f} %, bias {bias.mean():+.2f} %"
+        )
         title = f"Kernels and {gap_ms:g} ms between steps" if gap_ms else "Kernels alone"
         table(title, predict(trace, fitted.model, True), measured)
     print("\nLLMServingSim, means:", ", ".join(f"{name} {error:+.1f} %" for name, error in LLMSERVINGSIM.items()))

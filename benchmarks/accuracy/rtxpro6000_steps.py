@@ -87,17 +87,21 @@ class LayerTimes:
                 total += weight * self.attention_s[tuple(i + bit for i, bit in zip(low, bits, strict=True))]
         return float(total)
 
-    def attention_of(self, rows: Sequence[Row], with_skew: bool = True) -> float:
-        """Attention of one layer. Each further prefill adds what one alone would beside the same decodes."""
+    def attention_of(self, rows: Sequence[Row]) -> float:
+        """Attention of one layer: the costliest prefill beside the decodes, further ones as if alone.
+
+        Decodes beside any prefill cost up to twice what they cost alone, and that once. What their unequal contexts
+        add is a share of the way from all decodes at the mean to all at the longest.
+        """
         decodes = [context for tokens, context in rows if tokens == 1 and context > 0]
         chunks = [row for row in rows if not (row[0] == 1 and row[1] > 0)]
         count, mean = len(decodes), float(np.mean(decodes)) if decodes else 0.0
-        alone = self.uniform_s(0, 0, count, mean) if count else 0.0
-        total = alone + sum(self.uniform_s(*chunk, count, mean) - alone for chunk in chunks)
-        if count > 1 and with_skew:
+        first, *more = sorted(chunks, key=lambda row: -row[0] * (row[1] + row[0] / 2)) or [(0, 0)]
+        total = self.uniform_s(*first, count, mean)
+        if count > 1:
             share = self.skew_of(decodes, sum(tokens for tokens, _ in chunks))
-            total += share * (self.uniform_s(0, 0, count, max(decodes)) - alone)
-        return total
+            total += share * (self.uniform_s(*first, count, max(decodes)) - total)
+        return total + sum(self.uniform_s(*chunk, 0, 0.0) for chunk in more)
 
     def skew_of(self, decodes: Sequence[int], chunk: int) -> float:
         """The skew table's cell: LLMServingSim's profiler/core/fit_alpha.py has its axes; 0 where nothing was found."""
