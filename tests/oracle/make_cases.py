@@ -49,73 +49,78 @@ BASE = {
 }
 
 
+CHAT, CODE, LONG_PROMPT = ((220, 1.0), (90, 0.8)), ((900, 0.6), (15, 0.7)), ((1800, 0.5), (60, 0.6))
+
+SCENARIOS = {
+    "plain": ({}, 4000, (120, 60, CHAT, {})),
+    "async": ({"async_scheduling": True}, 4000, (120, 60, CHAT, {})),
+    "burst": (
+        {"max_num_seqs": 64, "max_num_batched_tokens": 2048},
+        6000,
+        (160, 400, CHAT, {"burst": 20}),
+    ),
+    "long_prompts": ({"max_num_batched_tokens": 384}, 6000, (60, 250, LONG_PROMPT, {})),
+    "small_budget": ({"max_num_batched_tokens": 64}, 6000, (60, 300, CHAT, {})),
+    "preempt": ({"max_num_seqs": 32}, 300, (80, 30, CHAT, {"cap": 2500})),
+    "preempt_async": (
+        {"max_num_seqs": 32, "async_scheduling": True},
+        300,
+        (80, 30, CHAT, {"cap": 2500}),
+    ),
+    "preempt_no_reserve": (
+        {"max_num_seqs": 32, "scheduler_reserve_full_isl": False},
+        300,
+        (80, 30, CHAT, {"cap": 2500}),
+    ),
+    "watermark": ({"max_num_seqs": 32, "watermark": 0.05}, 300, (80, 30, CHAT, {"cap": 2500})),
+    "prefix": ({"enable_prefix_caching": True}, 2500, (150, 50, CODE, {"prefixes": 9})),
+    "prefix_tight": (
+        {"enable_prefix_caching": True, "max_num_seqs": 24},
+        330,
+        (120, 40, CODE, {"prefixes": 9, "cap": 2500}),
+    ),
+    "prefix_async": (
+        {"enable_prefix_caching": True, "async_scheduling": True},
+        500,
+        (120, 50, CODE, {"prefixes": 9, "cap": 2500}),
+    ),
+    "block_size_64": (
+        {"block_size": 64, "enable_prefix_caching": True},
+        120,
+        (100, 50, CODE, {"prefixes": 5, "cap": 2500}),
+    ),
+    "long_threshold": ({"long_prefill_token_threshold": 128}, 6000, (70, 150, LONG_PROMPT, {})),
+    "long_threshold_adaptive": (
+        {"long_prefill_token_threshold": 64, "long_prefill_token_threshold_adaptive": True},
+        6000,
+        (70, 150, LONG_PROMPT, {}),
+    ),
+    "no_chunking": (
+        {"enable_chunked_prefill": False, "max_num_batched_tokens": 4096},
+        6000,
+        (80, 120, CODE, {}),
+    ),
+    "priority": (
+        {"scheduling_policy": "priority", "max_num_seqs": 12},
+        4000,
+        (100, 40, CHAT, {"priorities": 3}),
+    ),
+    "priority_preempt": (
+        {"scheduling_policy": "priority", "max_num_seqs": 32},
+        300,
+        (80, 30, CHAT, {"priorities": 3, "cap": 2500}),
+    ),
+    "active_seqs": ({"max_num_active_seqs": 6}, 4000, (80, 60, CHAT, {})),
+    "one_at_a_time": ({"max_num_seqs": 1}, 4000, (30, 500, CHAT, {})),
+}
+"""Engine settings, KV blocks, and of the requests: count, mean gap in ms, lengths, further arguments of `requests`."""
+
+
 def cases(seed, times=1):
     """(name, case) of every scenario; `times` as many requests as the reference schedules have."""
     rng = random.Random(seed)
-    chat, code, long_prompt = ((220, 1.0), (90, 0.8)), ((900, 0.6), (15, 0.7)), ((1800, 0.5), (60, 0.6))
-    scenarios = {
-        "plain": ({}, 4000, requests(rng, 120 * times, 60, *chat)),
-        "async": ({"async_scheduling": True}, 4000, requests(rng, 120 * times, 60, *chat)),
-        "burst": (
-            {"max_num_seqs": 64, "max_num_batched_tokens": 2048},
-            6000,
-            requests(rng, 160 * times, 400, *chat, burst=20),
-        ),
-        "long_prompts": ({"max_num_batched_tokens": 384}, 6000, requests(rng, 60 * times, 250, *long_prompt)),
-        "small_budget": ({"max_num_batched_tokens": 64}, 6000, requests(rng, 60 * times, 300, *chat)),
-        "preempt": ({"max_num_seqs": 32}, 300, requests(rng, 80 * times, 30, *chat, cap=2500)),
-        "preempt_async": (
-            {"max_num_seqs": 32, "async_scheduling": True},
-            300,
-            requests(rng, 80 * times, 30, *chat, cap=2500),
-        ),
-        "preempt_no_reserve": (
-            {"max_num_seqs": 32, "scheduler_reserve_full_isl": False},
-            300,
-            requests(rng, 80 * times, 30, *chat, cap=2500),
-        ),
-        "watermark": ({"max_num_seqs": 32, "watermark": 0.05}, 300, requests(rng, 80 * times, 30, *chat, cap=2500)),
-        "prefix": ({"enable_prefix_caching": True}, 2500, requests(rng, 150 * times, 50, *code, prefixes=9)),
-        "prefix_tight": (
-            {"enable_prefix_caching": True, "max_num_seqs": 24},
-            330,
-            requests(rng, 120 * times, 40, *code, prefixes=9, cap=2500),
-        ),
-        "prefix_async": (
-            {"enable_prefix_caching": True, "async_scheduling": True},
-            500,
-            requests(rng, 120 * times, 50, *code, prefixes=9, cap=2500),
-        ),
-        "block_size_64": (
-            {"block_size": 64, "enable_prefix_caching": True},
-            120,
-            requests(rng, 100 * times, 50, *code, prefixes=5, cap=2500),
-        ),
-        "long_threshold": ({"long_prefill_token_threshold": 128}, 6000, requests(rng, 70 * times, 150, *long_prompt)),
-        "long_threshold_adaptive": (
-            {"long_prefill_token_threshold": 64, "long_prefill_token_threshold_adaptive": True},
-            6000,
-            requests(rng, 70 * times, 150, *long_prompt),
-        ),
-        "no_chunking": (
-            {"enable_chunked_prefill": False, "max_num_batched_tokens": 4096},
-            6000,
-            requests(rng, 80 * times, 120, *code),
-        ),
-        "priority": (
-            {"scheduling_policy": "priority", "max_num_seqs": 12},
-            4000,
-            requests(rng, 100 * times, 40, *chat, priorities=3),
-        ),
-        "priority_preempt": (
-            {"scheduling_policy": "priority", "max_num_seqs": 32},
-            300,
-            requests(rng, 80 * times, 30, *chat, priorities=3, cap=2500),
-        ),
-        "active_seqs": ({"max_num_active_seqs": 6}, 4000, requests(rng, 80 * times, 60, *chat)),
-        "one_at_a_time": ({"max_num_seqs": 1}, 4000, requests(rng, 30 * times, 500, *chat)),
-    }
-    for name, (engine, blocks, reqs) in scenarios.items():
+    for name, (engine, blocks, (count, gap_ms, lengths, more)) in SCENARIOS.items():
+        reqs = requests(rng, count * times, gap_ms, *lengths, **more)
         yield name, {"engine": BASE | engine, "num_kv_blocks": blocks, "cost": COST, "requests": reqs}
 
 
