@@ -14,16 +14,18 @@ import argparse
 import gzip
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rtxpro6000_steps import ENGINE, read_layer_times, step_records
+from rtxpro6000_steps import ENGINE, GRAPH_SIZES, LayerTimes, Row, read_layer_times, step_records
 
-from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_steps import samples_of
+from slotune.simulator.features import PREFILL_ROWS, totals_of
+from slotune.simulator.replica import Replica
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, step_times_s
 from slotune.simulator.timing import Timing
@@ -32,10 +34,8 @@ from slotune.traces.trace import Trace
 
 F64 = npt.NDArray[np.float64]
 
-KV_BLOCKS = 29_000
-"""Not recorded; 96 GB * 0.9 less 16 GB of weights, in blocks of 16 tokens of 128 KiB. The run preempts nothing."""
-BLOCK = 16
-"""vLLM's default block_size: the grain of prefix caching."""
+BLOCK = ENGINE.block_size
+"""The grain of prefix caching."""
 LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
 """Error of the means in per cent of that simulator on this run, by its own log."""
 
@@ -86,19 +86,41 @@ def latencies(start: F64, first: F64, last: F64, outputs: F64) -> dict[str, F64]
     }
 
 
-def predict(trace: Trace, model: StepTimeModel, asynchronous: bool) -> dict[str, F64]:
-    engine = replace(ENGINE, num_gpu_blocks=KV_BLOCKS, async_scheduling=asynchronous)
-    done = simulate(trace, engine, Timing(model)).requests
-    return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens)
+def predict(trace: Trace, model: StepTimeModel) -> tuple[dict[str, F64], list[list[Row]]]:
+    """Latencies, and the rows of every step."""
+    steps: list[list[Row]] = []
+
+    def collect(replica: Replica) -> None:
+        engine, start = replica.engine, 0
+        for end in engine.step_log.row_end[: engine.state[0].logged_steps]:
+            rows = engine.row_log[start:end]
+            steps.append(list(zip(rows["tokens"].tolist(), rows["context"].tolist(), strict=True)))
+            start = end
+
+    done = simulate(trace, ENGINE, Timing(model), steps_out=collect).requests
+    return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens), steps
 
 
-def table(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> None:
+def report_surrogate(model: StepTimeModel, times: LayerTimes, steps: list[list[Row]], gap_s: float) -> None:
+    """How much of the error is the surrogate's: its times of the simulated steps against the layer times' sums."""
+    totals = np.array([totals_of(*np.array(rows, np.int64).T) for rows in steps])
+    fitted_s = step_times_s(model, totals)
+    summed_s = np.array([times.step_s(rows, GRAPH_SIZES, gap_s) for rows in steps])
+    mixed = totals[:, PREFILL_ROWS] > 0
+    print("\n| simulated steps | count | share of time % | surrogate against layer times % |\n|---|---|---|---|")
+    for name, part in (("all", mixed | ~mixed), ("decode only", ~mixed), ("with prefill", mixed)):
+        ours_s, theirs_s = fitted_s[part].sum(), summed_s[part].sum()
+        share = 100 * theirs_s / summed_s.sum()
+        print(f"| {name} | {part.sum()} | {share:.0f} | {100 * (ours_s / theirs_s - 1):+.1f} |")
+
+
+STATISTICS = {"mean": np.mean, **{f"p{q}": partial(np.percentile, q=q) for q in (50, 90, 99)}}
+
+
+def report(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> None:
     print(f"\n{title}\n\n| metric | statistic | predicted | measured | error % |\n|---|---|---|---|---|")
     for metric in ("TTFT", "TPOT", "E2E"):
-        for name, statistic in {
-            "mean": np.mean,
-            **{f"p{q}": lambda v, q=q: np.percentile(v, q) for q in (50, 90, 99)},
-        }.items():
+        for name, statistic in STATISTICS.items():
             ours, theirs = statistic(predicted[metric]) * 1e3, statistic(measured[metric]) * 1e3
             print(f"| {metric} ms | {name} | {ours:.1f} | {theirs:.1f} | {100 * (ours / theirs - 1):+.1f} |")
         each = np.mean(np.abs(predicted[metric] / measured[metric] - 1))
@@ -117,13 +139,10 @@ def main() -> None:
     trace, measured, times = read_workload(asked.data), read_measured(asked.data), read_layer_times(asked.data)
     for gap_ms in asked.gap_ms or [0.0]:
         samples = samples_of(step_records(times, asked.count, asked.seed, gap_ms / 1e3))
-        fitted = fit(samples, captured_graph_sizes(ENGINE, {}), asked.seed)
-        bias = 100 * (step_times_s(fitted.model, samples.totals) / samples.duration_s - 1)
-        print(
-            f"surrogate on its {len(samples)} steps: median |error| {np.median(np.abs(bias)):.2f} %, bias {bias.mean():+.2f} %"
-        )
-        title = f"Kernels and {gap_ms:g} ms between steps" if gap_ms else "Kernels alone"
-        table(title, predict(trace, fitted.model, True), measured)
+        model = fit(samples, GRAPH_SIZES, asked.seed).model
+        predicted, steps = predict(trace, model)
+        report(f"Kernels and {gap_ms:g} ms between steps" if gap_ms else "Kernels alone", predicted, measured)
+        report_surrogate(model, times, steps, gap_ms / 1e3)
     print("\nLLMServingSim, means:", ", ".join(f"{name} {error:+.1f} %" for name, error in LLMSERVINGSIM.items()))
 
 
