@@ -44,7 +44,7 @@ KERNELS = LAYERS * (sum(PER_LAYER.values()) + 2)
 STEP_GAP_MS = 0.11
 """From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU."""
 GAPS_MS = (0.0, STEP_GAP_MS + KERNELS * KERNEL_GAP_MS)
-"""Without and with what lies between kernels. Neither source is this run; that they hold on its GPU is an assumption."""
+"""Without and with what lies between kernels. Neither source is this run; that they hold on its GPU is assumed."""
 LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
 """Error of the means in per cent of that simulator on this run, by its own log."""
 
