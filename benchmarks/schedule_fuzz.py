@@ -61,12 +61,12 @@ class Fuzz:
         case, name = random_case(seed), f"seed{seed}"
         expected = self._oracle.schedule(case, name)
         self._count(case, expected)
-        difference = first_difference(expected, simulate_case(case, self._folder), case)
-        if difference is None:
+        if expected.is_stuck:  # as when long prompts preempt each other in turn: it would never end here either
+            self._seen["for ever in vLLM, not compared"] += 1
+            print(f"seed {seed}: vLLM goes on for ever; not compared", flush=True)
             return False
-        if expected.is_stuck:  # the case asks for what cannot be; a smaller one would tell no more
-            print(f"seed {seed}: {difference}", flush=True)
-            return True
+        if first_difference(expected, simulate_case(case, self._folder), case) is None:
+            return False
         print(f"seed {seed} differs; shrinking ...", flush=True)
         case = shrink(case, lambda simpler: self._difference(simpler, name) is not None)
         print(f"{json.dumps(case)}\n{self._difference(case, name)}", flush=True)

@@ -4,12 +4,13 @@ Every request of a case fits into the KV cache and under max_model_len: behind o
 still for ever.
 """
 
-import zlib
-from itertools import count
+from collections.abc import Sequence
+from itertools import combinations
 from random import Random
 from typing import Any
 
 from .schedule import Case
+from .vllm_scheduler_oracle import prompt_tokens
 
 COSTS = (
     {"base": 4.0, "prefill_token": 0.04, "decode_seq": 0.11, "context_token": 0.00021},
@@ -24,11 +25,38 @@ def random_case(seed: int) -> Case:
     rng = Random(seed)
     engine = _engine(rng)
     requests = _requests(rng, engine)
+    while _says_other_than_its_names(requests):
+        requests = _requests(rng, engine)
     longest = max(min(r["prompt_len"] + r["output_len"], engine["max_model_len"]) for r in requests)
     needed = -(-longest // engine["block_size"])
     # tight, where the cache holds little more than the longest request, up to plenty
     blocks = 1 + int(needed * rng.choice([1, 1, 1.2, 1.5, 2, 3, 5, 40]))
     return {"engine": engine, "num_kv_blocks": blocks, "cost": rng.choice(COSTS), "requests": requests}
+
+
+def _says_other_than_its_names(requests: list[Request]) -> bool:
+    """Whether two prompts share tokens for longer than their runs agree by name.
+
+    The oracle makes tokens from a checksum of the name modulo 4000, so the tokens of one name may go on as another's;
+    a trace cannot tell that.
+    """
+    tokens = [prompt_tokens(request) for request in requests]
+    names = [_named_tokens(request) for request in requests]
+    return any(
+        tokens[i][0] == tokens[j][0] and _common(tokens[i], tokens[j]) != _common(names[i], names[j])
+        for i, j in combinations(range(len(requests)), 2)
+    )
+
+
+def _named_tokens(request: Request) -> list[tuple[str, int]]:
+    """The prompt's tokens as a trace has them: run name and place in the run."""
+    runs = request.get("prefix", [])
+    runs = [*runs, [f"request {request['id']}", request["prompt_len"] - sum(length for _, length in runs)]]
+    return [(name, place) for name, length in runs for place in range(length)]
+
+
+def _common(one: Sequence[object], other: Sequence[object]) -> int:
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _engine(rng: Random) -> dict[str, Any]:
@@ -73,34 +101,18 @@ def _requests(rng: Random, engine: dict[str, Any]) -> list[Request]:
     lengths = _LENGTHS[rng.choice(list(_LENGTHS))]
     arrive = rng.choice([_at_once, _in_bursts, _poisson])
     arrivals = arrive(rng, number)
-    names = _distinct_names(number, "r")
-    groups = _distinct_names(rng.randint(1, 6), "group ") if rng.random() < 0.8 else []
+    groups = [f"group {k}" for k in range(rng.randint(1, 6))] if rng.random() < 0.8 else []
     levels = rng.choice([1, 2, 3, 100])
     requests = []
-    for name, arrival_ms in zip(names, arrivals, strict=True):
+    for k, arrival_ms in enumerate(arrivals):
         prompt, output = lengths(rng, engine["max_model_len"])
-        request = {"id": name, "arrival_ms": arrival_ms, "prompt_len": prompt, "output_len": output}
+        request = {"id": f"r{k}", "arrival_ms": arrival_ms, "prompt_len": prompt, "output_len": output}
         if groups and rng.random() < 0.8:
             request["prefix"] = _prefix(rng, groups, prompt)
         if engine["scheduling_policy"] == "priority":
             request["priority"] = rng.randrange(levels)
         requests.append(request)
     return requests
-
-
-def _distinct_names(number: int, stem: str) -> list[str]:
-    """Names whose tokens differ: the oracle makes tokens from a checksum modulo 4000 (its prompt_tokens)."""
-    names: list[str] = []
-    taken: set[int] = set()
-    for k in count():
-        if len(names) == number:
-            return names
-        name = f"{stem}{k}"
-        residue = zlib.crc32((f"request {name}" if stem == "r" else name).encode()) % 4000
-        if residue not in taken:
-            names.append(name)
-            taken.add(residue)
-    raise AssertionError
 
 
 def _prefix(rng: Random, groups: list[str], prompt: int) -> list[list[Any]]:
