@@ -18,10 +18,19 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import lognormal
 from slotune.traces.trace import Trace
 from slotune.tuner.engine_run import Measured
-from slotune.tuner.task import Task, ask
-from slotune.tuner.tune import tune
+from slotune.tuner.study import Study, Trial
+from slotune.tuner.task import Task, ask, load_task
 
-TRIALS = 24
+SIMULATED: tuple[dict[str, Any], ...] = (
+    {},
+    {"block_size": 32},  # behaves as the default: nothing is short of blocks
+    *({"max_num_batched_tokens": budget, "max_num_seqs": 128} for budget in (160, 256, 320, 448, 640, 768, 896, 1280)),
+    *({"max_num_batched_tokens": budget, "max_num_seqs": 16} for budget in (320, 640, 1280)),
+    {"max_num_seqs": 16},
+    {"long_prefill_token_threshold": 256},
+    {"enable_prefix_caching": False, "max_num_batched_tokens": 512, "max_num_seqs": 256},
+)
+"""What the study has simulated, the default first."""
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +61,14 @@ def small_trace() -> Callable[..., Trace]:
 
 @dataclass
 class FakeEngine:
-    """The simulator, 10 % slower than the profile says, and 10 % more in every later round."""
+    """The simulator, 10 % slower than the profile says; the machine drifts by 10 % a round and recovers every third."""
 
     task: Task
     slower: float = 1.1
     fails: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
     """The reason for which settings cannot run."""
-    factor: Callable[[Mapping[str, Any]], float] = lambda settings: 1.0
-    """How much slower still some settings are."""
+    ttft_slower: float = 1.0
+    """How much more still it takes to the first token."""
     stop_after: int | None = None
     """KeyboardInterrupt comes in place of the run after so many."""
     model: str = "org/model"
@@ -74,9 +83,12 @@ class FakeEngine:
         if reason := self.fails(settings):
             raise EngineError(f"it said {reason}", reason)
         noise = np.random.default_rng(len(self.calls)).normal(1, 0.002)
-        factor = self.slower * self.factor(settings) * (0.9 + 0.1 * number) * noise
-        metrics = self.task.simulated()(dict(settings)).metrics or {}
-        return Measured({k: v * factor if k.endswith("_ms") else v for k, v in metrics.items()}, self.identity())
+        factor = self.slower * (1 + 0.1 * ((number - 1) % 3)) * noise
+        metrics = dict(self.task.simulated()(dict(settings)).metrics or {})
+        for key in metrics:
+            if key.endswith("_ms"):
+                metrics[key] *= factor * (self.ttft_slower if "ttft" in key else 1.0)
+        return Measured(metrics, self.identity())
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.model, "vllm_version": "0.32.0"}
@@ -89,21 +101,28 @@ def fake_engine() -> type[FakeEngine]:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study whose default misses a target that others meet. Not to be written to."""
+    """A study whose default misses a target that others meet. Not to be written to.
+
+    Its configurations are fixed, so that what is tested with it does not hang on what a search happens to find.
+    """
     folder = tmp_path_factory.mktemp("searched")
     facts = EngineFacts(model="org/model", device="a formula", version="0.32.0")
     profile = replace(linear_profile(0.008, 1e-4, 3e-4, 0), engine=facts, defaults={"max_model_len": 8192})
     save_profile(profile, folder / "profile")
     lengths = (lognormal(800, 3000), lognormal(60, 200))
     write_trace(make_trace(80, 5.0, lengths, seed=1), folder / "trace.jsonl")
-    asked = ask(
+    question = ask(
         str(folder / "profile"),
         str(folder / "trace.jsonl"),
         slos=[parse_slo("p99:ttft:2500"), parse_slo("p99:itl:150")],
         engine={"num_gpu_blocks_override": 20000},
-        trials=TRIALS,
+        trials=len(SIMULATED),
     )
-    tune(asked, folder / "study", jobs=1)
+    task = load_task(question)
+    with Study.create(folder / "study", question) as study:
+        for changes in SIMULATED:
+            settings = changes | question.engine
+            study.add(Trial(settings, task.simulated()(settings).metrics, origin="sobol" if changes else "default"))
     return folder / "study"
 
 
