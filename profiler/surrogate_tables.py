@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,7 @@ def leaf_boxes(tree: Tree) -> Iterator[LeafBox]:
         todo.append((int(tree.right_child[node]), {**bounds, feature: (max(low, threshold), high)}))
 
 
+@lru_cache(maxsize=4)  # every configuration that is simulated asks for those of its profile
 def residual_tables(text: str) -> tuple[F64, list[F64]]:
     """Edges and tables of the ensemble in `text`, as `simulator.step_time.pack_model` takes them.
 
