@@ -1,0 +1,213 @@
+"""How fast slotune is: steps per CPU second, how cost grows, memory, start-up, parallel screening.
+
+    python benchmarks/speed.py [SECTION ...] [--quick] [--trace AZURE_CONV.csv] [--repeats N]
+
+Sections (default: all): chat, reference, where, scenarios, growth, startup, screening. CPU seconds are those of the
+process that works, medians of repeats; on a machine with other work they are higher than on an idle one, so the load is
+printed with each section and the section `reference` tells ratios.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotune.benchmarks import speed_ratio
+from slotune.benchmarks.speed_loads import REQUESTS, chat_loads, scenarios, write_grid
+from slotune.benchmarks.speed_measure import Taken, cpu_s, median_of, run_slotune
+from slotune.commands.output import table
+from slotune.simulator.metrics import summarise
+from slotune.traces.generate import make_trace
+from slotune.traces.mooncake import write_trace
+from slotune.traces.read import read_trace
+
+SHARED_TRACE = Path(__file__).resolve().parents[2] / "shared/traces/azure2023/AzureLLMInferenceTrace_conv.csv"
+PROFILE = "h200-llama-3.1-8b"
+RATE_PER_REPLICA = 8.0
+"""Requests per second that one replica of PROFILE serves without a growing queue."""
+MOST_WITH_STEPS = 10_000
+"""Requests up to which --steps-out is measured: a step is about 300 bytes."""
+WHERE_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much to measure."""
+
+    trace: Path | str
+    """Whose lengths the 1,000 conversations have."""
+    repeats: int
+    quick: bool
+
+
+def chat(options: Options) -> None:
+    """1,000 conversations: targets 1,000,000 steps per CPU second and 30 CPU ms."""
+    rows = []
+    for load in chat_loads(options.trace):
+        load.run()
+        spent_s, result = cpu_s(load.run, options.repeats)
+        width = load.trace.output_tokens.sum() / result.steps
+        rows.append([load.name, result.steps, float(width), spent_s * 1e3, result.steps / spent_s])
+    columns = ["step times and features", "steps", "rows/step", "CPU ms", "steps/CPU s"]
+    table(columns, rows, title=f"{REQUESTS} requests with the lengths of {options.trace}")
+
+
+def reference(options: Options) -> None:
+    """Against the pure-Python loop without KV blocks and caches, in turns."""
+    ratios = speed_ratio.measure(options.trace, options.repeats)
+    rows = [[r.name, r.steps, r.cpu_s * 1e3, r.reference_cpu_s * 1e3, r.times] for r in ratios]
+    table(["features", "steps", "CPU ms", "reference ms", "times faster"], rows, title="Against the reference loop")
+
+
+def where(options: Options) -> None:
+    """Where the CPU time of a simulation goes, from the trace file to the metrics; the step loop is Replica.advance."""
+    load = next(chat_loads(options.trace))
+    load.run()
+    profiler = cProfile.Profile()
+    for _ in range(options.repeats):
+        profiler.enable()
+        read_trace("chat")
+        result = load.run()
+        summarise(result.requests, result.gaps)
+        profiler.disable()
+    stats = pstats.Stats(profiler)
+    total_s = stats.total_tt  # type: ignore[attr-defined]  # not in typeshed
+    spent = [(own_s, place) for place, (_, _, own_s, _, _) in stats.stats.items()]  # type: ignore[attr-defined]
+    rows = [
+        [f"{Path(file).name}:{name}", own_s / options.repeats * 1e3, f"{own_s / total_s:.0%}"]
+        for own_s, (file, _, name) in sorted(spent, reverse=True)[:WHERE_SHOWN]
+    ]
+    table(
+        ["function", "own CPU ms", "share"], rows, title=f"Where the time goes: read 1,000 lines, {load.name}, metrics"
+    )
+
+
+def worst_scenarios(options: Options) -> None:
+    """The scenarios of the reference schedules, a hundred times as long: target 300,000 steps per CPU second."""
+    rows: list[list[float | str]] = []
+    for load in scenarios(10 if options.quick else 100):
+        load.run()
+        spent_s, result = cpu_s(load.run, min(options.repeats, 5))
+        width = load.trace.output_tokens.sum() / result.steps
+        rows.append([load.name, len(load.trace), result.steps, float(width), spent_s * 1e3, result.steps / spent_s])
+    rows.sort(key=lambda row: row[-1])
+    table(
+        ["scenario", "requests", "steps", "rows/step", "CPU ms", "steps/CPU s"], rows, title="Scenarios, slowest first"
+    )
+
+
+def growth(options: Options) -> None:
+    """Whole processes with the trace from disk: target 2 GB and 60 s for 1,000,000 requests."""
+    sizes = (10_000, 100_000) if options.quick else (10_000, 100_000, 1_000_000)
+    cases = [(size, 1, "round-robin") for size in sizes] + [(sizes[-1], n, "round-robin") for n in (8, 64)]
+    cases += [(sizes[0], n, "least-outstanding") for n in (8, 64)]
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for size in sizes:
+            write_trace(make_trace(size, RATE_PER_REPLICA, read_trace(options.trace), seed=0), folder / f"{size}.jsonl")
+        for size, replicas, router in cases:
+            for outputs in _outputs(size, replicas, router, folder):
+                words = _simulate_words(folder / f"{size}.jsonl", replicas, router)
+                taken = run_slotune(*words, *[word for flag, path in outputs.items() for word in (flag, path)])
+                names = " ".join(outputs) or "-"
+                rows.append(
+                    [size, replicas, router, names, taken.wall_s, taken.cpu_s, taken.cpu_s / size * 1e6, taken.peak_mb]
+                )
+    columns = ["requests", "replicas", "router", "written", "wall s", "CPU s", "CPU µs/request", "peak MB"]
+    table(columns, rows, title="Growth, whole processes")
+
+
+def _outputs(size: int, replicas: int, router: str, folder: Path) -> list[dict[str, Path]]:
+    """What to write in turn."""
+    requests = {"--requests-out": folder / "requests.csv"}
+    if replicas > 1 or router != "round-robin":
+        return [{}]
+    steps = [{"--steps-out": folder / "steps.jsonl"}] if size <= MOST_WITH_STEPS else []
+    return [{}, requests, *steps]
+
+
+def _simulate_words(trace: Path, replicas: int, router: str) -> list[object]:
+    rate = RATE_PER_REPLICA * replicas
+    return [
+        "simulate",
+        "--profile",
+        PROFILE,
+        "--trace",
+        trace,
+        "--replicas",
+        replicas,
+        "--router",
+        router,
+        "--rate",
+        rate,
+    ]
+
+
+def startup(options: Options) -> None:
+    """Whole processes: targets 0.3 s for the help, 1.5 s for 1,000 requests once compiled, 20 s to compile."""
+    words = ["simulate", "--profile", PROFILE, "--trace", "chat"]
+    run_slotune(*words)
+    rows = [_times("slotune --help", [run_slotune("--help") for _ in range(options.repeats)], "")]
+    rows += [_times("simulate, 1,000 requests", [run_slotune(*words) for _ in range(options.repeats)], "")]
+    with tempfile.TemporaryDirectory() as folder:
+        first, again = (run_slotune(*words, environment={"NUMBA_CACHE_DIR": folder}) for _ in range(2))
+    rows += [_times("the first, which compiles", [first], first.stderr), _times("the next", [again], again.stderr)]
+    table(["process", "wall s", "CPU s", "peak MB", "said on stderr"], rows, title="Start-up, whole processes")
+
+
+def _times(name: str, runs: list[Taken], said: str) -> list[object]:
+    run = median_of(runs)
+    return [name, run.wall_s, run.cpu_s, run.peak_mb, said]
+
+
+def screening(options: Options) -> None:
+    """Many configurations with one worker and with two: target 1.8 times on two cores."""
+    runs: dict[int, list[Taken]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "grid.yaml"
+        count = write_grid(grid)
+        words = ["screen", "--profile", PROFILE, "--trace", options.trace, "--rate", 6, "--configs", grid, "--json"]
+        for _ in range(1 if options.quick else 3):
+            for jobs, taken in runs.items():
+                taken.append(run_slotune(*words, "--jobs", jobs))
+    if len({run.stdout for taken in runs.values() for run in taken}) != 1:
+        raise RuntimeError("the number of workers changed the results")
+    one, two = (median_of(taken) for taken in runs.values())
+    rows = [[count, one.wall_s, two.wall_s, one.wall_s / two.wall_s]]
+    table(["configurations", "1 worker, wall s", "2 workers, wall s", "times faster"], rows, title="Screening")
+
+
+SECTIONS: dict[str, Callable[[Options], None]] = {
+    "chat": chat,
+    "reference": reference,
+    "where": where,
+    "scenarios": worst_scenarios,
+    "growth": growth,
+    "startup": startup,
+    "screening": screening,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=" ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer: some minutes")
+    parser.add_argument("--trace", default=str(SHARED_TRACE) if SHARED_TRACE.exists() else "chat")
+    parser.add_argument("--repeats", type=int)
+    args = parser.parse_args()
+    unknown = [name for name in args.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"no section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
+    options = Options(args.trace, args.repeats or (3 if args.quick else 9), args.quick)
+    for name in args.sections or SECTIONS:
+        print(f"\nload {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
+        SECTIONS[name](options)
+
+
+if __name__ == "__main__":
+    main()
