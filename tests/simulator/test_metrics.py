@@ -1,0 +1,98 @@
+"""The metrics are those of `vllm bench serve`, computed here a second time, naively, from the steps alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from slotune.simulator.metrics import summarise
+from slotune.simulator.request_table import FAILED, FINISHED
+from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups, token_times
+from slotune.tests.simulator.test_invariants import MANY
+
+GOODPUT = {"ttft": 60.0, "tpot": 7.0, "e2el": 400.0}
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+
+
+@MANY
+@given(setups())
+def test_metrics_are_those_of_the_steps(setup: Setup) -> None:
+    made = run(setup)
+    metrics = summarise(made.result.requests, made.result.gaps, GOODPUT, [97.5])
+    expected = naive_metrics(made)
+    assert metrics.keys() == expected.keys()
+    # Gaps are pooled as they occur, so what a request sent before it failed stays in the inter-token latencies.
+    failed = made.result.requests.status == FAILED
+    compared = [name for name in expected if "_itl_" not in name or not failed.any()]
+    for name, value in ((name, expected[name]) for name in compared):
+        assert metrics[name] == pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True), name
+
+
+def naive_metrics(made: Run) -> dict[str, float]:
+    """What calculate_metrics of vllm/benchmarks/serve.py makes of the chunks that the client saw."""
+    table = made.result.requests
+    chunks = {i: sent(times, made.setup.engine.stream_interval) for i, times in token_times(made).items()}
+    done = [i for i in range(len(table)) if table.status[i] == FINISHED]
+    seen: dict[str, list[float]] = {name: [] for name in LATENCIES}
+    good = 0
+    for i in done:
+        ttft = chunks[i][0] - table.arrival_s[i]
+        e2el = chunks[i][-1] - table.arrival_s[i]
+        outputs = int(table.output_tokens[i])
+        tpot = (e2el - ttft) / (outputs - 1) if outputs > 1 else 0.0
+        seen["ttft"].append(ttft * 1e3)
+        seen["e2el"].append(e2el * 1e3)
+        seen["itl"] += list(np.diff(chunks[i]) * 1e3)
+        seen["tpot"] += [tpot * 1e3] if outputs > 1 else []
+        good += ttft * 1e3 <= 60.0 and tpot * 1e3 <= 7.0 and e2el * 1e3 <= 400.0
+    duration_s = max((chunks[i][-1] for i in done), default=0.0)
+    metrics = naive_throughput(made, done, duration_s, good)
+    for name, values in seen.items():
+        metrics |= naive_distribution(name, np.array(values))
+    return metrics
+
+
+def sent(times: list[float], interval: int) -> list[float]:
+    """When chunks went to the client: the first token, then every `interval` tokens, and the end."""
+    last = len(times) - 1
+    return [time for k, time in enumerate(times) if k % interval == 0 or k == last]
+
+
+def naive_throughput(made: Run, done: list[int], duration_s: float, good: int) -> dict[str, float]:
+    table = made.result.requests
+    prompt = sum(int(table.prompt_tokens[i]) for i in done)
+    output = sum(int(table.output_tokens[i]) for i in done)
+    amounts = {
+        "request_throughput": len(done),
+        "output_throughput": output,
+        "total_token_throughput": prompt + output,
+        "request_goodput": good,
+    }
+    rates = {name: amount / duration_s if duration_s else float("nan") for name, amount in amounts.items()}
+    counts = {"completed": len(done), "failed": len(table) - len(done), "duration": duration_s}
+    return rates | counts | {"total_input_tokens": prompt, "total_output_tokens": output}
+
+
+def naive_distribution(name: str, values: np.ndarray) -> dict[str, float]:
+    nothing = len(values) == 0
+    statistics = {"mean": np.mean, "median": np.median, "std": np.std}
+    named = {f"{kind}_{name}_ms": float("nan") if nothing else f(values) for kind, f in statistics.items()}
+    percentiles = {p: float("nan") if nothing else np.percentile(values, p) for p in (50, 90, 95, 97.5, 99)}
+    return named | {f"p{p:g}_{name}_ms": value for p, value in percentiles.items()}
+
+
+def test_stream_interval_holds_tokens_back_and_changes_nothing_else() -> None:
+    trace = make_trace([0.0, 0.013], [40, 3], [8, 1])
+    every, third = (run(Setup(trace, plain_engine(stream_interval=interval))) for interval in (1, 3))
+    assert every.text == third.text
+    first, *rest = token_times(every)[0]
+    itl = np.repeat(third.result.gaps.gap_s, third.result.gaps.count)
+    # chunks at tokens 1, 4, 7 and 8
+    assert sorted(itl) == pytest.approx(sorted(np.diff([first, rest[2], rest[5], rest[6]])))
+    assert every.result.requests.finish_s == pytest.approx(third.result.requests.finish_s)
+
+
+def test_an_answer_of_one_token_has_no_tpot_and_passes_its_target() -> None:
+    made = run(Setup(make_trace([0.0], [10], [1]), plain_engine()))
+    metrics = summarise(made.result.requests, made.result.gaps, {"tpot": 1e-6})
+    assert np.isnan(metrics["mean_tpot_ms"]) and np.isnan(metrics["mean_itl_ms"])
+    assert metrics["request_goodput"] == pytest.approx(metrics["request_throughput"])
