@@ -83,7 +83,13 @@ class Fuzz:
         self._seen.update({"steps": steps, "preemptions": preemptions, "cases with preemption": preemptions > 0})
         self._seen["prefix hits"] += sum(outcome.cached_tokens > 0 for outcome in schedule.requests.values())
         engine = case["engine"]
-        for name in ("async_scheduling", "enable_prefix_caching", "long_prefill_token_threshold"):
+        for name in (
+            "async_scheduling",
+            "enable_prefix_caching",
+            "long_prefill_token_threshold",
+            "speculative_config",
+            "pipeline_parallel_size",
+        ):
             self._seen[name] += bool(engine.get(name))
         self._seen["priority"] += engine["scheduling_policy"] == "priority"
         self._seen["without chunking"] += not engine["enable_chunked_prefill"]

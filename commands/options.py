@@ -82,6 +82,13 @@ engine_config_option = click.option(
     metavar="FILE.yaml",
     help="Engine settings from the file that `vllm serve --config` reads; --engine overrides it.",
 )
+# acceptance_rate: str | None
+acceptance_rate_option = click.option(
+    "--acceptance-rate",
+    metavar="R|FILE",
+    help="With --engine speculative_config=...: the chance that a draft is accepted where those before it were, or the "
+    "file of a `vllm bench serve --save-result` that measured it.",
+)
 # policy: str
 policy_option = click.option(
     "--policy", type=click.Choice(POLICIES), default="vllm-v1", show_default=True, help="The scheduling policy."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    acceptance_rate_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @goodput_option
 @engine_option
 @engine_config_option
+@acceptance_rate_option
 @policy_option
 @click.option(
     "--rate", type=positive_number, metavar="R", help="A forecast, requests a second: how many replicas serve it?"
@@ -86,6 +88,7 @@ def _scenario(
     goodput: dict[str, float],
     engine: tuple[str, ...],
     engine_config: Path | None,
+    acceptance_rate: str | None,
     policy: str,
 ) -> "Scenario":
     from ..profiler.profile import load_profile
@@ -94,7 +97,7 @@ def _scenario(
     from ..tuner.capacity import Scenario
     from ..tuner.objective import Objective
 
-    settings = parse_settings(engine, engine_config)
+    settings = parse_settings(engine, engine_config, acceptance_rate)
     return Scenario("base", load_profile(profile), read_trace(trace), Objective(slo, (), goodput), settings, policy)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    acceptance_rate_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -43,6 +44,7 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 @goodput_option
 @engine_option
 @engine_config_option
+@acceptance_rate_option
 @rate_option
 @max_concurrency_option
 @policy_option
@@ -50,7 +52,15 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 @jobs_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv", help="Also write a CSV.")
 @json_option
-def command(configs: Path, sort: str | None, jobs: int | None, out: Path | None, as_json: bool, **common: Any) -> None:
+def command(
+    configs: Path,
+    acceptance_rate: str | None,
+    sort: str | None,
+    jobs: int | None,
+    out: Path | None,
+    as_json: bool,
+    **common: Any,
+) -> None:
     """Simulate many configurations on all cores, best first.
 
     With targets, those that meet them with the most headroom come first. A configuration that cannot run is a row with
@@ -67,6 +77,8 @@ def command(configs: Path, sort: str | None, jobs: int | None, out: Path | None,
     sort = check_metric(sort) if sort else None
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
+    if acceptance_rate:
+        configurations = [_accepting(one, settings, acceptance_rate) for one in configurations]
     with progress("screen", len(configurations)) as bar:
         rows = screen(configurations, run, settings, sort=sort, objective=objective, jobs=jobs, on_done=bar.update)
     if out:
@@ -103,6 +115,14 @@ def _common(
     percentiles = tuple(target.percentile for target in slo)
     run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed, percentiles)
     return run, parse_settings(engine, engine_config), objective
+
+
+def _accepting(configuration: dict[str, Any], settings: dict[str, Any], acceptance: str) -> dict[str, Any]:
+    """The configuration with the acceptance in its own `speculative_config`, or in that of all."""
+    from ..simulator.engine_config import with_acceptance
+
+    key = "speculative_config"
+    return configuration | {key: with_acceptance(settings | configuration, acceptance)[key]}
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None") -> None:

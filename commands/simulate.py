@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    acceptance_rate_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -38,6 +39,7 @@ SHOWN = ("mean", "median", "p90", "p99")
 @trace_option
 @engine_option
 @engine_config_option
+@acceptance_rate_option
 @policy_option
 @click.option("--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Engines behind a router.")
 @click.option(
@@ -94,6 +96,7 @@ def _simulated(
     trace: str,
     engine: tuple[str, ...],
     engine_config: Path | None,
+    acceptance_rate: str | None,
     rate: float | None,
     outage: tuple["Outage", ...],
     seed: int,
@@ -109,7 +112,7 @@ def _simulated(
     from ..traces.transform import at_rate
 
     known = load_profile(profile)
-    settings = parse_settings(engine, engine_config)
+    settings = parse_settings(engine, engine_config, acceptance_rate)
     config = known.engine_config(settings)
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load

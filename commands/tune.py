@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    acceptance_rate_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 )
 @engine_option
 @engine_config_option
+@acceptance_rate_option
 @rate_option
 @max_concurrency_option
 @policy_option
@@ -122,11 +124,13 @@ def _validate(found: "Recommendation", top: int, vllm_python: str | None, model:
     require_targets(measured)
 
 
-def _asked(engine: tuple[str, ...], engine_config: Path | None, slo: tuple[Any, ...], **rest: Any) -> "Asked":
+def _asked(
+    engine: tuple[str, ...], engine_config: Path | None, acceptance_rate: str | None, slo: tuple[Any, ...], **rest: Any
+) -> "Asked":
     from ..simulator.engine_config import parse_settings
     from ..tuner.task import ask
 
-    return ask(slos=slo, engine=parse_settings(engine, engine_config), **rest)
+    return ask(slos=slo, engine=parse_settings(engine, engine_config, acceptance_rate), **rest)
 
 
 def _print(found: "Recommendation") -> None:

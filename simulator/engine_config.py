@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, unknown_name
+from .speculation import ASYNCHRONOUS, Speculation, assume_acceptance, parse_speculation
 
 Settings = dict[str, Any]
 """What somebody asked for: vLLM argument names and values, nothing else. Travels through studies and exports."""
@@ -45,6 +46,7 @@ class EngineConfig:
     max_num_queued_tokens: int | None = None
     pipeline_parallel_size: int = 1
     tensor_parallel_size: int = 1
+    speculative_config: Speculation | None = None
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -64,9 +66,12 @@ def vllm_argument_names() -> frozenset[str]:
     return frozenset(text.split())
 
 
-def parse_settings(assignments: Iterable[str] = (), config_file: Path | None = None) -> Settings:
+def parse_settings(
+    assignments: Iterable[str] = (), config_file: Path | None = None, acceptance: str | None = None
+) -> Settings:
     """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
 
+    `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of).
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
     settings = _read_config_file(config_file) if config_file else {}
@@ -75,7 +80,15 @@ def parse_settings(assignments: Iterable[str] = (), config_file: Path | None = N
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
         settings |= _setting(name, value, f"--engine {text}")
-    return settings
+    return with_acceptance(settings, acceptance) if acceptance else settings
+
+
+def with_acceptance(settings: Settings, acceptance: str) -> Settings:
+    """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
+    config = settings.get("speculative_config")
+    if not config:
+        raise InputError(f"--acceptance-rate {acceptance}: needs --engine speculative_config='{{...}}'")
+    return settings | {"speculative_config": assume_acceptance(config, acceptance)}
 
 
 def _read_config_file(path: Path) -> Settings:
@@ -107,7 +120,7 @@ def typed(name: str, value: Any, where: str) -> Any:
     """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
     parsed = yaml.safe_load(value) if isinstance(value, str) else value
     kind = _kind(name)
-    if kind is None or (parsed is None and "None" in kind):
+    if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
     if kind.startswith("bool") and isinstance(parsed, bool):
         return parsed
@@ -135,7 +148,19 @@ def resolve(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_bl
     """
     filled = dict(settings) | _batch_defaults(settings, dict(defaults))
     chosen = {k: v for k, v in (dict(defaults) | filled).items() if k in SIMULATED}
-    return EngineConfig(num_gpu_blocks=num_gpu_blocks, **chosen)
+    return EngineConfig(num_gpu_blocks=num_gpu_blocks, **(chosen | _speculative(settings, chosen)))
+
+
+def _speculative(settings: Mapping[str, Any], chosen: Settings) -> Settings:
+    """Speculation, and async scheduling where it works with it (VllmConfig.__post_init__, vllm/config/vllm.py)."""
+    if not chosen.get("speculative_config"):
+        return {"speculative_config": None}
+    speculation = parse_speculation(chosen["speculative_config"])
+    if speculation.method in ASYNCHRONOUS:
+        return {"speculative_config": speculation}
+    if settings.get("async_scheduling"):
+        raise InputError(f"async_scheduling=true: does not work with speculative method {speculation.method}")
+    return {"speculative_config": speculation, "async_scheduling": False}
 
 
 def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings:
@@ -205,3 +230,16 @@ def _check_relations(engine: EngineConfig) -> None:
         raise InputError(
             f"max_num_active_seqs={engine.max_num_active_seqs}: must be at most max_num_seqs={engine.max_num_seqs}"
         )
+    if engine.speculative_config:
+        _check_speculation(engine, engine.speculative_config)
+
+
+def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
+    """VllmConfig._set_max_num_scheduled_tokens (vllm/config/vllm.py); pipeline stages are this simulator's limit."""
+    if engine.max_num_batched_tokens <= speculation.draft_slots:
+        raise InputError(
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be above the {speculation.draft_slots} "
+            f"draft slots a request of speculative_config"
+        )
+    if engine.pipeline_parallel_size > 1:
+        raise InputError("speculative_config: is not simulated with pipeline_parallel_size above 1")

@@ -34,16 +34,22 @@ def content_of(engine, index, block):
 def count_hits(engine, index):
     """(blocks found in the cache, how many of them are in the free list): the longest run of cached leading blocks.
 
-    At most num_tokens - 1 tokens may hit, so that one is left to compute (KVCacheManager.get_computed_blocks).
+    At most num_tokens - 1 tokens may hit, so that one is left to compute (KVCacheManager.get_computed_blocks). A
+    drafter that reads hidden states needs those of the last block found, which is computed again
+    (FullAttentionManager.find_longest_cache_hit).
     """
     hits = evictable = 0
     most = (engine.requests[index].known - 1) // engine.rules[0].block_size
+    last_evictable = False
     while hits < most:
         block = engine.first_block[content_of(engine, index, hits)]
         if block == 0:
             break
-        evictable += engine.blocks[block].refs == 0
+        last_evictable = engine.blocks[block].refs == 0
+        evictable += last_evictable
         hits += 1
+    if engine.rules[0].drops_last_hit and hits > 0:
+        return hits - 1, evictable - last_evictable
     return hits, evictable
 
 

@@ -150,7 +150,7 @@ def _launch(engine, model, memo, totals, rows, record):
 @inner
 def _sum_rows(engine, totals, rows):
     """Sum the step's rows into `totals` and advance the requests (Scheduler._update_after_schedule)."""
-    entry, asynchronous = scheduler.next_flight(engine), engine.rules[0].asynchronous
+    entry, rules = scheduler.next_flight(engine), engine.rules[0]
     totals[:] = 0.0
     for k in range(rows):
         row = engine.rows[entry, k]
@@ -158,8 +158,11 @@ def _sum_rows(engine, totals, rows):
         add_row(totals, row.tokens, row.context)
         request.computed += row.tokens
         request.in_flight += row.tokens
-        if asynchronous and row.samples:
-            request.placeholders += 1
+        request.prefilling = not row.samples
+        if rules.asynchronous and row.samples:
+            request.placeholders += 1 + row.drafts
+            request.drafts = rules.draft_tokens
+            request.eligible = engine.state[0].schedule + rules.decode_stagger
 
 
 @inner
@@ -232,7 +235,8 @@ def _end_step(engine):
         if is_stale:
             request.stale -= row.tokens
         if row.samples and request.status < FINISHED:
-            stopped += _add_token(engine, row.request, is_stale)
+            accepted = _verify_drafts(engine, row, is_stale)
+            stopped += _add_tokens(engine, row.request, 1 + accepted, is_stale)
             together += _emit(engine, request)
     if together > 0:
         _log_gap(engine, state.now_s - state.last_emission_s, together)
@@ -243,16 +247,36 @@ def _end_step(engine):
 
 
 @inner
-def _add_token(engine, index, is_stale):
-    """A sampled token arrives; returns whether a running request is done by it (check_stop in sched/utils.py)."""
+def _verify_drafts(engine, row, is_stale):
+    """How many of the row's drafts are accepted; the others were computed in vain."""
+    if row.drafts == 0:
+        return 0
+    request = engine.requests[row.request]
+    accepted = 0
+    if not row.padded:
+        accepted = min(row.drafts, engine.accepted[request.first_accepted + request.known - request.prompt])
+    if not is_stale:
+        request.computed -= row.drafts - accepted
+        if engine.rules[0].asynchronous:
+            request.placeholders -= row.drafts - accepted
+    return accepted
+
+
+@inner
+def _add_tokens(engine, index, count, is_stale):
+    """Sampled tokens arrive, as many as the request's limits let in (check_stop in sched/utils.py); returns whether a
+    running request is done by them."""
     rules, request = engine.rules[0], engine.requests[index]
-    request.known += 1
+    count = min(count, rules.max_model_len - request.known, request.max_tokens - (request.known - request.prompt))
+    request.known += count
     was_running = request.status == RUNNING
     if rules.asynchronous and not is_stale:
-        request.placeholders -= 1
+        request.placeholders -= count
     if rules.asynchronous and rules.caching and was_running:
         kv_cache.publish(engine, index, request.computed - request.placeholders)
     if request.known < rules.max_model_len and request.known - request.prompt < request.max_tokens:
+        if not rules.asynchronous:
+            request.drafts = rules.draft_tokens
         return False
     if was_running:
         kv_cache.release(engine, index)

@@ -13,6 +13,7 @@ from .state import FAILED, PREEMPTED, RUNNING
 @inner
 def schedule(engine):
     """One call of Scheduler.schedule: running requests first, then waiting ones unless one was preempted."""
+    engine.state[0].schedule += 1
     threshold = _long_prefill_threshold(engine)
     budget = _schedule_running(engine, threshold)
     if engine.state[0].num_preempted == 0:
@@ -35,31 +36,45 @@ def _schedule_running(engine, threshold):
     """Rows for running requests, in order of admission; returns the token budget that is left."""
     state = engine.state[0]
     budget = engine.rules[0].token_budget
-    state.cursor = 0
-    while state.cursor < state.num_running and budget > 0:
+    state.cursor = state.prefill_scheduled = 0
+    while state.cursor < state.num_running and _room(engine, budget) > 0:
         index = engine.running[state.cursor]
-        tokens = _running_tokens(engine, index, threshold, budget)
+        tokens = _running_tokens(engine, index, threshold, _room(engine, budget))
         if tokens > 0:
             fits = make_room(engine, index, tokens)
             budget += state.restored_tokens
             if not fits:
                 break
+            state.prefill_scheduled |= engine.requests[index].prefilling
             _compute(engine, index, tokens)
             budget -= tokens
         state.cursor += 1
+    state.num_running_rows = state.num_rows
     return budget
 
 
 @inner
-def _running_tokens(engine, index, threshold, budget):
+def _room(engine, budget):
+    """Tokens that the next row may have: what is left of the token budget, and of the input budget, in which every row
+    also takes the drafter's own slots."""
+    rules = engine.rules[0]
+    taken = rules.token_budget - budget
+    slots = (engine.state[0].num_rows + 1) * rules.draft_slots
+    return min(budget, rules.input_budget - taken - slots)
+
+
+@inner
+def _running_tokens(engine, index, threshold, room):
     request = engine.requests[index]
     placeholders = request.placeholders
     if placeholders > 0 and request.computed + 2 - placeholders >= request.prompt + request.max_tokens:
         return 0  # the step in flight surely makes the last token
-    tokens = request.known + placeholders - request.computed
+    if engine.state[0].schedule < request.eligible:
+        return 0  # the pipeline's first stage has its last token only later
+    tokens = request.known + request.drafts + placeholders - request.computed
     if 0 < threshold < tokens:
         tokens = threshold
-    return min(tokens, budget, engine.rules[0].max_model_len - request.computed - 1)
+    return min(tokens, room, engine.rules[0].max_model_len - request.computed - 1)
 
 
 @inner
@@ -70,7 +85,7 @@ def make_room(engine, index, tokens):
     The cursor follows the request; state.restored_tokens is the budget given back by preempted rows of this step.
     """
     request, state = engine.requests[index], engine.state[0]
-    target = min(request.computed + tokens, engine.rules[0].max_model_len)
+    target = min(request.computed + tokens + engine.rules[0].lookahead_tokens, engine.rules[0].max_model_len)
     need = max(kv_cache.blocks_for(engine, target) - request.held, 0)
     state.restored_tokens = 0
     while need > state.free_blocks:
@@ -122,6 +137,7 @@ def _preempt(engine, index, is_hopeless):
     request.computed = 0
     request.stale = request.in_flight
     request.placeholders = 0
+    request.drafts = 0
     request.preemptions += 1
     if is_hopeless:
         end_request(engine, index, FAILED, state.now_s)
@@ -152,7 +168,7 @@ def _schedule_waiting(engine, threshold, budget):
     """Admit waiting requests while seats, budget and blocks last; the first that does not fit blocks the rest."""
     state = engine.state[0]
     state.num_skipped = 0
-    while budget > 0 and state.num_running < engine.rules[0].max_num_active_seqs:
+    while _room(engine, budget) > 0 and state.num_running < engine.rules[0].max_num_active_seqs:
         index = queue.peek(engine)
         if index < 0:
             break
@@ -161,7 +177,7 @@ def _schedule_waiting(engine, threshold, budget):
             engine.skipped[state.num_skipped] = index
             state.num_skipped += 1
             continue
-        tokens = _admit(engine, index, threshold, budget)
+        tokens = _admit(engine, index, threshold, _room(engine, budget))
         if tokens == 0:
             break
         budget -= tokens
@@ -170,7 +186,7 @@ def _schedule_waiting(engine, threshold, budget):
 
 
 @inner
-def _admit(engine, index, threshold, budget):
+def _admit(engine, index, threshold, room):
     """Admit the request at the front of the queue if it fits; returns the tokens of its first row, 0 if it does not."""
     rules = engine.rules[0]
     hits = evictable = 0
@@ -178,20 +194,37 @@ def _admit(engine, index, threshold, budget):
         hits, evictable = kv_cache.count_hits(engine, index)
     computed = hits * rules.block_size
     tokens = engine.requests[index].known - computed
+    is_padded = tokens == 1 and _pads_drafts(engine, computed)
+    if is_padded:
+        tokens += rules.draft_tokens
+        if tokens > room:
+            return 0
     if 0 < threshold < tokens:
         tokens = threshold
-    if not rules.chunked_prefill and tokens > budget:
+    if not rules.chunked_prefill and tokens > room:
         return 0
-    tokens = min(tokens, budget)
-    if not _fits(engine, index, computed + tokens, hits, evictable):
+    tokens = min(tokens, room)
+    target = computed + tokens + rules.lookahead_tokens
+    if not _fits(engine, index, target, hits, evictable):
         return 0
     queue.pop(engine)
     kv_cache.admit(engine, index, hits)
-    blocks = kv_cache.blocks_for(engine, min(computed + tokens, rules.max_model_len))
+    blocks = kv_cache.blocks_for(engine, min(target, rules.max_model_len))
     kv_cache.grow(engine, index, max(blocks - hits, 0))
     seat(engine, index, computed)
     _compute(engine, index, tokens)
+    engine.rows[next_flight(engine), engine.state[0].num_rows - 1].padded = is_padded
     return tokens
+
+
+@inner
+def _pads_drafts(engine, computed):
+    """Whether an admitted request with one token to compute gets a row as wide as those that verify drafts, so that
+    the step keeps its CUDA graph. Its drafts are padding."""
+    rules, state = engine.rules[0], engine.state[0]
+    if rules.draft_tokens == 0 or computed + rules.draft_tokens + 2 > rules.max_model_len:
+        return False
+    return not state.prefill_scheduled and (state.num_running_rows > 0 or computed > 0)
 
 
 @inner
@@ -242,11 +275,15 @@ def next_flight(engine):
 @inner
 def take_row(engine, index, tokens):
     """Add a row of `tokens` tokens on top of what the request has computed. It samples if it reaches the end of what
-    the request knows."""
+    the request knows; what lies beyond are drafts."""
     request, state = engine.requests[index], engine.state[0]
     row = engine.rows[next_flight(engine), state.num_rows]
     row.request = index
     row.tokens = tokens
     row.context = request.computed
-    row.samples = request.computed + tokens >= request.known + request.placeholders
+    beyond = request.computed + tokens - request.known - request.placeholders
+    row.samples = beyond >= 0
+    row.drafts = max(beyond, 0)
+    row.padded = False
+    request.drafts = 0
     state.num_rows += 1

@@ -60,10 +60,12 @@ def simulate(
         raise InputError("the trace holds no requests")
     if policy not in state.POLICY_NAMES:
         raise unknown_name("policy", policy, state.POLICY_NAMES)
+    if engine.speculative_config and policy != "vllm-v1":
+        raise InputError(f"speculative_config: the {policy} policy drafts nothing; use vllm-v1")
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
     rng = np.random.default_rng(seed)
-    fleet = _fleet(trace, engine, timing, policy, replicas, steps_out)
+    fleet = _fleet(trace, engine, timing, policy, replicas, seed, steps_out)
     sent_s = np.array(trace.arrival_s)
     placed = np.zeros(len(trace), np.int64)
     if max_concurrency is None and not outages and (replicas == 1 or router in STATIC):
@@ -77,16 +79,17 @@ def simulate(
 
 
 def _fleet(
-    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, replicas: int, sink: StepSink | None
+    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, replicas: int, seed: int, sink: StepSink | None
 ) -> list[Replica]:
     rules = state.rules_of(engine, policy)
     shared, contents, columns = _contents_of(trace, engine, bool(rules[0].caching))
-    requests = _requests_of(trace, timing.overhead, columns, bool(rules[0].by_priority))
+    accepted, first_accepted = _accepted_of(trace, engine, seed)
+    requests = _requests_of(trace, timing.overhead, columns | first_accepted, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size
     return [
         Replica(
             index,
-            state.new_engine(rules, requests, shared, contents, stages, sink is not None),
+            state.new_engine(rules, requests, shared, accepted, contents, stages, sink is not None),
             timing.step,
             sink,
         )
@@ -123,6 +126,15 @@ def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[sta
         "private_content": np.concatenate(([shared.shared_count], ends[:-1])),
     }
     return shared.ids, int(ends[-1]), columns
+
+
+def _accepted_of(trace: Trace, engine: EngineConfig, seed: int) -> tuple[state.I8, dict[str, I64]]:
+    """Drafts accepted at each output token, and where those of each request begin; nothing without speculation."""
+    if engine.speculative_config is None:
+        return np.zeros(0, np.int8), {}
+    output_tokens = trace.output_tokens.astype(np.int64)
+    first = np.concatenate(([0], np.cumsum(output_tokens)[:-1]))
+    return engine.speculative_config.accepted(output_tokens, seed), {"first_accepted": first}
 
 
 def _run_apart(fleet: list[Replica], placed: I64) -> None:

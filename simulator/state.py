@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .engine_config import EngineConfig
 
 I64 = npt.NDArray[np.int64]
+I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 Records = Any
@@ -47,6 +48,11 @@ RULES = np.dtype(
         ("watermark_blocks", np.int64),
         ("asynchronous", np.int64),
         ("depth", np.int64),  # steps that may be in flight at once
+        ("decode_stagger", np.int64),  # schedules from one decode of a request to its next
+        ("draft_tokens", np.int64),  # num_speculative_tokens; 0 = no speculative decoding, as the next two
+        ("lookahead_tokens", np.int64),
+        ("draft_slots", np.int64),
+        ("drops_last_hit", np.int64),
         ("stream_interval", np.int64),
         ("block_size", np.int64),
         ("num_blocks", np.int64),
@@ -66,10 +72,14 @@ REQUEST = np.dtype(
         ("shared_start", np.int64),  # its leading blocks that others have too: engine.shared[start:start + count]
         ("shared_count", np.int64),
         ("private_content", np.int64),  # content of its block k behind those: private_content + k
+        ("first_accepted", np.int64),  # its entries of engine.accepted: one an output token
         ("status", np.int64),
         ("known", np.int64),  # num_tokens: prompt and outputs that exist
         ("computed", np.int64),
         ("placeholders", np.int64),  # num_output_placeholders of async scheduling: tokens sampled in flight
+        ("drafts", np.int64),  # spec_token_ids: tokens drafted and not yet scheduled
+        ("prefilling", np.int64),  # is_prefill_chunk: its last row did not reach the end of what it knows
+        ("eligible", np.int64),  # next_decode_eligible_step, counted in schedules
         ("in_flight", np.int64),  # tokens scheduled whose step has not ended
         ("stale", np.int64),  # num_stale_output_tokens: those of in_flight scheduled before a preemption
         ("held", np.int64),  # KV blocks held
@@ -94,6 +104,7 @@ GIVEN = (
     "shared_start",
     "shared_count",
     "private_content",
+    "first_accepted",
 )
 """Fields of REQUEST that no engine changes."""
 
@@ -117,7 +128,10 @@ STATE = np.dtype(
         ("ended_since", np.int64),  # whether a request has ended since the last schedule
         ("first_in_flight", np.int64),
         ("num_in_flight", np.int64),
+        ("schedule", np.int64),  # number of the schedule being made
         ("num_rows", np.int64),  # of the step being scheduled, as those down to restored_tokens
+        ("num_running_rows", np.int64),  # those of requests that were running before
+        ("prefill_scheduled", np.int64),  # whether one of them was in the middle of its prompt
         ("num_preempted", np.int64),
         ("num_skipped", np.int64),
         ("cursor", np.int64),  # place in running
@@ -144,7 +158,16 @@ BLOCK = np.dtype(
 """A KV block (KVCacheBlock in vllm/v1/core/kv_cache_utils.py). Block 0 is the null block, so 0 means none."""
 
 FLIGHT = np.dtype([("end_s", np.float64), ("rows", np.int64)])
-ROW = np.dtype([("request", np.int64), ("tokens", np.int64), ("context", np.int64), ("samples", np.int64)])
+ROW = np.dtype(
+    [
+        ("request", np.int64),
+        ("tokens", np.int64),
+        ("context", np.int64),
+        ("samples", np.int64),
+        ("drafts", np.int64),  # how many of the tokens are drafts
+        ("padded", np.int64),  # whether the drafts are padding, which nothing accepts
+    ]
+)
 STEP_LOG = np.dtype(
     [
         ("start_s", np.float64),
@@ -168,6 +191,8 @@ class Engine(NamedTuple):
     """REQUEST, a record a request."""
     shared: I32
     """Contents of the blocks that several requests have (traces/content.py)."""
+    accepted: I8
+    """Drafts accepted by a verification that begins at each output token (speculation.py); empty without drafts."""
     running: I64
     """Running requests in order of admission; the first state.num_running entries."""
     heap: I64
@@ -203,12 +228,13 @@ class Engine(NamedTuple):
 def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
     """The compiled form of `engine` under one of POLICY_NAMES: one RULES record.
 
-    Overlap applies to vLLM V1 alone: two steps in flight with async scheduling, one a stage with pipeline parallelism
-    (VllmConfig.max_concurrent_batches in vllm/config/vllm.py, for the model runner that does not combine the two).
+    Overlap applies to vLLM V1 alone: a step in flight for each pipeline stage, and one more with async scheduling
+    (VllmConfig.max_concurrent_batches in vllm/config/vllm.py).
     """
     is_v1 = policy == "vllm-v1"
     stages = engine.pipeline_parallel_size
-    overlapping = is_v1 and engine.async_scheduling and stages == 1
+    overlapping = is_v1 and engine.async_scheduling
+    speculation = engine.speculative_config
     rules = np.zeros(1, RULES).view(np.recarray)
     values = {
         "policy": POLICY_NAMES[policy],
@@ -224,7 +250,12 @@ def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
         "reserve_full_isl": engine.scheduler_reserve_full_isl,
         "watermark_blocks": int(engine.watermark * engine.num_gpu_blocks),
         "asynchronous": overlapping,
-        "depth": 2 if overlapping else stages if is_v1 else 1,
+        "depth": stages + overlapping if is_v1 else 1,
+        "decode_stagger": stages if overlapping else 0,
+        "draft_tokens": speculation.num_speculative_tokens if speculation else 0,
+        "lookahead_tokens": speculation.lookahead_tokens if speculation else 0,
+        "draft_slots": speculation.draft_slots if speculation else 0,
+        "drops_last_hit": speculation.drops_last_hit if speculation else False,
         "num_blocks": engine.num_gpu_blocks,
         "max_queued_reqs": engine.max_num_queued_reqs or 0,
         "max_queued_tokens": engine.max_num_queued_tokens or 0,
@@ -250,7 +281,9 @@ STEPS_PER_BATCH = 1 << 13
 ROWS_PER_BATCH = 1 << 17
 
 
-def new_engine(rules: Records, requests: Records, shared: I32, contents: int, stages: int, record: bool) -> Engine:
+def new_engine(
+    rules: Records, requests: Records, shared: I32, accepted: I8, contents: int, stages: int, record: bool
+) -> Engine:
     """An empty replica; `contents` is the number of different block contents there can be."""
     n = len(requests)
     rule = rules[0]
@@ -263,6 +296,7 @@ def new_engine(rules: Records, requests: Records, shared: I32, contents: int, st
         state=state,
         requests=requests,
         shared=shared,
+        accepted=accepted,
         running=np.zeros(seats, np.int64),
         heap=np.zeros(n + 1, np.int64),
         arrivals=np.zeros(n, np.int64),
@@ -316,5 +350,6 @@ def forget(engine: Engine, lost: I64) -> None:
 
 def _longest(rule: Any, requests: Records) -> int:
     """Blocks that the longest request can hold."""
-    tokens = np.minimum(requests.prompt + requests.max_tokens, rule.max_model_len)
+    length = requests.prompt + requests.max_tokens + rule.draft_tokens + rule.lookahead_tokens
+    tokens = np.minimum(length, rule.max_model_len)
     return int(tokens.max(initial=0)) // int(rule.block_size) + 1

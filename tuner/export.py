@@ -15,6 +15,7 @@ import yaml
 
 from ..errors import InputError, SlotuneError
 from ..simulator.engine_config import Settings, parse_settings
+from ..simulator.speculation import without_acceptance
 from .study import BEST_FILE, read_asked
 
 FORMS = ("yaml", "command", "kubernetes")
@@ -85,6 +86,8 @@ def _flags(settings: Mapping[str, Any]) -> dict[str, Any]:
         flag = name.replace("_", "-")
         if value is None or (value is False and name in ONLY_ON):
             continue
+        if name == "speculative_config":
+            value = without_acceptance(value)
         if value is False:
             flags[f"no-{flag}"] = True
         else:

@@ -116,10 +116,58 @@ SCENARIOS = {
 """Engine settings, KV blocks, and of the requests: count, mean gap in ms, lengths, further arguments of `requests`."""
 
 
+def speculating(method, *rates):
+    return {
+        "speculative_config": {
+            "method": method,
+            "num_speculative_tokens": len(rates),
+            "rejection_sample_method": "synthetic",
+            "synthetic_acceptance_rates": list(rates),
+        }
+    }
+
+
+OVERLAPS = {
+    "drafts": (speculating("ngram", 0.8, 0.5, 0.3), 4000, (120, 60, CHAT, {})),
+    "drafts_async": (
+        speculating("draft_model", 0.7, 0.4) | {"async_scheduling": True, "max_num_batched_tokens": 96},
+        4000,
+        (80, 60, CHAT, {}),
+    ),
+    "drafts_preempt_async": (
+        speculating("eagle", 0.9, 0.7, 0.5, 0.4) | {"async_scheduling": True, "max_num_seqs": 32},
+        300,
+        (80, 30, CHAT, {"cap": 2500}),
+    ),
+    "drafts_prefix": (
+        speculating("eagle", 0.8, 0.6, 0.1) | {"enable_prefix_caching": True, "max_num_seqs": 24},
+        330,
+        (100, 40, CODE, {"prefixes": 9, "cap": 2500}),
+    ),
+    "drafts_prefix_async": (
+        speculating("draft_model", 0.9, 0.8, 0.7) | {"enable_prefix_caching": True, "async_scheduling": True},
+        500,
+        (100, 50, CODE, {"prefixes": 9, "cap": 2500}),
+    ),
+    "stages": ({"pipeline_parallel_size": 2}, 4000, (100, 60, CHAT, {})),
+    "stages_async": (
+        {"pipeline_parallel_size": 3, "async_scheduling": True, "enable_prefix_caching": True},
+        500,
+        (100, 50, CODE, {"prefixes": 9, "cap": 2500}),
+    ),
+    "stages_preempt_async": (
+        {"pipeline_parallel_size": 4, "async_scheduling": True, "max_num_seqs": 32},
+        300,
+        (80, 30, CHAT, {"cap": 2500}),
+    ),
+}
+"""Where a step is scheduled before what it continues is known: drafts that may be refused, stages of a pipeline."""
+
+
 def cases(seed, times=1):
     """(name, case) of every scenario; `times` as many requests as the reference schedules have."""
     rng = random.Random(seed)
-    for name, (engine, blocks, (count, gap_ms, lengths, more)) in SCENARIOS.items():
+    for name, (engine, blocks, (count, gap_ms, lengths, more)) in (SCENARIOS | OVERLAPS).items():
         reqs = requests(rng, count * times, gap_ms, *lengths, **more)
         yield name, {"engine": BASE | engine, "num_kv_blocks": blocks, "cost": COST, "requests": reqs}
 

@@ -24,10 +24,12 @@ def random_case(seed: int) -> Case:
     """The case of a seed."""
     rng = Random(seed)
     engine = _engine(rng)
+    engine |= _overlap(Random(f"overlap {seed}"), engine)
     requests = _requests(rng, engine)
     while _says_other_than_its_names(requests):
         requests = _requests(rng, engine)
-    longest = max(min(r["prompt_len"] + r["output_len"], engine["max_model_len"]) for r in requests)
+    drafted = 2 * engine.get("speculative_config", {"num_speculative_tokens": 0})["num_speculative_tokens"] + 2
+    longest = max(min(r["prompt_len"] + r["output_len"] + drafted, engine["max_model_len"]) for r in requests)
     needed = -(-longest // engine["block_size"])
     # tight, where the cache holds little more than the longest request, up to plenty
     blocks = 1 + int(needed * rng.choice([1, 1, 1.2, 1.5, 2, 3, 5, 40]))
@@ -80,6 +82,29 @@ def _batched_tokens(rng: Random, engine: dict[str, Any]) -> int:
     """vLLM refuses fewer than max_num_seqs, and fewer than max_model_len without chunking."""
     least = engine["max_num_seqs"] if engine["enable_chunked_prefill"] else engine["max_model_len"]
     return max(least, rng.choice([1, 7, 16, 33, 64, 100, 128, 256, 512, 2048]))
+
+
+def _overlap(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:
+    """Speculative decoding, or pipeline stages, in some cases."""
+    if rng.random() < 0.15:
+        return {"pipeline_parallel_size": rng.choice([2, 3, 4])}
+    if rng.random() < 0.35:
+        return _speculation(rng, engine)
+    return {}
+
+
+def _speculation(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:
+    """Drafts of any method; no limit is so low that vLLM refuses it or stands still."""
+    tokens = rng.choice([1, 2, 3, 5, 8])
+    method = rng.choice(["eagle", "draft_model", "ngram_gpu"] if engine["async_scheduling"] else ["eagle", "ngram"])
+    config = {"method": method, "num_speculative_tokens": tokens, "rejection_sample_method": "synthetic"}
+    rate = rng.choice([0.0, 0.3, 0.7, 0.9, 1.0])
+    limits = {"max_num_batched_tokens": max(engine["max_num_batched_tokens"], 2 * tokens + 2)}
+    for name in ("long_prefill_token_threshold", "max_num_scheduled_tokens"):
+        if engine.get(name):
+            limits[name] = min(max(engine[name], tokens + 1), engine["max_model_len"])
+    rates = [rate ** (position + 1) for position in range(tokens)]
+    return limits | {"speculative_config": config | {"synthetic_acceptance_rates": rates}}
 
 
 def _optional_limits(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:

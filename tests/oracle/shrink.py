@@ -15,7 +15,13 @@ PLAIN: dict[str, Any] = {
     "block_size": 16,
 }
 """The settings that a person would rather look at."""
-OPTIONAL = ("max_num_active_seqs", "max_num_scheduled_tokens", "long_prefill_token_threshold_adaptive")
+OPTIONAL = (
+    "max_num_active_seqs",
+    "max_num_scheduled_tokens",
+    "long_prefill_token_threshold_adaptive",
+    "speculative_config",
+    "pipeline_parallel_size",
+)
 
 
 def shrink(case: Case, fails: Callable[[Case], bool], attempts: int = 300) -> Case:

@@ -7,7 +7,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slotune.cli import main
+from slotune.simulator.speculation import parse_speculation
 from slotune.simulator.steps import read_steps
 
 from .schedule import Case, Outcome, Schedule
@@ -52,7 +55,23 @@ def _trace_row(request: dict[str, Any]) -> dict[str, Any]:
 def engine_flags(case: Case) -> list[str]:
     """The case's engine as --engine flags."""
     settings = case["engine"] | {"num_gpu_blocks_override": case["num_kv_blocks"]}
-    return [word for name, value in settings.items() for word in ("--engine", f"{name}={value}")]
+    return [word for name, value in settings.items() for word in ("--engine", f"{name}={_text(value)}")]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def with_accepted_drafts(case: Case) -> Case:
+    """The case, and for the oracle how many drafts slotune has each verification accept, where it speculates."""
+    config = case["engine"].get("speculative_config")
+    if not config:
+        return case
+    requests = sorted(case["requests"], key=lambda request: request["arrival_ms"])
+    lengths = np.array([request["output_len"] for request in requests])
+    accepted = np.split(parse_speculation(config).accepted(lengths, seed=0), np.cumsum(lengths)[:-1])
+    pairs = zip(requests, accepted, strict=True)
+    return case | {"accepted": {str(request["id"]): counts.tolist() for request, counts in pairs}}
 
 
 def _cost_flags(cost: dict[str, float]) -> list[str]:

@@ -13,6 +13,7 @@ CASE.json
   cost           step_ms = base + prefill_token*P + decode_seq*D + context_token*C, over the rows of the step (one row
                  a scheduled request): P sums the tokens of the rows that are no decode row, D counts the decode rows
                  (one token, something of the request already computed), C sums what each row had computed before
+  accepted       with engine.speculative_config: drafts accepted by a verification, {id: [for each output token]}
   requests       [{"id", "arrival_ms", "prompt_len", "output_len", "priority"?, "prefix"?: [[name, length], ...]}]
                  'prefix' names the leading runs of the prompt: two prompts share tokens as far as their runs agree by
                  name and length; the rest of the prompt is unique to the request
@@ -66,10 +67,16 @@ def build_scheduler(model, case):
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
 
-    args = case["engine"]
+    args = dict(case["engine"])
+    stages = args.pop("pipeline_parallel_size", 1)
+    if "speculative_config" in args:
+        args["speculative_config"] = speculative_config(args["speculative_config"], model)
     config = EngineArgs(model=model, load_format="dummy", **args).create_engine_config()
     if "async_scheduling" in args:  # the CPU platform switches it off, but the schedule is what is wanted here
         config.scheduler_config.async_scheduling = args["async_scheduling"]
+    # the CPU platform has no stages either, nor the model runner that a GPU would have
+    config.parallel_config.pipeline_parallel_size = stages
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(stages > 1))
     block_size = config.cache_config.block_size
     config.cache_config.num_gpu_blocks = case["num_kv_blocks"]
     spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
@@ -90,17 +97,26 @@ def build_scheduler(model, case):
     return config, scheduler, hasher
 
 
+def speculative_config(given, model):
+    """What vLLM needs to make its configuration: the acceptance is the harness's, and any model drafts."""
+    config = {key: value for key, value in given.items() if not key.startswith(("synthetic_", "rejection_"))}
+    if config["method"] in ("ngram", "ngram_gpu"):
+        return config | {"prompt_lookup_max": 3}
+    return config | {"model": model}
+
+
 class VirtualEngine:
     """A scheduler, the requests it has, and what became of them."""
 
     def __init__(self, model, case, write):
         self.config, self.scheduler, self.hasher = build_scheduler(model, case)
-        self.cost, self.write = case["cost"], write
-        self.depth = 2 if self.config.scheduler_config.async_scheduling else 1
+        self.cost, self.accepted, self.write = case["cost"], case.get("accepted"), write
+        self.depth = self.config.max_concurrent_batches
+        stages = self.config.parallel_config.pipeline_parallel_size
         self.arrivals = deque(sorted(case["requests"], key=lambda r: r["arrival_ms"]))
         self.live, self.first, self.done, self.cached, self.preemptions = {}, {}, {}, {}, {}
         self.in_flight = deque()
-        self.now = self.engine_free = 0.0
+        self.now, self.stage_free = 0.0, [0.0] * stages
         self.step = 0
 
     def run(self, max_steps):
@@ -144,6 +160,7 @@ class VirtualEngine:
         """One call of the scheduler; returns tokens by request and the requests preempted."""
         live = self.live
         known = {rid: req.num_tokens + req.num_output_placeholders for rid, req in live.items()}
+        running = {req.request_id for req in self.scheduler.running}
         output = self.scheduler.schedule()
         tokens = dict(output.num_scheduled_tokens)
         context = {rid: live[rid].num_computed_tokens - n for rid, n in tokens.items()}
@@ -154,20 +171,29 @@ class VirtualEngine:
             self.preemptions[rid] = live[rid].num_preemptions
         for new in output.scheduled_new_reqs:
             self.cached.setdefault(new.req_id, context[new.req_id])
-        start = max(self.now, self.engine_free)
+        start = end = max(self.now, self.stage_free[0])
         if tokens:
-            self.engine_free = start + step_ms(self.cost, [(tokens[r], context[r]) for r in tokens])
+            end = self.run_stages(start, step_ms(self.cost, [(tokens[r], context[r]) for r in tokens]))
             self.step += 1
-            self.write_step(start, tokens, context, preempted)
-        self.in_flight.append((max(start, self.engine_free), output, tokens, samples))
+            self.write_step(start, end, tokens, context, preempted)
+        # the drafts of a request that was just admitted are padding
+        drafts = {rid: len(ids) for rid, ids in output.scheduled_spec_decode_tokens.items() if rid in running}
+        self.in_flight.append((end, output, tokens, samples, drafts))
         return tokens, preempted
 
-    def write_step(self, start, tokens, context, preempted):
+    def run_stages(self, start, duration):
+        """Each pipeline stage takes an equal share of the step, one step at a time; returns the end of the last."""
+        end = start
+        for stage, free in enumerate(self.stage_free):
+            end = self.stage_free[stage] = max(end, free) + duration / len(self.stage_free)
+        return end
+
+    def write_step(self, start, end, tokens, context, preempted):
         self.write(
             {
                 "step": self.step,
                 "start_ms": start,
-                "end_ms": self.engine_free,
+                "end_ms": end,
                 "rows": [[rid, n, context[rid]] for rid, n in tokens.items()],
                 "preempted": preempted,
                 "free_blocks": self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
@@ -178,7 +204,20 @@ class VirtualEngine:
         """Whether the next schedule is as empty as this one: requests wait, nothing runs that could free blocks."""
         return bool(self.live) and not self.scheduler.running and not any(flight[2] for flight in self.in_flight)
 
-    def end_step(self, end, output, tokens, samples):
+    def sampled(self, rid, drafts):
+        """Token ids that a verified row gives: the accepted drafts and one more."""
+        accepted = min(drafts, self.accepted[rid][self.live[rid].num_output_tokens]) if drafts else 0
+        return [77] * (1 + accepted)
+
+    def draft(self, ids):
+        """Without async scheduling the scheduler is told what was drafted; with it the worker keeps that."""
+        from vllm.v1.outputs import DraftTokenIds
+
+        tokens = [77] * self.config.num_speculative_tokens
+        if tokens and ids and not self.config.scheduler_config.async_scheduling:
+            self.scheduler.update_draft_token_ids(DraftTokenIds(list(ids), [list(tokens) for _ in ids]))
+
+    def end_step(self, end, output, tokens, samples, drafts):
         from vllm.v1.outputs import ModelRunnerOutput
 
         self.now = max(self.now, end)
@@ -188,9 +227,12 @@ class VirtualEngine:
             ModelRunnerOutput(
                 req_ids=ids,
                 req_id_to_index={rid: k for k, rid in enumerate(ids)},
-                sampled_token_ids=[[77] if rid in samples else [] for rid in ids],
+                sampled_token_ids=[
+                    self.sampled(rid, drafts.get(rid, 0)) if rid in samples and rid in self.live else [] for rid in ids
+                ],
             ),
         )
+        self.draft(ids)
         for client in result.values():
             for o in client.outputs:
                 if o.new_token_ids:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import IO
 
 from .schedule import Case, Schedule, read_schedule
+from .simulated import with_accepted_drafts
 
 HERE = Path(__file__).parent
 ORACLE = HERE / "vllm_scheduler_oracle.py"
@@ -37,7 +38,7 @@ class VllmOracle:
     def schedule(self, case: Case, name: str) -> Schedule:
         """The schedule that vLLM makes for `case`, which is kept under `name`."""
         path = self._folder / "cases" / f"{name}.json"
-        path.write_text(json.dumps(case))
+        path.write_text(json.dumps(with_accepted_drafts(case)))
         return self._answer(path, self._folder / "schedules" / f"{name}.jsonl")
 
     def _answer(self, path: Path, out: Path) -> Schedule:

@@ -1,0 +1,179 @@
+"""Speculative decoding as vLLM's scheduler sees it: how many tokens are drafted, and how many are accepted.
+
+Source: SpeculativeConfig (vllm/config/speculative.py) and VllmConfig.num_lookahead_tokens (vllm/config/vllm.py). What a
+draft costs is not known here: it is part of the step's time only where the profile was measured with it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+I8 = npt.NDArray[np.int8]
+I64 = npt.NDArray[np.int64]
+
+READS_HIDDEN_STATES = frozenset({"eagle", "eagle3", "mtp", "dflash"})
+"""Methods that draft from the model's own hidden states (SpeculativeConfig.use_eagle)."""
+ASYNCHRONOUS = READS_HIDDEN_STATES | {"draft_model", "ngram_gpu"}
+"""Methods that async scheduling works with (VllmConfig.__post_init__)."""
+METHODS = tuple(sorted(ASYNCHRONOUS | {"ngram", "medusa", "mlp_speculator"}))
+MOST_TOKENS = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """A `speculative_config` with the acceptance that is assumed."""
+
+    method: str
+    num_speculative_tokens: int
+    acceptance_rates: tuple[float, ...]
+    """For each draft position the chance that it and all before it are accepted: vLLM's
+    synthetic_acceptance_rates, and what `vllm bench serve` measures as spec_decode_per_position_acceptance_rates."""
+    parallel_drafting: bool = False
+    disable_eagle_block_drop: bool = False
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        """Whether the drafter needs the model's hidden states, which are not in the prefix cache."""
+        return self.method in READS_HIDDEN_STATES
+
+    @property
+    def drops_last_hit(self) -> bool:
+        """Whether the last block found in the prefix cache is computed again (use_eagle_block_drop)."""
+        return self.reads_hidden_states and not self.disable_eagle_block_drop
+
+    @property
+    def lookahead_tokens(self) -> int:
+        """KV slots reserved beyond a row's tokens for the drafter (VllmConfig.num_lookahead_tokens)."""
+        if self.method == "dflash":
+            return self.num_speculative_tokens + 1
+        return self.num_speculative_tokens if self.reads_hidden_states or self.method == "draft_model" else 0
+
+    @property
+    def draft_slots(self) -> int:
+        """Places in the input batch that a row takes beside its tokens (max_num_new_slots_for_drafting)."""
+        if self.method == "dflash" or (self.method == "draft_model" and self.parallel_drafting):
+            return self.num_speculative_tokens
+        if self.parallel_drafting:
+            return self.num_speculative_tokens - 1
+        return int(self.method == "draft_model")
+
+    def accepted(self, output_tokens: I64, seed: int) -> I8:
+        """Drafts accepted by a verification, for every output token of every request, one behind the other.
+
+        Entry k of a request is for the verification that begins when it has made k tokens. One uniform number decides:
+        position i is accepted where it lies below acceptance_rates[i], which gives each position its rate.
+        """
+        chance = np.random.default_rng(seed).random(int(output_tokens.sum()), dtype=np.float32)
+        accepted = np.zeros(len(chance), np.int8)
+        for rate in self.acceptance_rates:
+            accepted += chance < rate
+        return accepted
+
+
+def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
+    """Speculation from vLLM's `speculative_config`, a mapping or its JSON.
+
+    Raises InputError for what vLLM refuses, for a method that is not simulated, and where no acceptance is given
+    (`rejection_sample_method: synthetic`, vLLM's own way to state it).
+    """
+    given = _mapping(config)
+    method, tokens = given.get("method"), given.get("num_speculative_tokens")
+    if method not in METHODS:
+        raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST_TOKENS:
+        raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be 1 to {MOST_TOKENS}")
+    return Speculation(
+        method=method,
+        num_speculative_tokens=tokens,
+        acceptance_rates=_acceptance_rates(given, tokens),
+        parallel_drafting=bool(given.get("parallel_drafting", method == "dflash")),
+        disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop", False)),
+    )
+
+
+def assume_acceptance(config: Mapping[str, Any] | str, given: str) -> dict[str, Any]:
+    """`config` with the acceptance that `given` names: a rate, or a file (`acceptance_rates_of`)."""
+    mapping = _mapping(config)
+    tokens = mapping.get("num_speculative_tokens")
+    if not isinstance(tokens, int):
+        raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be a whole number")
+    rates = {"synthetic_acceptance_rates": list(acceptance_rates_of(given, tokens))}
+    return mapping | {"rejection_sample_method": "synthetic"} | rates
+
+
+def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
+    """Acceptance rates of `tokens` draft positions.
+
+    A number r is the chance that a draft is accepted where all before it were (alpha of Leviathan et al., arXiv
+    2211.17192), so position i has r ** (i + 1). A file is the result of `vllm bench serve --save-result`, or a JSON
+    list of the rates of the positions.
+    """
+    try:
+        rate = float(given)
+    except ValueError:
+        return _checked(_rates_in(Path(given), tokens), tokens, given)
+    return _checked([rate ** (position + 1) for position in range(tokens)], tokens, given)
+
+
+def without_acceptance(config: Mapping[str, Any] | str) -> dict[str, Any]:
+    """`config` as an engine that serves people takes it: drafts are judged by the model, not by an assumed rate."""
+    mapping = _mapping(config)
+    assumed = mapping.get("rejection_sample_method") == "synthetic"
+    return {
+        name: value
+        for name, value in mapping.items()
+        if not (name.startswith("synthetic_") or (assumed and name == "rejection_sample_method"))
+    }
+
+
+def _mapping(config: Mapping[str, Any] | str) -> dict[str, Any]:
+    try:
+        found = json.loads(config) if isinstance(config, str) else config
+    except json.JSONDecodeError as error:
+        raise InputError(f"speculative_config: not JSON: {error}") from error
+    if not isinstance(found, Mapping):
+        raise InputError(f"speculative_config={config!r}: expected a mapping with method and num_speculative_tokens")
+    return dict(found)
+
+
+def _acceptance_rates(given: Mapping[str, Any], tokens: int) -> tuple[float, ...]:
+    """SpeculativeConfig._resolve_synthetic_acceptance_rates."""
+    rates, length = given.get("synthetic_acceptance_rates"), given.get("synthetic_acceptance_length")
+    if given.get("rejection_sample_method") != "synthetic" or (rates is None) == (length is None):
+        raise InputError(
+            "speculative_config: how many drafts are accepted is not known; give --acceptance-rate, or "
+            "rejection_sample_method=synthetic with synthetic_acceptance_rates or synthetic_acceptance_length"
+        )
+    if rates is not None:
+        return _checked(rates, tokens, "synthetic_acceptance_rates")
+    if not 1 <= length <= tokens + 1:
+        raise InputError(f"speculative_config: synthetic_acceptance_length={length}: must be 1 to {tokens + 1}")
+    return tuple(float(np.clip(length - 1 - position, 0, 1)) for position in range(tokens))
+
+
+def _checked(rates: Any, tokens: int, where: str) -> tuple[float, ...]:
+    if not isinstance(rates, list) or len(rates) != tokens or not all(isinstance(r, int | float) for r in rates):
+        raise InputError(f"{where}: expected {tokens} acceptance rates, one a draft position, found {rates!r}")
+    if not all(0 <= rate <= 1 for rate in rates) or sorted(rates, reverse=True) != rates:
+        raise InputError(f"{where}: acceptance rates must lie in [0, 1] and not rise, found {rates!r}")
+    return tuple(float(rate) for rate in rates)
+
+
+def _rates_in(path: Path, tokens: int) -> Any:
+    """The rates of the first `tokens` positions that the file has."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"--acceptance-rate {path}: neither a number nor a file: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"--acceptance-rate {path}: not JSON: {error}") from error
+    if isinstance(content, dict):
+        content = content.get("spec_decode_per_position_acceptance_rates")
+    return content[:tokens] if isinstance(content, list) else content

@@ -1,0 +1,149 @@
+"""Speculative decoding: what is drafted, what is accepted, and the schedule that comes of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotune.errors import InputError
+from slotune.simulator.engine_config import parse_settings, resolve
+from slotune.simulator.speculation import (
+    Speculation,
+    acceptance_rates_of,
+    assume_acceptance,
+    parse_speculation,
+    without_acceptance,
+)
+from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run
+from slotune.tests.simulator.test_invariants import (
+    MANY,
+    blocks_are_neither_negative_nor_leaked,
+    every_request_ends_once,
+    time_goes_forward,
+)
+
+CONFIG = {"method": "eagle", "num_speculative_tokens": 3}
+LENGTHS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=8)
+
+
+def drafting(*rates: float, method: str = "ngram") -> Speculation:
+    return Speculation(method, len(rates), rates)
+
+
+def rows_of(made: Run) -> list[tuple[int, int]]:
+    return [(tokens, context) for step in made.steps for _, tokens, context in step.rows]
+
+
+def test_accepted_drafts_are_tokens_for_free() -> None:
+    engine = plain_engine(speculative_config=drafting(1.0, 1.0))
+    made = run(Setup(make_trace([0.0], [4], [7]), engine))
+    assert rows_of(made) == [(4, 0), (3, 4), (3, 7)]
+    assert made.result.requests.output_tokens.tolist() == [7]
+
+
+def test_refused_drafts_are_computed_in_vain() -> None:
+    engine = plain_engine(speculative_config=drafting(0.0, 0.0))
+    made = run(Setup(make_trace([0.0], [4], [4]), engine))
+    assert rows_of(made) == [(4, 0), (3, 4), (3, 5), (3, 6)]
+
+
+def test_the_answer_ends_in_the_middle_of_the_accepted_drafts() -> None:
+    made = run(Setup(make_trace([0.0], [4], [3]), plain_engine(speculative_config=drafting(1.0, 1.0, 1.0))))
+    assert rows_of(made) == [(4, 0), (4, 4)]
+    assert made.result.requests.output_tokens.tolist() == [3]
+
+
+def test_drafts_count_in_the_token_budget() -> None:
+    engine = plain_engine(speculative_config=drafting(0.0, 0.0, 0.0), max_num_batched_tokens=6, max_num_seqs=2)
+    made = run(Setup(make_trace([0.0, 0.0], [2, 2], [2, 2]), engine))
+    assert [[row[1:] for row in step.rows] for step in made.steps] == [[(2, 0), (2, 0)], [(4, 2), (2, 2)]]
+
+
+def test_with_async_scheduling_the_next_row_reserves_for_all_drafts() -> None:
+    """The step in flight may accept all: the next row begins behind them, and takes back what was refused."""
+    engine = plain_engine(speculative_config=drafting(0.0, 0.0, method="eagle"), async_scheduling=True)
+    made = run(Setup(make_trace([0.0], [4], [4]), engine))
+    assert rows_of(made) == [(4, 0), (3, 4), (3, 7), (3, 8)]
+
+
+@MANY
+@given(LENGTHS, st.integers(1, 5), st.sampled_from([0.0, 0.4, 1.0]), st.booleans(), st.booleans(), st.integers(0, 9))
+def test_every_simulation_with_drafts(
+    lengths: list[tuple[int, int]], drafts: int, rate: float, overlapping: bool, caching: bool, seed: int
+) -> None:
+    speculation = drafting(*(rate ** (k + 1) for k in range(drafts)), method="eagle")
+    limits: dict[str, Any] = {"max_num_batched_tokens": 32, "max_num_seqs": 4, "max_model_len": 120}
+    modes = {"async_scheduling": overlapping, "enable_prefix_caching": caching}
+    engine = plain_engine(speculative_config=speculation, num_gpu_blocks=14, **limits, **modes)
+    trace = make_trace([0.0] * len(lengths), [prompt for prompt, _ in lengths], [output for _, output in lengths])
+    made = run(Setup(trace, engine, seed=seed))
+    every_request_ends_once(made)
+    blocks_are_neither_negative_nor_leaked(made)
+    time_goes_forward(made)
+    assert made.result.requests.output_tokens.tolist() == trace.output_tokens.tolist()
+    assert all(sum(tokens for _, tokens, _ in step.rows) <= 32 for step in made.steps)
+    assert made.text == run(Setup(trace, engine, seed=seed)).text
+
+
+def test_each_position_is_accepted_at_its_rate() -> None:
+    accepted = drafting(0.8, 0.5, 0.1).accepted(np.array([150_000, 50_000]), seed=1)
+    assert [np.mean(accepted > position) for position in range(3)] == pytest.approx([0.8, 0.5, 0.1], abs=0.005)
+
+
+def test_a_rate_is_that_of_a_draft_whose_predecessors_were_accepted() -> None:
+    assert acceptance_rates_of("0.5", 3) == (0.5, 0.25, 0.125)
+
+
+def test_rates_come_from_a_benchmark_of_the_real_engine(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"spec_decode_per_position_acceptance_rates": [0.7, 0.4, 0.2, 0.1]}))
+    assert acceptance_rates_of(str(path), 3) == (0.7, 0.4, 0.2)
+    with pytest.raises(InputError, match="expected 5 acceptance rates"):
+        acceptance_rates_of(str(path), 5)
+
+
+@pytest.mark.parametrize("given", ["1.5", "-0.1", "nan", "none.json"])
+def test_what_is_no_acceptance_is_refused(given: str) -> None:
+    with pytest.raises(InputError):
+        acceptance_rates_of(given, 2)
+
+
+def test_settings_carry_vllms_own_names() -> None:
+    text = f"speculative_config={json.dumps(CONFIG)}"
+    config = parse_settings([text], acceptance="0.5")["speculative_config"]
+    assert config["synthetic_acceptance_rates"] == [0.5, 0.25, 0.125]
+    assert without_acceptance(config) == CONFIG
+    assert parse_speculation(config).lookahead_tokens == 3
+    with pytest.raises(InputError, match="needs --engine speculative_config"):
+        parse_settings([], acceptance="0.5")
+
+
+def test_a_mean_length_is_spread_as_vllm_spreads_it() -> None:
+    config = CONFIG | {"rejection_sample_method": "synthetic", "synthetic_acceptance_length": 2.5}
+    assert parse_speculation(config).acceptance_rates == (1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"method": "eegle"}, "method 'eegle' is not one of"),
+        ({"num_speculative_tokens": 0}, "must be 1 to"),
+        ({"synthetic_acceptance_rates": [0.5, 0.6, 0.1]}, "not rise"),
+        ({"synthetic_acceptance_rates": [0.5]}, "expected 3"),
+        ({"rejection_sample_method": "standard"}, "--acceptance-rate"),
+    ],
+)
+def test_what_vllm_refuses_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_speculation(assume_acceptance(CONFIG, "0.5") | changed)
+
+
+def test_methods_without_async_scheduling() -> None:
+    config = {"speculative_config": assume_acceptance(CONFIG | {"method": "ngram"}, "0.5")}
+    assert not resolve(config, {}, 100).async_scheduling
+    with pytest.raises(InputError, match="does not work with speculative method ngram"):
+        resolve(config | {"async_scheduling": True}, {}, 100)
