@@ -71,12 +71,13 @@ def build_scheduler(model, case):
     stages = args.pop("pipeline_parallel_size", 1)
     if "speculative_config" in args:
         args["speculative_config"] = speculative_config(args["speculative_config"], model)
+    os.environ.pop("VLLM_USE_V2_MODEL_RUNNER", None)
     config = EngineArgs(model=model, load_format="dummy", **args).create_engine_config()
     if "async_scheduling" in args:  # the CPU platform switches it off, but the schedule is what is wanted here
         config.scheduler_config.async_scheduling = args["async_scheduling"]
-    # the CPU platform has no stages either, nor the model runner that a GPU would have
+    # the CPU platform has no stages either, nor the model runner that a GPU has
     config.parallel_config.pipeline_parallel_size = stages
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(stages > 1))
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
     block_size = config.cache_config.block_size
     config.cache_config.num_gpu_blocks = case["num_kv_blocks"]
     spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
