@@ -85,19 +85,21 @@ class KvCapacity:
         return max(0, int(self.cache_bytes(settings) // self.block_bytes(settings)))
 
     def checked_blocks(self, settings: Mapping[str, Any]) -> int:
-        """`num_gpu_blocks`, or an InputError where vLLM would refuse to start.
+        """num_gpu_blocks_override or else `num_gpu_blocks`; an InputError where vLLM would refuse to start.
 
-        Source: vllm/v1/core/kv_cache_utils.py, check_enough_kv_cache_memory: one sequence of max_model_len must fit,
-        and one block is the null block.
+        Source: vllm/v1/core/kv_cache_utils.py, get_kv_cache_configs: one sequence of max_model_len must fit, one block
+        being the null block, and an override takes the place of the memory that was found.
         """
-        blocks = self.num_gpu_blocks(settings)
+        override = settings.get("num_gpu_blocks_override")
+        blocks = self.num_gpu_blocks(settings) if override is None else int(override)
         if blocks < 2:
             raise InputError(f"{_named(settings)}: no memory is left for the KV cache; raise gpu_memory_utilization")
         max_model_len, capacity = settings.get("max_model_len"), (blocks - 1) * int(settings["block_size"])
         if max_model_len is not None and int(max_model_len) > capacity:
+            mend = "gpu_memory_utilization" if override is None else "num_gpu_blocks_override"
             raise InputError(
                 f"max_model_len={max_model_len}: larger than the KV cache of {capacity} tokens "
-                f"({_named(settings)}); raise gpu_memory_utilization or lower max_model_len"
+                f"({_named(settings)}); raise {mend} or lower max_model_len"
             )
         return blocks
 
@@ -152,5 +154,7 @@ def _corrections(surplus: npt.NDArray[np.float64], terms: Sequence[tuple[float, 
 
 
 def _named(settings: Mapping[str, Any]) -> str:
+    if settings.get("num_gpu_blocks_override") is not None:
+        return f"num_gpu_blocks_override={settings['num_gpu_blocks_override']}"
     names = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes")
     return ", ".join(f"{name}={settings[name]}" for name in names if settings.get(name) is not None)

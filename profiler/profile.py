@@ -97,11 +97,12 @@ class Profile:
         """The engine that would run with these settings on the profiled machine.
 
         Raises InputError for what vLLM refuses: bad combinations, and a KV cache that cannot hold max_model_len tokens.
+        Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
         self._check_parallelism(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         engine = resolve(settings, self.defaults, UNLIMITED_BLOCKS if override is None else int(override))
-        if override is not None or self.kv is None:
+        if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
 

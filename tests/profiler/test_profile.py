@@ -39,7 +39,7 @@ def test_without_knowledge_of_memory_the_cache_is_unlimited_and_says_so(profile:
 
 def test_an_override_sets_the_blocks(profile: Profile) -> None:
     assert profile.engine_config({"num_gpu_blocks_override": 77}).num_gpu_blocks == 77
-    assert with_memory(profile).engine_config({"num_gpu_blocks_override": 77}).num_gpu_blocks == 77
+    assert with_memory(profile).engine_config({"num_gpu_blocks_override": 777}).num_gpu_blocks == 777
 
 
 def test_memory_makes_the_blocks_and_the_profile_the_defaults(profile: Profile) -> None:
@@ -51,6 +51,13 @@ def test_memory_makes_the_blocks_and_the_profile_the_defaults(profile: Profile) 
 def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None:
     with pytest.raises(InputError, match="max_model_len=100000: larger than the KV cache"):
         with_memory(profile).engine_config({"max_model_len": 100_000})
+
+
+def test_an_override_too_small_for_one_sequence_is_refused_where_memory_is_known(profile: Profile) -> None:
+    """4096 tokens are 128 blocks of 32, and one more is the null block."""
+    assert with_memory(profile).engine_config({"num_gpu_blocks_override": 129}).num_gpu_blocks == 129
+    with pytest.raises(InputError, match=r"4096: larger .* 4064 tokens \(num_gpu_blocks_override=128\); raise num_gpu"):
+        with_memory(profile).engine_config({"num_gpu_blocks_override": 128})
 
 
 def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
