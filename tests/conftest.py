@@ -6,6 +6,7 @@ SLOTUNE_REQUIRE_ALL=1       a skipped test is a failed one, except those marked 
 """
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,17 @@ def vllm_python() -> str:
     if not interpreter:
         pytest.skip("needs a real engine: set SLOTUNE_TEST_VLLM_PYTHON to a Python that has vLLM")
     return interpreter
+
+
+@pytest.fixture
+def fake_vllm(tmp_path: Path) -> Path:
+    """A `vllm` command without a model (fake_vllm.py); its first line names no interpreter to be asked for vLLM."""
+    script = Path(__file__).with_name("fake_vllm.py")
+    command = tmp_path / "bin" / "vllm"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P {script} "$@"\n')
+    command.chmod(0o755)
+    return command
 
 
 class Outcome(NamedTuple):

@@ -1,21 +1,9 @@
-"""A stand-in engine and a model folder, for tests that need no real one."""
+"""A model folder, for tests that need no real one."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture
-def fake_vllm(tmp_path: Path) -> Path:
-    """A `vllm` command (fake_vllm.py); its first line names no interpreter that could be asked for vLLM."""
-    script = Path(__file__).with_name("fake_vllm.py")
-    command = tmp_path / "bin" / "vllm"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P {script} "$@"\n')
-    command.chmod(0o755)
-    return command
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     folder = tmp_path_factory.mktemp("load")
     command = folder / "vllm"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P {Path(__file__).with_name("fake_vllm.py")} "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P {Path(__file__).parents[1] / "fake_vllm.py"} "$@"\n')
     command.chmod(0o755)
     (folder / "config.json").write_text(json.dumps({"architectures": ["X"]}))
     with running_server(find_vllm(str(command)), str(folder), {}, folder / "run", record=True) as running:

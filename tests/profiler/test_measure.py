@@ -20,7 +20,7 @@ from slotune.profiler.profile import load_profile
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
 
-FAKE = runpy.run_path(str(Path(__file__).with_name("fake_vllm.py")), run_name="fake_vllm")
+FAKE = runpy.run_path(str(Path(__file__).parents[1] / "fake_vllm.py"), run_name="fake_vllm")
 MEASURE = """
 import sys
 from pathlib import Path

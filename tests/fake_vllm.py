@@ -1,6 +1,7 @@
 """A stand-in for the `vllm` command: serves token streams from a step loop of known cost, and records its steps.
 
-Run as a script: `--version`, or `serve MODEL --port N ...`. FAKE_VLLM_DEATH=start or =<requests> makes it fail.
+Run as a script: `--version`, or `serve MODEL --port N ...`. It runs out of memory with --max-num-seqs 13; with
+FAKE_VLLM_DEATH=start or =<requests> it fails in other ways. FAKE_VLLM_PIDS names a file that gets its process id.
 """
 
 import asyncio
@@ -155,9 +156,16 @@ def main(words: list[str]) -> None:
     if words == ["--version"]:
         print("0.32.0+cpu")
         return
+    if words[0] != "serve":
+        sys.exit(2)
     if os.environ.get("FAKE_VLLM_DEATH") == "start":
         print("main.py: error: unrecognized arguments: --nonsense")
         sys.exit(2)
+    if "--max-num-seqs 13" in " ".join(words):
+        sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 13.00 GiB.")
+    if pids := os.environ.get("FAKE_VLLM_PIDS"):
+        with Path(pids).open("a") as file:
+            file.write(f"{os.getpid()}\n")
     Path(os.environ["SLOTUNE_FACTS"]).write_text(json.dumps(facts(words)))
     app = web.Application(client_max_size=1 << 24)
     app.cleanup_ctx.append(engine)
