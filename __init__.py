@@ -6,7 +6,7 @@ The public API, each name loaded from its module when it is first used, so that 
 
     profile = load_profile("h200-llama-3.1-8b")
     result = simulate(read_trace("chat"), profile.engine_config({"max_num_seqs": 64}), profile.timing())
-    print(summarise(result)["p99_ttft_ms"])
+    print(summarise(result.requests, result.gaps)["p99_ttft_ms"])
 """
 
 import importlib

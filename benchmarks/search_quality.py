@@ -59,7 +59,7 @@ def best_so_far(words: argparse.Namespace, optimizer: str, seed: int) -> list[fl
     with tempfile.TemporaryDirectory() as folder:
         tune(asked, Path(folder) / "study")
         with Study.open(Path(folder) / "study") as study:
-            trials = study.trials()
+            trials = study.trials("simulation")
     task = load_task(asked)
     curve: list[float] = []
     for trial in trials:

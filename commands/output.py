@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,8 @@ import click
 
 if TYPE_CHECKING:
     import rich.progress
+
+    from ..profiler.profile import Profile
 
 PLAIN_INTERVAL_S = 5.0  # without a terminal a line at most this often: a log stays readable
 
@@ -122,13 +124,15 @@ class PlainProgress:
         self._clock = clock
         self._start_s = clock()
         self._last_s = -math.inf
+        self._ended = False
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
         now_s = self._clock()
-        finished = self._total is not None and done >= self._total
+        finished = self._total is not None and done >= self._total and not self._ended
         if now_s - self._last_s < PLAIN_INTERVAL_S and not finished:
             return
+        self._ended = self._ended or finished
         self._last_s = now_s
         parts = [self._amount(done), self._left(done, now_s), note]
         self.line(f"{self._what}: " + ", ".join(part for part in parts if part))
@@ -147,6 +151,13 @@ class PlainProgress:
         if done >= self._total:
             return f"{now_s - self._start_s:.0f} s"
         return f"{(now_s - self._start_s) * (self._total - done) / done:.0f} s left"
+
+
+def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
+    """Say on stderr which settings the predictions do not depend on, if there are any."""
+    ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one))
+    if ignored:
+        click.echo(f"Note: without effect on what profile {profile.name} predicts: {', '.join(ignored)}", err=True)
 
 
 def announce_compilation() -> None:

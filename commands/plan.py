@@ -18,7 +18,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.capacity import Scenario
@@ -73,6 +73,7 @@ def command(
     announce_compilation()
     first = _scenario(**base)
     scenarios = [first, *(what_if(first, change) for change in changes)]
+    note_ignored(first.profile, *(scenario.settings for scenario in scenarios))
     with progress("plan", len(scenarios) * ORDERINGS) as bar:
         plans = plan(scenarios, rate, jobs=jobs, on_done=bar.update)
     if as_json:

@@ -38,7 +38,10 @@ def command() -> None:
     help="Milliseconds for each token of context, any row.",
 )
 @out_option
-def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, context_token_ms: float, out: Path) -> None:
+@json_option
+def linear(
+    base_ms: float, prefill_token_ms: float, decode_seq_ms: float, context_token_ms: float, out: Path, as_json: bool
+) -> None:
     """A closed-form profile, for tests and rough numbers.
 
     A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. There is no overhead outside
@@ -55,7 +58,10 @@ def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, contex
         base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, name=out.name
     )
     save_profile(profile, out)
-    click.echo(f"{out}: {profile.provenance}")
+    if as_json:
+        _show(profile, as_json)
+    else:
+        click.echo(f"{out}: {profile.provenance}")
 
 
 @command.command()
@@ -65,6 +71,7 @@ def linear(base_ms: float, prefill_token_ms: float, decode_seq_ms: float, contex
 @engine_config_option
 @seed_option
 @out_option
+@json_option
 def fit(
     steps: tuple[Path, ...],
     model: str | None,
@@ -72,6 +79,7 @@ def fit(
     engine_config: Path | None,
     seed: int,
     out: Path,
+    as_json: bool,
 ) -> None:
     """A profile from step records, of a production engine, say.
 
@@ -90,7 +98,7 @@ def fit(
     settings = parse_settings(engine, engine_config)
     profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed)
     save_profile(profile, out)
-    _print_page(profile)
+    _show(profile, as_json)
 
 
 @command.command()
@@ -101,6 +109,7 @@ def fit(
 @engine_config_option
 @seed_option
 @out_option
+@json_option
 def measure(
     model: str,
     budget: float,
@@ -109,6 +118,7 @@ def measure(
     engine_config: Path | None,
     seed: int,
     out: Path,
+    as_json: bool,
 ) -> None:
     """A profile from the real engine: starts it, drives it for a while, fits its steps.
 
@@ -131,7 +141,7 @@ def measure(
             bar.update(min(round(done_s), budget), note=note)
 
         profile = measure(task, find_vllm(vllm_python), report)
-    _print_page(profile)
+    _show(profile, as_json)
 
 
 @command.group("import")
@@ -145,7 +155,8 @@ def import_() -> None:
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
 @seed_option
 @out_option
-def silicon(system: str, model: str, tp: int, seed: int, out: Path) -> None:
+@json_option
+def silicon(system: str, model: str, tp: int, seed: int, out: Path, as_json: bool) -> None:
     """Step times from the kernel tables of aiconfigurator-core (the extra `slotune[silicon]`).
 
     \b
@@ -159,7 +170,7 @@ def silicon(system: str, model: str, tp: int, seed: int, out: Path) -> None:
     check_target(out)
     profile = import_silicon(system, model, tp, out.name, seed)
     save_profile(profile, out)
-    _print_page(profile)
+    _show(profile, as_json)
 
 
 @command.command()
@@ -175,14 +186,19 @@ def show(profile: str, as_json: bool) -> None:
       slotune profile show h200-llama-3.1-8b
     """
     from ..profiler.profile import load_profile
+
+    _show(load_profile(profile), as_json)
+
+
+def _show(profile: "Profile", as_json: bool) -> None:
+    """Tell what the profile holds, as a page or as one JSON document."""
     from ..profiler.profile_page import as_document
     from .output import emit_json
 
-    loaded = load_profile(profile)
     if as_json:
-        emit_json(as_document(loaded))
+        emit_json(as_document(profile))
     else:
-        _print_page(loaded)
+        _print_page(profile)
 
 
 def _print_page(profile: "Profile") -> None:

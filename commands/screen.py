@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.objective import Objective
@@ -79,6 +79,7 @@ def command(
     run, settings, objective = _common(**common)
     if acceptance_rate:
         configurations = [_accepting(one, settings, acceptance_rate) for one in configurations]
+    note_ignored(run.profile, settings, *configurations)
     with progress("screen", len(configurations)) as bar:
         rows = screen(configurations, run, settings, sort=sort, objective=objective, jobs=jobs, on_done=bar.update)
     if out:

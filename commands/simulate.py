@@ -22,7 +22,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, table
+from .output import announce_compilation, emit_json, note_ignored, table
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -71,6 +71,7 @@ def command(
     """
     from ..simulator.metrics import summarise
     from ..simulator.request_table import write_requests
+    from ..tuner.objective import Objective
 
     announce_compilation()
     profile, config, result = _simulated(**asked)
@@ -84,7 +85,8 @@ def command(
         "trust": profile.trust(result.steps, result.extrapolated_steps),
     }
     if slo:
-        document["targets"] = {str(target): target.met(metrics) for target in slo}
+        objective = Objective(slo)
+        document["targets"] = {str(target): objective.keeps(target, metrics) for target in slo}
     if as_json:
         emit_json(document)
     else:
@@ -114,6 +116,7 @@ def _simulated(
     known = load_profile(profile)
     settings = parse_settings(engine, engine_config, acceptance_rate)
     config = known.engine_config(settings)
+    note_ignored(known, settings)
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load
     with steps_out.open("w") if steps_out else nullcontext() as out:

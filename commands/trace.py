@@ -1,12 +1,16 @@
 """`slotune trace`: look at a workload, make one, read foreign formats."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import duration as seconds
 from .options import json_option, out_option, positive_number, seed_option
 from .output import emit_json, table
+
+if TYPE_CHECKING:
+    from ..traces.trace import Trace
 
 format_option = click.option(
     "--format",
@@ -86,6 +90,7 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
 )
 @seed_option
 @out_option
+@json_option
 def make(
     requests: int,
     rate: float,
@@ -100,6 +105,7 @@ def make(
     system_prompt_tokens: int,
     seed: int,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Make a trace from figures.
 
@@ -111,7 +117,7 @@ def make(
       slotune trace make --requests 1000 --rate 5.5 --cv 1.09 \\
         --prompt-tokens 1155/1020/4142 --output-tokens 211/129/601 --out chat.jsonl
     """
-    from ..traces import read_trace, write_trace
+    from ..traces import read_trace
     from ..traces.generate import make_trace, parse_lengths
 
     if (like is None) == (prompt_tokens is None) or (prompt_tokens is None) != (output_tokens is None):
@@ -129,8 +135,7 @@ def make(
         system_prompts=system_prompts,
         system_prompt_tokens=system_prompt_tokens,
     )
-    write_trace(trace, out)
-    click.echo(f"{out}: {len(trace)} requests over {trace.arrival_s[-1]:.0f} s")
+    _write(trace, out, as_json)
 
 
 @command.command()
@@ -155,6 +160,7 @@ def make(
 )
 @seed_option
 @out_option
+@json_option
 def convert(
     trace: str,
     format: str | None,
@@ -166,6 +172,7 @@ def convert(
     cv: float | None,
     seed: int,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Read TRACE and write it as slotune's JSON lines; options act in the order in which they stand here.
 
@@ -173,7 +180,7 @@ def convert(
     Example:
       slotune trace convert conversation_trace.jsonl --duration 10m --spread --out conversation.jsonl
     """
-    from ..traces import read_trace, write_trace
+    from ..traces import read_trace
     from ..traces.transform import converted
 
     if cv is not None and rate is None:
@@ -187,5 +194,15 @@ def convert(
         rate=rate,
         cv=cv,
     )
-    write_trace(result, out)
-    click.echo(f"{out}: {len(result)} requests over {result.arrival_s[-1]:.0f} s")
+    _write(result, out, as_json)
+
+
+def _write(trace: "Trace", out: Path, as_json: bool) -> None:
+    """Write the trace and say what it is."""
+    from ..traces import trace_stats, write_trace
+
+    write_trace(trace, out)
+    if as_json:
+        emit_json({"trace": out, **trace_stats(trace)})
+    else:
+        click.echo(f"{out}: {len(trace)} requests over {trace.arrival_s[-1]:.0f} s")

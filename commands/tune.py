@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
@@ -85,28 +85,31 @@ def command(
     Example:
       slotune tune --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --slo p99:tpot:30 --out studies/chat
     """
-    from ..tuner.recommendation import document, require_targets
+    from ..profiler.profile import load_profile
+    from ..tuner.recommendation import require_targets
+    from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
 
     announce_compilation()
     question = _asked(**asked)
+    note_ignored(load_profile(question.profile), question.engine)
     with progress("tune", question.trials) as bar:
         found = tune(question, out, jobs=jobs, on_trial=lambda trial, done: bar.update(done, note=trial.origin))
     if not as_json:
         _print(found)
     if validate_best:
-        _validate(found, validate_best, vllm_python, model, as_json)
-        return
+        found = _validated(found, validate_best, vllm_python, model, as_json)
     if as_json:
         emit_json(document(found))
     require_targets(found)
 
 
-def _validate(found: "Recommendation", top: int, vllm_python: str | None, model: str | None, as_json: bool) -> None:
+def _validated(
+    found: "Recommendation", top: int, vllm_python: str | None, model: str | None, as_json: bool
+) -> "Recommendation":
     """Go on as `slotune validate` does; what was measured decides."""
-    from ..tuner.recommendation import document
-    from ..tuner.validate import require_targets, validate
-    from ..tuner.validate_page import document as measured_document
+    from ..tuner.recommendation import after_measuring
+    from ..tuner.validate import validate
     from .validate import print_validation, show
 
     with progress("validate") as bar:
@@ -117,11 +120,9 @@ def _validate(found: "Recommendation", top: int, vllm_python: str | None, model:
             model=model,
             watch=lambda progressed: show(bar, progressed),
         )
-    if as_json:
-        emit_json(document(found) | {key: part for key, part in measured_document(measured).items() if part})
-    else:
+    if not as_json:
         print_validation(measured)
-    require_targets(measured)
+    return after_measuring(found, measured)
 
 
 def _asked(
@@ -134,8 +135,10 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.recommendation import comparison
+    from ..tuner.recommendation_page import comparison, measured_lines
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
+    for line in measured_lines(found):
+        click.echo(line)
     click.echo(found.task.profile.provenance)
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

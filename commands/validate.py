@@ -10,7 +10,7 @@ from .output import Progress, emit_json, progress, table
 
 if TYPE_CHECKING:
     from ..tuner.campaign import Progressed
-    from ..tuner.validate import Validation
+    from ..tuner.validation import Validation
 
 
 @click.command()
@@ -50,8 +50,9 @@ def command(
     Example:
       slotune validate studies/chat --top 3 --repeats 3
     """
-    from ..tuner.validate import require_targets, validate
+    from ..tuner.validate import validate
     from ..tuner.validate_page import document
+    from ..tuner.validation import require_targets
 
     with progress("validate") as bar:
         found = validate(

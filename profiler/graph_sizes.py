@@ -10,6 +10,8 @@ from ..simulator.engine_config import EngineConfig
 
 DEFAULT_MAX_CAPTURE = 512
 """Largest size captured by default; 1024 on data-centre Blackwell (compute capability 10)."""
+GRAPH_SETTINGS = frozenset({"enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"})
+"""Settings that choose the sizes."""
 
 
 def captured_graph_sizes(

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import InputError
-from ..simulator.engine_config import UNLIMITED_MODEL_LEN, EngineConfig, resolve
+from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig, resolve
 from ..simulator.timing import Overhead, Timing
-from .graph_sizes import captured_graph_sizes
+from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .kv_capacity import KvCapacity
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
@@ -105,6 +105,14 @@ class Profile:
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
+
+    def ignored(self, settings: Mapping[str, Any]) -> list[str]:
+        """Names of those settings that change neither the schedule nor the times nor the memory that are predicted.
+
+        A fact of the profiled engine that is asked for as it is, is none of them.
+        """
+        heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
+        return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {

@@ -92,13 +92,17 @@ class Objective:
             return 0.0 if slo.metric in BETWEEN_TOKENS else math.inf
         return value / slo.limit_ms
 
+    def keeps(self, slo: Slo, metrics: Metrics) -> bool:
+        """Whether a target is met."""
+        return self.ratio(slo, metrics) <= 1
+
     def worst_ratio(self, metrics: Metrics) -> float:
         """The largest ratio over all limits; 0 without any."""
         return max((self.ratio(slo, metrics) for slo in self.limits), default=0.0)
 
     def meets(self, metrics: Metrics) -> bool:
         """Whether every target is met."""
-        return all(self.ratio(slo, metrics) <= 1 for slo in self.slos)
+        return all(self.keeps(slo, metrics) for slo in self.slos)
 
     def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.

@@ -1,16 +1,19 @@
 """Which trial is the recommendation, and why: targets first, then the goal, then as few changes as possible."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from .comparison import Quantity, quantities
 from .objective import Metrics, Objective
 from .space import SearchSpace
-from .study import Trial
+from .study import Trial, settings_key
 
 TIE = 0.01
 """Goals within 1 % are ties: vLLM's recipes use the same, and no engine is steadier from run to run."""
 HEADROOM_TIE = 0.02
 """Latencies within 2 % of their limit are ties where the targets are met: nobody changes a setting for less."""
+ALIKE = 0.005
+"""Predictions within half a percent of each other: the engine would not tell such configurations apart either."""
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
@@ -64,6 +67,29 @@ def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpa
         return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in by_loss)
 
     return [by_loss[losses] for losses in sorted(by_loss) if not beaten(losses)]
+
+
+def unlike(trials: Iterable[Trial], known: Iterable[Trial], objective: Objective) -> Iterator[Trial]:
+    """Those that are neither known nor predicted to behave as one that is known or comes before."""
+    taken, shown = list(known), quantities(objective)
+    for trial in trials:
+        if not any(_alike(trial, other, shown) for other in taken):
+            taken.append(trial)
+            yield trial
+
+
+def _alike(one: Trial, other: Trial, shown: Iterable[Quantity]) -> bool:
+    """Whether they are the same, or predicted to be within ALIKE of each other in everything shown."""
+    if settings_key(one.settings) == settings_key(other.settings):
+        return True
+    if one.metrics is None or other.metrics is None:
+        return False
+    mine, theirs = one.metrics, other.metrics
+    return all(_near(quantity.of(mine), quantity.of(theirs)) for quantity in shown)
+
+
+def _near(value: float, other: float) -> bool:
+    return abs(value - other) <= ALIKE * abs(other) or (value != value and other != other)
 
 
 def _total(trial: Trial, objective: Objective, reference: Metrics) -> float:

@@ -1,27 +1,21 @@
-"""What a search recommends, in the forms people see: a comparison with the default, a YAML file, a JSON document."""
+"""What a search recommends, with all that it rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo
+from . import validation
 from .deployment import deployed
 from .export import vllm_yaml
-from .objective import Metrics, Objective
-from .study import Trial
+from .objective import Objective
+from .other_orders import OtherOrders
+from .study import Trial, settings_key
 from .task import Task
-
-SHOWN = {
-    "mean_ttft_ms": "TTFT mean, ms",
-    "p99_ttft_ms": "TTFT p99, ms",
-    "mean_tpot_ms": "TPOT mean, ms",
-    "p99_tpot_ms": "TPOT p99, ms",
-    "request_throughput": "requests/s",
-    "output_throughput": "output tokens/s",
-}
+from .validation import Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +25,17 @@ class Recommendation:
     folder: Path
     task: Task
     best: Trial
+    """What is recommended: by the measurements where there are any."""
     default: Trial
     trials: int
     front: tuple[Trial, ...]
     """With several goals: every configuration that no other beats in all of them."""
+    orders: Mapping[str, OtherOrders]
+    """What the best few and the default gave on other orders of the requests, by `settings_key`."""
+    simulated: Trial
+    """What the simulations alone recommend."""
+    measured: Validation | None
+    """What the study's runs on the engine say; None where it has none."""
 
     @property
     def settings(self) -> Settings:
@@ -45,9 +46,19 @@ class Recommendation:
         """Whether the recommended configuration meets every target in the simulator."""
         return self.task.objective.meets(self.best.metrics or {})
 
+    def orders_of(self, trial: Trial) -> OtherOrders | None:
+        """What a configuration gave on other orders of the requests, where that is known."""
+        return self.orders.get(settings_key(trial.settings))
+
 
 def require_targets(recommendation: Recommendation) -> None:
-    """Raise InfeasibleError where not even the best configuration meets the targets, naming the nearest miss."""
+    """Raise InfeasibleError where not even the best configuration meets the targets, naming the nearest miss.
+
+    What was measured decides, where anything was.
+    """
+    if recommendation.measured and recommendation.measured.verdict:
+        validation.require_targets(recommendation.measured)
+        return
     metrics, objective = recommendation.best.metrics or {}, recommendation.task.objective
     missed = [slo for slo in objective.slos if objective.ratio(slo, metrics) > 1]
     if missed:
@@ -59,70 +70,58 @@ def require_targets(recommendation: Recommendation) -> None:
         )
 
 
-def comparison(recommendation: Recommendation) -> list[tuple[str, object, object]]:
-    """Rows of (what, default, recommended): settings that differ, predicted metrics, and the targets met."""
-    default, best, task = recommendation.default, recommendation.best, recommendation.task
-    was: Mapping[str, Any] = {knob.name: knob.default for knob in task.space.knobs}
-    changed = task.space.changes(best.settings)
-    rows: list[tuple[str, object, object]] = [(name, str(was[name]), str(value)) for name, value in changed.items()]
-    labels = {goal.metric: goal.metric for goal in task.objective.effective_goals()} | SHOWN
-    for key, label in labels.items():
-        rows.append((label, (default.metrics or {}).get(key), (best.metrics or {}).get(key)))
-    for slo in task.objective.slos:
-        rows.append((str(slo), _verdict(task.objective, slo, default), _verdict(task.objective, slo, best)))
-    return rows
-
-
-def _verdict(objective: Objective, slo: Slo, trial: Trial) -> str:
-    if trial.metrics is None:
-        return f"does not start: {trial.message}"
-    ratio = objective.ratio(slo, trial.metrics)
-    return f"{'met' if ratio <= 1 else 'missed'} ({slo.value_ms(trial.metrics):.4g} ms)"
-
-
-def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
-    """Each target as it was written, and whether it is met."""
-    return {str(slo): objective.ratio(slo, metrics) <= 1 for slo in objective.slos}
+def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
+    """The recommendation that the measurements make of it; they decide where any run succeeded."""
+    if measured.verdict is None:
+        return replace(recommendation, measured=measured)
+    one, default = measured.verdict.recommended, recommendation.default
+    best = (
+        default if settings_key(one.settings) == settings_key(default.settings) else Trial(one.settings, one.predicted)
+    )
+    return replace(recommendation, measured=measured, best=best)
 
 
 def best_yaml(recommendation: Recommendation) -> str:
     """best.yaml: the settings as `vllm serve --config` reads them, headed by what they were chosen on."""
+    measured = recommendation.measured
+    if measured and measured.verdict:
+        return validation.best_yaml(measured, measured.verdict)
     asked = recommendation.task.asked
     comments = [
         f"recommended by slotune {asked.versions.slotune} after {recommendation.trials} simulated configurations",
         recommendation.task.profile.provenance,
         f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
-        *(f"{target}: {'met' if met else 'missed'} in simulation" for target, met in _met(recommendation).items()),
+        *_target_lines(recommendation),
     ]
     profile = recommendation.task.profile
     return vllm_yaml(deployed(profile, recommendation.settings), profile.engine.model, comments)
 
 
-def _met(recommendation: Recommendation) -> dict[str, bool]:
-    return targets_met(recommendation.task.objective, recommendation.best.metrics or {})
+def _target_lines(recommendation: Recommendation) -> list[str]:
+    objective, orders = recommendation.task.objective, recommendation.orders_of(recommendation.best)
+    lines = []
+    for slo in objective.slos:
+        line = f"{slo}: {verdict_text(objective, slo, recommendation.best)} in simulation"
+        if orders:
+            line += f"; in {len(orders.runs)} other orders of the requests {met_text(orders, objective, slo)}"
+        lines.append(line)
+    return lines
 
 
-def document(recommendation: Recommendation, measured: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The JSON document of `slotune tune --json`; `measured` is what validation found of the best configuration."""
-    best, task = recommendation.best, recommendation.task
-    return {
-        "best": _side(recommendation, best) | {"measured": measured},
-        "default": _side(recommendation, recommendation.default) | {"measured": None},
-        "trials": recommendation.trials,
-        "front": [_side(recommendation, trial) for trial in recommendation.front],
-        "study": str(recommendation.folder),
-        "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
-        "profile": task.profile.describe(),
-        "trust": task.profile.trust() | {"extrapolated_share": (best.metrics or {}).get("extrapolated_share", 0.0)},
-    }
+def verdict_text(objective: Objective, slo: Slo, trial: Trial) -> str:
+    """Whether a configuration is predicted to meet a target, and with what."""
+    if trial.metrics is None:
+        return f"does not start: {trial.message}"
+    return f"{'met' if objective.keeps(slo, trial.metrics) else 'missed'} ({slo.value_ms(trial.metrics):.4g} ms)"
 
 
-def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
-    metrics = trial.metrics
-    return {
-        "engine": dict(trial.settings),
-        "resolved": recommendation.task.space.resolved(trial.settings),
-        "predicted": None if metrics is None else dict(metrics),
-        "failure": trial.message,
-        "targets": {} if metrics is None else targets_met(recommendation.task.objective, metrics),
-    }
+def range_text(orders: OtherOrders, key: str) -> str:
+    """Least and greatest value of a metric over the other orders."""
+    low, high = orders.range(key)
+    return f"{low:.4g} to {high:.4g}"
+
+
+def met_text(orders: OtherOrders, objective: Objective, slo: Slo) -> str:
+    """On how many of the other orders a target is met, and with what."""
+    met = orders.meeting(partial(objective.keeps, slo))
+    return f"met in {met} ({range_text(orders, slo.key)} ms)"

@@ -11,12 +11,14 @@ from typing import Any
 
 from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
-from .comparison import Compared, Quantity, compared, default_metrics, quantities
+from .comparison import Compared, Quantity, compared, quantities
 from .deployment import deployed
 from .export import command_line
 from .objective import Metrics
+from .other_orders import orders_of, picked
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
-from .ranking import ranked, recommended
+from .ranking import ranked
+from .recommendation import met_text
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -78,7 +80,7 @@ class Page:
         """What the measurements recommend or, where there are none, the search."""
         if self.verdict:
             return dict(self.verdict.recommended.settings)
-        best = recommended(self.trials, self.objective, self.task.space, default_metrics(self.study))
+        best = picked(self.study, self.task)
         return dict(best.settings) if best else self.default
 
     def _predicted(self, settings: Settings) -> Metrics | None:
@@ -152,10 +154,19 @@ class Page:
             sentences.append("Predicted: " + "; ".join(falls) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
+        sentences += self._spread()
         sentences.append(
             self.verdict.sentence if self.verdict else "Not yet measured on the engine: run slotune validate."
         )
         return sentences
+
+    def _spread(self) -> list[str]:
+        """What the recommended settings give on other orders of the requests, where that is known."""
+        orders = orders_of(self.study).get(settings_key(self.best))
+        if orders is None or not self.objective.slos:
+            return []
+        texts = [f"{slo} {met_text(orders, self.objective, slo)}" for slo in self.objective.slos]
+        return [f"The same requests in {len(orders.runs)} other orders: {'; '.join(texts)}."]
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:

@@ -179,10 +179,6 @@ class Search:
         """The best of what this search has run so far: the same whether or not it is continued."""
         return recommended(self._runner.trials(), self._objective, self.space, self.reference)
 
-    def recommended(self) -> Trial | None:
-        """The best of everything the study knows, or None if nothing ran."""
-        return recommended(self._runner.known(), self._objective, self.space, self.reference)
-
     def run(self, others: Sequence[tuple[str, F64]], origin: str, *, finish: bool = True) -> Trial:
         """The whole search, `others` being what to run first after the default. Returns the default's trial.
 

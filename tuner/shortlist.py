@@ -1,20 +1,17 @@
 """What is worth measuring: first by the simulator alone, then by the simulator corrected by what was measured."""
 
 import math
-from collections.abc import Sequence
 
 from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
 from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned
 from .objective import Objective
-from .ranking import TIE, ranked, recommended
+from .other_orders import picked
+from .ranking import TIE, ranked, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
 from .verdict import Verdict, decide, mean_merit, merit_of
-
-ALIKE = 0.005
-"""Predictions within half a percent of each other: the engine would not tell such configurations apart either."""
 
 
 def shortlist(study: Study, task: Task) -> list[Settings]:
@@ -28,9 +25,9 @@ def shortlist(study: Study, task: Task) -> list[Settings]:
         raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
     reference = default_metrics(study)
     order = ranked(trials, task.objective, task.space, reference)
-    best = recommended(trials, task.objective, task.space, reference)
+    best = picked(study, task)
     default = Trial(study.asked.engine, reference or None)
-    return [dict(trial.settings) for trial in _unlike([best, *order] if best else order, [default], task.objective)]
+    return [dict(trial.settings) for trial in unlike([best, *order] if best else order, [default], task.objective)]
 
 
 def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
@@ -49,7 +46,7 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
     corrected = [Trial(t.settings, correction.corrected(t.settings, t.metrics or {}), number=t.number) for t in trials]
     known = [trial for trial in corrected if settings_key(trial.settings) in tried]
     order = ranked(corrected, task.objective, task.space, default_metrics(study))
-    unknown = _unlike(order, known, task.objective)
+    unknown = unlike(order, known, task.objective)
     return [dict(trial.settings) for trial in unknown if _promises(trial, verdict, task.objective)]
 
 
@@ -74,27 +71,3 @@ def _noise(verdict: Verdict) -> float:
     if change is None or math.isnan(change.low):
         return TIE
     return max(TIE, (change.high - change.low) / 2 / change.value)
-
-
-def _unlike(trials: Sequence[Trial], known: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """Those that are neither known nor predicted to behave as one that is known or comes before."""
-    taken, chosen = list(known), []
-    for trial in trials:
-        if not any(_alike(trial, other, objective) for other in taken):
-            taken.append(trial)
-            chosen.append(trial)
-    return chosen
-
-
-def _alike(one: Trial, other: Trial, objective: Objective) -> bool:
-    """Whether they are the same, or predicted to be within ALIKE of each other in everything shown."""
-    if settings_key(one.settings) == settings_key(other.settings):
-        return True
-    if one.metrics is None or other.metrics is None:
-        return False
-    mine, theirs = one.metrics, other.metrics
-    return all(_near(quantity.of(mine), quantity.of(theirs)) for quantity in quantities(objective))
-
-
-def _near(value: float, other: float) -> bool:
-    return abs(value - other) <= ALIKE * abs(other) or (value != value and other != other)

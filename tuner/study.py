@@ -30,7 +30,7 @@ TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
 PART = ".part"
 
-Where = Literal["simulation", "hardware"]
+Where = Literal["simulation", "other orders", "hardware"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -100,7 +100,7 @@ class Trial:
     where: Where = "simulation"
     repeat: int = 0
     origin: str = ""
-    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, validate."""
+    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""

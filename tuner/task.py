@@ -74,7 +74,10 @@ def ask(
     seed: int = 0,
     trials: int = 64,
 ) -> Asked:
-    """What a study is asked, with the digests of what it reads. Raises InputError for anything that cannot be read."""
+    """What a study is asked, with the digests of what it reads. Raises InputError for anything that cannot be read.
+
+    Of `engine` the model is left out, which the profile names.
+    """
     load_profile(profile)
     return Asked(
         profile=_absolute(profile),
@@ -84,7 +87,7 @@ def ask(
         rate=rate,
         max_concurrency=max_concurrency,
         policy=policy,
-        engine=dict(engine or {}),
+        engine={name: value for name, value in (engine or {}).items() if name != "model"},
         slos=tuple(str(slo) for slo in slos),
         goodput=dict(goodput or {}),
         maximize=tuple(maximize),

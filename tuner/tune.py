@@ -1,20 +1,22 @@
 """The main job: from what is asked to a recommended configuration, in the simulator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from .evaluate import workers
 from .feasibility import FeasibilityForest
+from .other_orders import OrderedRun, orders_of, picked, run_other_orders
 from .ranking import pareto_front
-from .recommendation import Recommendation, best_yaml
+from .recommendation import Recommendation, after_measuring, best_yaml
 from .search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
 from .smac_search import SmacProposer
 from .space import F64
-from .study import Asked, Study, Trial
+from .study import Asked, Study, Trial, settings_key
 from .task import Task, load_task
+from .validation import validation_of
 
 
 def tune(
@@ -26,12 +28,14 @@ def tune(
 ) -> Recommendation:
     """Search, keep everything in the study folder `out`, write best.yaml, and recommend.
 
-    Continues the study when `out` holds one that asked for the same. `on_trial` hears of each trial and how many are
-    done. Raises InputError for bad input; targets that nothing meets are the caller's to refuse (`require_targets`).
+    Continues the study when `out` holds one that asked for the same; where that was validated, what was measured is
+    still what is recommended. `on_trial` hears of each trial and how many configurations are done. Raises InputError
+    for bad input; targets that nothing meets are the caller's to refuse (`require_targets`).
     """
     task = load_task(asked)
-    with workers(task.simulated().compiled(), jobs) as run_all, Study.create(out, asked) as study:
-        runner = Runner(study, run_all, on_trial)
+    ordered = OrderedRun(task.simulated().compiled())
+    with workers(ordered, jobs) as run_all, Study.create(out, asked) as study:
+        runner = Runner(study, lambda many: run_all((settings, 0) for settings in many), on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)
         try:
@@ -39,14 +43,26 @@ def tune(
             default = search.run(_first(task, candidates), asked.optimizer, finish=asked.optimizer != "random")
         finally:
             proposer.close()
-        best = search.recommended()
-        if best is None:
-            raise InputError(f"no configuration of {runner.done} could run, the first because: {default.message}")
+        run_other_orders(study, task, run_all, lambda trial: on_trial(trial, runner.done))
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)
-        several = len(task.objective.goals) > 1
-        recommendation = Recommendation(out, task, best, default, runner.done, tuple(front) if several else ())
-        study.write_best(best_yaml(recommendation))
-    return recommendation
+        found = _concluded(study, task, default, runner.done, front)
+        study.write_best(best_yaml(found))
+    return found
+
+
+def _concluded(study: Study, task: Task, default: Trial, done: int, front: Sequence[Trial]) -> Recommendation:
+    """What is recommended: by the measurements where there are any, otherwise by the simulations."""
+    runs = study.trials("hardware")
+    failed = {settings_key(trial.settings): trial.message for trial in runs if trial.metrics is None}
+    simulated = picked(study, task, failed.keys())
+    if simulated is None:
+        reason = default.message or next(iter(failed.values()), None)
+        raise InputError(f"no configuration of {done} could run, the first because: {reason}")
+    several = len(task.objective.goals) > 1
+    found = Recommendation(
+        study.folder, task, simulated, default, done, tuple(front) if several else (), orders_of(study), simulated, None
+    )
+    return after_measuring(found, validation_of(study, task)) if runs else found
 
 
 def _candidates(task: Task, study: Study) -> Candidates:

@@ -6,43 +6,18 @@ on where it was. A configuration that fails is kept with its reason, and the nex
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from ..errors import EngineError, InfeasibleError, InputError
+from ..errors import InputError
 from ..profiler.launch import find_vllm
 from ..simulator.engine_config import Settings
 from .campaign import Campaign, Run, Watch
-from .comparison import Compared, Quantity, compared, quantities
-from .deployment import deployed
 from .engine_run import EngineRun, model_to_serve
-from .export import vllm_yaml
-from .intervals import spread
 from .shortlist import promising, shortlist
 from .study import Study
 from .task import Task, load_task
-from .verdict import Verdict, decide
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """What a validation found."""
-
-    folder: Path
-    task: Task
-    found: tuple[Compared, ...]
-    """The default first."""
-    verdict: Verdict | None
-    """None where no run succeeded."""
-
-    @property
-    def quantities(self) -> list[Quantity]:
-        return quantities(self.task.objective)
-
-    def drift(self, quantity: Quantity) -> float:
-        """How far the default's runs lie apart: the machine's doing, as nothing else changed. NaN below two runs."""
-        return spread([quantity.of(metrics) for metrics in self.found[0].runs.values()])
+from .validation import Validation, best_yaml, validation_of
 
 
 def validate(
@@ -99,7 +74,10 @@ def validated(
         if not better:
             break
         _measure(campaign, default, better[:top], iter(()), range(batch * repeats, (batch + 1) * repeats))
-    return _concluded(study, task)
+    found = validation_of(study, task)
+    if found.verdict:
+        study.write_best(best_yaml(found, found.verdict))
+    return found
 
 
 def _measure(
@@ -142,37 +120,3 @@ def _check_identity(study: Study, run: Run) -> None:
                     f"{study.folder}: measured with {name} {trial.details.get(name)}, now it is {value}; validate with "
                     "the same, or tune again in a new folder"
                 )
-
-
-def concluded_from(study: Study, task: Task) -> Validation:
-    """What the runs that are in the study say."""
-    found = compared(study)
-    return Validation(study.folder, task, tuple(found), decide(found, task.objective))
-
-
-def _concluded(study: Study, task: Task) -> Validation:
-    validation = concluded_from(study, task)
-    if validation.verdict:
-        study.write_best(_best_yaml(validation, validation.verdict))
-    return validation
-
-
-def _best_yaml(validation: Validation, verdict: Verdict) -> str:
-    asked, one = validation.task.asked, verdict.recommended
-    comments = [
-        f"recommended by slotune {asked.versions.slotune} after {len(one.runs)} runs on the engine",
-        verdict.sentence,
-        f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
-    ]
-    return vllm_yaml(deployed(validation.task.profile, one.settings), validation.task.profile.engine.model, comments)
-
-
-def require_targets(validation: Validation) -> None:
-    """Raise EngineError where nothing ran, InfeasibleError where no measured configuration meets the targets."""
-    if validation.verdict is None:
-        first = next(trial for one in validation.found for trial in one.failures)
-        raise EngineError(
-            f"no configuration ran on the engine; the first failed, {first.failure}: {first.message}", "none"
-        )
-    if not validation.verdict.meets_targets:
-        raise InfeasibleError(f"{validation.verdict.sentence} Allow more, lower --rate, or plan for more replicas.")

@@ -7,7 +7,7 @@ from typing import Any
 from .comparison import Compared, Quantity, changes_text
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table
-from .validate import Validation
+from .validation import Validation
 from .verdict import meets
 
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"

@@ -65,6 +65,13 @@ def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
         profile.engine_config({"tensor_parallel_size": 4})
 
 
+def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
+    asked = {"max_num_seqs": 4, "gpu_memory_utilization": 0.8, "dtype": "bfloat16", "enforce_eager": True, "seed": 1}
+    assert profile.ignored(asked) == ["dtype", "enforce_eager", "seed"]
+    served = replace(profile, cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
+    assert served.ignored(asked) == ["seed"]
+
+
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
     weights = np.zeros(PHYSICS)
     weights[DENSE_TOKENS] = 1.0

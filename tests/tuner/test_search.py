@@ -53,7 +53,7 @@ def searched(folder, trials, *, optimizer=SmacProposer, seed=0, evaluate=landsca
         search.run([("sobol", vector) for vector in sobol_design(candidates, DESIGN, seed)], "smac")
         kept = [(trial.settings, trial.origin) for trial in study.trials()]
     proposer.close()
-    return search.recommended(), kept, calls
+    return search.best(), kept, calls
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile import save_profile
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.recommendation import comparison, document, require_targets
+from slotune.tuner.recommendation import require_targets
+from slotune.tuner.recommendation_page import comparison, document
 from slotune.tuner.study import Study
 from slotune.tuner.task import ask, load_task
 from slotune.tuner.tune import tune
@@ -50,7 +51,7 @@ def test_the_recommendation_is_better_than_the_default(found):
 
 def test_the_study_holds_everything(found):
     with Study.open(found.folder) as study:
-        trials = study.trials()
+        trials = study.trials("simulation")
     assert len(trials) == 24
     assert [trial.origin for trial in trials[:3]] == ["default", "sarathi", "sobol"]
     assert (found.folder / "best.yaml").is_file()
@@ -73,6 +74,10 @@ def test_the_document_has_what_the_design_promises(found):
     assert told["default"]["resolved"]["max_num_batched_tokens"] == 8192
     assert told["best"]["resolved"].items() >= found.best.settings.items()
     assert told["best"]["targets"] == {"p99:tpot:10": True, "p99:ttft:300": True}
+    others = told["best"]["other_orders"]
+    assert others["orders"] == 6 and 0 <= others["targets_met"]["p99:ttft:300"] <= 6
+    spread = others["metrics"]["p99_ttft_ms"]
+    assert spread["low"] < spread["mean"] < spread["high"]
 
 
 def test_the_table_tells_settings_metrics_and_targets(found):
@@ -81,6 +86,7 @@ def test_the_table_tells_settings_metrics_and_targets(found):
         assert rows[name][1] == str(value)
     assert rows["TTFT p99, ms"] == (found.default.metrics["p99_ttft_ms"], found.best.metrics["p99_ttft_ms"])
     assert rows["p99:ttft:300"][1].startswith("met (")
+    assert all(text.startswith("met in ") for text in rows["  in 6 other orders"])
 
 
 def test_workers_change_nothing(found, files, tmp_path):
@@ -108,7 +114,7 @@ def test_several_goals_give_a_front(files, tmp_path):
 def test_random_search_at_the_same_budget(files, tmp_path):
     found = tune(asked(files, "p99:tpot:10", trials=12, optimizer="random"), tmp_path / "study", jobs=1)
     with Study.open(tmp_path / "study") as study:
-        origins = [trial.origin for trial in study.trials()]
+        origins = [trial.origin for trial in study.trials("simulation")]
     assert origins == ["default"] + ["random"] * 11
     assert found.best.metrics is not None
 
@@ -117,7 +123,7 @@ def test_fixed_settings_stay(files, tmp_path):
     fixed = {"max_num_seqs": 12, "enable_prefix_caching": False}
     found = tune(asked(files, "p99:tpot:10", trials=8, engine=fixed), tmp_path / "study", jobs=1)
     with Study.open(tmp_path / "study") as study:
-        assert all(fixed.items() <= trial.settings.items() for trial in study.trials())
+        assert all(fixed.items() <= trial.settings.items() for trial in study.trials("simulation"))
     assert document(found)["default"]["engine"] == fixed
 
 
@@ -128,7 +134,7 @@ def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(f
     save_profile(tight, tmp_path / "tight")
     found = tune(asked((str(tmp_path / "tight"), files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1)
     with Study.open(tmp_path / "study") as study:
-        failures = [trial.settings for trial in study.trials() if trial.failure]
+        failures = [trial.settings for trial in study.trials("simulation") if trial.failure]
     assert failures == [{}]
     assert "max_num_batched_tokens=8192" in document(found)["default"]["failure"]
     assert found.best.metrics is not None

@@ -13,8 +13,9 @@ from slotune.tuner.export import recommended
 from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
-from slotune.tuner.validate import Validation, require_targets, rotated, validated
+from slotune.tuner.validate import rotated, validated
 from slotune.tuner.validate_page import document, notes, rows
+from slotune.tuner.validation import Validation, require_targets
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 

@@ -1,0 +1,118 @@
+"""The best few on other orders of the requests: what stays, what decides, and that nothing runs twice."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slotune.tuner.evaluate import Outcome
+from slotune.tuner.other_orders import (
+    FINALISTS,
+    ORDERS,
+    OrderedRun,
+    OtherOrders,
+    orders_of,
+    picked,
+    rotated,
+    run_other_orders,
+)
+from slotune.tuner.shortlist import shortlist
+from slotune.tuner.study import Study, Trial, settings_key
+from slotune.tuner.task import Task, load_task
+
+
+@pytest.fixture
+def opened(study: Path) -> Any:
+    """The searched study, open, and its task."""
+    with Study.open(study, writable=True) as found:
+        yield found, load_task(found.asked)
+
+
+def all_run(study: Study, task: Task) -> list[tuple[dict[str, Any], int]]:
+    """Run what is missing; what that was."""
+    asked: list[tuple[dict[str, Any], int]] = []
+
+    def run_all(questions: Any) -> Any:
+        for question in questions:
+            asked.append(question)
+            yield OrderedRun(task.simulated())(question)
+
+    run_other_orders(study, task, run_all, lambda trial: None)
+    return asked
+
+
+def put(study: Study, trial: Trial, **factors: float) -> None:
+    """Give a trial runs on the other orders: its own metrics, some of them by a factor."""
+    for number in range(1, ORDERS + 1):
+        metrics = {key: value * factors.get(key, 1.0) for key, value in (trial.metrics or {}).items()}
+        study.add(replace(trial, metrics=metrics, where="other orders", repeat=number, number=None))
+
+
+def test_an_order_moves_the_requests_and_leaves_the_arrivals(small_trace: Any):
+    trace = small_trace(70, shared=50)
+    for number in range(1, ORDERS + 1):
+        other = rotated(trace, number)
+        assert (other.arrival_s == trace.arrival_s).all()
+        assert (other.input_tokens == np.roll(trace.input_tokens, -10 * number)).all()
+        assert (other.output_tokens == np.roll(trace.output_tokens, -10 * number)).all()
+        assert (other.run_tokens == 50).all()
+
+
+def test_order_0_is_the_trace_as_it_is(opened: Any):
+    _, task = opened
+    ordered = OrderedRun(task.simulated())
+    settings = dict(task.asked.engine)
+    assert ordered((settings, 0)).metrics == task.simulated()(settings).metrics
+    assert ordered((settings, 1)).metrics != task.simulated()(settings).metrics
+
+
+def test_the_default_and_the_finalists_run_once_on_every_order(opened: Any):
+    study, task = opened
+    asked = all_run(study, task)
+    ran = {settings_key(settings) for settings, _ in asked}
+    assert settings_key(task.asked.engine) in ran
+    assert len(ran) == FINALISTS + 1
+    assert len(asked) == len(ran) * ORDERS
+    assert {len(orders.runs) for orders in orders_of(study).values()} == {ORDERS}
+    assert all_run(study, task) == []
+
+
+def test_a_trace_of_one_request_has_no_other_order(opened: Any):
+    study, task = opened
+    single = replace(task, trace=task.trace.taken(np.array([0])))
+    run_other_orders(study, single, lambda questions: iter([Outcome(None) for _ in questions]), lambda trial: None)
+    assert orders_of(study) == {}
+    assert picked(study, single) is not None
+
+
+def test_the_mean_over_the_orders_decides_between_the_finalists(opened: Any):
+    study, task = opened
+    best = picked(study, task)
+    rest = [trial for trial in study.trials("simulation") if dict(trial.settings) in shortlist(study, task)[1:4]]
+    assert best is not None and len(rest) == 3
+    for trial in (best, *rest):
+        put(study, trial, p99_ttft_ms=1.5, p99_itl_ms=1.5)
+    assert picked(study, task) == best
+    put(study, rest[1], p99_ttft_ms=0.5, p99_itl_ms=0.5)
+    assert picked(study, task) == rest[1]
+    assert shortlist(study, task)[0] == dict(rest[1].settings)
+    assert picked(study, task, {settings_key(rest[1].settings)}) not in (None, rest[1])
+
+
+def test_one_that_misses_a_target_on_the_trace_itself_is_not_picked(opened: Any):
+    study, task = opened
+    missing = next(t for t in study.trials("simulation") if not task.objective.meets(t.metrics))
+    best = picked(study, task)
+    put(study, missing, p99_ttft_ms=0.01, p99_itl_ms=0.01)
+    put(study, best)
+    assert picked(study, task) == best
+
+
+def test_the_spread_is_from_least_to_greatest():
+    orders = OtherOrders([{"p99_ttft_ms": 3.0, "p99_tpot_ms": 1.0}, {"p99_ttft_ms": 1.0, "p99_tpot_ms": float("nan")}])
+    assert orders.range("p99_ttft_ms") == (1.0, 3.0)
+    assert np.isnan(orders.range("p99_tpot_ms")).all()
+    assert orders.mean()["p99_ttft_ms"] == 2.0
+    assert orders.meeting(lambda metrics: metrics["p99_ttft_ms"] < 2) == 1

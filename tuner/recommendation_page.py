@@ -1,0 +1,116 @@
+"""A recommendation as people and programs read it: a comparison with the default, and a JSON document."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from .comparison import changes_text, quantities
+from .objective import Metrics, Objective
+from .other_orders import OtherOrders
+from .recommendation import Recommendation, met_text, range_text, verdict_text
+from .study import Trial, settings_key
+from .validate_page import document as validation_document
+from .validate_page import measured_document
+from .validation import Validation
+
+SHOWN = {
+    "mean_ttft_ms": "TTFT mean, ms",
+    "p99_ttft_ms": "TTFT p99, ms",
+    "mean_tpot_ms": "TPOT mean, ms",
+    "p99_tpot_ms": "TPOT p99, ms",
+    "request_throughput": "requests/s",
+    "output_throughput": "output tokens/s",
+}
+
+
+def comparison(recommendation: Recommendation) -> list[tuple[str, object, object]]:
+    """Rows of (what, default, recommended): settings that differ, predicted metrics, and the targets met."""
+    default, best, task = recommendation.default, recommendation.best, recommendation.task
+    was: Mapping[str, Any] = {knob.name: knob.default for knob in task.space.knobs}
+    changed = task.space.changes(best.settings)
+    rows: list[tuple[str, object, object]] = [(name, str(was[name]), str(value)) for name, value in changed.items()]
+    goals = [goal.metric for goal in task.objective.effective_goals()]
+    for key, label in ({key: key for key in goals} | SHOWN).items():
+        rows.append((label, (default.metrics or {}).get(key), (best.metrics or {}).get(key)))
+        if key in goals:
+            rows += _spread_row(recommendation, partial(range_text, key=key))
+    for slo in task.objective.slos:
+        rows.append((str(slo), verdict_text(task.objective, slo, default), verdict_text(task.objective, slo, best)))
+        rows += _spread_row(recommendation, partial(met_text, objective=task.objective, slo=slo))
+    return rows
+
+
+def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], str]) -> list[tuple[str, object, object]]:
+    """What the number above gave on other orders of the requests; nothing where that is not known."""
+    sides = [recommendation.orders_of(trial) for trial in (recommendation.default, recommendation.best)]
+    count = max((len(orders.runs) for orders in sides if orders), default=0)
+    if not count:
+        return []
+    default, best = (text(orders) if orders else None for orders in sides)
+    return [(f"  in {count} other orders", default, best)]
+
+
+def measured_lines(recommendation: Recommendation) -> list[str]:
+    """What the runs on the engine say, and what the simulations would rather have; empty where nothing was measured."""
+    measured, folder = recommendation.measured, recommendation.folder
+    if measured is None:
+        return []
+    if measured.verdict is None:
+        return ["No run on the engine has succeeded so far."]
+    lines = [f"Recommended by what was measured on the engine: {measured.verdict.sentence}"]
+    if settings_key(recommendation.simulated.settings) != settings_key(recommendation.best.settings):
+        other = changes_text(recommendation.simulated.settings, recommendation.task.asked.engine)
+        lines.append(f"The simulations alone would have {other}: `slotune validate {folder}` measures it")
+    return lines
+
+
+def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
+    """Each target as it was written, and whether it is met."""
+    return {str(slo): objective.keeps(slo, metrics) for slo in objective.slos}
+
+
+def document(recommendation: Recommendation) -> dict[str, Any]:
+    """The JSON document of `slotune tune --json`; where runs on the engine are known, with what `validate` tells."""
+    best, task, measured = recommendation.best, recommendation.task, recommendation.measured
+    return (validation_document(measured) if measured else {}) | {
+        "best": _side(recommendation, best),
+        "default": _side(recommendation, recommendation.default),
+        "trials": recommendation.trials,
+        "front": [_side(recommendation, trial) for trial in recommendation.front],
+        "study": str(recommendation.folder),
+        "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
+        "profile": task.profile.describe(),
+        "trust": task.profile.trust() | {"extrapolated_share": (best.metrics or {}).get("extrapolated_share", 0.0)},
+    }
+
+
+def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
+    metrics, measured, objective = trial.metrics, recommendation.measured, recommendation.task.objective
+    orders = recommendation.orders_of(trial)
+    return {
+        "engine": dict(trial.settings),
+        "resolved": recommendation.task.space.resolved(trial.settings),
+        "predicted": None if metrics is None else dict(metrics),
+        "failure": trial.message,
+        "targets": {} if metrics is None else targets_met(objective, metrics),
+        "other_orders": None if orders is None else _orders_document(orders, objective),
+        "measured": None if measured is None else _measured(measured, trial.settings),
+    }
+
+
+def _measured(measured: Validation, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    key = settings_key(settings)
+    return next((measured_document(measured, one) for one in measured.found if settings_key(one.settings) == key), None)
+
+
+def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any]:
+    """Mean, least and greatest of the metrics that are shown, and how often each target is met."""
+    keys = {quantity.key for quantity in quantities(objective)} | SHOWN.keys()
+    mean = orders.mean()
+    return {
+        "orders": len(orders.runs),
+        "metrics": {
+            key: {"mean": mean[key], "low": orders.range(key)[0], "high": orders.range(key)[1]} for key in sorted(keys)
+        },
+        "targets_met": {str(slo): orders.meeting(partial(objective.keeps, slo)) for slo in objective.slos},
+    }
