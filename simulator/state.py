@@ -349,7 +349,8 @@ def forget(engine: Engine, lost: I64) -> None:
 
 
 def _longest(rule: Any, requests: Records) -> int:
-    """Blocks that the longest request can hold."""
-    length = requests.prompt + requests.max_tokens + rule.draft_tokens + rule.lookahead_tokens
+    """Blocks that the longest request can hold: every step in flight may be one whose drafts are all in vain."""
+    drafted = rule.depth * (1 + rule.draft_tokens) + rule.lookahead_tokens
+    length = requests.prompt + requests.max_tokens + drafted
     tokens = np.minimum(length, rule.max_model_len)
     return int(tokens.max(initial=0)) // int(rule.block_size) + 1
