@@ -6,11 +6,13 @@ Here the folder carries the hash of all sources that hold compiled code, and lie
 is no home to write to.
 """
 
+import fcntl
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 COMPILED_PACKAGES = ("traces", "simulator")
@@ -22,7 +24,7 @@ def use(environment: MutableMapping[str, str], package: Path) -> None:
     if environment.get("NUMBA_CACHE_DIR"):
         return
     try:
-        folder = _base(environment) / f"numba-{_fingerprint(package)}"
+        folder = _base(environment) / f"numba-{fingerprint(package)}"
         if not folder.exists():
             _drop_unused(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -31,9 +33,30 @@ def use(environment: MutableMapping[str, str], package: Path) -> None:
         return
 
 
-def _fingerprint(package: Path) -> str:
+@contextmanager
+def taking_turns(environment: Mapping[str, str], package: Path, code: str) -> Iterator[None]:
+    """Let one process after another in to compile `code`, until the first is through; from then on nobody waits.
+
+    Those that waited find on disk what the first has compiled. Without a cache to write to, everybody compiles.
+    """
+    folder = environment.get("NUMBA_CACHE_DIR")
+    if not folder or not os.access(folder, os.W_OK | os.X_OK):
+        yield
+        return
+    compiled = Path(folder, f"{code}-{fingerprint(package)}.compiled")
+    if compiled.exists():
+        yield
+        return
+    with compiled.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        compiled.touch()
+
+
+def fingerprint(package: Path, folders: Iterable[str] = COMPILED_PACKAGES) -> str:
+    """A hash of the sources in these folders of `package`."""
     digest = hashlib.sha256()
-    for name in COMPILED_PACKAGES:
+    for name in folders:
         for source in sorted((package / name).glob("*.py")):
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]

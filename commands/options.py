@@ -136,6 +136,12 @@ seed_option = click.option(
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one a core."
 )
+# dask_scheduler: str | None
+dask_scheduler_option = click.option(
+    "--dask-scheduler",
+    metavar="ADDRESS",
+    help="Simulate on the workers of this Dask cluster instead, e.g. tcp://10.0.0.5:8786.",
+)
 # as_json: bool
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
 # out: Path

@@ -7,6 +7,7 @@ import click
 
 from .options import (
     acceptance_rate_option,
+    dask_scheduler_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
     help="Also plan with one change: max_num_seqs=64, input_tokens=x1.5, output_tokens=x2 (repeatable).",
 )
 @jobs_option
+@dask_scheduler_option
 @json_option
 def command(
     rate: float | None,
     gpu_hour_cost: float | None,
     changes: tuple[str, ...],
     jobs: int | None,
+    dask_scheduler: str | None,
     as_json: bool,
     **base: Any,
 ) -> None:
@@ -75,7 +78,7 @@ def command(
     scenarios = [first, *(what_if(first, change) for change in changes)]
     note_ignored(first.profile, *(scenario.settings for scenario in scenarios))
     with progress("plan", len(scenarios) * ORDERINGS) as bar:
-        plans = plan(scenarios, rate, jobs=jobs, on_done=bar.update)
+        plans = plan(scenarios, rate, jobs=jobs, dask_scheduler=dask_scheduler, on_done=bar.update)
     if as_json:
         emit_json(document(plans, gpu_hour_cost))
     else:

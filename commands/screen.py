@@ -7,6 +7,7 @@ import click
 
 from .options import (
     acceptance_rate_option,
+    dask_scheduler_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -50,6 +51,7 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 @policy_option
 @seed_option
 @jobs_option
+@dask_scheduler_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv", help="Also write a CSV.")
 @json_option
 def command(
@@ -57,6 +59,7 @@ def command(
     acceptance_rate: str | None,
     sort: str | None,
     jobs: int | None,
+    dask_scheduler: str | None,
     out: Path | None,
     as_json: bool,
     **common: Any,
@@ -81,7 +84,16 @@ def command(
         configurations = [_accepting(one, settings, acceptance_rate) for one in configurations]
     note_ignored(run.profile, settings, *configurations)
     with progress("screen", len(configurations)) as bar:
-        rows = screen(configurations, run, settings, sort=sort, objective=objective, jobs=jobs, on_done=bar.update)
+        rows = screen(
+            configurations,
+            run,
+            settings,
+            sort=sort,
+            objective=objective,
+            jobs=jobs,
+            dask_scheduler=dask_scheduler,
+            on_done=bar.update,
+        )
     if out:
         write_csv(rows, out)
     if as_json:

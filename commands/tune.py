@@ -7,6 +7,7 @@ import click
 
 from .options import (
     acceptance_rate_option,
+    dask_scheduler_option,
     engine_config_option,
     engine_option,
     goodput_option,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--optimizer", type=click.Choice(("smac", "random")), default="smac", show_default=True)
 @seed_option
 @jobs_option
+@dask_scheduler_option
 @click.option(
     "--validate",
     "validate_best",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 def command(
     out: Path,
     jobs: int | None,
+    dask_scheduler: str | None,
     validate_best: int | None,
     vllm_python: str | None,
     model: str | None,
@@ -94,7 +97,13 @@ def command(
     question = _asked(**asked)
     note_ignored(load_profile(question.profile), question.engine)
     with progress("tune", question.trials) as bar:
-        found = tune(question, out, jobs=jobs, on_trial=lambda trial, done: bar.update(done, note=trial.origin))
+        found = tune(
+            question,
+            out,
+            jobs=jobs,
+            dask_scheduler=dask_scheduler,
+            on_trial=lambda trial, done: bar.update(done, note=trial.origin),
+        )
     if not as_json:
         _print(found)
     if validate_best:

@@ -1,5 +1,6 @@
 """Compiled code has a place of its own for each state of the sources, wherever one can write."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -56,6 +57,37 @@ def test_a_folder_unused_for_long_is_dropped(package: Path, tmp_path: Path) -> N
     chosen(package, HOME=str(tmp_path))
     assert not old.exists()
     assert young.exists()
+
+
+def test_one_process_compiles_and_then_nobody_waits(package: Path, tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    with compile_cache.taking_turns(environment, package, "loop"):
+        lock = next(tmp_path.glob("loop-*.lock")).open()
+        with lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with next(tmp_path.glob("loop-*.lock")).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with compile_cache.taking_turns(environment, package, "loop"):
+            pass  # would wait for ever for the lock that is held here
+        (package / "simulator" / "a.py").write_text("x = 2\n")
+    with compile_cache.taking_turns(environment, package, "loop"):
+        assert len(list(tmp_path.glob("loop-*.lock"))) == 2  # other sources are compiled again
+
+
+def test_who_fails_to_compile_leaves_it_to_the_next(package: Path, tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    with pytest.raises(KeyboardInterrupt), compile_cache.taking_turns(environment, package, "loop"):
+        raise KeyboardInterrupt
+    with compile_cache.taking_turns(environment, package, "loop"):
+        assert not list(tmp_path.glob("*.compiled"))
+    assert list(tmp_path.glob("*.compiled"))
+
+
+@pytest.mark.parametrize("folder", ["", "/proc/nonexistent"])
+def test_without_a_cache_everybody_compiles(package: Path, folder: str) -> None:
+    with compile_cache.taking_turns({"NUMBA_CACHE_DIR": folder}, package, "loop"):
+        pass
+    assert not list(Path().glob("loop-*"))
 
 
 def test_compiled_code_runs_and_is_kept_without_a_home(tmp_path: Path) -> None:

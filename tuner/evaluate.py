@@ -10,8 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+from .. import compile_cache
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings
@@ -20,6 +22,7 @@ from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
 
+PACKAGE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -48,10 +51,10 @@ class SimulatedRun:
     percentiles: tuple[float, ...] = ()
     """Further ones to report, as targets name them."""
 
-    def compiled(self) -> Self:
-        """This, after a run of two requests: workers then inherit the compiled step loop instead of each making it."""
-        replace(self, trace=head(self.trace, 2))({})
-        return self
+    def compile(self) -> None:
+        """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""
+        with compile_cache.taking_turns(os.environ, PACKAGE, self.policy):
+            replace(self, trace=head(self.trace, 2))({})
 
     def __call__(self, settings: Settings) -> Outcome:
         start_s = time.perf_counter()
@@ -79,15 +82,33 @@ RunAll = Callable[[Iterable[Settings]], Iterator[Outcome]]
 """Runs many configurations; outcomes come in the order of the settings, each when it and those before are done."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
 def workers(
-    function: Callable[[Question], Answer], jobs: int | None = None
+    function: Callable[[Question], Answer],
+    jobs: int | None = None,
+    *,
+    prepare: Callable[[], object] = _nothing,
+    dask_scheduler: str | None = None,
 ) -> Iterator[Callable[[Iterable[Question]], Iterator[Answer]]]:
     """`function` over `jobs` processes (default: one a core this process may use), or in this one for jobs=1.
 
-    Answers come in the order of the questions. The processes inherit `function`, so a trace in it is shared and not
-    copied; they end with this process, however it ends. Raises SlotuneError when one of them dies.
+    Answers come in the order of the questions. The processes inherit `function` and what `prepare`, called first, has
+    made, so a trace is shared and not copied; they end with this process, however it ends. Raises SlotuneError when one
+    of them dies. With the address of a Dask scheduler, the workers of that cluster answer instead (see cluster.py).
     """
+    if dask_scheduler is not None:
+        if jobs is not None:
+            raise InputError("--jobs and --dask-scheduler: give one; a cluster has as many workers as were started")
+        from .cluster import cluster_workers
+
+        with cluster_workers(function, prepare, dask_scheduler) as ask_all:
+            yield ask_all
+        return
+    prepare()
     count = jobs or len(os.sched_getaffinity(0))
     if count == 1:
         yield lambda questions: map(function, questions)

@@ -66,6 +66,7 @@ def plan(
     rate: float | None = None,
     *,
     jobs: int | None = None,
+    dask_scheduler: str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[Plan]:
     """A plan for each scenario; a what-if scenario that cannot meet the targets comes back with no capacities.
@@ -82,8 +83,8 @@ def plan(
 
     for scenario in scenarios:
         try:
-            scenario.simulated().compiled()
-            with workers(partial(_answer, scenario), jobs) as ask_all:
+            answer, prepare = partial(_answer, scenario), scenario.simulated().compile
+            with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
                 plans.append(_planned(scenario, rate, ask_all, step))
         except InfeasibleError:
             if not plans:

@@ -82,15 +82,17 @@ def screen(
     sort: str | None = None,
     objective: Objective | None = None,
     jobs: int | None = None,
+    dask_scheduler: str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[Screened]:
     """Every configuration over the `common` settings, best first; those that could not run come last, in file order.
 
     Best is the smallest latency or the largest throughput `sort`; without it the best for the objective, and without
-    either the largest output throughput. The same whatever the number of `jobs`.
+    either the largest output throughput. The same whatever the number of `jobs`, and on the Dask
+    cluster at `dask_scheduler`.
     """
     rows: list[Screened] = []
-    with workers(run.compiled(), jobs) as run_all:
+    with workers(run, jobs, prepare=run.compile, dask_scheduler=dask_scheduler) as run_all:
         for index, outcome in enumerate(run_all([common | settings for settings in configurations])):
             rows.append(Screened(index, configurations[index], outcome))
             on_done(index + 1)

@@ -24,17 +24,20 @@ def tune(
     out: Path,
     *,
     jobs: int | None = None,
+    dask_scheduler: str | None = None,
     on_trial: Callable[[Trial, int], None] = lambda trial, done: None,
 ) -> Recommendation:
     """Search, keep everything in the study folder `out`, write best.yaml, and recommend.
 
     Continues the study when `out` holds one that asked for the same; where that was validated, what was measured is
-    still what is recommended. `on_trial` hears of each trial and how many configurations are done. Raises InputError
-    for bad input; targets that nothing meets are the caller's to refuse (`require_targets`).
+    still what is recommended. Simulates in `jobs` processes or on the Dask cluster at `dask_scheduler`; the trials are
+    the same. `on_trial` hears of each trial and how many configurations are done. Raises InputError for bad input;
+    targets that nothing meets are the caller's to refuse (`require_targets`).
     """
     task = load_task(asked)
-    ordered = OrderedRun(task.simulated().compiled())
-    with workers(ordered, jobs) as run_all, Study.create(out, asked) as study:
+    run = task.simulated()
+    simulators = workers(OrderedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)
+    with simulators as run_all, Study.create(out, asked) as study:
         runner = Runner(study, lambda many: run_all((settings, 0) for settings in many), on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)
