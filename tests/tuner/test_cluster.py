@@ -119,16 +119,16 @@ def test_tune_makes_the_same_trials_as_one_process(slotune: Callable, files, tmp
     there = slotune(*words, "--dask-scheduler", address, "--out", tmp_path / "there")
     assert (alone.code, there.code) == (0, 0), there.err
     assert trials(tmp_path / "there") == trials(tmp_path / "alone")
-    assert len(trials(tmp_path / "there")) == 24
+    assert len([trial for trial in trials(tmp_path / "there") if trial["repeat"] == 0]) == 24
     assert (tmp_path / "there" / "best.yaml").read_bytes() == (tmp_path / "alone" / "best.yaml").read_bytes()
 
 
 def trials(study: Path) -> list[dict[str, object]]:
-    """All that is known of a study's trials but when they were made."""
+    """All that is known of a study's trials but how long they took."""
     with sqlite3.connect(study / "trials.sqlite") as database:
         database.row_factory = sqlite3.Row
         rows = [dict(row) for row in database.execute("select * from trials")]
-    return [{name: value for name, value in row.items() if name not in ("duration_s", "ended_at")} for row in rows]
+    return [{name: value for name, value in row.items() if name != "duration_s"} for row in rows]
 
 
 def test_plan_finds_the_same_rate_as_one_process(slotune: Callable, files, address: str) -> None:
