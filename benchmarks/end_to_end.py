@@ -48,8 +48,9 @@ FULL = Size(budget="6m", load_s=60.0, trials=64, repeats=3)
 SHORT = Size(budget="2m", load_s=15.0, trials=24, repeats=2)
 PROMPT_TOKENS, OUTPUT_TOKENS = "400/300/1200", "40/30/120"
 FEWEST_REQUESTS = 30
-LOAD = 0.6
-"""Request rate, as a share of what the default serves when all requests are there at once."""
+LOAD = 0.4
+"""Request rate, as a share of what the default serves when all requests are there at once. Far from saturation, where a
+shared machine that slows by a tenth answers half as fast."""
 TTFT_SHARE, TPOT_SHARE = 1.5, 0.8
 """Targets, as shares of the default's predicted p90: one it meets, one it misses, on a machine of any speed."""
 SETTINGS = ("max_model_len=4096", "enforce_eager=true")
@@ -164,10 +165,17 @@ def judged(folder: Path, repeats: int) -> int:
         found = [one for one in compared(study) if len(one.runs) >= repeats]
         means = [quantity for quantity in quantities(objective_of(study.asked)) if quantity.key.startswith("mean_")]
     for quantity in means:
-        errors = [abs(one.prediction_error(quantity)) for one in found]
-        print(f"{quantity.label}: predictions off by {', '.join(f'{100 * error:.1f} %' for error in errors)}")
+        errors = [one.prediction_error(quantity) for one in found]
+        at_speed = [one.error_at_speed(quantity) for one in found]
+        print(
+            f"{quantity.label}: predictions off by {percents(errors)}; at each run's step times by {percents(at_speed)}"
+        )
     print(f"{len(found)} configurations measured {repeats} times or more; {CONFIGURATIONS} are asked for")
     return DONE if len(found) >= CONFIGURATIONS else 1
+
+
+def percents(shares: list[float]) -> str:
+    return ", ".join(f"{100 * share:+.1f} %" for share in shares)
 
 
 if __name__ == "__main__":

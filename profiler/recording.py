@@ -18,7 +18,9 @@ class StepTail:
         self._lines = 0
 
     def read(self) -> list[StepRecord]:
-        """Records that came since the last call."""
+        """Records that came since the last call; none as long as there is no file."""
+        if not self._path.exists():
+            return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             content = file.read()

@@ -145,7 +145,8 @@ def _mapping(config: Mapping[str, Any] | str) -> dict[str, Any]:
 
 def _acceptance_rates(given: Mapping[str, Any], tokens: int) -> tuple[float, ...]:
     """SpeculativeConfig._resolve_synthetic_acceptance_rates."""
-    rates, length = given.get("synthetic_acceptance_rates"), given.get("synthetic_acceptance_length")
+    rates: Any = given.get("synthetic_acceptance_rates")
+    length: Any = given.get("synthetic_acceptance_length")
     if given.get("rejection_sample_method") != "synthetic" or (rates is None) == (length is None):
         raise InputError(
             "speculative_config: how many drafts are accepted is not known; give --acceptance-rate, or "
@@ -153,7 +154,7 @@ def _acceptance_rates(given: Mapping[str, Any], tokens: int) -> tuple[float, ...
         )
     if rates is not None:
         return _checked(rates, tokens, "synthetic_acceptance_rates")
-    if not 1 <= length <= tokens + 1:
+    if not isinstance(length, int | float) or not 1 <= length <= tokens + 1:
         raise InputError(f"speculative_config: synthetic_acceptance_length={length}: must be 1 to {tokens + 1}")
     return tuple(float(np.clip(length - 1 - position, 0, 1)) for position in range(tokens))
 

@@ -113,6 +113,13 @@ def pack_model(
     return StepTimeModel(np.concatenate(parts))
 
 
+def slowed(model: StepTimeModel, factor: float) -> StepTimeModel:
+    """The model of a machine on which every step takes `factor` times as long."""
+    numbers = model.numbers.copy()
+    numbers[_WEIGHTS : _WEIGHTS + PHYSICS] *= factor
+    return StepTimeModel(numbers)
+
+
 def linear_model(base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float) -> StepTimeModel:
     """base + P * prefill_token + D * decode_row + C * context_token, C over the rows of both kinds."""
     return pack_model(linear_weights(base_s, prefill_token_s, decode_row_s, context_token_s))

@@ -40,6 +40,10 @@ class Compared:
     runs: Mapping[int, Metrics] = field(default_factory=dict)
     failures: Sequence[Trial] = ()
     """Runs on the engine that failed."""
+    at_speed: Mapping[int, Metrics] = field(default_factory=dict)
+    """By round, what is predicted for an engine whose steps take as long as they did in that run (run_speed.py)."""
+    step_time_ratios: Mapping[int, float] = field(default_factory=dict)
+    """By round, the time of the run's steps over the time predicted for the same compositions."""
 
     def measured(self, quantity: Quantity) -> Interval:
         """Mean over the runs."""
@@ -56,6 +60,13 @@ class Compared:
         """Predicted over measured, less one; NaN where either is missing."""
         measured = self.measured(quantity).value
         return quantity.of(self.predicted) / measured - 1 if measured else math.nan
+
+    def error_at_speed(self, quantity: Quantity) -> float:
+        """The same with each run predicted for steps as slow as its own were: what schedule and overhead are off by."""
+        rounds = sorted(self.runs.keys() & self.at_speed.keys())
+        measured = mean_interval([quantity.of(self.runs[number]) for number in rounds]).value
+        predicted = mean_interval([quantity.of(self.at_speed[number]) for number in rounds]).value
+        return predicted / measured - 1 if measured else math.nan
 
 
 def quantities(objective: Objective) -> list[Quantity]:
@@ -107,7 +118,16 @@ def _compared(
     mine = [trial for trial in hardware if settings_key(trial.settings) == settings_key(settings)]
     runs = {trial.repeat: trial.metrics for trial in mine if trial.metrics is not None}
     failures = [trial for trial in mine if trial.metrics is None]
-    return Compared(name, settings, predicted.get(settings_key(settings)), runs, failures)
+    timed = [trial for trial in mine if trial.metrics is not None and "step_time_ratio" in trial.details]
+    return Compared(
+        name,
+        settings,
+        predicted.get(settings_key(settings)),
+        runs,
+        failures,
+        {trial.repeat: trial.details["predicted_at_speed"] for trial in timed},
+        {trial.repeat: trial.details["step_time_ratio"] for trial in timed},
+    )
 
 
 def changes_text(settings: Mapping[str, object], default: Mapping[str, object]) -> str:

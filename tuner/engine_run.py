@@ -15,10 +15,13 @@ from ..profiler.load import Call, LoadResult, replay, send
 from ..profiler.model_folder import read_model_folder
 from ..profiler.profile import Profile
 from ..profiler.prompts import random_tokens
+from ..profiler.recording import StepTail
 from ..profiler.server import Server, running_server
 from ..simulator.metrics import summarise
+from ..simulator.steps import StepRecord
 from ..traces.trace import Trace
 from .deployment import deployed
+from .run_speed import run_speed
 
 WARM_UP_REQUESTS = 4
 WARM_UP_OUTPUT_TOKENS = 8
@@ -56,8 +59,12 @@ class EngineRun:
         model.
         """
         vocabulary = self._vocabulary()
-        with running_server(self.launch, self.model, deployed(self.profile, settings), folder) as server:
+        deployment = deployed(self.profile, settings)
+        with running_server(self.launch, self.model, deployment, folder, record=True) as server:
             self._warm_up(server, vocabulary)
+            assert server.steps_path is not None
+            steps = StepTail(server.steps_path)
+            steps.read()  # those of the warm-up
             result = replay(
                 self.trace,
                 server.base_url,
@@ -69,7 +76,11 @@ class EngineRun:
             server.check()
         _check_answered(result)
         metrics = measured_metrics(result, self.goodput, self.percentiles)
-        return Measured(metrics, self._details(server))
+        return Measured(metrics, self._details(server) | self._speed(settings, steps.read()))
+
+    def _speed(self, settings: Mapping[str, Any], records: Sequence[StepRecord]) -> dict[str, Any]:
+        speed = run_speed(records, self.profile, settings, self.trace, self.percentiles, self.max_concurrency)
+        return speed.as_dict() if speed else {}
 
     def identity(self) -> dict[str, Any]:
         """What must be the same in all runs that are compared."""

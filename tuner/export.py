@@ -82,12 +82,11 @@ def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None =
 def _flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under the spelling of vLLM's flags; what is off as `no-name: true`."""
     flags: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, given in settings.items():
         flag = name.replace("_", "-")
+        value = without_acceptance(given) if name == "speculative_config" and given else given
         if value is None or (value is False and name in ONLY_ON):
             continue
-        if name == "speculative_config":
-            value = without_acceptance(value)
         if value is False:
             flags[f"no-{flag}"] = True
         else:

@@ -121,7 +121,9 @@ def changes_table(settings: Mapping[str, Any], default: Mapping[str, Any], asked
 
 
 def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recommended: str) -> Table:
-    """A row for each configuration and quantity: predicted, measured with interval, error, change against default."""
+    """A row for each configuration and quantity: predicted, measured with interval, error, change against default.
+
+    The second error is that for steps as slow as they were in each run."""
     default, rows = found[0], []
     comparisons = max(sum(bool(one.runs) for one in found[1:]), 1)
     for one in found:
@@ -138,13 +140,15 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
                         Cell(number(quantity.of(one.predicted))),
                         Cell(number(one.measured(quantity).value), interval=between(one.measured(quantity))),
                         Cell(_change(1 + one.prediction_error(quantity))),
+                        Cell(_change(1 + one.error_at_speed(quantity))),
                         Cell(NONE) if one is default else Cell(_change(change.value), interval=_percents(change)),
                     ),
                     mark=one.name == recommended,
                     code=1,
                 )
             )
-    columns = ("configuration", "changes", "", "predicted", "measured", "error of prediction", "against default")
+    errors = ("error of prediction", "at the run's step times")
+    columns = ("configuration", "changes", "", "predicted", "measured", *errors, "against default")
     return Table(columns, rows, labels=3)
 
 

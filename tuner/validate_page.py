@@ -8,18 +8,29 @@ from .comparison import Compared, Quantity, changes_text
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table
 from .validation import Validation
-from .verdict import meets
+from .verdict import meets, percent
 
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
-HEADS = ("configuration", "", "predicted", "measured", "interval", "prediction off by", "against default", "interval")
+HEADS = (
+    "configuration",
+    "",
+    "predicted",
+    "measured",
+    "interval",
+    "prediction off by",
+    "at its step times",
+    "against default",
+    "interval",
+)
 
 
 def rows(validation: Validation) -> list[tuple[str, ...]]:
     """A row for each configuration that ran and each quantity."""
     lines: list[tuple[str, ...]] = []
     for row in validation_table(validation.found, validation.quantities, "").rows:
-        (name, _, quantity), (predicted, measured, error, change) = row.labels, row.cells
-        numbers = (predicted.text, measured.text, measured.interval, error.text, change.text, change.interval)
+        (name, _, quantity), (predicted, measured, error, at_speed, change) = row.labels, row.cells
+        errors = (error.text, at_speed.text)
+        numbers = (predicted.text, measured.text, measured.interval, *errors, change.text, change.interval)
         lines.append((name, quantity, *numbers))
     return lines
 
@@ -33,7 +44,8 @@ def notes(validation: Validation) -> list[str]:
         for one in validation.found
         for trial in one.failures
     ]
-    lines += [f"Machine: {drift_text(validation)}", f"Predictions: {validation.task.profile.provenance}"]
+    lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
+    lines.append(f"Predictions: {validation.task.profile.provenance}")
     if validation.verdict:
         name = validation.verdict.recommended.name
         lines.append(f"Recommended: {name}. {validation.verdict.sentence}")
@@ -51,6 +63,15 @@ def drift_text(validation: Validation) -> str:
         if known
         else "one run of the default cannot tell its drift"
     )
+
+
+def _step_times_text(validation: Validation) -> list[str]:
+    """How long the runs' steps took beside the profile's word, and what the second error then means."""
+    ratios = [ratio for one in validation.found for ratio in one.step_time_ratios.values()]
+    if not ratios:
+        return []
+    span = f"{percent(min(ratios))} to {percent(max(ratios))}"
+    return [f"Steps took {span} against the profile; 'at its step times': for steps as slow as the run's own"]
 
 
 def document(validation: Validation) -> dict[str, Any]:
@@ -96,6 +117,8 @@ def measured_document(validation: Validation, one: Compared) -> dict[str, Any] |
         "meets_targets": meets(one, validation.task.objective),
         "metrics": {q.key: _interval(one.measured(q)) for q in validation.quantities},
         "prediction_error": {q.key: one.prediction_error(q) for q in validation.quantities},
+        "prediction_error_at_step_times": {q.key: one.error_at_speed(q) for q in validation.quantities},
+        "step_time_ratio": {str(number + 1): ratio for number, ratio in sorted(one.step_time_ratios.items())},
         "against_default": {q.key: _against(one, default, q) for q in validation.quantities if one is not default},
     }
 

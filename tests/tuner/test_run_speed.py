@@ -1,0 +1,50 @@
+"""The speed of a run's own steps, and what is predicted at that speed."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from slotune.profiler.profile import Profile
+from slotune.simulator.metrics import summarise
+from slotune.simulator.simulation import simulate
+from slotune.simulator.step_time import slowed
+from slotune.simulator.step_writer import StepWriter
+from slotune.simulator.steps import StepRecord, parse_step
+from slotune.traces.trace import Trace
+from slotune.tuner.comparison import Compared, Quantity
+from slotune.tuner.run_speed import run_speed
+
+SETTINGS = {"max_num_seqs": 8, "async_scheduling": False}
+TTFT = Quantity("mean TTFT", "ms", "mean_ttft_ms")
+
+
+def on_a_slower_machine(profile: Profile, trace: Trace, factor: float) -> tuple[list[StepRecord], dict[str, float]]:
+    """Steps and metrics of a machine on which every step takes `factor` times as long as the profile says."""
+    out = io.StringIO()
+    timing = profile.timing(SETTINGS)
+    slower = replace(timing, step=slowed(timing.step, factor))
+    result = simulate(trace, profile.engine_config(SETTINGS), slower, steps_out=StepWriter(out, trace, 1))
+    return [parse_step(line, "steps") for line in out.getvalue().splitlines()], summarise(result.requests, result.gaps)
+
+
+def test_a_slower_machine_is_told_from_a_wrong_schedule(
+    small_profile: Profile, small_trace: Callable[..., Trace]
+) -> None:
+    trace = small_trace(80, rate=12.0)
+    records, measured = on_a_slower_machine(small_profile, trace, 1.3)
+    speed = run_speed(records, small_profile, SETTINGS, trace, (), None)
+    assert speed is not None
+    assert speed.step_time_ratio == pytest.approx(1.3, rel=1e-3)
+    assert speed.steps == len(records)
+    assert speed.predicted["mean_ttft_ms"] == pytest.approx(measured["mean_ttft_ms"], rel=0.01)
+    predicted = run_speed(on_a_slower_machine(small_profile, trace, 1.0)[0], small_profile, SETTINGS, trace, (), None)
+    assert predicted is not None
+    one = Compared("#1", SETTINGS, predicted.predicted, {0: measured}, (), {0: speed.predicted}, {0: 1.3})
+    assert one.prediction_error(TTFT) < -0.2
+    assert one.error_at_speed(TTFT) == pytest.approx(0, abs=0.01)
+
+
+def test_a_run_without_recorded_steps_has_no_speed(small_profile: Profile, small_trace: Callable[..., Trace]) -> None:
+    assert run_speed([], small_profile, SETTINGS, small_trace(), (), None) is None

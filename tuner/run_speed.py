@@ -1,0 +1,57 @@
+"""How fast the engine's steps were in a run on it, and what is predicted for a machine of that speed.
+
+Near saturation a machine that is a tenth slower answers half as fast, so a prediction can be off because the steps took
+longer than the profile says, or because the schedule or what lies outside the steps was predicted wrongly. A run's own
+step records tell the two apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..profiler.profile import Profile
+from ..profiler.surrogate_steps import samples_of
+from ..simulator.metrics import summarise
+from ..simulator.simulation import simulate
+from ..simulator.step_time import slowed, step_times_s
+from ..simulator.steps import StepRecord
+from ..traces.trace import Trace
+from .objective import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpeed:
+    """A run's steps beside the profile's."""
+
+    step_time_ratio: float
+    """Time that the steps took over the time predicted for the same compositions."""
+    steps: int
+    predicted: Metrics
+    """For the run's settings and trace, had every step been predicted so many times as long."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a trial's details keep it."""
+        return {
+            "step_time_ratio": self.step_time_ratio,
+            "steps": self.steps,
+            "predicted_at_speed": dict(self.predicted),
+        }
+
+
+def run_speed(
+    records: Sequence[StepRecord],
+    profile: Profile,
+    settings: Mapping[str, Any],
+    trace: Trace,
+    percentiles: Sequence[float],
+    max_concurrency: int | None,
+) -> RunSpeed | None:
+    """The speed of the run that made `records`; None where it recorded no step, on a full disk for example."""
+    samples = samples_of(records)
+    if not len(samples):
+        return None
+    timing = profile.timing(settings)
+    ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
+    slower = replace(timing, step=slowed(timing.step, ratio))
+    result = simulate(trace, profile.engine_config(settings), slower, max_concurrency=max_concurrency)
+    return RunSpeed(ratio, len(samples), summarise(result.requests, result.gaps, {}, percentiles))
