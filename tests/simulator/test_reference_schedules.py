@@ -17,7 +17,7 @@ ENGINE_SEEDS = (2, 3, 5)
 
 
 def test_all_reference_schedules_are_here() -> None:
-    assert (len(VLLM), len(SARATHI)) == (20, 5)
+    assert (len(VLLM), len(SARATHI)) == (28, 5)
     assert sorted(name for name, _ in cases(1)) == VLLM
 
 
