@@ -7,8 +7,10 @@ size it passes. Single prompts under a small limit give a chunk over all prior c
 prompts gives steps of many prefill rows.
 
 Steps fall into cells: regime, and shape features to a factor of two. The worth of a scenario is what its steps would
-tell: for each cell it reaches, the regime's held-out error over one more than the steps already measured there. The
-next scenario is the one of the greatest worth per root of its seconds: per second, nothing large would ever be run.
+tell: for each cell it reaches, the regime's held-out error over one more than the steps already measured there, times
+the root of the step's seconds, because users wait seconds and not shares. The next scenario is the one of the greatest
+worth per root of its own seconds. Without the first root nearly all time goes into small chunks beside decodes, and
+large ones, which make the time to the first token, are hardly measured; with seconds in place of roots the small are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +175,9 @@ def cells_of(totals: F64) -> list[Cell]:
     return [(name, *map(int, level)) for name, level in zip(regime_names(totals), levels, strict=True)]
 
 
-def worth(cells: Sequence[Cell], known: Mapping[Cell, int], error: Callable[[str], float]) -> float:
-    """What steps in these cells would tell: see the module."""
-    return sum(error(str(cell[0])) / (1 + known.get(cell, 0)) for cell in set(cells))
+def worth(cells: Sequence[Cell], times_s: F64, known: Mapping[Cell, int], error: Callable[[str], float]) -> float:
+    """What steps in these cells, of these seconds, would tell: see the module. A cell counts once, by its longest."""
+    longest_s: dict[Cell, float] = {}
+    for cell, time_s in zip(cells, times_s, strict=True):
+        longest_s[cell] = max(longest_s.get(cell, 0.0), float(time_s))
+    return sum(error(str(cell[0])) * time_s**0.5 / (1 + known.get(cell, 0)) for cell, time_s in longest_s.items())

@@ -237,14 +237,15 @@ class _Work:
             affordable = self._affordable(scenario, limit_s)
             if affordable is None:
                 continue
-            totals, cost_s = affordable
-            rate = worth(cells_of(totals), self._collected.cells, self._error) / np.sqrt(cost_s)
+            totals, times_s = affordable
+            told = worth(cells_of(totals), times_s, self._collected.cells, self._error)
+            rate = told / np.sqrt(times_s.sum() + SCENARIO_S)
             if rate > best_rate:
                 best, best_rate = scenario, rate
         return best
 
-    def _affordable(self, scenario: Scenario, limit_s: float) -> tuple[F64, float] | None:
-        """The steps to expect and how long they take; None where that is longer than the limit."""
+    def _affordable(self, scenario: Scenario, limit_s: float) -> tuple[F64, F64] | None:
+        """The steps to expect and how long each takes; None where that is longer than the limit."""
         assert self._model is not None
         model, space = self._model.model, self._sitting.space
         tokens = sum(scenario.prompts)
@@ -253,8 +254,8 @@ class _Work:
         if float(step_times_s(model, one)[0]) * tokens / chunk > limit_s:  # saves a long forecast
             return None
         totals = forecast(scenario, space)
-        cost_s = float(step_times_s(model, totals).sum()) + SCENARIO_S
-        return (totals, cost_s) if cost_s <= limit_s else None
+        times_s = step_times_s(model, totals)
+        return (totals, times_s) if times_s.sum() + SCENARIO_S <= limit_s else None
 
     def _error(self, regime: str) -> float:
         assert self._model is not None

@@ -65,9 +65,11 @@ def test_halving_ends() -> None:
 
 def test_a_measured_cell_is_worth_less_than_a_new_one_and_an_unsure_regime_more() -> None:
     cells = cells_of(forecast(Scenario(((256,),), 64, 1), SPACE))
-    new = worth(cells, Counter(), lambda regime: 1.0)
-    assert worth(cells, Counter(cells), lambda regime: 1.0) == pytest.approx(new / 2, rel=0.2)
-    assert worth(cells, Counter(), lambda regime: 0.1) == pytest.approx(new / 10)
+    times_s = np.full(len(cells), 0.2)
+    new = worth(cells, times_s, Counter(), lambda regime: 1.0)
+    assert worth(cells, times_s, Counter(cells), lambda regime: 1.0) == pytest.approx(new / 2, rel=0.2)
+    assert worth(cells, times_s, Counter(), lambda regime: 0.1) == pytest.approx(new / 10)
+    assert worth(cells, 4 * times_s, Counter(), lambda regime: 1.0) == pytest.approx(2 * new)
 
 
 def test_steps_that_hardly_differ_share_a_cell() -> None:
