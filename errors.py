@@ -9,6 +9,9 @@ SlotuneError            1  something failed
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_LISTED = 30
+"""Names in a message: beyond that nobody reads them."""
+
 
 class SlotuneError(Exception):
     """Base of the tree. The message is one line for the user: what, where, and the mend."""
@@ -40,5 +43,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """An InputError for a name that does not exist, with the nearest one that does."""
     valid = sorted(valid)
     near = get_close_matches(name, valid, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else "valid: " + ", ".join(valid[:20])
+    hint = f"did you mean {near[0]}?" if near else "valid: " + ", ".join(valid)
+    if not near and len(valid) > MOST_LISTED:
+        hint = f"none of the {len(valid)} that exist is like it"
     return InputError(f"unknown {kind} {name!r}: {hint}")

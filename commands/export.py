@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .options import json_option
-from .output import emit_json
+from .output import emit_json, writing
 
 
 @click.command()
@@ -32,7 +32,8 @@ def command(study: Path, form: str, model: str | None, out: Path | None, as_json
 
     texts = exported(study, model)
     if out:
-        write_export(texts[form], form, out)
+        with writing(out):
+            write_export(texts[form], form, out)
         click.echo(f"wrote {out}", err=True)
     if as_json:
         emit_json({"engine": recommended(study)[0], **texts})

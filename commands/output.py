@@ -6,9 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
+
+from ..errors import SlotuneError
 
 if TYPE_CHECKING:
     import rich.progress
@@ -71,6 +74,15 @@ def cell(value: object) -> str:
     return str(value)
 
 
+@contextmanager
+def writing(path: Path | None) -> Iterator[None]:
+    """Name the file in the error that ends the writing of it, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise SlotuneError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 class Progress(Protocol):
     """How far a piece of work is, told to a person on stderr."""
 
@@ -124,11 +136,13 @@ class PlainProgress:
         self._clock = clock
         self._start_s = clock()
         self._last_s = -math.inf
+        self._first: tuple[float, float] | None = None
         self._ended = False
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
         now_s = self._clock()
+        self._first = self._first or (done, now_s)
         finished = self._total is not None and done >= self._total and not self._ended
         if now_s - self._last_s < PLAIN_INTERVAL_S and not finished:
             return
@@ -146,11 +160,13 @@ class PlainProgress:
         return f"{done:g}/{self._total:g} ({100 * done / self._total:.0f} %)"
 
     def _left(self, done: float, now_s: float) -> str:
-        if not self._total or done <= 0:
+        """Time left, by the pace since the first was done: that one may have had to wait for a compilation."""
+        if not self._total or self._first is None:
             return ""
         if done >= self._total:
             return f"{now_s - self._start_s:.0f} s"
-        return f"{(now_s - self._start_s) * (self._total - done) / done:.0f} s left"
+        first, first_s = self._first
+        return f"{(now_s - first_s) * (self._total - done) / (done - first):.0f} s left" if done > first else ""
 
 
 def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import ORDERINGS, document, plan, what_if
+    from ..tuner.plan import ORDERINGS, document, plan, require_targets, what_if
 
     announce_compilation()
     first = _scenario(**base)
@@ -83,6 +83,7 @@ def command(
         emit_json(document(plans, gpu_hour_cost))
     else:
         _print(plans, gpu_hour_cost)
+    require_targets(plans)
 
 
 def _scenario(
@@ -115,4 +116,7 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
         facts = described(one, gpu_hour_cost)
         rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
     table(columns, rows, title="Requests a second that one engine takes within the targets")
+    for one in plans[1:]:
+        if one.reason:
+            click.echo(one.reason)
     click.echo(plans[0].scenario.profile.provenance)

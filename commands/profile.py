@@ -131,9 +131,11 @@ def measure(
     """
     from ..profiler.launch import find_vllm
     from ..profiler.measure import Task, measure
+    from ..profiler.model_folder import read_model_folder
     from ..simulator.engine_config import parse_settings
     from .output import progress
 
+    read_model_folder(model)  # before an engine is looked for: a slip of the pen is told first
     task = Task(model, parse_settings(engine, engine_config), out, budget, seed)
     with progress("profile measure (seconds)", budget) as bar:
 

@@ -21,7 +21,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table, writing
 
 if TYPE_CHECKING:
     from ..tuner.objective import Objective
@@ -95,7 +95,8 @@ def command(
             on_done=bar.update,
         )
     if out:
-        write_csv(rows, out)
+        with writing(out):
+            write_csv(rows, out)
     if as_json:
         emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": run.profile.trust()})
     else:

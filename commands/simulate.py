@@ -22,7 +22,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, table
+from .output import announce_compilation, emit_json, note_ignored, table, writing
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -76,7 +76,8 @@ def command(
     announce_compilation()
     profile, config, result = _simulated(**asked)
     if requests_out:
-        write_requests(result.requests, requests_out)
+        with writing(requests_out):
+            write_requests(result.requests, requests_out)
     metrics = summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
     document = {
         "metrics": metrics,
@@ -119,7 +120,7 @@ def _simulated(
     note_ignored(known, settings)
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load
-    with steps_out.open("w") if steps_out else nullcontext() as out:
+    with writing(steps_out), steps_out.open("w") if steps_out else nullcontext() as out:
         writer = StepWriter(out, load, replicas) if out else None
         result = simulate(
             load,

@@ -7,7 +7,7 @@ import click
 
 from .options import duration as seconds
 from .options import json_option, out_option, positive_number, seed_option
-from .output import emit_json, table
+from .output import emit_json, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace
@@ -201,7 +201,8 @@ def _write(trace: "Trace", out: Path, as_json: bool) -> None:
     """Write the trace and say what it is."""
     from ..traces import trace_stats, write_trace
 
-    write_trace(trace, out)
+    with writing(out):
+        write_trace(trace, out)
     if as_json:
         emit_json({"trace": out, **trace_stats(trace)})
     else:

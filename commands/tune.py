@@ -144,10 +144,10 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.recommendation_page import comparison, measured_lines
+    from ..tuner.recommendation_page import comparison, keep_line, measured_lines
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
-    for line in measured_lines(found):
+    for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     click.echo(found.task.profile.provenance)
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

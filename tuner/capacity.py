@@ -27,6 +27,8 @@ LEAST_REQUESTS = 1000
 """Below this a 99th percentile stands on fewer than ten requests."""
 STAYS = 20.0
 """The load lasts this many times as long as a request stays in an unloaded engine, or as the largest limit."""
+MOST_REQUESTS = 50_000
+"""Above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 LIGHT_REQUESTS = 200
 LIGHT_RATE = 1e-6
 """Requests a second at which no two meet."""
@@ -76,7 +78,8 @@ class Capacity:
 def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: int = 1) -> Probe:
     """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
-    requests = max(LEAST_REQUESTS, len(scenario.trace), math.ceil(rate * STAYS * longest_s))
+    long_enough = min(math.ceil(rate * STAYS * longest_s), MOST_REQUESTS)
+    requests = max(LEAST_REQUESTS, len(scenario.trace), long_enough)
     return _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
 
 

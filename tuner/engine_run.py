@@ -122,7 +122,11 @@ def measured_metrics(
 
 
 def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str:
-    """The model to start: the given one or the profiled one. Raises InputError where neither is known."""
+    """The model to start: the given one or the profiled one.
+
+    Raises InputError where neither is known, and for a folder that is no model.
+    """
     if model := given or profiled:
+        read_model_folder(model)
         return model
     raise InputError(f"profile {profile} does not say which model it was made with; give --model")

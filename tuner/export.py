@@ -89,6 +89,8 @@ def _flags(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if value is False:
             flags[f"no-{flag}"] = True
+        elif name == "speculative_config":
+            flags[flag] = without_acceptance(value)
         else:
             flags[flag] = list(value) if isinstance(value, tuple) else value
     return flags

@@ -37,6 +37,8 @@ class Plan:
     replicas: int | None
     at_rate: Probe | None
     """The forecast on that many replicas, on the ordering that did worst."""
+    reason: str | None = None
+    """Why no rate meets the targets, or no number of replicas the forecast."""
 
     @property
     def max_request_rate(self) -> float:
@@ -69,11 +71,9 @@ def plan(
     dask_scheduler: str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[Plan]:
-    """A plan for each scenario; a what-if scenario that cannot meet the targets comes back with no capacities.
+    """A plan for each scenario; one that cannot meet the targets comes back with the reason and no capacities.
 
     `on_done` hears how many orderings of all scenarios (ORDERINGS each) are done.
-
-    Raises InfeasibleError where the first, the base, cannot meet them at any rate.
     """
     plans: list[Plan] = []
     steps = itertools.count(1)
@@ -86,11 +86,15 @@ def plan(
             answer, prepare = partial(_answer, scenario), scenario.simulated().compile
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
                 plans.append(_planned(scenario, rate, ask_all, step))
-        except InfeasibleError:
-            if not plans:
-                raise
-            plans.append(Plan(scenario, (), rate, None, None))
+        except InfeasibleError as error:
+            plans.append(Plan(scenario, (), rate, None, None, str(error)))
     return plans
+
+
+def require_targets(plans: Sequence[Plan]) -> None:
+    """Raise InfeasibleError where the first plan, the base, does not meet the targets or the forecast."""
+    if plans[0].reason:
+        raise InfeasibleError(plans[0].reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +132,11 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
         if all(p.ok for p in probes):
             worst = max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
             return replace(alone, replicas=replicas, at_rate=worst)
-    raise InfeasibleError(
+    reason = (
         f"{scenario.name}: {fewest + MOST_ADDED - 1} replicas do not meet the targets at {rate:g} requests/s "
         f"although one takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
     )
+    return replace(alone, reason=reason)
 
 
 def what_if(base: Scenario, text: str) -> Scenario:
@@ -169,7 +174,8 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None) -> dict[str, An
 def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     """One plan as JSON; null where there is no answer, as for costs without a price."""
     if not one.capacities:
-        return {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
+        nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
+        return nothing | {"rate": one.rate, "reason": one.reason}
     metrics = one.at_rate.metrics if one.at_rate else one.capacities[0].best.metrics
     cost = None if gpu_hour_cost is None else gpu_hour_cost * one.gpus
     return {
@@ -185,6 +191,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
         "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
         "metrics": dict(metrics),
+        "reason": one.reason,
     }
 
 

@@ -50,6 +50,12 @@ def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], st
     return [(f"  in {count} other orders", default, best)]
 
 
+def keep_line(recommendation: Recommendation) -> list[str]:
+    """That the default is to be kept, where it is."""
+    same = not recommendation.task.space.changes(recommendation.best.settings)
+    return ["Nothing that was tried is worth a change: keep the default settings."] if same else []
+
+
 def measured_lines(recommendation: Recommendation) -> list[str]:
     """What the runs on the engine say, and what the simulations would rather have; empty where nothing was measured."""
     measured, folder = recommendation.measured, recommendation.folder

@@ -40,10 +40,11 @@ def validate(
     """
     with Study.open(folder, writable=True) as study:
         task = load_task(study.asked)
+        served = model_to_serve(model, task.profile.engine.model, study.asked.profile)
         run = EngineRun(
             find_vllm(vllm_python),
             task.profile,
-            model_to_serve(model, task.profile.engine.model, study.asked.profile),
+            served,
             task.trace,
             study.asked.goodput,
             [slo.percentile for slo in task.objective.limits],

@@ -111,9 +111,10 @@ def test_plan_tells_rate_replicas_and_cost(slotune, files):
 
 
 def test_plan_without_hope_exits_with_3(slotune, files):
-    ran = slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1)
+    ran = slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1, "--json")
     assert ran.code == 3
-    assert "no rate meets the targets" in ran.err
+    assert json.loads(ran.out)["interval"] == [0.0, 0.0]
+    assert ran.err.splitlines()[-1].startswith("Error: base: no rate meets the targets")
 
 
 def test_plan_needs_targets(slotune, files):

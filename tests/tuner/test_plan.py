@@ -8,7 +8,7 @@ from slotune.errors import InfeasibleError, InputError
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import ORDERINGS, document, plan, what_if
+from slotune.tuner.plan import ORDERINGS, document, plan, require_targets, what_if
 
 
 @pytest.fixture(scope="module")
@@ -67,5 +67,7 @@ def test_a_change_that_is_none(base, text):
 
 def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace):
     hopeless = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "tpot", 1.0),)))
+    plans = plan([hopeless], jobs=1)
+    assert document(plans, 3.0)["max_request_rate"] == 0.0
     with pytest.raises(InfeasibleError, match="no rate meets the targets"):
-        plan([hopeless], jobs=1)
+        require_targets(plans)
