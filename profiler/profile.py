@@ -100,6 +100,7 @@ class Profile:
         Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
         self._check_parallelism(settings)
+        _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         engine = resolve(settings, self.defaults, UNLIMITED_BLOCKS if override is None else int(override))
         if self.kv is None:
@@ -162,6 +163,13 @@ class Profile:
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": list(self.notes),
         }
+
+
+def _check_memory_share(settings: Mapping[str, Any]) -> None:
+    """vllm/config/cache.py, CacheConfig.gpu_memory_utilization."""
+    share = settings.get("gpu_memory_utilization")
+    if share is not None and not 0 < share <= 1:
+        raise InputError(f"gpu_memory_utilization={share}: must lie above 0 and be at most 1")
 
 
 def fitted_profile(

@@ -60,6 +60,12 @@ def test_an_override_too_small_for_one_sequence_is_refused_where_memory_is_known
         with_memory(profile).engine_config({"num_gpu_blocks_override": 128})
 
 
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.01])
+def test_more_memory_than_there_is_is_refused(profile: Profile, share: float) -> None:
+    with pytest.raises(InputError, match=f"gpu_memory_utilization={share}"):
+        profile.engine_config({"gpu_memory_utilization": share})
+
+
 def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
     with pytest.raises(InputError, match=r"tensor_parallel_size=4: .* holds step times for 1"):
         profile.engine_config({"tensor_parallel_size": 4})
