@@ -13,6 +13,24 @@ if TYPE_CHECKING:
 STEPS_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def _version(text: str) -> str:
+    from ..simulator.versions import numbers_of
+
+    if numbers_of(text) is None:
+        raise click.BadParameter(f"{text!r} is no version; write it like 0.25.1")
+    return text
+
+
+# version: str | None
+vllm_version_option = click.option(
+    "--vllm-version",
+    "version",
+    type=_version,
+    metavar="V",
+    help="The vLLM whose scheduling rules hold, e.g. 0.25.1; default: the newest known.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Make a profile of an engine, or look at one.
@@ -37,10 +55,17 @@ def command() -> None:
     metavar="C",
     help="Milliseconds for each token of context, any row.",
 )
+@vllm_version_option
 @out_option
 @json_option
 def linear(
-    base_ms: float, prefill_token_ms: float, decode_seq_ms: float, context_token_ms: float, out: Path, as_json: bool
+    base_ms: float,
+    prefill_token_ms: float,
+    decode_seq_ms: float,
+    context_token_ms: float,
+    version: str | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """A closed-form profile, for tests and rough numbers.
 
@@ -54,9 +79,8 @@ def linear(
     """
     from ..profiler.profile import linear_profile, save_profile
 
-    profile = linear_profile(
-        base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, name=out.name
-    )
+    terms_s = (ms / 1e3 for ms in (base_ms, prefill_token_ms, decode_seq_ms, context_token_ms))
+    profile = linear_profile(*terms_s, name=out.name, version=version)
     save_profile(profile, out)
     if as_json:
         _show(profile, as_json)
@@ -67,6 +91,7 @@ def linear(
 @command.command()
 @click.argument("steps", nargs=-1, required=True, metavar="STEPS.jsonl...", type=STEPS_FILE)
 @click.option("--model", metavar="M", help="The model that was served.")
+@vllm_version_option
 @engine_option
 @engine_config_option
 @seed_option
@@ -75,6 +100,7 @@ def linear(
 def fit(
     steps: tuple[Path, ...],
     model: str | None,
+    version: str | None,
     engine: tuple[str, ...],
     engine_config: Path | None,
     seed: int,
@@ -96,7 +122,7 @@ def fit(
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
-    profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed)
+    profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed, version)
     save_profile(profile, out)
     _show(profile, as_json)
 

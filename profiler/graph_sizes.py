@@ -19,8 +19,9 @@ def captured_graph_sizes(
 ) -> npt.NDArray[np.float64]:
     """Token counts up to which a step is padded, ascending; empty under enforce_eager.
 
-    Without speculative decoding: 1, 2, 4, multiples of 8 below 256, multiples of 16 up to the largest, and
-    max_num_batched_tokens or max_num_seqs themselves where they fit. Source: vllm/config/vllm.py, _set_cudagraph_sizes.
+    Without speculative decoding: 1, 2, 4, multiples of 8 below 256, multiples of 16 up to the largest, and by the
+    engine's version max_num_batched_tokens and max_num_seqs themselves where they fit. Source: vllm/config/vllm.py,
+    _set_cudagraph_sizes.
     """
     if settings.get("enforce_eager"):
         return np.empty(0)
@@ -31,5 +32,6 @@ def captured_graph_sizes(
     largest = settings.get("max_cudagraph_capture_size") or min(2 * engine.max_num_seqs, default_max)
     largest = min(int(largest), tokens)
     sizes = {1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16)}
-    sizes |= {tokens, engine.max_num_seqs}
+    sizes |= {tokens} if engine.version_rules.captures_token_budget else set()
+    sizes |= {engine.max_num_seqs} if engine.version_rules.captures_max_num_seqs else set()
     return np.array(sorted(float(size) for size in sizes if size <= largest))

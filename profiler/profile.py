@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig, resolve
 from ..simulator.timing import Overhead, Timing
+from ..simulator.versions import version_note
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .kv_capacity import KvCapacity
 from .surrogate_model import FittedStepTime
@@ -102,7 +103,8 @@ class Profile:
         self._check_parallelism(settings)
         _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
-        engine = resolve(settings, self.defaults, UNLIMITED_BLOCKS if override is None else int(override))
+        blocks = UNLIMITED_BLOCKS if override is None else int(override)
+        engine = resolve(settings, self.defaults, blocks, self.engine.version)
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
@@ -161,7 +163,7 @@ class Profile:
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             "extrapolated_share": extrapolated_steps / steps if steps else 0.0,
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
-            "notes": list(self.notes),
+            "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }
 
 
@@ -173,9 +175,14 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
 
 
 def fitted_profile(
-    samples: StepSamples, settings: Mapping[str, Any], name: str, model: str | None = None, seed: int = 0
+    samples: StepSamples,
+    settings: Mapping[str, Any],
+    name: str,
+    model: str | None = None,
+    seed: int = 0,
+    version: str | None = None,
 ) -> Profile:
-    """A profile of step records of an engine that ran with `settings`, which become its defaults.
+    """A profile of step records of a vLLM of this version that ran with `settings`, which become its defaults.
 
     Unless enforce_eager is among them, it is taken to have captured CUDA graphs, as vLLM does on a GPU; should that
     predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
@@ -184,14 +191,14 @@ def fitted_profile(
     from .surrogate import fit
 
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
-    sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS), settings)
+    sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
     eager, graphs = fit(samples, seed=seed), fit(samples, sizes, seed) if len(sizes) else None
     cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
     return Profile(
         name=name,
         source=STEP_RECORDS,
         step=graphs if graphs is not None and cuda_graphs else eager,
-        engine=EngineFacts(model=model, **{key: settings[key] for key in _FACTS if key in settings}),
+        engine=EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings}),
         defaults=defaults,
         cuda_graphs=cuda_graphs,
         samples=samples,
@@ -200,9 +207,16 @@ def fitted_profile(
 
 
 def linear_profile(
-    base_s: float, prefill_token_s: float, decode_row_s: float, context_token_s: float, name: str = "linear"
+    base_s: float,
+    prefill_token_s: float,
+    decode_row_s: float,
+    context_token_s: float,
+    name: str = "linear",
+    version: str | None = None,
 ) -> Profile:
     """A closed-form profile: base + P * prefill token + D * decode row + C * context token; no overhead, no KV limit.
+
+    `version` is the vLLM whose rules schedule the steps.
 
     Raises InputError for a negative or non-finite coefficient, or when a step could take no time at all.
     """
@@ -218,7 +232,7 @@ def linear_profile(
     if base_s + min(prefill_token_s, decode_row_s) <= 0:
         raise InputError("a step would take no time: give --base-ms, or both --prefill-token-ms and --decode-seq-ms")
     step = FittedStepTime.linear(base_s, prefill_token_s, decode_row_s, context_token_s)
-    return Profile(name=name, source=CLOSED_FORM, step=step)
+    return Profile(name=name, source=CLOSED_FORM, step=step, engine=EngineFacts(version=version))
 
 
 def load_profile(name_or_path: str | Path) -> Profile:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from ..errors import InputError, unknown_name
 from .speculation import ASYNCHRONOUS, Speculation, assume_acceptance, parse_speculation
+from .versions import VersionRules, argument_versions, check_settings, rules_for
 
 Settings = dict[str, Any]
 """What somebody asked for: vLLM argument names and values, nothing else. Travels through studies and exports."""
@@ -47,13 +47,29 @@ class EngineConfig:
     pipeline_parallel_size: int = 1
     tensor_parallel_size: int = 1
     speculative_config: Speculation | None = None
+    vllm_version: str | None = None
+    """Whose rules hold; None: the newest known."""
 
     def __post_init__(self) -> None:
         _check_ranges(self)
         _check_relations(self)
 
+    @property
+    def version_rules(self) -> VersionRules:
+        """The rules of vllm_version."""
+        return rules_for(self.vllm_version)
 
-SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks"}
+    @property
+    def token_budget(self) -> int:
+        """Tokens that one schedule may hand out."""
+        reserved = 0
+        if self.speculative_config and not self.version_rules.counts_draft_slots:
+            reserved = self.speculative_config.draft_slots(self.version_rules) * self.max_num_seqs
+        most = self.max_num_batched_tokens
+        return min(self.max_num_scheduled_tokens or most - reserved, most)
+
+
+SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks", "vllm_version"}
 """Settings that change the simulated schedule."""
 
 PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
@@ -62,8 +78,7 @@ PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_c
 
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
-    text = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text()
-    return frozenset(text.split())
+    return frozenset(argument_versions())
 
 
 def parse_settings(
@@ -141,21 +156,28 @@ def _kind(name: str) -> str | None:
     return {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}.get(name)
 
 
-def resolve(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_blocks: int) -> EngineConfig:
+def resolve(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_blocks: int, vllm_version: str | None = None
+) -> EngineConfig:
     """The configuration the engine would run with: what was asked, over the hardware's defaults, over vLLM's.
 
-    Raises InputError for values that vLLM refuses.
+    Raises InputError for values that vLLM refuses, and for settings that `vllm_version` does not have.
     """
+    check_settings(settings, vllm_version)
     filled = dict(settings) | _batch_defaults(settings, dict(defaults))
     chosen = {k: v for k, v in (dict(defaults) | filled).items() if k in SIMULATED}
-    return EngineConfig(num_gpu_blocks=num_gpu_blocks, **(chosen | _speculative(settings, chosen)))
+    chosen |= _speculative(settings, chosen, rules_for(vllm_version))
+    return EngineConfig(num_gpu_blocks=num_gpu_blocks, vllm_version=vllm_version, **chosen)
 
 
-def _speculative(settings: Mapping[str, Any], chosen: Settings) -> Settings:
+def _speculative(settings: Mapping[str, Any], chosen: Settings, version: VersionRules) -> Settings:
     """Speculation, and async scheduling where it works with it (VllmConfig.__post_init__, vllm/config/vllm.py)."""
     if not chosen.get("speculative_config"):
         return {"speculative_config": None}
     speculation = parse_speculation(chosen["speculative_config"])
+    if speculation.method == "draft_model" and not version.overlaps_draft_model:
+        asked = settings if "speculative_config" in settings else chosen
+        return {"speculative_config": speculation, "async_scheduling": asked.get("async_scheduling", False)}
     if speculation.method in ASYNCHRONOUS:
         return {"speculative_config": speculation}
     if settings.get("async_scheduling"):
@@ -221,7 +243,8 @@ def _check_relations(engine: EngineConfig) -> None:
             f"max_num_batched_tokens={engine.max_num_batched_tokens}: without chunked prefill it must be at least "
             f"max_model_len={engine.max_model_len}"
         )
-    if not 0 <= engine.long_prefill_token_threshold <= engine.max_model_len:
+    longest = engine.max_model_len if engine.version_rules.limits_threshold else UNLIMITED_MODEL_LEN
+    if not 0 <= engine.long_prefill_token_threshold <= longest:
         raise InputError(
             f"long_prefill_token_threshold={engine.long_prefill_token_threshold}: must lie between 0 and "
             f"max_model_len={engine.max_model_len}"
@@ -236,10 +259,12 @@ def _check_relations(engine: EngineConfig) -> None:
 
 def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
     """VllmConfig._set_max_num_scheduled_tokens (vllm/config/vllm.py); pipeline stages are this simulator's limit."""
-    if engine.max_num_batched_tokens <= speculation.draft_slots:
+    slots = speculation.draft_slots(engine.version_rules)
+    rows = 1 if engine.version_rules.counts_draft_slots else engine.max_num_seqs
+    if engine.max_num_batched_tokens <= slots * rows:
         raise InputError(
-            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be above the {speculation.draft_slots} "
-            f"draft slots a request of speculative_config"
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be above the {slots} draft slots a request "
+            f"of speculative_config, for {rows} requests"
         )
     if engine.pipeline_parallel_size > 1:
         raise InputError("speculative_config: is not simulated with pipeline_parallel_size above 1")

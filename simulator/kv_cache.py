@@ -105,7 +105,7 @@ def release(engine, index):
     """Take all blocks from the request.
 
     They are visited from the tail. Hashed ones join the end of the free list, so tails are evicted first; the others
-    are put in front, to be used next (BlockPool.free_blocks).
+    too, or they are put in front, to be used next (BlockPool.free_blocks).
     """
     request = engine.requests[index]
     if engine.rules[0].caching:
@@ -117,16 +117,16 @@ def release(engine, index):
 
 @inner
 def _release_blocks(engine, slot, held):
-    state = engine.state[0]
+    state, unhashed_first = engine.state[0], engine.rules[0].reuses_unhashed_first
     for k in range(held - 1, -1, -1):
         number = engine.table[slot, k]
         block = engine.blocks[number]
         block.refs -= 1
         if block.refs == 0:
             state.free_blocks += 1
-            if block.content >= 0:
+            if block.content >= 0 or not unhashed_first:
                 _link_last(engine, number)
-    for k in range(held):
+    for k in range(held if unhashed_first else 0):
         number = engine.table[slot, k]
         if engine.blocks[number].refs == 0 and engine.blocks[number].content < 0:
             _link_first(engine, number)

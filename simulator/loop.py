@@ -48,7 +48,7 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             _launch(engine, model, memo, totals, rows, record)
             if rows == 0 and state.num_preempted == 0:
                 _fail_stuck(engine)
-            if state.num_in_flight < engine.rules[0].depth and (rows > 0 or _has_requests(engine)):
+            if state.num_in_flight < engine.rules[0].depth and (rows > 0 or _schedules_again(engine)):
                 continue
         if engine.flights[state.first_in_flight].end_s > state.dies_s:
             return DIED
@@ -66,6 +66,12 @@ def _has_requests(engine):
     """Scheduler.has_requests: also true for one more, empty schedule after a request finished."""
     state = engine.state[0]
     return state.num_running > 0 or state.num_waiting > 0 or state.ended_since > 0
+
+
+@inner
+def _schedules_again(engine):
+    """Whether the engine schedules ahead after a schedule without rows."""
+    return engine.rules[0].schedules_past_empty and _has_requests(engine)
 
 
 @inner
@@ -256,8 +262,9 @@ def _verify_drafts(engine, row, is_stale):
     if not row.padded:
         accepted = min(row.drafts, engine.accepted[request.first_accepted + request.known - request.prompt])
     if not is_stale:
-        request.computed -= row.drafts - accepted
-        if engine.rules[0].asynchronous:
+        if request.computed > 0:
+            request.computed -= row.drafts - accepted
+        if request.placeholders > 0:
             request.placeholders -= row.drafts - accepted
     return accepted
 

@@ -7,6 +7,9 @@ the request's rank, for which there is no front. Source: vllm/v1/core/sched/requ
 from .compiled import inner
 from .state import FINISHED
 
+FIRST = 1 << 40
+"""Keys from -FIRST up, by far the lowest, are those of skipped_waiting."""
+
 
 @inner
 def append(engine, index):
@@ -23,6 +26,19 @@ def prepend(engine, index):
     request, state = engine.requests[index], engine.state[0]
     state.queue_front -= 1
     request.key = request.rank if engine.rules[0].by_priority else state.queue_front
+    push(engine, index)
+
+
+@inner
+def put_back(engine, index):
+    """A request that was passed over comes back to its place.
+
+    Before vLLM 0.31 FCFS had a second queue for those, skipped_waiting, which was emptied first.
+    """
+    request, rules, state = engine.requests[index], engine.rules[0], engine.state[0]
+    if not rules.queues_skipped_with_others and not rules.by_priority and request.key > -FIRST // 2:
+        state.queue_back += 1
+        request.key = state.queue_back - FIRST
     push(engine, index)
 
 

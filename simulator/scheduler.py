@@ -22,10 +22,12 @@ def schedule(engine):
 
 @inner
 def _long_prefill_threshold(engine):
-    """long_prefill_token_threshold, off for a request that is alone, and its adaptive floor."""
+    """long_prefill_token_threshold, off for a request that is alone (VersionRules), and its adaptive floor."""
     rules, state = engine.rules[0], engine.state[0]
     eligible = state.num_running + state.num_waiting
-    threshold = rules.long_prefill_token_threshold if eligible > 1 else 0
+    threshold = rules.long_prefill_token_threshold
+    if rules.spares_lone_request and eligible <= 1:
+        threshold = 0
     if threshold > 0 and rules.adaptive_threshold:
         threshold = max(threshold, rules.input_budget // eligible)
     return threshold
@@ -93,8 +95,9 @@ def make_room(engine, index, tokens):
         victim = engine.running[place]
         _remove_running(engine, place)
         if engine.rules[0].by_priority:
-            state.cursor -= place < state.cursor
-            state.restored_tokens += _cancel_row(engine, victim)
+            cancelled = _cancel_row(engine, victim)
+            state.restored_tokens += cancelled
+            state.cursor -= place < state.cursor if engine.rules[0].keeps_place else cancelled > 0
         _preempt(engine, victim, victim == index and kv_cache.exceeds_cache(engine, target))
         if victim == index:
             return False
@@ -135,8 +138,9 @@ def _preempt(engine, index, is_hopeless):
     request, state = engine.requests[index], engine.state[0]
     kv_cache.release(engine, index)
     request.computed = 0
-    request.stale = request.in_flight
-    request.placeholders = 0
+    if engine.rules[0].delivers_stale_output:
+        request.stale = request.in_flight
+        request.placeholders = 0
     request.drafts = 0
     request.preemptions += 1
     if is_hopeless:
@@ -182,7 +186,7 @@ def _schedule_waiting(engine, threshold, budget):
             break
         budget -= tokens
     for k in range(state.num_skipped):
-        queue.push(engine, engine.skipped[k])
+        queue.put_back(engine, engine.skipped[k])
 
 
 @inner
@@ -197,14 +201,14 @@ def _admit(engine, index, threshold, room):
     is_padded = tokens == 1 and _pads_drafts(engine, computed)
     if is_padded:
         tokens += rules.draft_tokens
-        if tokens > room:
+        if tokens > room or computed + tokens > rules.max_model_len:
             return 0
     if 0 < threshold < tokens:
         tokens = threshold
     if not rules.chunked_prefill and tokens > room:
         return 0
     tokens = min(tokens, room)
-    target = computed + tokens + rules.lookahead_tokens
+    target = computed + tokens + rules.admission_lookahead
     if not _fits(engine, index, target, hits, evictable):
         return 0
     queue.pop(engine)
@@ -222,9 +226,11 @@ def _pads_drafts(engine, computed):
     """Whether an admitted request with one token to compute gets a row as wide as those that verify drafts, so that
     the step keeps its CUDA graph. Its drafts are padding."""
     rules, state = engine.rules[0], engine.state[0]
-    if rules.draft_tokens == 0 or computed + rules.draft_tokens + 2 > rules.max_model_len:
+    if rules.draft_tokens == 0 or not rules.pads_admitted or state.prefill_scheduled:
         return False
-    return not state.prefill_scheduled and (state.num_running_rows > 0 or computed > 0)
+    if rules.pads_what_fits and computed + rules.draft_tokens + 2 > rules.max_model_len:
+        return False
+    return state.num_running_rows > 0 or (rules.pads_after_hit and computed > 0)
 
 
 @inner

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .versions import VersionRules
 
 I8 = npt.NDArray[np.int8]
 I64 = npt.NDArray[np.int64]
@@ -48,17 +49,17 @@ class Speculation:
         """Whether the last block found in the prefix cache is computed again (use_eagle_block_drop)."""
         return self.reads_hidden_states and not self.disable_eagle_block_drop
 
-    @property
-    def lookahead_tokens(self) -> int:
+    def lookahead_tokens(self, version: VersionRules) -> int:
         """KV slots reserved beyond a row's tokens for the drafter (VllmConfig.num_lookahead_tokens)."""
         if self.method == "dflash":
-            return self.num_speculative_tokens + 1
+            return self.num_speculative_tokens + version.dflash_looks_further
         return self.num_speculative_tokens if self.reads_hidden_states or self.method == "draft_model" else 0
 
-    @property
-    def draft_slots(self) -> int:
+    def draft_slots(self, version: VersionRules) -> int:
         """Places in the input batch that a row takes beside its tokens (max_num_new_slots_for_drafting)."""
-        if self.method == "dflash" or (self.method == "draft_model" and self.parallel_drafting):
+        if (self.method == "dflash" and version.counts_draft_slots) or (
+            self.method == "draft_model" and self.parallel_drafting
+        ):
             return self.num_speculative_tokens
         if self.parallel_drafting:
             return self.num_speculative_tokens - 1

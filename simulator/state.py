@@ -4,6 +4,7 @@ Records keep what is used together together, in memory and in the code; and a ha
 faster than a hundred would.
 """
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ RULES = np.dtype(
         ("decode_stagger", np.int64),  # schedules from one decode of a request to its next
         ("draft_tokens", np.int64),  # num_speculative_tokens; 0 = no speculative decoding, as the next two
         ("lookahead_tokens", np.int64),
+        ("admission_lookahead", np.int64),  # of those, what an admitted request gets with its first row
         ("draft_slots", np.int64),
         ("drops_last_hit", np.int64),
         ("stream_interval", np.int64),
@@ -58,6 +60,15 @@ RULES = np.dtype(
         ("num_blocks", np.int64),
         ("max_queued_reqs", np.int64),  # 0 = no limit, as the next
         ("max_queued_tokens", np.int64),
+        ("schedules_past_empty", np.int64),  # this and those below: VersionRules
+        ("reuses_unhashed_first", np.int64),
+        ("pads_admitted", np.int64),
+        ("pads_what_fits", np.int64),
+        ("pads_after_hit", np.int64),
+        ("delivers_stale_output", np.int64),
+        ("keeps_place", np.int64),
+        ("spares_lone_request", np.int64),
+        ("queues_skipped_with_others", np.int64),
     ]
 )
 """EngineConfig as compiled code takes it."""
@@ -228,19 +239,12 @@ class Engine(NamedTuple):
 def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
     """The compiled form of `engine` under one of POLICY_NAMES: one RULES record.
 
-    Overlap applies to vLLM V1 alone: a step in flight for each pipeline stage, and one more with async scheduling
-    (VllmConfig.max_concurrent_batches in vllm/config/vllm.py).
+    Overlap and prefix cache are vLLM V1's alone.
     """
     is_v1 = policy == "vllm-v1"
-    stages = engine.pipeline_parallel_size
-    overlapping = is_v1 and engine.async_scheduling
-    speculation = engine.speculative_config
     rules = np.zeros(1, RULES).view(np.recarray)
     values = {
         "policy": POLICY_NAMES[policy],
-        "token_budget": min(
-            engine.max_num_scheduled_tokens or engine.max_num_batched_tokens, engine.max_num_batched_tokens
-        ),
         "input_budget": engine.max_num_batched_tokens,
         "max_num_active_seqs": engine.max_num_active_seqs or engine.max_num_seqs,
         "adaptive_threshold": engine.long_prefill_token_threshold_adaptive,
@@ -249,20 +253,38 @@ def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
         "by_priority": engine.scheduling_policy == "priority",
         "reserve_full_isl": engine.scheduler_reserve_full_isl,
         "watermark_blocks": int(engine.watermark * engine.num_gpu_blocks),
-        "asynchronous": overlapping,
-        "depth": stages + overlapping if is_v1 else 1,
-        "decode_stagger": stages if overlapping else 0,
-        "draft_tokens": speculation.num_speculative_tokens if speculation else 0,
-        "lookahead_tokens": speculation.lookahead_tokens if speculation else 0,
-        "draft_slots": speculation.draft_slots if speculation else 0,
-        "drops_last_hit": speculation.drops_last_hit if speculation else False,
+        "depth": 1,
         "num_blocks": engine.num_gpu_blocks,
         "max_queued_reqs": engine.max_num_queued_reqs or 0,
         "max_queued_tokens": engine.max_num_queued_tokens or 0,
     }
+    values |= asdict(engine.version_rules) | _draft_rules(engine) | (_overlap_rules(engine) if is_v1 else {})
     for name in RULES.names or ():
         rules[name] = values.get(name, getattr(engine, name, 0))
     return rules
+
+
+def _overlap_rules(engine: EngineConfig) -> dict[str, int]:
+    """A step in flight for each pipeline stage, and one more with async scheduling (VllmConfig.max_concurrent_batches
+    in vllm/config/vllm.py)."""
+    stages, ahead = engine.pipeline_parallel_size, engine.async_scheduling
+    if not engine.version_rules.overlaps_stages and stages > 1:
+        return {"asynchronous": ahead, "depth": stages}
+    return {"asynchronous": ahead, "depth": stages + ahead, "decode_stagger": stages if ahead else 0}
+
+
+def _draft_rules(engine: EngineConfig) -> dict[str, int]:
+    speculation, version = engine.speculative_config, engine.version_rules
+    if speculation is None:
+        return {}
+    lookahead = speculation.lookahead_tokens(version)
+    return {
+        "draft_tokens": speculation.num_speculative_tokens,
+        "lookahead_tokens": lookahead,
+        "admission_lookahead": lookahead if version.admits_with_lookahead else 0,
+        "draft_slots": speculation.draft_slots(version) if version.counts_draft_slots else 0,
+        "drops_last_hit": speculation.drops_last_hit,
+    }
 
 
 def new_requests(**columns: Any) -> Records:

@@ -25,7 +25,7 @@ def deployed(profile: Profile, settings: Mapping[str, Any]) -> Settings:
         "tensor_parallel_size": profile.engine.tensor_parallel_size,
         "pipeline_parallel_size": profile.engine.pipeline_parallel_size,
     }
-    resolved = resolve(settings, profile.defaults, UNLIMITED_BLOCKS)
+    resolved = resolve(settings, profile.defaults, UNLIMITED_BLOCKS, profile.engine.version)
     made_under = {**parallel, **profile.defaults, **{name: getattr(resolved, name) for name in BATCH_LIMITS}}
     needed = {k: v for k, v in made_under.items() if v is not None and (k not in VLLMS_OWN or v != VLLMS_OWN[k])}
     return needed | dict(settings)

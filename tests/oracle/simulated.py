@@ -16,14 +16,15 @@ from slotune.simulator.steps import read_steps
 from .schedule import Case, Outcome, Schedule
 
 
-def simulate_case(case: Case, folder: Path, policy: str = "vllm-v1") -> Schedule:
+def simulate_case(case: Case, folder: Path, policy: str = "vllm-v1", version: str | None = None) -> Schedule:
     """Run the case through `slotune simulate` and read back what it wrote. `folder` is for the files.
 
-    Raises RuntimeError with slotune's words if it refuses.
+    `version` is the vLLM whose rules hold, the newest for None. Raises RuntimeError with slotune's words if it refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_case_trace(case, folder / "trace.jsonl")
-    run_slotune("profile", "linear", *_cost_flags(case["cost"]), "--out", folder / "profile")
+    rules = ["--vllm-version", version] if version else []
+    run_slotune("profile", "linear", *_cost_flags(case["cost"]), *rules, "--out", folder / "profile")
     files = {flag: folder / name for flag, name in (("--steps-out", "steps.jsonl"), ("--requests-out", "requests.csv"))}
     outputs = [word for flag, path in files.items() for word in (flag, path)]
     inputs = ["--profile", folder / "profile", "--trace", folder / "trace.jsonl"]

@@ -106,13 +106,24 @@ def speculative_config(given, model):
     return config | {"model": model}
 
 
+def steps_in_flight(config):
+    """How many steps the engine schedules ahead; before 0.23 the executor said so, not the configuration."""
+    if hasattr(config, "max_concurrent_batches"):
+        return config.max_concurrent_batches
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+    executor = MultiprocExecutor.__new__(MultiprocExecutor)
+    executor.parallel_config, executor.scheduler_config = config.parallel_config, config.scheduler_config
+    return executor.max_concurrent_batches
+
+
 class VirtualEngine:
     """A scheduler, the requests it has, and what became of them."""
 
     def __init__(self, model, case, write):
         self.config, self.scheduler, self.hasher = build_scheduler(model, case)
         self.cost, self.accepted, self.write = case["cost"], case.get("accepted"), write
-        self.depth = self.config.max_concurrent_batches
+        self.depth = steps_in_flight(self.config)
         stages = self.config.parallel_config.pipeline_parallel_size
         self.arrivals = deque(sorted(case["requests"], key=lambda r: r["arrival_ms"]))
         self.live, self.first, self.done, self.cached, self.preemptions = {}, {}, {}, {}, {}
@@ -214,7 +225,7 @@ class VirtualEngine:
         """Without async scheduling the scheduler is told what was drafted; with it the worker keeps that."""
         from vllm.v1.outputs import DraftTokenIds
 
-        tokens = [77] * self.config.num_speculative_tokens
+        tokens = [77] * self.scheduler.num_spec_tokens
         if tokens and ids and not self.config.scheduler_config.async_scheduling:
             self.scheduler.update_draft_token_ids(DraftTokenIds(list(ids), [list(tokens) for _ in ids]))
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from slotune.errors import InputError
+from slotune.profiler.launch import find_vllm
+from slotune.simulator.versions import check_settings
+
 from .schedule import Case, Schedule, read_schedule
 from .simulated import with_accepted_drafts
 
@@ -20,11 +24,12 @@ MAX_STEPS = 100_000
 class VllmOracle:
     """One process that makes vLLM's schedule of any number of cases: importing vLLM takes longer than most of them.
 
-    `interpreter` has vLLM; `folder` holds the model folder, which is made once, the cases and what the process says.
-    A context manager. Raises RuntimeError with the end of what the process said if it fails.
+    `interpreter` has vLLM, of `version`; `folder` holds the model folder, which is made once, the cases and what the
+    process says. A context manager. Raises RuntimeError with the end of what the process said if it fails.
     """
 
     def __init__(self, interpreter: str, folder: Path) -> None:
+        self.version = find_vllm(interpreter).version
         self._folder = folder
         (folder / "cases").mkdir(parents=True, exist_ok=True)
         self._log = (folder / "oracle.log").open("w")
@@ -34,6 +39,14 @@ class VllmOracle:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1
         )
+
+    def takes(self, case: Case) -> bool:
+        """Whether this vLLM has all settings of the case."""
+        try:
+            check_settings(case["engine"], self.version)
+        except InputError:
+            return False
+        return True
 
     def schedule(self, case: Case, name: str) -> Schedule:
         """The schedule that vLLM makes for `case`, which is kept under `name`."""

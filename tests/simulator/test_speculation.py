@@ -18,6 +18,7 @@ from slotune.simulator.speculation import (
     parse_speculation,
     without_acceptance,
 )
+from slotune.simulator.versions import rules_for
 from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run
 from slotune.tests.simulator.test_invariants import (
     MANY,
@@ -117,7 +118,7 @@ def test_settings_carry_vllms_own_names() -> None:
     config = parse_settings([text], acceptance="0.5")["speculative_config"]
     assert config["synthetic_acceptance_rates"] == [0.5, 0.25, 0.125]
     assert without_acceptance(config) == CONFIG
-    assert parse_speculation(config).lookahead_tokens == 3
+    assert parse_speculation(config).lookahead_tokens(rules_for(None)) == 3
     with pytest.raises(InputError, match="needs --engine speculative_config"):
         parse_settings([], acceptance="0.5")
 

@@ -1,0 +1,114 @@
+"""What differs between vLLM's versions 0.20 and 0.32: each rule and setting, named with the version that brought it.
+
+A version here is major.minor: no patch release among them (0.20.0 to 0.20.2, 0.22.1, 0.25.1, 0.27.1) changes a rule.
+Found by comparing vLLM's sources version by version; where nothing else is said they are in vllm/v1/core/sched/.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ..errors import InputError
+
+OLDEST, NEWEST = (0, 20), (0, 32)
+"""The versions whose rules are known."""
+
+
+def _since(version: str) -> Any:
+    """A rule that `version` brought and all later ones have."""
+    return field(default=True, metadata={"since": version})
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRules:
+    """Which rules an engine of some version has; the defaults are those of the newest known. EngineConfig has the
+    settings, the same in every version but for those that are not there yet (`check_settings`)."""
+
+    captures_token_budget: bool = _since("0.21")
+    """A CUDA graph of max_num_batched_tokens itself (vllm/config/vllm.py, _set_cudagraph_sizes)."""
+    overlaps_stages: bool = _since("0.23")
+    """Async scheduling schedules one step ahead of the pipeline stages, and a request's next decode as many schedules
+    later as there are stages (V2 model runner; VllmConfig.max_concurrent_batches). Before, a single stage only."""
+    schedules_past_empty: bool = _since("0.23")
+    """A schedule without rows does not end scheduling ahead (EngineCore.step_with_batch_queue, vllm/v1/engine/core.py).
+    """
+    admits_with_lookahead: bool = _since("0.23")
+    """An admitted request gets the drafter's slots at once, not with its second row (scheduler.py, schedule)."""
+    dflash_looks_further: bool = _since("0.23")
+    """DFlash has a slot for the sampled token beside those of its drafts (scheduler.py, __init__)."""
+    reuses_unhashed_first: bool = _since("0.24")
+    """Freed blocks that nothing can hit go to the front of the free list (vllm/v1/core/block_pool.py, free_blocks)."""
+    pads_admitted: bool = _since("0.25")
+    """A request admitted behind decodes with one token to compute gets as many drafts as they have (scheduler.py)."""
+    limits_threshold: bool = _since("0.27")
+    """long_prefill_token_threshold above max_model_len is refused (vllm/config/scheduler.py, verify_max_model_len)."""
+    delivers_stale_output: bool = _since("0.27")
+    """A preempted request starts again only when its tokens in flight are there (scheduler.py, _preempt_request)."""
+    counts_draft_slots: bool = _since("0.28")
+    """The drafter's places in the batch are taken for every row that there is (scheduler.py, input_budget), not for
+    max_num_seqs rows (vllm/config/vllm.py, _set_max_num_scheduled_tokens)."""
+    overlaps_draft_model: bool = _since("0.28")
+    """Async scheduling is on by default with a draft model too (VllmConfig.__post_init__, vllm/config/vllm.py)."""
+    keeps_place: bool = _since("0.28")
+    """Under PRIORITY the scan of running requests keeps its place when a request without a row is preempted; before,
+    it passed one over (scheduler.py, schedule)."""
+    pads_what_fits: bool = _since("0.29")
+    """A request whose padding would pass max_model_len is admitted without it; before, it waited (scheduler.py)."""
+    pads_after_hit: bool = _since("0.30")
+    """A request that starts from the prefix cache gets padding without any decode beside it (scheduler.py)."""
+    captures_max_num_seqs: bool = _since("0.31")
+    """A CUDA graph of max_num_seqs itself (vllm/config/vllm.py, _set_cudagraph_sizes)."""
+    spares_lone_request: bool = _since("0.31")
+    """long_prefill_token_threshold is off for a request that is alone (scheduler.py, schedule)."""
+    queues_skipped_with_others: bool = _since("0.31")
+    """A request passed over for its tokens in flight goes back into the queue; before, into one that is emptied first
+    (scheduler.py, skipped_waiting)."""
+
+
+def numbers_of(version: str | None) -> tuple[int, int] | None:
+    """(major, minor) of `0.25.1`, `v0.25.1.dev3+cpu` and the like; None where no version is named."""
+    found = re.match(r"v?(\d+)\.(\d+)", version or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+@cache
+def rules_for(version: str | None) -> VersionRules:
+    """The rules of a vLLM version: the newest known for None and later ones, the oldest known for earlier ones."""
+    numbers = numbers_of(version) or NEWEST
+    return VersionRules(**{rule.name: numbers >= _numbers(rule.metadata["since"]) for rule in fields(VersionRules)})
+
+
+def version_note(version: str | None) -> str | None:
+    """What a user of this version ought to know: that its rules are not known; None where they are."""
+    numbers = numbers_of(version) or NEWEST
+    if OLDEST <= numbers <= NEWEST:
+        return None
+    known, kind = (OLDEST, "older") if numbers < OLDEST else (NEWEST, "newer")
+    return f"vLLM {version} is {kind} than what slotune knows: scheduled by the rules of {known[0]}.{known[1]}"
+
+
+@cache
+def argument_versions() -> dict[str, str | None]:
+    """vLLM 0.32's engine arguments and the version that brought each; None for those that the oldest known version has.
+
+    Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
+    """
+    lines = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text().splitlines()
+    return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
+
+
+def check_settings(names: Iterable[str], version: str | None) -> None:
+    """Raises InputError for the first of these settings that this version of vLLM does not have yet."""
+    for name in names:
+        since = argument_versions().get(name)
+        if since and (numbers_of(version) or NEWEST) < _numbers(since):
+            raise InputError(f"{name}: came with vLLM {since}, and the profile's engine is vLLM {version}")
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    numbers = numbers_of(version)
+    assert numbers is not None
+    return numbers

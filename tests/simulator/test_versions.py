@@ -1,0 +1,138 @@
+"""Each rule holds from the version on that brought it, and the version is the profile's."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.graph_sizes import captured_graph_sizes
+from slotune.profiler.profile import linear_profile
+from slotune.simulator.engine_config import EngineConfig, resolve
+from slotune.simulator.state import rules_of
+from slotune.simulator.versions import (
+    NEWEST,
+    OLDEST,
+    VersionRules,
+    argument_versions,
+    check_settings,
+    numbers_of,
+    rules_for,
+    version_note,
+)
+from slotune.tests.oracle.simulated import run_slotune
+
+DRAFT_MODEL = {
+    "method": "draft_model",
+    "num_speculative_tokens": 2,
+    "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_rates": [0.5, 0.25],
+}
+LINEAR = ("--base-ms", 4, "--prefill-token-ms", 0.04, "--decode-seq-ms", 0.11, "--context-token-ms", 0.00021)
+
+
+def version(numbers: tuple[int, int]) -> str:
+    return f"{numbers[0]}.{numbers[1]}.0"
+
+
+@pytest.mark.parametrize("rule", fields(VersionRules), ids=lambda rule: rule.name)
+def test_a_rule_holds_from_its_version_on(rule) -> None:
+    brought = numbers_of(rule.metadata["since"])
+    assert OLDEST < brought <= NEWEST
+    held = [getattr(rules_for(version((0, minor))), rule.name) for minor in range(OLDEST[1], NEWEST[1] + 1)]
+    assert held == [(0, minor) >= brought for minor in range(OLDEST[1], NEWEST[1] + 1)]
+
+
+def test_outside_of_what_is_known_the_nearest_rules_hold_and_a_note_says_so() -> None:
+    assert rules_for(None) == rules_for("0.40.1") == rules_for("1.0") == rules_for("dev") == VersionRules()
+    assert rules_for("0.19.2") == rules_for("0.20.0") != rules_for("0.21.0")
+    assert [version_note(one) for one in (None, "dev", "0.20.0", "0.32.0+cpu")] == [None] * 4
+    assert version_note("0.19.2") == "vLLM 0.19.2 is older than what slotune knows: scheduled by the rules of 0.20"
+    assert version_note("0.33.0") == "vLLM 0.33.0 is newer than what slotune knows: scheduled by the rules of 0.32"
+    assert "0.33.0 is newer" in linear_profile(1, 0, 0, 0, version="0.33.0").trust()["notes"][-1]
+
+
+@pytest.mark.parametrize("text", ["0.25.1", "v0.25.0", "0.25", "0.25.1.dev3+g1a2b3c", "0.25.1+cpu"])
+def test_any_spelling_of_a_version(text: str) -> None:
+    assert rules_for(text) == rules_for("0.25.0")
+
+
+def test_settings_that_the_version_does_not_have_are_refused() -> None:
+    brought = {"watermark": "0.24", "max_num_scheduled_tokens": "0.26", "max_num_queued_reqs": "0.29"}
+    brought |= {"max_num_active_seqs": "0.31", "long_prefill_token_threshold_adaptive": "0.31"}
+    assert brought.items() <= argument_versions().items()
+    for name, since in brought.items():
+        before = f"0.{int(since[2:]) - 1}.0"
+        with pytest.raises(
+            InputError, match=f"{name}: came with vLLM {since}, and the profile's engine is vLLM {before}"
+        ):
+            linear_profile(1, 0, 0, 0, version=before).engine_config({name: 1})
+        check_settings([name], f"{since}.0")
+        check_settings([name], None)
+    assert resolve({"max_num_seqs": 3}, {}, 100, "0.20.0").vllm_version == "0.20.0"
+
+
+def test_a_threshold_beyond_the_model_was_taken_before_0_27() -> None:
+    settings = {"long_prefill_token_threshold": 5000, "max_model_len": 4096}
+    assert resolve(settings, {}, 1000, "0.26.0").long_prefill_token_threshold == 5000
+    with pytest.raises(InputError, match="must lie between 0 and max_model_len"):
+        resolve(settings, {}, 1000, "0.27.0")
+
+
+def test_draft_slots_were_reserved_for_every_seat_before_0_28() -> None:
+    settings = {"speculative_config": DRAFT_MODEL, "max_num_batched_tokens": 100, "max_num_seqs": 40}
+    old, new = (resolve(settings, {}, 1000, one) for one in ("0.27.1", "0.28.0"))
+    assert (old.token_budget, new.token_budget) == (60, 100)
+    assert [rules_of(one)[0].draft_slots for one in (old, new)] == [0, 1]
+    with pytest.raises(InputError, match="above the 1 draft slots a request of speculative_config, for 100 requests"):
+        resolve(settings | {"max_num_seqs": 100}, {}, 1000, "0.27.1")
+
+
+def test_async_scheduling_was_off_by_default_beside_a_draft_model_before_0_28() -> None:
+    settings = {"speculative_config": DRAFT_MODEL}
+    assert not resolve(settings, {}, 1000, "0.27.1").async_scheduling
+    assert not resolve(settings, {"async_scheduling": True}, 1000, "0.27.1").async_scheduling
+    assert resolve({}, settings | {"async_scheduling": True}, 1000, "0.27.1").async_scheduling
+    assert resolve(settings | {"async_scheduling": True}, {}, 1000, "0.27.1").async_scheduling
+    assert resolve(settings, {}, 1000, "0.28.0").async_scheduling
+
+
+@pytest.mark.parametrize(
+    ("vllm", "stages", "depth", "stagger"),
+    [("0.22.1", 1, 2, 1), ("0.22.1", 3, 3, 0), ("0.23.0", 1, 2, 1), ("0.23.0", 3, 4, 3)],
+)
+def test_async_scheduling_over_stages_came_with_0_23(vllm: str, stages: int, depth: int, stagger: int) -> None:
+    rules = rules_of(EngineConfig(num_gpu_blocks=100, pipeline_parallel_size=stages, vllm_version=vllm))[0]
+    assert (rules.asynchronous, rules.depth, rules.decode_stagger) == (1, depth, stagger)
+
+
+def test_captured_graphs_follow_the_version() -> None:
+    def sizes(vllm: str) -> set[float]:
+        engine = EngineConfig(num_gpu_blocks=100, max_num_batched_tokens=90, max_num_seqs=50, vllm_version=vllm)
+        return set(captured_graph_sizes(engine, {}))
+
+    assert sizes("0.21.0") - sizes("0.20.2") == {90.0}
+    assert sizes("0.31.0") - sizes("0.30.0") == {50.0}
+
+
+def test_the_version_comes_from_the_profile(tmp_path: Path) -> None:
+    """A prompt of 100 tokens and a threshold of 30: in one step since 0.31, as nothing else waits; before, in four."""
+    (tmp_path / "trace.jsonl").write_text('{"timestamp": 0, "input_length": 100, "output_length": 1}\n')
+    settings = ("--engine", "long_prefill_token_threshold=30")
+
+    def simulated(vllm: str) -> tuple[str, list[int]]:
+        run_slotune("profile", "linear", *LINEAR, "--vllm-version", vllm, "--out", tmp_path / vllm)
+        inputs = ("--profile", tmp_path / vllm, "--trace", tmp_path / "trace.jsonl", *settings)
+        said = json.loads(run_slotune("simulate", *inputs, "--steps-out", tmp_path / "steps.jsonl", "--json"))
+        steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+        assert said["profile"]["engine"]["version"] == vllm
+        return said["engine"]["vllm_version"], [step["rows"][0][1] for step in steps]
+
+    assert simulated("0.30.0") == ("0.30.0", [30, 30, 30, 10])
+    assert simulated("0.31.0") == ("0.31.0", [100])
+
+
+def test_a_word_that_is_no_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="'latest' is no version"):
+        run_slotune("profile", "linear", *LINEAR, "--vllm-version", "latest", "--out", tmp_path / "profile")
