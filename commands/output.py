@@ -57,7 +57,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in body:
         grid.add_row(*[cell(value) for value in row])
     # A pipe or file has no width of its own: wide enough that no cell is folded.
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    console = Console(width=None if sys.stdout and sys.stdout.isatty() else 200, highlight=False, markup=False)
     with console.capture() as drawn:
         console.print(grid)
     click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
@@ -96,7 +96,7 @@ class Progress(Protocol):
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Progress]:
     """A live bar with the time left on a terminal; plain lines, one every few seconds at most, otherwise."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         yield PlainProgress(what, total)
         return
     from rich import progress as live

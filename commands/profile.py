@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import duration, engine_config_option, engine_option, json_option, out_option, seed_option
+from .output import writing
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -81,7 +82,8 @@ def linear(
 
     terms_s = (ms / 1e3 for ms in (base_ms, prefill_token_ms, decode_seq_ms, context_token_ms))
     profile = linear_profile(*terms_s, name=out.name, version=version)
-    save_profile(profile, out)
+    with writing(out):
+        save_profile(profile, out)
     if as_json:
         _show(profile, as_json)
     else:
@@ -123,7 +125,8 @@ def fit(
     check_target(out)
     settings = parse_settings(engine, engine_config)
     profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed, version)
-    save_profile(profile, out)
+    with writing(out):
+        save_profile(profile, out)
     _show(profile, as_json)
 
 
@@ -197,7 +200,8 @@ def silicon(system: str, model: str, tp: int, seed: int, out: Path, as_json: boo
 
     check_target(out)
     profile = import_silicon(system, model, tp, out.name, seed)
-    save_profile(profile, out)
+    with writing(out):
+        save_profile(profile, out)
     _show(profile, as_json)
 
 

@@ -139,6 +139,12 @@ def test_a_reader_that_has_gone_gets_no_message() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_a_closed_stdout_is_no_error() -> None:
+    words = ["sh", "-c", 'exec "$0" -m slotune.cli trace stats chat >&-', sys.executable]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("2h", 7200.0), ("1.5m", 90.0)])
 def test_a_duration_is_seconds(text: str, seconds: float) -> None:
     assert options.duration(text) == seconds

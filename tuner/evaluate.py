@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,9 +114,14 @@ def workers(
     if count == 1:
         yield lambda questions: map(function, questions)
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(function, os.getpid()))
     try:
         yield lambda questions: _ordered(pool, questions)
+    except BaseException:
+        for child in set(active_children()) - others:  # nobody waits for their answers any more, which may take minutes
+            child.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -48,6 +48,24 @@ def test_a_worker_that_dies_is_one_clear_error():
         list(ask_all([1, 2, 3]))
 
 
+def waits(question):
+    time.sleep(60)
+
+
+def test_nobody_waits_for_the_workers_when_interrupted():
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before, begin = signal.signal(signal.SIGALRM, interrupt), time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), workers(waits, 2) as ask_all:
+            signal.alarm(1)
+            list(ask_all([1, 2, 3]))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begin < 20
+
+
 PARENT = """
 import time
 from slotune.tuner.evaluate import workers
