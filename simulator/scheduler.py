@@ -26,7 +26,7 @@ def _long_prefill_threshold(engine):
     rules, state = engine.rules[0], engine.state[0]
     eligible = state.num_running + state.num_waiting
     threshold = rules.long_prefill_token_threshold
-    if rules.spares_lone_request and eligible <= 1:
+    if eligible == 0 or (eligible == 1 and rules.spares_lone_request):
         threshold = 0
     if threshold > 0 and rules.adaptive_threshold:
         threshold = max(threshold, rules.input_budget // eligible)

@@ -150,7 +150,7 @@ def _runs(rng: Random, prompt: int) -> list[tuple[int, int]]:
 
 
 def _random_engine(rng: Random) -> EngineConfig:
-    """Any configuration that vLLM accepts, with small limits so that they bind."""
+    """Any configuration that a vLLM accepts, with small limits so that they bind; some that their version lacks."""
     max_model_len = rng.choice([120, 160, 400])
     chunked = rng.random() < 0.7
     max_num_seqs = rng.randint(1, 8)
@@ -176,6 +176,7 @@ def _random_engine(rng: Random) -> EngineConfig:
         max_num_queued_reqs=rng.choice([None, None, None, None, 5]),
         max_num_queued_tokens=rng.choice([None, None, None, None, 300]),
         pipeline_parallel_size=rng.choice([1, 1, 1, 2, 3]),
+        vllm_version=rng.choice([None, None, "0.20.2", "0.25.1", "0.28.0"]),
     )
 
 
