@@ -13,7 +13,7 @@ worth per root of its own seconds. Without the first root nearly all time goes i
 large ones, which make the time to the first token, are hardly measured; with seconds in place of roots the small are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,10 +133,14 @@ def _split(lengths: list[int], sizes: list[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def forecast(scenario: Scenario, space: Space) -> F64:
-    """(steps, TOTALS): about the steps that the scenario makes, by vLLM's rule that running requests go first."""
+    """(steps, TOTALS): about the steps that the scenario makes."""
+    return np.array([totals_of(*np.array(rows).T) for rows in steps_of(scenario, space)])
+
+
+def steps_of(scenario: Scenario, space: Space) -> Iterator[list[tuple[int, int]]]:
+    """Rows (tokens, context) of about the steps that the scenario makes: by vLLM's rule, running requests go first."""
     limit = min(scenario.cap or space.max_num_batched_tokens, space.max_num_batched_tokens)
     decoding: list[int] = []
-    steps: list[F64] = []
     for group in scenario.groups:
         waiting = [[length, 0] for length in group]  # prompt, computed
         left = scenario.decode_tokens - 1
@@ -144,14 +148,12 @@ def forecast(scenario: Scenario, space: Space) -> F64:
             rows = [(1, context) for context in decoding]
             chunks = _chunks(waiting, limit - len(rows))
             if waiting and not chunks:
-                return np.array(steps)  # the decodes leave no room, and never end
+                return  # the decodes leave no room, and never end
             decoding = [context + 1 for context in decoding]
             decoding += [length for length, computed in waiting if computed == length]
             left -= not waiting
             waiting = [prompt for prompt in waiting if prompt[1] < prompt[0]]
-            pairs = np.array(rows + chunks)
-            steps.append(totals_of(pairs[:, 0], pairs[:, 1]))
-    return np.array(steps)
+            yield rows + chunks
 
 
 def _chunks(waiting: list[list[int]], room: int) -> list[tuple[int, int]]:

@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import EngineError, InputError
-from ..simulator.features import totals_of
-from ..simulator.step_time import step_times_s
-from .design import UNKNOWN_ERROR, Scenario, cells_of, corners, draw, forecast, halved, worth
+from .chooser import Chooser
+from .design import Scenario
 from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
@@ -42,7 +40,6 @@ FIRST = (
     Scenario(((24, 24, 24, 24),), 0, 4),
 )
 """Cheap, of every regime: what the first fit is made of."""
-CANDIDATES = 48
 SENTINEL_EVERY_S = 10.0
 REFIT_EVERY_S = 30.0
 FIT_SHARE = 0.1
@@ -55,9 +52,6 @@ STARTS_SHARE = 0.4
 RESERVE_S = 10.0
 """For the last fit and the end of the engine."""
 UNKNOWN_VOCABULARY = 32000
-SCENARIO_S = 0.1
-"""What a scenario takes besides its steps."""
-F64 = npt.NDArray[np.float64]
 
 Report = Callable[[float, str], None]
 """Told the seconds gone and a few words on what goes on."""
@@ -156,8 +150,7 @@ class _Work:
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
         self._fit_s, self._fitted_steps = 0.0, 0
-        self._round = 0
-        self._corners = corners(self._sitting.space)
+        self._chooser = Chooser(self._sitting.space, task.seed)
         starts_s = expected_s(server)
         self.starts_s = starts_s if starts_s < STARTS_SHARE * task.budget_s else 0.0
         """Kept for starts with other batch limits."""
@@ -222,45 +215,8 @@ class _Work:
         return len(self._collected) > OUTGROWN * self._fitted_steps
 
     def _choose(self) -> Scenario | None:
-        """The candidate of the greatest worth for its time; None where none is affordable."""
         assert self._model is not None
-        self._round += 1
-        limit_s = self._limit_s()
-        while self._corners:
-            corner: Scenario | None = self._corners.pop(0)
-            while corner is not None and self._affordable(corner, limit_s) is None:
-                corner = halved(corner)
-            if corner is not None:
-                return corner
-        best, best_rate = None, 0.0
-        for scenario in draw(self._sitting.space, CANDIDATES, self._task.seed + self._round):
-            affordable = self._affordable(scenario, limit_s)
-            if affordable is None:
-                continue
-            totals, times_s = affordable
-            told = worth(cells_of(totals), times_s, self._collected.cells, self._error)
-            rate = told / np.sqrt(times_s.sum() + SCENARIO_S)
-            if rate > best_rate:
-                best, best_rate = scenario, rate
-        return best
-
-    def _affordable(self, scenario: Scenario, limit_s: float) -> tuple[F64, F64] | None:
-        """The steps to expect and how long each takes; None where that is longer than the limit."""
-        assert self._model is not None
-        model, space = self._model.model, self._sitting.space
-        tokens = sum(scenario.prompts)
-        chunk = min(tokens, scenario.cap or space.max_num_batched_tokens)
-        one = totals_of(np.array([chunk]), np.array([0]))[None, :]
-        if float(step_times_s(model, one)[0]) * tokens / chunk > limit_s:  # saves a long forecast
-            return None
-        totals = forecast(scenario, space)
-        times_s = step_times_s(model, totals)
-        return (totals, times_s) if times_s.sum() + SCENARIO_S <= limit_s else None
-
-    def _error(self, regime: str) -> float:
-        assert self._model is not None
-        known = self._model.error_of(regime)
-        return UNKNOWN_ERROR if known is None else known.mean
+        return self._chooser.next(self._model, self._collected.cells, self._limit_s())
 
 
 def _described(scenario: Scenario) -> str:
