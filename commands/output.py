@@ -44,6 +44,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def tell_trust(trust: Mapping[str, Any]) -> None:
+    """Print how far to believe what was printed: the source, the error to expect, what is extrapolated."""
+    from ..profiler.trust import lines
+
+    for line in lines(trust):
+        click.echo(line)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Print rows under their columns on stdout; numbers to the right, None as an empty cell."""
     from rich.console import Console
@@ -170,8 +178,12 @@ class PlainProgress:
 
 
 def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
-    """Say on stderr which settings the predictions do not depend on, if there are any."""
-    ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one))
+    """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
+    missing = dict.fromkeys(text for one in settings for text in profile.trust(0.0, one)["not_represented"])
+    for text in missing:
+        click.echo(f"Warning: {text}", err=True)
+    warned = {text.partition("=")[0] for text in missing}
+    ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in warned)
     if ignored:
         click.echo(f"Note: without effect on what profile {profile.name} predicts: {', '.join(ignored)}", err=True)
     if any(profile.lacks_drafts(one) for one in settings):

@@ -19,7 +19,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.capacity import Scenario
@@ -71,7 +71,7 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import ORDERINGS, document, plan, require_targets, what_if
+    from ..tuner.plan import ORDERINGS, document, plan, require_targets, trust_of, what_if
 
     announce_compilation()
     first = _scenario(**base)
@@ -83,6 +83,7 @@ def command(
         emit_json(document(plans, gpu_hour_cost))
     else:
         _print(plans, gpu_hour_cost)
+        tell_trust(trust_of(plans))
     require_targets(plans)
 
 
@@ -119,4 +120,3 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     for one in plans[1:]:
         if one.reason:
             click.echo(one.reason)
-    click.echo(plans[0].scenario.profile.provenance)

@@ -184,11 +184,26 @@ def import_() -> None:
 @click.option("--system", required=True, metavar="S", help="The GPU system, as the tables name it, e.g. h200_sxm.")
 @click.option("--model", required=True, metavar="M", help="A model the tables know, e.g. meta-llama/Meta-Llama-3.1-8B.")
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
+@click.option("--precision", metavar="F", help="Number format of the weights, e.g. fp8 or nvfp4; default: the model's.")
+@engine_option
+@engine_config_option
 @seed_option
 @out_option
 @json_option
-def silicon(system: str, model: str, tp: int, seed: int, out: Path, as_json: bool) -> None:
+def silicon(
+    system: str,
+    model: str,
+    tp: int,
+    precision: str | None,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Step times from the kernel tables of aiconfigurator-core (the extra `slotune[silicon]`).
+
+    Settings given with --engine become the profile's defaults; async_scheduling and CUDA-graph sizes change step times.
 
     \b
     Example:
@@ -197,9 +212,11 @@ def silicon(system: str, model: str, tp: int, seed: int, out: Path, as_json: boo
     from ..profiler.profile import save_profile
     from ..profiler.profile_folder import check_target
     from ..profiler.silicon import import_silicon
+    from ..simulator.engine_config import parse_settings
 
     check_target(out)
-    profile = import_silicon(system, model, tp, out.name, seed)
+    settings = parse_settings(engine, engine_config)
+    profile = import_silicon(system, model, tp, out.name, seed, precision=precision, settings=settings)
     with writing(out):
         save_profile(profile, out)
     _show(profile, as_json)

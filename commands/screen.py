@@ -21,7 +21,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table, writing
+from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from ..tuner.objective import Objective
@@ -74,7 +74,7 @@ def command(
       echo 'max_num_seqs: [64, 128, 256]' > grid.yaml
       slotune screen --profile h200-llama-3.1-8b --trace chat --configs grid.yaml --slo p99:ttft:500 --out screen.csv
     """
-    from ..tuner.screen import check_metric, document, read_configurations, screen, write_csv
+    from ..tuner.screen import check_metric, document, read_configurations, screen, trust_of, write_csv
 
     announce_compilation()
     sort = check_metric(sort) if sort else None
@@ -97,11 +97,12 @@ def command(
     if out:
         with writing(out):
             write_csv(rows, out)
+    trust = trust_of(rows, run.profile, settings)
     if as_json:
-        emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": run.profile.trust()})
+        emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": trust})
     else:
         _print(rows, objective)
-        click.echo(run.profile.provenance)
+        tell_trust(trust)
 
 
 def _common(

@@ -22,11 +22,11 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, table, writing
+from .output import announce_compilation, emit_json, note_ignored, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
-    from ..simulator.engine_config import EngineConfig
+    from ..simulator.engine_config import Settings
     from ..simulator.outage import Outage
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
@@ -74,16 +74,16 @@ def command(
     from ..tuner.objective import Objective
 
     announce_compilation()
-    profile, config, result = _simulated(**asked)
+    profile, settings, result = _simulated(**asked)
     if requests_out:
         with writing(requests_out):
             write_requests(result.requests, requests_out)
     metrics = summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
     document = {
         "metrics": metrics,
-        "engine": asdict(config),
+        "engine": asdict(profile.engine_config(settings)),
         "profile": profile.describe(),
-        "trust": profile.trust(result.steps, result.extrapolated_steps),
+        "trust": profile.trust(result.extrapolated_steps / max(result.steps, 1), settings),
     }
     if slo:
         objective = Objective(slo)
@@ -92,6 +92,7 @@ def command(
         emit_json(document)
     else:
         _print(document)
+        tell_trust(document["trust"])
 
 
 def _simulated(
@@ -106,7 +107,7 @@ def _simulated(
     steps_out: Path | None,
     replicas: int,
     **service: Any,
-) -> "tuple[Profile, EngineConfig, SimulationResult]":
+) -> "tuple[Profile, Settings, SimulationResult]":
     from ..profiler.profile import load_profile
     from ..simulator.engine_config import parse_settings
     from ..simulator.simulation import simulate
@@ -132,19 +133,14 @@ def _simulated(
             steps_out=writer,
             **service,
         )
-    return known, config, result
+    return known, settings, result
 
 
 def _print(document: dict[str, Any]) -> None:
-    metrics, trust = document["metrics"], document["trust"]
+    metrics = document["metrics"]
     rows = [
         [name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")
     ]
     table(["ms", *SHOWN], rows)
     lines = [(k, v) for k, v in metrics.items() if not k.endswith("_ms")]
     table(["", ""], [*lines, *document.get("targets", {}).items()])
-    click.echo(trust["provenance"])
-    if trust["extrapolated_share"] > 0:
-        click.echo(
-            f"{trust['extrapolated_share']:.1%} of the steps lie outside what the profile was made from: extrapolated"
-        )

@@ -21,7 +21,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table
+from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
@@ -144,10 +144,10 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.recommendation_page import comparison, keep_line, measured_lines
+    from ..tuner.recommendation_page import comparison, keep_line, measured_lines, trust_of
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
-    click.echo(found.task.profile.provenance)
+    tell_trust(trust_of(found))
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

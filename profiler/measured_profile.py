@@ -13,7 +13,8 @@ from .kv_starts import observation_of
 from .launch import Launch
 from .model_folder import read_model_folder
 from .overhead import fit_overhead
-from .profile import MEASURED, EngineFacts, Profile
+from .profile import EngineFacts, Profile
+from .provenance import MEASURED
 from .server import Server
 from .session import Collected
 from .surrogate import fit

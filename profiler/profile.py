@@ -13,22 +13,16 @@ from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .kv_capacity import KvCapacity
+from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
+from .trust import expected_error, unrepresented
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
 range, beyond the largest captured size, which held-out steps within the range hardly show."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
-
-CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS, MEASURED = "closed form", "kernel tables", "step records", "measured"
-PROVENANCE = {
-    CLOSED_FORM: "step times come from a formula, not from a measurement",
-    KERNEL_TABLES: "step times come from public kernel tables, not from a measurement",
-    STEP_RECORDS: "step times are fitted to step records of an engine",
-    MEASURED: "step times were measured on the engine",
-}
 
 _FACTS = frozenset(
     {
@@ -153,15 +147,18 @@ class Profile:
         facts = {name: getattr(self.engine, name) for name in EngineFacts.__slots__}
         return {"name": self.name, "source": self.source, "engine": facts}
 
-    def trust(self, steps: int = 0, extrapolated_steps: int = 0) -> dict[str, Any]:
+    def trust(self, extrapolated_share: float = 0.0, *settings: Mapping[str, Any]) -> dict[str, Any]:
         """How far predictions may be believed, as the `trust` key of JSON output has it.
 
-        `steps` and `extrapolated_steps` are a simulation's: how many of its steps lay outside what was measured.
+        `extrapolated_share` is a simulation's: how many of its steps lay outside what was measured. `settings` are
+        what was asked for; those whose effect the profile does not hold are named.
         """
         return {
             "provenance": self.provenance,
+            "expected_error": expected_error(self),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
-            "extrapolated_share": extrapolated_steps / steps if steps else 0.0,
+            "extrapolated_share": extrapolated_share,
+            "not_represented": list(dict.fromkeys(text for one in settings for text in unrepresented(self, one))),
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }

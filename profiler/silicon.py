@@ -1,11 +1,11 @@
 """Profiles from public kernel tables: for a GPU that is not at hand. Over the optional package aiconfigurator-core.
 
 The package holds kernel times measured one by one on idle GPUs (GEMM, attention, all-reduce; its systems/data). A step
-is their sum for the step's composition, plus what the tables leave out; each such constant below names its source. The
-surrogate is fitted to sampled steps exactly as to measured ones, so that a simulation needs neither package nor GPU.
+is their sum for the step's composition, plus what the tables leave out (silicon_omitted.py). The surrogate is fitted to
+sampled steps exactly as to measured ones, so that a simulation needs neither package nor GPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,31 +17,15 @@ from scipy.stats import qmc
 from ..errors import InputError
 from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
-from ..simulator.timing import Overhead
 from .graph_sizes import captured_graph_sizes
 from .kv_capacity import KvCapacity
-from .profile import KERNEL_TABLES, UNLIMITED_BLOCKS, EngineFacts, Profile
+from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
+from .provenance import KERNEL_TABLES
+from .silicon_omitted import OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, Omitted
 from .surrogate import fit
 from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
-
-HOST_GAP_MS = 0.5
-"""Time between two steps in which the GPU waits. vLLM 0.11 on an H100 decodes one sequence of Llama-3.1-8B in 7.1 ms
-(kubernetes-sigs/inference-perf, demos/kubecon-na-2025: E2E less TTFT over 63 tokens), the tables say 6.14 ms. That was
-without async scheduling, which hides the scheduler's half of it; the half that stays is an assumption."""
-SAMPLER_MS = 0.1
-"""Launches of the sampler's dozen small kernels at about 8 us each; they lie outside the captured graph."""
-SAMPLER_BYTES_PER_LOGIT = 30.0
-"""Memory traffic of vllm/v1/sample/sampler.py for random sampling: bf16 read and float32 written (6), scaled by
-temperature (8), softmax (8), noise and argmax (8)."""
-SUSTAINED = 1.05
-"""Compute-bound kernels back to back run slower than one by one on a cool GPU. From the same kubecon run, saturated
-without prefix caching: 106.5 requests/s of 192 + 64 tokens leave 9.4 ms a request, 4.3 of it decoding at batch 128 and
-0.5 gaps; the remaining 4.6 ms are 1.05 times the tables' 4.4 ms for 192 prefill tokens in a large step."""
-OVERHEAD = Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001)
-"""Assumed: HTTP, tokeniser at 500,000 tokens/s, two process hops. Measured elsewhere: 3 ms on an idle CPU server with
-the client beside it; about 20 ms in the kubecon run (TTFT 31 ms, of which the step is 9)."""
 
 SAMPLED_STEPS = 1 << 14
 """A power of two, as Sobol points want it; a third of each regime, and about a fifth do not fit."""
@@ -79,12 +63,19 @@ class Composition:
 class KernelTables:
     """Kernel times of one model on one system, summed to the parts of a step. Milliseconds, as in the tables."""
 
-    def __init__(self, system: str, model: str, tp: int) -> None:
-        """Raises InputError where the package lacks the system, the model, or tables for them."""
+    def __init__(
+        self, system: str, model: str, tp: int, precision: str | None = None, omitted: Omitted = OMITTED
+    ) -> None:
+        """Raises InputError where the package lacks the system, the model, or tables for them.
+
+        `precision` is the tables' name of the dense layers' number format, such as fp8 or nvfp4; None: the model's own.
+        """
         engine, database, utils = _package()
-        self.version = _table_version(database, system)
+        self.version, self.omitted = _table_version(database, system), omitted
         try:
-            self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, tp_size=tp)
+            self._engine = engine.EngineHandle.compile(
+                model, system, "vllm", backend_version=self.version, tp_size=tp, gemm_quant_mode=precision
+            )
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
         except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
             line = " ".join(str(error).split())
@@ -92,7 +83,6 @@ class KernelTables:
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
         self._decode_ops = _split(self._decode_names(), self._decode_ms(128), self._decode_ms(4096))
-        self._floor_ms = self.dense_ms(1)
 
     def _context_names(self) -> list[str]:
         return [name for name, *_ in self._engine.run_static_per_op(batch_size=1, isl=128, osl=1, mode="static_ctx")[0]]
@@ -112,14 +102,10 @@ class KernelTables:
         """Everything but attention and logits, for a step of `tokens` tokens."""
         return _sum(self._engine.evaluate_context_ops(self._context_ops.dense, batch_size=1, s=tokens, prefix=0))
 
-    def sustained_dense_ms(self, tokens: int) -> float:
-        """`dense_ms` with the compute-bound part at the clock of a busy GPU."""
-        return self._floor_ms + SUSTAINED * (self.dense_ms(tokens) - self._floor_ms)
-
     def prefill_attention_ms(self, rows: int, chunk: int, context: int) -> float:
         """Attention of `rows` chunks, each after `context` tokens."""
         ops = self._context_ops.attention
-        return SUSTAINED * _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
+        return _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
 
     def decode_attention_ms(self, rows: int, context: int) -> float:
         """Attention of `rows` decodes over `context` tokens each."""
@@ -130,18 +116,18 @@ class KernelTables:
         logits = _sum(self._engine.evaluate_generation_ops(self._decode_ops.logits, batch_size=rows, s=128))
         bandwidth = self.gpu["mem_bw"] * self.gpu["mem_bw_empirical_scaling_factor"]
         sampled_bytes = rows * self.model_info["vocab"] * SAMPLER_BYTES_PER_LOGIT
-        return float(logits + SAMPLER_MS + 1e3 * sampled_bytes / bandwidth)
+        return float(logits + self.omitted.sampler_ms + 1e3 * sampled_bytes / bandwidth)
 
-    def step_ms(self, step: Composition, graph_sizes: F64) -> float:
+    def step_ms(self, step: Composition, graph_sizes: F64, async_scheduling: bool = True) -> float:
         """A whole step, dense layers padded to the CUDA-graph size."""
         fits = graph_sizes[graph_sizes >= step.tokens]
-        total = HOST_GAP_MS + self.sustained_dense_ms(int(fits[0]) if len(fits) else step.tokens)
-        total += self.output_ms(step.prefill_rows + step.decode_rows)
+        total = self.dense_ms(int(fits[0]) if len(fits) else step.tokens)
         if step.prefill_rows:
             total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
         if step.decode_rows:
             total += self.decode_attention_ms(step.decode_rows, step.decode_context)
-        return total
+        total += self.model_info["layers"] * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
+        return total + self.output_ms(step.prefill_rows + step.decode_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +204,7 @@ def _log_between(share: float, low: int, high: int) -> int:
     return round(float(low * (max(high, low) / low) ** share))
 
 
-def kv_capacity(tables: KernelTables, system: str, model: str, tp: int) -> KvCapacity:
+def kv_capacity(tables: KernelTables, system: str, model: str, tp: int, precision: str | None = None) -> KvCapacity:
     """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings."""
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
@@ -233,6 +219,7 @@ def kv_capacity(tables: KernelTables, system: str, model: str, tp: int) -> KvCap
             memory_fraction_kind="of_total",
             memory_fraction_value=0.92,
             tp_size=tp,
+            gemm_quant_mode=precision,
         )
         return result
 
@@ -247,34 +234,47 @@ def kv_capacity(tables: KernelTables, system: str, model: str, tp: int) -> KvCap
     )
 
 
-def import_silicon(system: str, model: str, tp: int, name: str, seed: int = 0) -> Profile:
+def import_silicon(
+    system: str,
+    model: str,
+    tp: int,
+    name: str,
+    seed: int = 0,
+    *,
+    precision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    omitted: Omitted = OMITTED,
+) -> Profile:
     """A profile of `model` under vLLM on `tp` GPUs of `system`, from kernel tables.
+
+    `precision` is the tables' name of the dense layers' number format (fp8, nvfp4, ...), by default the model's own.
+    `settings` become the profile's defaults; of them async_scheduling and the CUDA-graph sizes change step times.
 
     Raises InputError where the package is not installed or does not know the system or the model.
     """
-    tables = KernelTables(system, model, tp)
+    tables = KernelTables(system, model, tp, precision, omitted)
     max_context = int(tables.model_info["context"])
-    defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"])}
-    capacity = kv_capacity(tables, system, model, tp)
+    defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"]), **(settings or {})}
+    capacity = kv_capacity(tables, system, model, tp, precision)
     engine = resolve({}, defaults, UNLIMITED_BLOCKS)
-    graph_sizes = captured_graph_sizes(engine, {})
+    graph_sizes = captured_graph_sizes(engine, defaults)
     tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size
     steps = list(sample_compositions(tokens, max_context, seed))
     samples = StepSamples(
         np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
-        np.array([tables.step_ms(step, graph_sizes) for step in steps]) / 1e3,
+        np.array([tables.step_ms(step, graph_sizes, engine.async_scheduling) for step in steps]) / 1e3,
     )
     return Profile(
         name=name,
         source=KERNEL_TABLES,
         step=fit(samples, graph_sizes, seed),
-        engine=EngineFacts(model=model, device=system, tensor_parallel_size=tp),
+        engine=EngineFacts(model=model, device=system, tensor_parallel_size=tp, quantization=precision),
         defaults=defaults,
         cuda_graphs=True,
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables.version),
+        notes=_notes(tables.version, omitted, engine.async_scheduling),
     )
 
 
@@ -287,10 +287,11 @@ def _batch_defaults(memory_bytes: float) -> dict[str, int]:
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(version: str) -> tuple[str, ...]:
+def _notes(version: str, omitted: Omitted, async_scheduling: bool) -> tuple[str, ...]:
+    gap_ms, eager_ms = (omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
     return (
         f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {version}",
-        f"added to them: {HOST_GAP_MS} ms between steps, the sampler, and {SUSTAINED:g} times on compute-bound kernels",
+        f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         "held-out errors are those of the fit to the tables, not of the tables to a real engine: expect 10 to 15 %",
         "the time outside the engine's steps (HTTP, tokeniser) is an assumption; KV capacity is an estimate",
         "measure your own machine with `slotune profile measure` before you trust a decision to it",

@@ -91,6 +91,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     )
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
+    metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
     steady = keeps_up(result)
     met = meets(scenario.objective, metrics)
     ratios = {str(slo): scenario.objective.ratio(slo, metrics) for slo in scenario.objective.limits}

@@ -167,8 +167,17 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None) -> dict[str, An
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
         "profile": base.scenario.profile.describe(),
-        "trust": base.scenario.profile.trust(),
+        "trust": trust_of(plans),
     }
+
+
+def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
+    """How far to believe the plans: at the rates they name, the largest share of extrapolated steps."""
+    probes = [
+        probe for one in plans for probe in (one.at_rate, *(capacity.best for capacity in one.capacities)) if probe
+    ]
+    shares = [float(probe.metrics.get("extrapolated_share", 0.0)) for probe in probes]
+    return plans[0].scenario.profile.trust(max(shares, default=0.0), *(one.scenario.settings for one in plans))
 
 
 def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:

@@ -86,8 +86,14 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
         "study": str(recommendation.folder),
         "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
         "profile": task.profile.describe(),
-        "trust": task.profile.trust() | {"extrapolated_share": (best.metrics or {}).get("extrapolated_share", 0.0)},
+        "trust": trust_of(recommendation),
     }
+
+
+def trust_of(recommendation: Recommendation) -> dict[str, Any]:
+    """How far to believe the prediction of the recommended configuration."""
+    share = float((recommendation.best.metrics or {}).get("extrapolated_share", 0.0))
+    return recommendation.task.profile.trust(share, recommendation.task.asked.engine)
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SlotuneError
+from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
 from .comparison import Compared, Quantity, compared, quantities
 from .deployment import deployed
@@ -133,10 +134,14 @@ class Page:
             "good": good,
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
-            "source": f"Where the times come from: {self.task.profile.provenance}.",
+            "source": f"Where the times come from: {'; '.join(trust_lines(self._trust()))}.",
             "table": answer_table(self.shown, sides, self.objective),
             "changes": changes_table(self.best, self._defaults(), self.default),
         }
+
+    def _trust(self) -> dict[str, Any]:
+        share = float((self.best_metrics or {}).get("extrapolated_share", 0.0))
+        return self.task.profile.trust(share, self.study.asked.engine)
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(self.objective.slos)

@@ -14,7 +14,7 @@ from .task import Task
 
 def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, Any]:
     """What the study was made with, how far to trust it, and the commands that make it again."""
-    asked, trust = study.asked, task.profile.trust()
+    asked, trust = study.asked, task.profile.trust(0.0, study.asked.engine)
     facts = {
         "profile": f"{asked.profile} ({task.profile.source}; SHA-256 {asked.profile_digest[:12]})",
         "engine": " ".join(str(v) for v in (task.profile.engine.name, task.profile.engine.version) if v),
@@ -34,7 +34,7 @@ def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, A
     return {
         "facts": Table(("", ""), [Row(pair) for pair in facts.items() if pair[1]], labels=2),
         "errors": Table(("steps", "median, %", "90 % of steps within, %", "compositions"), errors),
-        "notes": trust["notes"],
+        "notes": [*trust["not_represented"], *trust["notes"]],
         "commands": commands(study),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, unknown_name
+from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings, typed, vllm_argument_names
 from .evaluate import Outcome, SimulatedRun, workers
 from .objective import LATENCIES, THROUGHPUTS, Objective
@@ -146,6 +147,12 @@ def _csv_text(lines: Sequence[Sequence[str]]) -> str:
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def trust_of(rows: Sequence[Screened], profile: Profile, common: Settings) -> dict[str, Any]:
+    """How far to believe the table: the extrapolated share is that of the configuration with the largest."""
+    shares = [row.outcome.metrics["extrapolated_share"] for row in rows if row.outcome.metrics]
+    return profile.trust(max(shares, default=0.0), common, *(row.settings for row in rows))
 
 
 def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:

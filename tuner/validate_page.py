@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..profiler.trust import lines as trust_lines
 from .comparison import Compared, Quantity, changes_text
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table
@@ -45,7 +46,7 @@ def notes(validation: Validation) -> list[str]:
         for trial in one.failures
     ]
     lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
-    lines.append(f"Predictions: {validation.task.profile.provenance}")
+    lines += [f"Predictions: {line}" for line in trust_lines(trust_of(validation))]
     if validation.verdict:
         name = validation.verdict.recommended.name
         lines.append(f"Recommended: {name}. {validation.verdict.sentence}")
@@ -91,8 +92,14 @@ def document(validation: Validation) -> dict[str, Any]:
         "drift": {quantity.key: validation.drift(quantity) for quantity in validation.quantities},
         "study": str(validation.folder),
         "profile": validation.task.profile.describe(),
-        "trust": validation.task.profile.trust(),
+        "trust": trust_of(validation),
     }
+
+
+def trust_of(validation: Validation) -> dict[str, Any]:
+    """How far to believe the predictions: of all configurations that ran, the largest share of extrapolated steps."""
+    shares = [float((one.predicted or {}).get("extrapolated_share", 0.0)) for one in validation.found]
+    return validation.task.profile.trust(max(shares), validation.task.asked.engine)
 
 
 def _side(validation: Validation, one: Compared) -> dict[str, Any]:

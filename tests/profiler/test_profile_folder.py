@@ -8,7 +8,8 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.profiler.kv_capacity import KvCapacity, KvObservation
-from slotune.profiler.profile import MEASURED, EngineFacts, Profile, linear_profile, load_profile, save_profile
+from slotune.profiler.profile import EngineFacts, Profile, linear_profile, load_profile, save_profile
+from slotune.profiler.provenance import MEASURED
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.simulator.features import totals_of

@@ -1,0 +1,40 @@
+"""What kernel tables leave out of a step, and what was put in its place; each number names its source."""
+
+from dataclasses import dataclass
+
+from ..simulator.timing import Overhead
+
+SAMPLER_BYTES_PER_LOGIT = 30.0
+"""Memory traffic of vllm/v1/sample/sampler.py for random sampling: bf16 read and float32 written (6), scaled by
+temperature (8), softmax (8), noise and argmax (8)."""
+OVERHEAD = Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001)
+"""Assumed: HTTP, tokeniser at 500,000 tokens/s, two process hops. Measured elsewhere: 3 ms on an idle CPU server with
+the client beside it; about 20 ms in inference-perf's run on an H100 (benchmarks/accuracy/kubecon.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """Time of a step that is in no kernel table. Milliseconds a layer, since launches and gaps grow with the layers."""
+
+    gap_layer_ms: float
+    """Of every step: gaps between kernels, and the wait for the scheduler and the next inputs."""
+    async_gap_layer_ms: float
+    """The same with async scheduling, which schedules while the GPU computes."""
+    eager_layer_ms: float
+    """More in a step beyond the captured CUDA-graph sizes, whose kernels are launched one by one from Python; under
+    async scheduling this too happens while the GPU computes."""
+    sampler_ms: float = 0.1
+    """Launches of the sampler's dozen small kernels at about 8 us each; they lie outside the captured graph."""
+
+    def layer_ms(self, captured: bool, async_scheduling: bool) -> float:
+        """What a layer of a step takes besides its kernels."""
+        if async_scheduling:
+            return self.async_gap_layer_ms
+        return self.gap_layer_ms + (0.0 if captured else self.eager_layer_ms)
+
+
+OMITTED = Omitted(gap_layer_ms=0.024, async_gap_layer_ms=0.01, eager_layer_ms=0.09)
+"""eager_layer_ms: step times of another H100 (benchmarks/surrogate_h100.py names them): decodes of Llama-3.1-8B take
+2.9 ms more from 600 sequences on, where no graph was captured, than a line through up to 400 promises (Qwen-2.5-7B:
+6.6), without async scheduling. The others, given this: benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B
+and 70B models on H100s."""

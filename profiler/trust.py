@@ -1,0 +1,103 @@
+"""How far a prediction may be believed: the error to expect, and what was asked that the profile knows nothing of."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..simulator.engine_config import PROFILED, SIMULATED
+from .graph_sizes import GRAPH_SETTINGS
+from .provenance import CLOSED_FORM, KERNEL_TABLES
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.2, 0.1
+"""Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on:
+benchmarks/accuracy/silicon_sample.py, H200 and B200."""
+
+UNSET = (None, "auto", False, "", "none")
+"""Values that leave an argument as it is where nobody gives it."""
+TIMED = frozenset({"async_scheduling", "kv_cache_dtype"})
+"""Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
+value of them."""
+_NAMES_AND_LOGS = """
+    model tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
+    download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
+    max_parallel_loading_workers pt_load_map_location safetensors_load_strategy safetensors_prefetch_block_size
+    safetensors_prefetch_num_threads use_tqdm_on_load skip_tokenizer_init disable_log_stats enable_log_requests
+    log_config_file log_level logging_config aggregate_engine_logging show_hidden_metrics_for_version cudagraph_metrics
+    kv_cache_metrics kv_cache_metrics_sample enable_mfu_metrics custom_histogram_buckets shutdown_timeout
+    distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port max_logprobs generation_config
+    override_generation_config allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
+    prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
+"""
+WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
+"""Arguments that change neither the time of a step nor the memory: names, places, logs."""
+
+
+def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that was asked for and whose effect on time the profile does not hold.
+
+    None for what the simulation follows, for what the profile was made with, and for what has no effect on time.
+    """
+    known = SIMULATED | PROFILED | WITHOUT_EFFECT | GRAPH_SETTINGS - {"enforce_eager"}
+    if profile.source != CLOSED_FORM:
+        known -= TIMED
+    lines = []
+    for name, value in settings.items():
+        made_with = _made_with(profile, name)
+        if name in known or value == made_with or (made_with is None and value in UNSET):
+            continue
+        how = "without it" if made_with is None else f"with {made_with}"
+        lines.append(
+            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step is not in "
+            "these numbers"
+        )
+    return lines
+
+
+def _made_with(profile: "Profile", name: str) -> Any:
+    """The value under which the profile's steps were measured; None where that is not known."""
+    if name == "async_scheduling":
+        return profile.defaults.get(name, True)
+    if name == "enforce_eager":
+        return profile.defaults.get(name, not profile.cuda_graphs)
+    return profile.defaults.get(name, getattr(profile.engine, name, None))
+
+
+def expected_error(profile: "Profile") -> dict[str, Any]:
+    """The error to expect of predictions, as JSON has it: shares, null where nothing is known."""
+    everything = profile.step.error_of("all")
+    tables = profile.source == KERNEL_TABLES
+    return {
+        "step_time": None
+        if everything is None or tables  # a fit's error is not that of the tables
+        else {"median": everything.median, "within_90": everything.p90},
+        "mean_ttft": TABLES_TTFT_ERROR if tables else None,
+        "mean_tpot": TABLES_TPOT_ERROR if tables else None,
+        "sentence": _sentence(profile),
+    }
+
+
+def _sentence(profile: "Profile") -> str:
+    everything = profile.step.error_of("all")
+    if profile.source == KERNEL_TABLES:
+        return (
+            f"expect means to be off by about {TABLES_TPOT_ERROR:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), the "
+            "median on measured engines; more near saturation"
+        )
+    if everything is None:
+        return "the error to expect is not known: no measured step was held out to tell it"
+    within = "" if everything.p90 is None else f", 90 % within {everything.p90:.1%}"
+    return (
+        f"expect a step's time to be off by {everything.median:.1%} (median on steps held out{within}); waiting "
+        "times are off by more near saturation"
+    )
+
+
+def lines(trust: Mapping[str, Any]) -> list[str]:
+    """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
+    told = [trust["provenance"], trust["expected_error"]["sentence"]]
+    if trust["extrapolated_share"] > 0:
+        share = max(trust["extrapolated_share"], 0.001)
+        told.append(f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated")
+    return told

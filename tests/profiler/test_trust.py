@@ -1,0 +1,70 @@
+"""What a profile says of itself: the error to expect, and which settings its step times know nothing of."""
+
+from dataclasses import replace
+
+import pytest
+
+from slotune.profiler.profile import Profile, linear_profile, load_profile
+from slotune.profiler.provenance import MEASURED
+from slotune.profiler.surrogate_model import RegimeError
+from slotune.profiler.trust import lines
+
+
+@pytest.fixture
+def measured() -> Profile:
+    """Measured under vLLM's defaults in bfloat16, with CUDA graphs; half its steps within 2 %."""
+    profile = linear_profile(4e-3, 4e-5, 1.1e-4, 2.1e-7, name="mine")
+    step = replace(profile.step, held_out=(RegimeError("all", 100, 0.02, 0.03, 0.08, 0.01),))
+    engine = replace(profile.engine, dtype="bfloat16", kv_cache_dtype="auto")
+    return replace(profile, source=MEASURED, step=step, engine=engine, cuda_graphs=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "cudagraph_capture_sizes": [8]}, []),
+        ({"dtype": "bfloat16", "kv_cache_dtype": "auto", "async_scheduling": True, "enforce_eager": False}, []),
+        ({"seed": 3, "served_model_name": "m", "quantization": None, "enable_lora": False}, []),
+        ({"dtype": "float16"}, ["dtype=float16: profile mine was made with bfloat16;"]),
+        ({"quantization": "fp8"}, ["quantization=fp8: profile mine was made without it;"]),
+        ({"async_scheduling": False}, ["async_scheduling=False: profile mine was made with True;"]),
+        ({"enforce_eager": True}, ["enforce_eager=True: profile mine was made with False;"]),
+        ({"kv_cache_dtype": "fp8"}, ["kv_cache_dtype=fp8: profile mine was made with auto;"]),
+        ({"attention_backend": "FLASHINFER"}, ["attention_backend=FLASHINFER: profile mine was made without it;"]),
+    ],
+)
+def test_a_setting_whose_effect_was_not_measured_is_named(
+    measured: Profile, settings: dict[str, object], told: list[str]
+) -> None:
+    found = measured.trust(0.0, settings)["not_represented"]
+    assert [text.split(" what it does")[0] for text in found] == told
+
+
+def test_the_same_is_said_once_for_many_configurations(measured: Profile) -> None:
+    found = measured.trust(0.0, {"dtype": "float16"}, {"dtype": "float16", "max_num_seqs": 8}, {"dtype": "bfloat16"})
+    assert len(found["not_represented"]) == 1
+
+
+def test_a_formula_stands_for_any_schedule() -> None:
+    assert linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust(0.0, {"async_scheduling": False})["not_represented"] == []
+
+
+def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
+    trust = measured.trust(0.25)
+    assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
+    told = lines(trust)
+    assert "2.0% (median on steps held out, 90 % within 8.0%)" in told[1]
+    assert told[2] == "25.0% of the steps lie outside what the profile was made from: extrapolated"
+    assert len(lines(measured.trust())) == 2
+
+
+def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fit() -> None:
+    trust = load_profile("h200-llama-3.1-8b").trust()
+    error = trust["expected_error"]
+    assert error["step_time"] is None and 0.02 < error["mean_tpot"] < error["mean_ttft"] < 1
+    assert f"{error['mean_tpot']:.0%} (TPOT)" in lines(trust)[1]
+
+
+def test_a_formula_s_error_is_not_known() -> None:
+    trust = linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust()
+    assert trust["expected_error"]["step_time"] is None and "not known" in lines(trust)[1]
