@@ -16,6 +16,15 @@ def blocks_for(engine, tokens):
 
 
 @inner
+def missing_blocks(engine, index, tokens):
+    """Blocks that the request lacks to hold `tokens` tokens; most rows lack none, and multiplying is cheaper."""
+    held = engine.requests[index].held
+    if tokens <= held * engine.rules[0].block_size:
+        return 0
+    return blocks_for(engine, tokens) - held
+
+
+@inner
 def exceeds_cache(engine, tokens):
     """Whether `tokens` tokens need more blocks than there are; one is the null block (BlockPool)."""
     return blocks_for(engine, tokens) > engine.rules[0].num_blocks - 1
@@ -93,11 +102,11 @@ def publish(engine, index, tokens):
     """Make the full blocks among the first `tokens` tokens hittable (BlockPool.cache_full_blocks)."""
     if not engine.rules[0].caching:
         return
-    request = engine.requests[index]
-    full = tokens // engine.rules[0].block_size
-    for k in range(request.hashed, full):
+    request, size = engine.requests[index], engine.rules[0].block_size
+    while (request.hashed + 1) * size <= tokens:
+        k = request.hashed
         _remember(engine, engine.table[request.slot, k], content_of(engine, index, k))
-    request.hashed = max(full, request.hashed)
+        request.hashed += 1
 
 
 @inner

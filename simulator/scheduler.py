@@ -88,7 +88,7 @@ def make_room(engine, index, tokens):
     """
     request, state = engine.requests[index], engine.state[0]
     target = min(request.computed + tokens + engine.rules[0].lookahead_tokens, engine.rules[0].max_model_len)
-    need = max(kv_cache.blocks_for(engine, target) - request.held, 0)
+    need = kv_cache.missing_blocks(engine, index, target)
     state.restored_tokens = 0
     while need > state.free_blocks:
         place = _victim(engine)
@@ -275,7 +275,8 @@ def _compute(engine, index, tokens):
 def next_flight(engine):
     """Entry of the flight ring that the step being scheduled will use."""
     state = engine.state[0]
-    return (state.first_in_flight + state.num_in_flight) % len(engine.flights)
+    place, places = state.first_in_flight + state.num_in_flight, len(engine.flights)
+    return place - places if place >= places else place
 
 
 @inner
