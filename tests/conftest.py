@@ -6,6 +6,7 @@ SLOTUNE_REQUIRE_ALL=1       a skipped test is a failed one, except those marked 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -17,6 +18,11 @@ from slotune.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUIRE_ALL = os.environ.get("SLOTUNE_REQUIRE_ALL") == "1"
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C and hands that on to what it starts, which tests then press in vain."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
