@@ -5,7 +5,7 @@
 No real engine runs: an "engine" is a table of step times, which takes the time that its steps take, and a tenth of a
 second more for each scenario (a group of requests and its answer). With --data it is the RTX PRO 6000 put together from
 its layer times (accuracy/rtxpro6000_steps.py); without, a made-up GPU of tiles and a roofline. Neither is of the
-surrogate's own form. Times come with 2 % noise; one step in 200 stalls.
+surrogate's own form. Times come with 2 % noise.
 
 The error is that of steps the profile would be used for: those of simulated chat traffic at three rates, by the
 noiseless times. Grid and random points are groups of equal prompts sent together, `random staircases` are slotune's own
@@ -46,7 +46,7 @@ Row = tuple[int, int]
 ENGINE = EngineConfig(num_gpu_blocks=29_000, max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=16384)
 SPACE = Space(2048, 128, 16384, 28_999 * 16)
 GRAPH_SIZES = captured_graph_sizes(ENGINE, {})
-NOISE, STALLS, STALL = 0.02, 0.005, 5.0
+NOISE = 0.02
 ROUGH = linear_model(0.008, 3e-5, 3e-5, 5e-8)
 """Good enough to know which requests meet in a step of the test's traffic."""
 RATES = (2.0, 6.0, 12.0)
@@ -83,8 +83,7 @@ class Bench:
     def run(self, scenario: Scenario) -> None:
         fresh = []
         for rows in steps_of(scenario, SPACE):
-            stall = STALL if self.rng.random() < STALLS else 1.0
-            seconds = self.true_s(rows) * float(np.exp(self.rng.normal(0.0, NOISE))) * stall
+            seconds = self.true_s(rows) * float(np.exp(self.rng.normal(0.0, NOISE)))
             fresh.append(totals_of(*np.array(rows).T))
             self.durations.append(seconds)
             self.spent_s += seconds

@@ -292,7 +292,7 @@ def _notes(version: str, omitted: Omitted, async_scheduling: bool) -> tuple[str,
     return (
         f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {version}",
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
-        "held-out errors are those of the fit to the tables, not of the tables to a real engine: expect 10 to 15 %",
+        "held-out errors are those of the fit to the tables, not of the tables to a real engine: see docs/trust.md",
         "the time outside the engine's steps (HTTP, tokeniser) is an assumption; KV capacity is an estimate",
         "measure your own machine with `slotune profile measure` before you trust a decision to it",
     )
