@@ -13,6 +13,7 @@ worth per root of its own seconds. Without the first root nearly all time goes i
 large ones, which make the time to the first token, are hardly measured; with seconds in place of roots the small are.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -182,4 +183,5 @@ def worth(cells: Sequence[Cell], times_s: F64, known: Mapping[Cell, int], error:
     longest_s: dict[Cell, float] = {}
     for cell, time_s in zip(cells, times_s, strict=True):
         longest_s[cell] = max(longest_s.get(cell, 0.0), float(time_s))
-    return sum(error(str(cell[0])) * time_s**0.5 / (1 + known.get(cell, 0)) for cell, time_s in longest_s.items())
+    told = (error(str(cell[0])) * math.sqrt(time_s) / (1 + known.get(cell, 0)) for cell, time_s in longest_s.items())
+    return sum(told)

@@ -126,7 +126,7 @@ class KernelTables:
             total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
         if step.decode_rows:
             total += self.decode_attention_ms(step.decode_rows, step.decode_context)
-        total += self.model_info["layers"] * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
+        total += int(self.model_info["layers"]) * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
         return total + self.output_ms(step.prefill_rows + step.decode_rows)
 
 
