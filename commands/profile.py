@@ -80,8 +80,9 @@ def linear(
     """
     from ..profiler.profile import linear_profile, save_profile
 
-    terms_s = (ms / 1e3 for ms in (base_ms, prefill_token_ms, decode_seq_ms, context_token_ms))
-    profile = linear_profile(*terms_s, name=out.name, version=version)
+    profile = linear_profile(
+        base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, out.name, version
+    )
     with writing(out):
         save_profile(profile, out)
     if as_json:
