@@ -25,6 +25,8 @@ ALL_OFF: Settings = {"enable_prefix_caching": False, "async_scheduling": False}
 
 SLOW_STEPS = LinearCost(base_s=0.031, prefill_token_s=0.00003, decode_row_s=0.0005, context_token_s=1e-8)
 """Some 35 ms a step: at 1 request/s nine rows share one, and 1,000 requests take 27,000 steps, as Vidur's do."""
+BUSY_RATE = 5.3
+"""Steps of 7 ms at this rate are as many and as wide as steps of 37 ms at 1 request/s: 27,000 of nine rows."""
 FAST_STEPS = LinearCost(base_s=0.0065, prefill_token_s=0.00002, decode_row_s=0.00003, context_token_s=1e-8)
 """About the H200's."""
 
@@ -59,7 +61,7 @@ def chat_loads(source: Path | str) -> Iterator[Load]:
     blocks: Settings = {"num_gpu_blocks_override": KV_BLOCKS}
     kinds: list[tuple[str, Profile, float, Settings]] = [
         ("h200 surrogate, 1 request/s", surrogate, 1.0, {}),
-        ("h200 surrogate, 6 requests/s", surrogate, 6.0, {}),
+        (f"h200 surrogate, {BUSY_RATE} requests/s", surrogate, BUSY_RATE, {}),
         ("linear as fast, 1 request/s", linear(FAST_STEPS), 1.0, blocks),
         ("linear, 35 ms, 1 request/s", linear(SLOW_STEPS), 1.0, blocks),
     ]

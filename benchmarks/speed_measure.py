@@ -12,13 +12,17 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_COMMAND = """
-import json, sys, time
+MOST_MEMORY_GB = 12
+"""Address space of a measured process: one that wants more is told as such, before it takes the machine down."""
+
+_COMMAND = f"""
+import json, resource, sys, time
+resource.setrlimit(resource.RLIMIT_AS, ({MOST_MEMORY_GB << 30}, {MOST_MEMORY_GB << 30}))
 from slotune.cli import main
 code = main()
 with open("/proc/self/status") as status:
     peak_kb = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-print(json.dumps({"cpu_s": time.process_time(), "peak_kb": peak_kb}), file=sys.stderr)
+print(json.dumps(dict(cpu_s=time.process_time(), peak_kb=peak_kb)), file=sys.stderr)
 sys.exit(code)
 """
 """`slotune ARGS`, and what it took. VmHWM is the process's own; getrusage's ru_maxrss starts at the parent's size."""
@@ -46,7 +50,10 @@ def cpu_s(function: Callable[[], Result], repeats: int) -> tuple[float, Result]:
 
 
 def run_slotune(*words: object, environment: Mapping[str, str] | None = None) -> Taken:
-    """`slotune WORDS` in a process of its own. Raises RuntimeError with its stderr if it fails."""
+    """`slotune WORDS` in a process of its own.
+
+    Raises MemoryError if it wants more than MOST_MEMORY_GB, RuntimeError with its stderr if it fails otherwise.
+    """
     start_s = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _COMMAND, *map(str, words)],
@@ -56,6 +63,8 @@ def run_slotune(*words: object, environment: Mapping[str, str] | None = None) ->
         check=False,
     )
     wall_s = time.perf_counter() - start_s
+    if "MemoryError" in done.stderr:
+        raise MemoryError(f"slotune {words[0]} wants more than {MOST_MEMORY_GB} GB")
     if done.returncode != 0:
         raise RuntimeError(f"slotune {words[0]} ended with {done.returncode}: {done.stderr.strip()}")
     *messages, last = done.stderr.splitlines()

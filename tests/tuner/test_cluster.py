@@ -6,70 +6,19 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from slotune.errors import InputError, SlotuneError
+from slotune.tests.loopback import Loopback, loopback
 from slotune.tuner import cluster
 from slotune.tuner.evaluate import workers
 
-distributed = pytest.importorskip("distributed")
-
-STARTS_WITHIN_S = 120
 OWN_PROCESS = "/proc/self"
 """os.readlink of it is the number of the process that asks: on Linux, where the package runs."""
 LINEAR = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0.00002)
-
-
-class Loopback:
-    """A scheduler and workers of one thread, each a process of its own that ends with the test."""
-
-    def __init__(self, folder: Path, allowed_failures: int = 3) -> None:
-        self._folder = folder
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures),
-        }
-        self.scheduler = self._start("scheduler", "--port", "0")
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.address = ""
-
-    def _start(self, what: str, *words: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "dask", what, "--host", "127.0.0.1", "--no-dashboard", *words]
-        command += ["--scheduler-file", str(self._folder / "scheduler.json")]
-        with (self._folder / f"{what}.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
-
-    def start_workers(self, count: int) -> None:
-        """Start workers and wait until they are there."""
-        words = ("--nthreads", "1", "--no-nanny", "--local-directory", str(self._folder))
-        self.workers = [self._start("worker", *words) for _ in range(count)]
-        file = str(self._folder / "scheduler.json")
-        with distributed.Client(scheduler_file=file, timeout=STARTS_WITHIN_S, set_as_default=False) as client:
-            client.wait_for_workers(count, timeout=STARTS_WITHIN_S)
-            self.address = client.scheduler.address
-
-    def stop(self) -> None:
-        """Nothing of it is left."""
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
-
-
-@contextmanager
-def loopback(folder: Path, workers: int, allowed_failures: int = 3) -> Iterator[Loopback]:
-    started = Loopback(folder, allowed_failures)
-    try:
-        started.start_workers(workers)
-        yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(scope="module")
