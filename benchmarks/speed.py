@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotune.benchmarks import speed_ratio
-from slotune.benchmarks.speed_loads import BUSY_RATE, REQUESTS, chat_loads, scenarios, write_grid
+from slotune.benchmarks.speed_loads import BUSY_RATE, REQUESTS, chat_loads, conversations, scenarios, write_grid
 from slotune.benchmarks.speed_measure import MOST_MEMORY_GB, Taken, cpu_s, median_of, run_slotune
 from slotune.commands.output import table
 from slotune.simulator.metrics import summarise
@@ -32,6 +32,7 @@ RATE_PER_REPLICA = 8.0
 """Requests per second that one replica of PROFILE serves without a growing queue."""
 MOST_WITH_STEPS = 10_000
 """Requests up to which --steps-out is measured: a step is about 300 bytes."""
+SCREENED_REQUESTS = 4000
 WHERE_SHOWN = 12
 
 
@@ -178,8 +179,9 @@ def screening(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder, loopback(Path(folder), 2) as cluster:
         grid = Path(folder) / "grid.yaml"
         count = write_grid(grid)
-        trace = ["--trace", options.trace, "--rate", BUSY_RATE]
-        words = ["screen", "--profile", PROFILE, *trace, "--configs", grid, "--json"]
+        trace = Path(folder) / "trace.jsonl"
+        write_trace(conversations(options.trace, SCREENED_REQUESTS, BUSY_RATE), trace)
+        words = ["screen", "--profile", PROFILE, "--trace", trace, "--configs", grid, "--json"]
         kinds = {
             "1 worker": ["--jobs", 1],
             "2 workers": ["--jobs", 2],
