@@ -3,9 +3,9 @@
 Usage: schedule_fuzz.py [--cases 500] [--seed 1] [--vllm-python PYTHON] [--keep DIR]
 
 Case k has the seed --seed + k, so one that differs is made again with `--cases 1 --seed ITS_SEED`. PYTHON has vLLM
-of any version from 0.20 on (default: SLOTUNE_TEST_VLLM_PYTHON); cases with settings that it does not have are left out.
-Prints the seed of every case that differs, the smallest case found that still
-does, and its first difference. Exit code 1 if any differs.
+of any version from 0.20 on (default: SLOTUNE_TEST_VLLM_PYTHON); cases that it does not take are left out. Prints the
+seed of every case that differs, the smallest case found that still does, and its first difference. Exit code 1 if any
+differs.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Fuzz:
     def _differs(self, seed: int) -> bool:
         case, name = random_case(seed), f"seed{seed}"
         if not self._oracle.takes(case):
-            self._seen["with settings of later versions, left out"] += 1
+            self._seen["not taken by this version, left out"] += 1
             return False
         expected = self._oracle.schedule(case, name)
         self._count(case, expected)

@@ -9,7 +9,7 @@ from typing import IO
 
 from slotune.errors import InputError
 from slotune.profiler.launch import find_vllm
-from slotune.simulator.versions import check_settings
+from slotune.simulator.engine_config import resolve
 
 from .schedule import Case, Schedule, read_schedule
 from .simulated import with_accepted_drafts
@@ -41,9 +41,9 @@ class VllmOracle:
         )
 
     def takes(self, case: Case) -> bool:
-        """Whether this vLLM has all settings of the case."""
+        """Whether this vLLM has all settings of the case and takes their values."""
         try:
-            check_settings(case["engine"], self.version)
+            resolve(case["engine"], {}, case["num_kv_blocks"], self.version)
         except InputError:
             return False
         return True
