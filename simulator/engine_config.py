@@ -1,7 +1,9 @@
 """Engine settings under vLLM's own names: parsed from text, checked as vLLM checks them, resolved with its defaults."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,27 @@ SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks",
 PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
 """Settings that change the number of KV blocks, through the profile."""
 
+HUMAN_READABLE = frozenset(
+    {
+        "kv_cache_memory_bytes",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_queued_tokens",
+        "max_num_scheduled_tokens",
+    }
+)
+"""Settings whose numbers vLLM takes with a suffix (EngineArgs, vllm/engine/arg_utils.py)."""
+
 
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
     return frozenset(argument_versions())
+
+
+def vllm_serve_argument_names() -> frozenset[str]:
+    """Names of what `vllm serve` 0.32 takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
+    text = files(__package__).joinpath("vllm-0.32-serve-arguments.txt").read_text()
+    return frozenset(text.split())
 
 
 def parse_settings(
@@ -86,6 +105,7 @@ def parse_settings(
 ) -> Settings:
     """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
 
+    What the file says of the server and not of the engine, such as its port, is passed over.
     `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of).
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
@@ -116,13 +136,19 @@ def _read_config_file(path: Path) -> Settings:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
     settings: Settings = {}
+    served = vllm_serve_argument_names() - vllm_argument_names()
     for name, value in content.items():
-        settings |= _setting(str(name), value, f"{path}: {name}")
+        if _key(str(name)).removeprefix("no_") not in served:
+            settings |= _setting(str(name), value, f"{path}: {name}")
     return settings
 
 
+def _key(name: str) -> str:
+    return name.strip().lstrip("-").replace("-", "_")
+
+
 def _setting(name: str, value: Any, where: str) -> Settings:
-    key = name.strip().lstrip("-").replace("-", "_")
+    key = _key(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:
         return {key[3:]: False}
@@ -134,6 +160,8 @@ def _setting(name: str, value: Any, where: str) -> Settings:
 def typed(name: str, value: Any, where: str) -> Any:
     """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
     parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    if name in HUMAN_READABLE and isinstance(parsed, str):
+        parsed = _human_readable(parsed)
     kind = _kind(name)
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
@@ -148,8 +176,17 @@ def typed(name: str, value: Any, where: str) -> Any:
     raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
 
 
+def _human_readable(text: str) -> int | str:
+    """`25.6k` or `2G` as vLLM takes them (vllm/utils/argparse_utils.py, human_readable_int); other text as it is."""
+    match = re.fullmatch(r"(\d+)(\.\d+)?([kmgt])", text) or re.fullmatch(r"(\d+)()([KMGT])", text)
+    if match is None:
+        return text
+    power = "kmgt".index(match[3].lower()) + 1
+    return int(float(match[1] + (match[2] or "")) * (1000 if match[3].islower() else 1024) ** power)
+
+
 def _kind(name: str) -> str | None:
-    if name == "num_gpu_blocks_override":
+    if name in ("num_gpu_blocks_override", "kv_cache_memory_bytes"):
         return "int"
     if name == "gpu_memory_utilization":
         return "float"
@@ -191,6 +228,9 @@ def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings
     Source: EngineArgs._set_default_max_num_seqs_and_batched_tokens_args (vllm/engine/arg_utils.py).
     """
     known: dict[str, Any] = {f.name: f.default for f in fields(EngineConfig)} | defaults | dict(settings)
+    for name in ("max_model_len", "max_num_seqs"):  # what follows from a wrong one would be blamed otherwise
+        if known[name] < 1:
+            raise InputError(f"{name}={known[name]}: must be at least 1")
     filled: Settings = {}
     tokens = known["max_num_batched_tokens"]
     if "max_num_batched_tokens" not in settings:

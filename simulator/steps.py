@@ -46,11 +46,14 @@ def format_step(record: StepRecord, with_replica: bool) -> str:
 def read_steps(path: Path) -> Iterator[StepRecord]:
     """The records of a file, one a line. Raises InputError with file and line for anything that is not a step.
 
-    Lines that hold an object without "step" (a trailer, such as the reference schedules have) are passed over.
+    Blank lines and those that hold an object without "step" (a trailer, such as the reference schedules have) are
+    passed over.
     """
     try:
         with path.open() as lines:
             for number, line in enumerate(lines, 1):
+                if line.isspace():
+                    continue
                 document = _parse(line, f"{path}:{number}")
                 if "step" in document:
                     yield _record(document, f"{path}:{number}")

@@ -1,0 +1,41 @@
+"""Settings as people write them: vLLM's names, its config file, its numbers with a suffix."""
+
+from pathlib import Path
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.simulator.engine_config import parse_settings, resolve
+
+
+def test_the_file_of_vllm_serve_is_taken_with_what_it_says_of_the_server(tmp_path: Path):
+    text = "port: 12323\napi-key: x\nno-enable-log-outputs: true\nmax-num-seqs: 8\nno-enable-prefix-caching: true\n"
+    (tmp_path / "serve.yaml").write_text(text)
+    assert parse_settings(["max_num_seqs=4"], tmp_path / "serve.yaml") == {
+        "max_num_seqs": 4,
+        "enable_prefix_caching": False,
+    }
+    with pytest.raises(InputError, match="unknown engine setting 'port'"):
+        parse_settings(["port=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("8192", 8192), ("8k", 8000), ("8K", 8192), ("1.5k", 1500), ("2G", 2 << 30)]
+)
+def test_numbers_may_have_the_suffixes_that_vllm_takes(text: str, number: int):
+    assert parse_settings([f"max_num_batched_tokens={text}"]) == {"max_num_batched_tokens": number}
+    assert parse_settings([f"kv_cache_memory_bytes={text}"]) == {"kv_cache_memory_bytes": number}
+
+
+@pytest.mark.parametrize(
+    "text", ["max_num_seqs=8k", "max_model_len=1.5K", "max_model_len=k", "kv_cache_memory_bytes=x"]
+)
+def test_other_words_are_no_numbers(text: str):
+    with pytest.raises(InputError, match="takes int"):
+        parse_settings([text])
+
+
+@pytest.mark.parametrize("name", ["max_num_seqs", "max_model_len", "max_num_batched_tokens"])
+def test_the_setting_that_is_wrong_is_the_one_that_is_blamed(name: str):
+    with pytest.raises(InputError, match=f"^{name}=0: must be at least 1"):
+        resolve({name: 0}, {}, 100)
