@@ -206,7 +206,7 @@ class _Work:
     def _refit(self) -> None:
         self._say("fitting")
         begin = self._clock()
-        self._model = fit(self._collected.samples(), seed=self._task.seed)
+        self._model = fit(self._collected.samples(), seed=self._task.seed, in_order=True)
         self._fitted_at = self._clock()
         self._fit_s, self._fitted_steps = self._fitted_at - begin, len(self._collected)
 

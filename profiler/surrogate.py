@@ -28,7 +28,7 @@ from ..simulator.features import (
     physics_of,
 )
 from ..simulator.step_time import BINNED, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
-from .surrogate_errors import NEGLIGIBLE, Mask, errors_by_regime, folds, regimes_of, simplest
+from .surrogate_errors import I64, NEGLIGIBLE, Mask, blocks_of_time, errors_by_regime, folds, regimes_of, simplest
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
 
@@ -73,30 +73,39 @@ LIGHTGBM = {
 }
 
 
-def fit(samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0) -> FittedStepTime:
+def fit(
+    samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0, *, in_order: bool = False
+) -> FittedStepTime:
     """Fit step times to measured steps; deterministic, in seconds.
 
     Args:
-        samples: measured steps, in any order; alike ones are reduced to their median.
+        samples: measured steps; alike ones are reduced to their median.
         graph_sizes: CUDA-graph sizes that the measured engine had captured; none on a CPU or under enforce_eager.
         seed: for the folds of the cross-validation and LightGBM's sampling.
+        in_order: whether the samples follow one another in time. Trees must then also predict steps of other times:
+            neighbours share what disturbed the machine, and what is learned of that looks like knowledge of them.
 
     Raises InputError for durations that are not positive and finite, or for too few different steps.
     """
     _check(samples)
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
-    medians, counts = merge_alike(samples)
+    medians, counts, places = merge_alike(samples)
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     parts = folds(medians, seed)
     basis = _choose_basis(medians, counts, sizes, parts)
-    rounds, held_out_s, known = _choose_rounds(medians, counts, sizes, basis, seed, parts)
+    held_out_s, known = _held_out(medians, counts, sizes, basis, seed, parts)
+    best = _fewest_trees(held_out_s, known, medians)
+    if in_order and best:
+        other_times = _held_out(medians, counts, sizes, basis, seed, blocks_of_time(places, seed))
+        best = min(best, _fewest_trees(*other_times, medians))
+    rounds = ROUNDS[best]
     weights = fit_baseline(medians, counts, sizes, basis)
     residual = fit_residual(medians, counts, _positive_s(medians, weights, sizes), seed, rounds) if rounds else None
     text = None if residual is None else residual.model_to_string()
     fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
     scale = _missing_share(fitted, samples)
-    errors = errors_by_regime(held_out_s[known] * scale, medians[known]) if known.any() else ()
+    errors = errors_by_regime(held_out_s[best][known] * scale, medians[known]) if known.any() else ()
     return replace(fitted, weights_s=weights * scale, held_out=errors)
 
 
@@ -107,10 +116,11 @@ def _check(samples: StepSamples) -> None:
         raise InputError(f"step durations: {int(bad.sum())} of {len(bad)} are not above 0, the first is {worst:g} ms")
 
 
-def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64]:
-    """Steps of the same rows and nearly the same contexts as one, that of median duration, and how many it stands for.
+def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64, I64]:
+    """Steps of the same rows and nearly the same contexts as one, that of median duration; how many it stands for, and
+    its place among the samples.
 
-    Of an even number, the mean of the two in the middle.
+    Of an even number, the mean of the two in the middle, and the place of the first.
     """
     key = samples.totals.copy()
     contexts = [PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT]
@@ -118,9 +128,10 @@ def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64]:
     _, owner, counts = np.unique(key, axis=0, return_inverse=True, return_counts=True)
     order = np.lexsort((*samples.totals.T, samples.duration_s, owner.ravel()))
     starts = np.cumsum(counts) - counts
-    below, above = samples[order[starts + (counts - 1) // 2]], samples[order[starts + counts // 2]]
+    places = order[starts + (counts - 1) // 2]
+    below, above = samples[places], samples[order[starts + counts // 2]]
     middle = StepSamples((below.totals + above.totals) / 2, (below.duration_s + above.duration_s) / 2)
-    return middle, counts.astype(np.float64)
+    return middle, counts.astype(np.float64), places
 
 
 def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int] = PLAIN) -> F64:
@@ -197,10 +208,10 @@ def _choose_basis(samples: StepSamples, counts: F64, graph_sizes: F64, parts: Se
     return BASES[simplest(predicted, samples.duration_s)] if parts else PLAIN
 
 
-def _choose_rounds(
+def _held_out(
     samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int], seed: int, parts: Sequence[Mask]
-) -> tuple[int, F64, Mask]:
-    """The fewest of ROUNDS that predict held-out steps as well as any; predictions, and of which steps there are."""
+) -> tuple[F64, Mask]:
+    """(ROUNDS, steps): held-out predictions with so many trees; and of which steps there are any."""
     predicted, known = np.ones((len(ROUNDS), len(samples))), np.zeros(len(samples), np.bool_)
     for held in parts:
         train, test = samples[~held], samples[held]
@@ -211,8 +222,12 @@ def _choose_rounds(
             ratio = np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1)) if rounds else 1.0
             predicted[i, held] = base_s * ratio
         known |= held
-    best = simplest(predicted[:, known], samples.duration_s[known]) if known.any() else 0
-    return ROUNDS[best], predicted[best], known
+    return predicted, known
+
+
+def _fewest_trees(predicted: F64, known: Mask, samples: StepSamples) -> int:
+    """The place in ROUNDS of the fewest trees that predict held-out steps as well as any."""
+    return simplest(predicted[:, known], samples.duration_s[known]) if known.any() else 0
 
 
 def _missing_share(fitted: FittedStepTime, samples: StepSamples) -> float:

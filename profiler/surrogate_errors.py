@@ -21,6 +21,8 @@ I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 FOLDS = 5
+BLOCKS = 20
+"""Of time: so few that a block is longer than a disturbance, so many that each fold has some of every part."""
 NEGLIGIBLE = 1e-6
 """A log error below this is arithmetic."""
 LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
@@ -36,6 +38,13 @@ def folds(samples: StepSamples, seed: int) -> list[Mask]:
     _, group = np.unique(octaves, axis=0, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(int(group.max()) + 1)
     fold = shuffled[group.ravel()] % FOLDS
+    return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
+
+
+def blocks_of_time(places: I64, seed: int) -> list[Mask]:
+    """Masks of held-out steps by their places in time: neighbours, which share what disturbs the machine, together."""
+    blocks = np.argsort(np.argsort(places)) * BLOCKS // len(places)
+    fold = np.random.default_rng(seed).permutation(BLOCKS)[blocks] % FOLDS
     return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
 
 

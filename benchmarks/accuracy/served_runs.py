@@ -4,8 +4,9 @@
 
 STUDY was validated on the engine (`slotune validate`, or benchmarks/end_to_end.py, whose study is OUT/study). The line
 is constant + a * prefill tokens + b * decode rows, fitted to the profile's own samples by least absolute relative
-error. Each run is predicted twice with either: as the profile has it, and for steps that are longer by the factor that
-the run's own were, so that a machine that slowed down since does not count.
+error; "fitted anew" is what today's fit makes of those samples. Each run is predicted twice: with step times as they
+are, and for steps that are longer by the factor that the run's own were, so that a machine that slowed down since does
+not count.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from scipy.optimize import nnls
 from tables import row
 
 from slotune.profiler.profile import load_profile
+from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.profiler.surrogate_steps import samples_of_files
 from slotune.simulator.features import CONSTANT, DECODE_ROWS, PHYSICS, PREFILL_TOKENS
@@ -44,10 +46,11 @@ def main() -> None:
         trials = [trial for trial in study.trials("hardware") if trial.metrics]
         folder = Path(options.profile or study.asked.profile)
     task = replace(task, profile=load_profile(str(folder)))
-    line = straight_line(read_samples(folder / "steps.parquet"))
+    samples = read_samples(folder / "steps.parquet")
+    anew = fit(samples, task.profile.step.graph_sizes, in_order=True).model
     print(row("step times", "predicted", *(f"{key}, mean absolute error %" for key in KEYS)))
     print(row(*["---"] * (2 + len(KEYS))))
-    for name, step in (("profile", None), ("straight line", line)):
+    for name, step in (("profile", None), ("fitted anew", anew), ("straight line", straight_line(samples))):
         for when, errors in errors_of(task, trials, options.study, step):
             print(row(name, when, *errors), flush=True)
 

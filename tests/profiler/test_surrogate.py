@@ -57,6 +57,20 @@ def test_the_residual_halves_the_error_of_a_tiled_engine() -> None:
     assert everything is not None and everything.mean < 0.03
 
 
+def test_what_neighbours_in_time_share_is_not_taken_for_knowledge() -> None:
+    """A machine that is fast and slow by turns, and scenarios of alike steps within each turn."""
+    rng = np.random.default_rng(5)
+    steps = random_steps(1600, seed=5)
+    steps = steps[np.lexsort((steps[:, PREFILL_TOKENS], steps[:, DECODE_ROWS]))].reshape(20, 80, -1)
+    steps = steps[rng.permutation(20)].reshape(1600, -1)
+    disturbed = linear_s(steps) * np.repeat(np.exp(rng.normal(0, 0.2, 20)), 80)
+    fitted = fit(StepSamples(steps, disturbed), in_order=True)
+    assert fitted.residual is None
+    assert fit(StepSamples(steps, disturbed)).residual is not None
+    tiled = fit(StepSamples(steps, tiled_s(steps)), in_order=True)
+    assert tiled.residual is not None
+
+
 def test_stalls_of_the_machine_do_not_bend_the_fit() -> None:
     steps = np.repeat(random_steps(100, seed=5), 5, axis=0)
     durations = linear_s(steps)
@@ -101,7 +115,7 @@ def test_conformal_quantile_of_few_errors_is_unknown() -> None:
 def test_alike_steps_become_the_one_in_the_middle() -> None:
     prefill, long = totals_of(np.array([5]), np.array([0])), totals_of(np.array([1]), np.array([4000]))
     longer, other = totals_of(np.array([1]), np.array([4010])), totals_of(np.array([1]), np.array([400]))
-    merged, counts = merge_alike(
+    merged, counts, places = merge_alike(
         StepSamples(np.array([prefill, long, prefill, prefill, longer, other]), np.array([1.0, 4, 9, 2, 6, 7]))
     )
     assert {tuple(t): (d, n) for t, d, n in zip(merged.totals, merged.duration_s, counts, strict=True)} == {
@@ -109,6 +123,7 @@ def test_alike_steps_become_the_one_in_the_middle() -> None:
         tuple((long + longer) / 2): (5.0, 2.0),
         tuple(other): (7.0, 1.0),
     }
+    assert sorted(places.tolist()) == [1, 3, 5]
 
 
 def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
