@@ -186,12 +186,6 @@ def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
     ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in warned)
     if ignored:
         click.echo(f"Note: without effect on what profile {profile.name} predicts: {', '.join(ignored)}", err=True)
-    if any(profile.lacks_drafts(one) for one in settings):
-        click.echo(
-            f"Note: profile {profile.name} was made without speculative decoding: the time and memory that drafting "
-            "takes are left out, and rows that verify drafts count as short prefills",
-            err=True,
-        )
 
 
 def announce_compilation() -> None:

@@ -9,8 +9,8 @@ prompts gives steps of many prefill rows.
 Steps fall into cells: regime, and shape features to a factor of two. The worth of a scenario is what its steps would
 tell: for each cell it reaches, the regime's held-out error over one more than the steps already measured there, times
 the root of the step's seconds, because users wait seconds and not shares. The next scenario is the one of the greatest
-worth per root of its own seconds. Without the first root nearly all time goes into small chunks beside decodes, and
-large ones, which make the time to the first token, are hardly measured; with seconds in place of roots the small are.
+worth per root of its own seconds: where all steps count alike, many small ones outbid the few large ones, which make
+the time to the first token.
 """
 
 import math

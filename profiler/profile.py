@@ -111,10 +111,6 @@ class Profile:
         heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
-    def lacks_drafts(self, settings: Mapping[str, Any]) -> bool:
-        """Whether tokens would be drafted that the profiled engine did not draft: what drafting costs is not known."""
-        return bool(settings.get("speculative_config")) and "speculative_config" not in self.defaults
-
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {
             "block_size": engine.block_size,

@@ -16,7 +16,7 @@ benchmarks/accuracy/silicon_sample.py, H200 and B200."""
 
 UNSET = (None, "auto", False, "", "none")
 """Values that leave an argument as it is where nobody gives it."""
-TIMED = frozenset({"async_scheduling", "kv_cache_dtype"})
+TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
 _NAMES_AND_LOGS = """

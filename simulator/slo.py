@@ -27,11 +27,6 @@ class Slo:
         """The latency that the limit is for; NaN where there is none."""
         return metrics.get(self.key, math.nan)
 
-    def met(self, metrics: Mapping[str, float]) -> bool:
-        """Whether `metrics` keeps the target; a run in which a request failed or was rejected keeps none that its
-        share of misses breaks (see metrics.py), so NaN does not pass."""
-        return metrics[self.key] <= self.limit_ms
-
     def __str__(self) -> str:
         return f"p{self.percentile:g}:{self.metric}:{self.limit_ms:g}"
 

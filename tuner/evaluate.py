@@ -116,13 +116,14 @@ def workers(
         return
     others = set(active_children())
     pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(function, os.getpid()))
+    finished = False
     try:
         yield lambda questions: _ordered(pool, questions)
-    except BaseException:
-        for child in set(active_children()) - others:  # nobody waits for their answers any more, which may take minutes
-            child.kill()
-        raise
+        finished = True
     finally:
+        # Where nobody waits for the answers any more, which may take minutes, the workers must not finish them.
+        for child in set() if finished else set(active_children()) - others:
+            child.kill()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -78,13 +78,6 @@ def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     assert served.ignored(asked) == ["seed"]
 
 
-def test_drafts_that_were_not_measured_are_told(profile: Profile) -> None:
-    asked = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}
-    assert profile.lacks_drafts(asked)
-    assert not profile.lacks_drafts({"speculative_config": None})
-    assert not replace(profile, defaults=asked).lacks_drafts(asked)
-
-
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
     weights = np.zeros(PHYSICS)
     weights[DENSE_TOKENS] = 1.0

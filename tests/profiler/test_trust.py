@@ -30,6 +30,10 @@ def measured() -> Profile:
         ({"async_scheduling": False}, ["async_scheduling=False: profile mine was made with True;"]),
         ({"enforce_eager": True}, ["enforce_eager=True: profile mine was made with False;"]),
         ({"kv_cache_dtype": "fp8"}, ["kv_cache_dtype=fp8: profile mine was made with auto;"]),
+        (
+            {"speculative_config": {"method": "ngram"}},
+            ["speculative_config={'method': 'ngram'}: profile mine was made without it;"],
+        ),
         ({"attention_backend": "FLASHINFER"}, ["attention_backend=FLASHINFER: profile mine was made without it;"]),
     ],
 )
