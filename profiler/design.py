@@ -33,6 +33,9 @@ MIN_PROMPT = 8
 MIN_CAP = 16
 DECODE_TOKENS = (3, 12)
 """Pure decode steps between groups, least and most."""
+MOST_SPREAD = 1.2
+"""Of the log of the prompt lengths in a scenario: contexts in a batch of chat requests differ by as much, and attention
+waits for the longest."""
 UNKNOWN_ERROR = 1.0
 """Of a regime that was not yet measured."""
 
@@ -64,13 +67,14 @@ class Scenario:
 
 
 def draw(space: Space, count: int, seed: int) -> list[Scenario]:
-    """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode)."""
-    points = qmc.Sobol(5, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
+    """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode, how
+    unequal the prompts are)."""
+    points = qmc.Sobol(6, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
     return [_scenario(space, point, index + seed * 1000) for index, point in enumerate(points)]
 
 
 def _scenario(space: Space, point: F64, seed: int) -> Scenario:
-    kind, cap_at, batch_at, length_at, decode_at = point
+    kind, cap_at, batch_at, length_at, decode_at, spread_at = point
     longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
     cap = _between(MIN_CAP, space.max_num_batched_tokens, cap_at)
     length = _between(MIN_PROMPT, longest, length_at)
@@ -79,7 +83,9 @@ def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     batch = _between(1, space.max_num_seqs, batch_at)
     batch = max(1, min(batch, int(space.kv_tokens * KV_SHARE) // (length + 64)))
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.uniform(0.5, 1.5, batch) * length, MIN_PROMPT, longest).astype(int).tolist()
+    lengths = np.clip(length * rng.lognormal(0.0, MOST_SPREAD * spread_at, batch), MIN_PROMPT, longest).astype(int)
+    lengths = lengths[np.cumsum(lengths + 64) <= max(space.kv_tokens * KV_SHARE, lengths[0] + 64)].tolist()
+    batch = len(lengths)
     sizes = [batch] if kind < 0.45 else _stairs(batch, single=kind < 0.65)
     cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
     return Scenario(_split(lengths, sizes), cap, _between(*DECODE_TOKENS, decode_at))

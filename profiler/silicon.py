@@ -21,7 +21,7 @@ from .graph_sizes import captured_graph_sizes
 from .kv_capacity import KvCapacity
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
-from .silicon_omitted import OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, Omitted
+from .silicon_omitted import MIXED_DECODES, OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, SPLIT_ATTENTION, Omitted
 from .surrogate import fit
 from .surrogate_samples import StepSamples
 
@@ -81,6 +81,8 @@ class KernelTables:
             line = " ".join(str(error).split())
             raise InputError(f"no kernel tables for --model {model} --tp {tp} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+        has_kernel_each = SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
+        self.mixed_decodes = 1.0 if has_kernel_each else MIXED_DECODES
         self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
         self._decode_ops = _split(self._decode_names(), self._decode_ms(128), self._decode_ms(4096))
 
@@ -125,7 +127,8 @@ class KernelTables:
         if step.prefill_rows:
             total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
         if step.decode_rows:
-            total += self.decode_attention_ms(step.decode_rows, step.decode_context)
+            slowed = self.mixed_decodes if step.prefill_rows else 1.0
+            total += slowed * self.decode_attention_ms(step.decode_rows, step.decode_context)
         total += int(self.model_info["layers"]) * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
         return total + self.output_ms(step.prefill_rows + step.decode_rows)
 
@@ -274,7 +277,7 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables.version, omitted, engine.async_scheduling),
+        notes=_notes(tables, engine.async_scheduling),
     )
 
 
@@ -287,11 +290,13 @@ def _batch_defaults(memory_bytes: float) -> dict[str, int]:
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(version: str, omitted: Omitted, async_scheduling: bool) -> tuple[str, ...]:
-    gap_ms, eager_ms = (omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
+def _notes(tables: KernelTables, async_scheduling: bool) -> tuple[str, ...]:
+    gap_ms, eager_ms = (tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
+    slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
     return (
-        f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {version}",
+        f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {tables.version}",
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
+        slowed,
         "held-out errors are those of the fit to the tables, not of the tables to a real engine: see docs/trust.md",
         "the time outside the engine's steps (HTTP, tokeniser) is an assumption; KV capacity is an estimate",
         "measure your own machine with `slotune profile measure` before you trust a decision to it",

@@ -12,6 +12,15 @@ OVERHEAD = Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001)
 the client beside it; about 20 ms in inference-perf's run on an H100 (benchmarks/accuracy/kubecon.py)."""
 
 
+MIXED_DECODES = 1.58
+"""How many times longer the attention of decodes takes in a step that has a prefill too, where one kernel serves all
+rows (vllm/v1/attention/backends/flash_attn.py): the median of measured layer times of an RTX PRO 6000 under vLLM 0.19
+(benchmarks/accuracy/mixed_attention.py), from 1.3 to 2.9. The tables know each kind of row by itself only."""
+SPLIT_ATTENTION = (100, 110)
+"""GPUs from the first to below the second of these compute capabilities (times ten) have a kernel for each kind of row:
+vLLM chooses FlashInfer there (vllm/platforms/cuda.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Omitted:
     """Time of a step that is in no kernel table. Milliseconds a layer, since launches and gaps grow with the layers."""
@@ -33,7 +42,7 @@ class Omitted:
         return self.gap_layer_ms + (0.0 if captured else self.eager_layer_ms)
 
 
-OMITTED = Omitted(gap_layer_ms=0.024, async_gap_layer_ms=0.01, eager_layer_ms=0.09)
+OMITTED = Omitted(gap_layer_ms=0.023, async_gap_layer_ms=0.01, eager_layer_ms=0.09)
 """eager_layer_ms: step times of another H100 (benchmarks/surrogate_h100.py names them): decodes of Llama-3.1-8B take
 2.9 ms more from 600 sequences on, where no graph was captured, than a line through up to 400 promises (Qwen-2.5-7B:
 6.6), without async scheduling. The others, given this: benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B

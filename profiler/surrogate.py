@@ -7,6 +7,7 @@ range, this form by 2-3 %.
 How rich the baseline is and how many trees follow is decided on held-out steps, for the simpler where both do well.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from ..simulator.features import (
     DENSE_TOKENS,
     FIRST_KNEE,
     MAX_CONTEXT,
+    MIXED_DECODE_CONTEXT,
+    MIXED_DECODE_ROWS,
     PHYSICS,
     PREFILL_CONTEXT,
     PREFILL_WORK,
@@ -37,11 +40,17 @@ F64 = npt.NDArray[np.float64]
 MIN_COMPOSITIONS = 5
 """Fewer different steps than this say nothing about held-out error."""
 KNEES = tuple(range(FIRST_KNEE, PHYSICS))
-PLAIN = tuple(i for i in range(PHYSICS) if i not in KNEES and i != MAX_CONTEXT)
-BASES = (PLAIN, (*PLAIN, *KNEES), (*PLAIN, MAX_CONTEXT), tuple(range(PHYSICS)))
-"""Physics features that a baseline may use, from simple to rich: knees and stragglers must show in held-out steps,
-since a steep term found in a few noisy steps would be carried far out of range."""
-LEAST_REACH = dict.fromkeys((PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT), 256.0)
+MIXED_DECODES = (MIXED_DECODE_ROWS, MIXED_DECODE_CONTEXT)
+PLAIN = tuple(i for i in range(PHYSICS) if i not in (*KNEES, *MIXED_DECODES, MAX_CONTEXT))
+BASES = tuple(
+    PLAIN + sum(extras, ())
+    for count in range(4)
+    for extras in itertools.combinations((KNEES, MIXED_DECODES, (MAX_CONTEXT,)), count)
+)
+"""Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows and stragglers
+must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
+_CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
+LEAST_REACH = dict.fromkeys(_CONTEXTS, 256.0)
 """Fewer tokens of context than this cost nothing that shows: a weight found for them would be noise."""
 ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees, likewise; 0 is the baseline alone."""

@@ -32,7 +32,12 @@ EAGER = 9
 """1 beyond the largest captured CUDA-graph size: every kernel is launched from Python."""
 DENSE_TOKENS = 10
 """Tokens that the dense layers compute: padded up to the next captured CUDA-graph size, as they are beyond the last."""
-FIRST_KNEE = 11
+MIXED_DECODE_ROWS = 11
+"""DECODE_ROWS of a step that has prefill rows too."""
+MIXED_DECODE_CONTEXT = 12
+"""DECODE_CONTEXT of such a step: one attention kernel then serves all rows, with tiles made for the prefill, and
+decodes cost more in it than in the kernel that they have to themselves (vllm/v1/attention/backends/flash_attn.py)."""
+FIRST_KNEE = 13
 """max(0, DENSE_TOKENS - knee) for each of TOKEN_KNEES."""
 TOKEN_KNEES = (64.0, 128.0, 256.0, 512.0, 1024.0)
 """Where a dense layer may turn from memory-bound (flat in tokens) to compute-bound (linear): non-negative weights on
@@ -52,6 +57,8 @@ PHYSICS_NAMES = (
     "has_prefill",
     "eager",
     "dense_tokens",
+    "mixed_decode_rows",
+    "mixed_decode_context",
     *(f"dense_tokens_over_{int(knee)}" for knee in TOKEN_KNEES),
 )
 
@@ -120,6 +127,8 @@ def baseline_s(weights, first, totals, dense_tokens, eager):
         time_s += weights[first + i] * totals[i]
     if totals[PREFILL_ROWS] > 0.0:
         time_s += weights[first + HAS_PREFILL]
+        time_s += weights[first + MIXED_DECODE_ROWS] * totals[DECODE_ROWS]
+        time_s += weights[first + MIXED_DECODE_CONTEXT] * totals[DECODE_CONTEXT]
     if eager:
         time_s += weights[first + EAGER]
     for k in range(len(_KNEES)):

@@ -41,6 +41,17 @@ def test_what_is_drawn_fits_the_engine(space: Space) -> None:
         assert len(forecast(scenario, space)) > 0
 
 
+def test_contexts_of_one_batch_differ_as_those_of_chat_requests_do() -> None:
+    """Attention waits for the longest: batches of equal and of very unequal contexts must both be measured."""
+    shares = [
+        max(scenario.prompts) / np.mean(scenario.prompts)
+        for scenario in draw(SPACE, 200, seed=1)
+        if len(scenario.prompts) > 8
+    ]
+    assert min(shares) < 1.2
+    assert max(shares) > 3
+
+
 def test_the_same_seed_draws_the_same_scenarios() -> None:
     assert draw(SPACE, 10, seed=4) == draw(SPACE, 10, seed=4)
     assert draw(SPACE, 10, seed=4) != draw(SPACE, 10, seed=5)

@@ -91,3 +91,13 @@ def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pyt
     assert profile.samples is not None and len(profile.samples) > 700
     error = np.abs(step_times_s(bundled, profile.samples.totals) / profile.samples.duration_s - 1)
     assert np.median(error) < 0.015
+
+
+@pytest.mark.parametrize(("system", "times"), [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0)])
+def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = silicon.KernelTables(system, LLAMA, 1)
+    prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
+    added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
+    attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
+    assert attention_ms == pytest.approx(times * tables.decode_attention_ms(64, 512))

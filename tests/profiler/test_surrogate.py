@@ -8,7 +8,17 @@ from slotune.profiler.surrogate import fit, hull_of, merge_alike
 from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_model import conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
-from slotune.simulator.features import CONSTANT, DECODE_CONTEXT, DECODE_ROWS, PREFILL_TOKENS, PREFILL_WORK, totals_of
+from slotune.simulator.features import (
+    CONSTANT,
+    DECODE_CONTEXT,
+    DECODE_ROWS,
+    MIXED_DECODE_CONTEXT,
+    MIXED_DECODE_ROWS,
+    PREFILL_ROWS,
+    PREFILL_TOKENS,
+    PREFILL_WORK,
+    totals_of,
+)
 from slotune.simulator.step_time import is_extrapolated, step_times_s
 
 
@@ -44,6 +54,15 @@ def test_a_linear_engine_is_found_exactly_and_needs_no_trees() -> None:
     assert found == pytest.approx([5e-3, 2e-5, 1e-4, 1e-9, 5e-8], rel=1e-4)
     far = random_steps(50, seed=2, most_tokens=16384, most_rows=1024)
     assert step_times_s(fitted.model, far) == pytest.approx(linear_s(far), rel=1e-4)
+
+
+def test_decodes_that_a_prefill_slows_are_found_and_only_where_there_are_any() -> None:
+    steps = random_steps(400, seed=8)
+    slowed = linear_s(steps) + 3e-8 * steps[:, DECODE_CONTEXT] * (steps[:, PREFILL_ROWS] > 0)
+    fitted = fit(StepSamples(steps, slowed))
+    found = fitted.weights_s[[DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MIXED_DECODE_ROWS]]
+    assert found == pytest.approx([5e-8, 3e-8, 0], rel=1e-4, abs=1e-9)
+    assert not fit(StepSamples(steps, linear_s(steps))).weights_s[[MIXED_DECODE_CONTEXT, MIXED_DECODE_ROWS]].any()
 
 
 def test_the_residual_halves_the_error_of_a_tiled_engine() -> None:

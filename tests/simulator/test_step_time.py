@@ -13,6 +13,8 @@ from slotune.simulator.features import (
     EAGER,
     FIRST_KNEE,
     HAS_PREFILL,
+    MIXED_DECODE_CONTEXT,
+    MIXED_DECODE_ROWS,
     PHYSICS,
     TOTALS,
     padded_tokens,
@@ -118,6 +120,7 @@ def test_tokens_are_padded_to_the_next_captured_size_and_not_beyond_the_last() -
 def test_physics_of_a_step_within_and_beyond_the_captured_sizes() -> None:
     steps = np.array([totals((1, 10), (1, 20)), totals((100, 0), (1, 5))])
     features = physics_of(steps, np.array([4.0, 64.0]))
+    assert features[:, [MIXED_DECODE_ROWS, MIXED_DECODE_CONTEXT]].tolist() == [[0, 0], [1, 5]]
     assert features[:, :TOTALS].tolist() == steps.tolist()
     assert features[:, DENSE_TOKENS].tolist() == [4, 101]
     assert features[:, EAGER].tolist() == [0, 1]
