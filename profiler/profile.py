@@ -175,7 +175,8 @@ def fitted_profile(
     seed: int = 0,
     version: str | None = None,
 ) -> Profile:
-    """A profile of step records of a vLLM of this version that ran with `settings`, which become its defaults.
+    """A profile of step records, in their order in time, of a vLLM of this version that ran with `settings`, which
+    become its defaults.
 
     Unless enforce_eager is among them, it is taken to have captured CUDA graphs, as vLLM does on a GPU; should that
     predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
@@ -185,7 +186,8 @@ def fitted_profile(
 
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
-    eager, graphs = fit(samples, seed=seed), fit(samples, sizes, seed) if len(sizes) else None
+    eager = fit(samples, seed=seed, in_order=True)
+    graphs = fit(samples, sizes, seed, in_order=True) if len(sizes) else None
     cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
     return Profile(
         name=name,

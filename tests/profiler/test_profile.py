@@ -11,7 +11,9 @@ import pytest
 from slotune.errors import InputError
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.profile import UNLIMITED_BLOCKS, Profile, linear_profile, load_profile
+from slotune.profiler.profile import UNLIMITED_BLOCKS, Profile, fitted_profile, linear_profile, load_profile
+from slotune.profiler.surrogate import fit
+from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import DENSE_TOKENS, PHYSICS, totals_of
 from slotune.simulator.step_time import new_memo, step_time_s
@@ -76,6 +78,19 @@ def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     assert profile.ignored(asked) == ["dtype", "enforce_eager", "seed"]
     served = replace(profile, cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
     assert served.ignored(asked) == ["seed"]
+
+
+def test_records_of_a_machine_that_is_slow_by_turns_teach_no_trees() -> None:
+    """A day of traffic in 20 parts: within each the steps are alike, and so is what disturbs the machine."""
+    rng = np.random.default_rng(5)
+    sizes = np.stack([rng.integers(1, 128, 1600), 2 ** rng.uniform(3, 11, 1600)], axis=1).astype(int)
+    parts = sizes[np.lexsort(sizes.T[::-1])].reshape(20, 80, 2)[rng.permutation(20)].reshape(1600, 2)
+    rows = [(np.array([1] * count + [chunk]), rng.integers(1, 4000, count + 1)) for count, chunk in parts]
+    steps = np.array([totals_of(*row) for row in rows])
+    disturbed = (5e-3 + parts @ [1e-4, 2e-5]) * np.repeat(np.exp(rng.normal(0, 0.2, 20)), 80)
+    samples = StepSamples(steps, disturbed)
+    assert fit(samples).residual is not None
+    assert fitted_profile(samples, {"enforce_eager": True}, "day").step.residual is None
 
 
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
