@@ -24,10 +24,10 @@ class Drift:
     slowness: F64
 
     @property
-    def spread(self) -> float:
-        """(90th - 10th percentile) of the slowness; 0 where the sentinel came less than three times."""
+    def spread(self) -> float | None:
+        """(90th - 10th percentile) of the slowness; None where the sentinel came less than three times."""
         if len(self.slowness) < 3:
-            return 0.0
+            return None
         low, high = np.percentile(self.slowness, (10, 90))
         return float(high - low)
 

@@ -45,10 +45,9 @@ def measured_profile(
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
     kv, kv_note = kv_capacity(model, facts, starts)
-    drift = f"the machine's speed drifted by {collected.drift().spread:.0%} (10th to 90th percentile of the sentinel)"
     notes = [
         f"cut short: {ended}" if ended else None,
-        drift + (", which was taken out of the step times" if steadied else ""),
+        drift_note(collected.drift().spread, steadied),
         kv_note,
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]
@@ -64,6 +63,14 @@ def measured_profile(
         samples=samples,
         notes=tuple(note for note in notes if note),
     )
+
+
+def drift_note(spread: float | None, steadied: bool) -> str:
+    """What the sentinel told of the machine."""
+    if spread is None:
+        return "how much the machine's speed drifted is not known: there was no time for the sentinel to come back"
+    drift = f"the machine's speed drifted by {spread:.0%} (10th to 90th percentile of the sentinel)"
+    return drift + (", which was taken out of the step times" if steadied else "")
 
 
 def _better_fit(collected: Collected, sizes: F64, seed: int) -> tuple[StepSamples, FittedStepTime, bool]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.profiler.drift import drift_of
+from slotune.profiler.measured_profile import drift_note
 from slotune.simulator.steps import StepRecord
 
 
@@ -31,4 +32,7 @@ def test_one_stall_is_no_drift() -> None:
 
 def test_too_few_visits_say_nothing() -> None:
     assert drift_of([]).at(np.array([1.0, 2.0])).tolist() == [1.0, 1.0]
-    assert drift_of([visit(0.0, 1.0), []]).spread == 0.0
+    spread = drift_of([visit(0.0, 1.0), []]).spread
+    assert spread is None
+    assert "not known" in drift_note(spread, steadied=False)
+    assert "drifted by 12%" in drift_note(0.12, steadied=False)

@@ -1,0 +1,87 @@
+"""Predicted beside measured for the runs of real_engine.py."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from real_engine_runs import Run
+from served_runs import straight_line
+from tables import row
+
+from slotune.profiler.profile import Profile
+from slotune.profiler.surrogate_samples import StepSamples
+from slotune.simulator.metrics import summarise
+from slotune.simulator.simulation import simulate
+from slotune.simulator.step_time import StepTimeModel, slowed, step_times_s
+from slotune.traces.trace import Trace
+
+F64 = npt.NDArray[np.float64]
+LATENCIES, STATISTICS = ("ttft", "tpot", "e2el"), ("mean", "median", "p90", "p99")
+KEYS = (*(f"{statistic}_{name}_ms" for name in LATENCIES for statistic in STATISTICS), "output_throughput")
+PROFILE, AT_SPEED, LINE, LINE_AT_SPEED = "profile", "profile, at the run's speed", "line", "line, at the run's speed"
+
+
+def predict(profile: Profile, step: StepTimeModel, settings: Mapping[str, Any], trace: Trace) -> dict[str, float]:
+    """Metrics of the trace under the settings, with these step times."""
+    timing = replace(profile.timing(settings), step=step)
+    result = simulate(trace, profile.engine_config(settings), timing)
+    return summarise(result.requests, result.gaps)
+
+
+def predictions(profile: Profile, line: StepTimeModel, run: Run) -> dict[str, F64]:
+    """KEYS by each way to predict them."""
+    found = {}
+    for name, at_speed, step in (
+        (PROFILE, AT_SPEED, profile.timing(run.settings).step),
+        (LINE, LINE_AT_SPEED, line),
+    ):
+        factor = float(run.steps.duration_s.sum() / step_times_s(step, run.steps.totals).sum())
+        for way, used in ((name, step), (at_speed, slowed(step, factor))):
+            metrics = predict(profile, used, run.settings, run.sent)
+            found[way] = np.array([metrics[key] for key in KEYS])
+    return found
+
+
+def report(profile: Profile, samples: StepSamples, runs: Sequence[Run]) -> None:
+    """Print a table for each configuration and load, and the errors over all of them."""
+    line = straight_line(samples)
+    by_case: dict[tuple[str, float], list[Run]] = defaultdict(list)
+    for run in runs:
+        by_case[run.configuration, run.load].append(run)
+    errors: dict[str, list[F64]] = defaultdict(list)
+    spreads = []
+    for case, repeats in by_case.items():
+        measured = np.array([[run.measured[key] for key in KEYS] for run in repeats])
+        found = [predictions(profile, line, run) for run in repeats]
+        means = {way: np.mean([one[way] for one in found], axis=0) for way in found[0]}
+        spreads.append(np.ptp(measured, axis=0) / measured.mean(axis=0))
+        for way, predicted in means.items():
+            errors[way].append(predicted / measured.mean(axis=0) - 1)
+        report_case(case, repeats, means, measured)
+    report_all({way: np.array(rows) for way, rows in errors.items()}, np.array(spreads))
+
+
+def report_case(case: tuple[str, float], repeats: Sequence[Run], means: Mapping[str, F64], measured: F64) -> None:
+    name, load = case
+    rate = np.mean([len(run.sent) / run.sent.arrival_s[-1] for run in repeats])
+    print(f"\n{name}, load {load:g} ({rate:.2f} requests/s), {len(repeats)} runs\n")
+    print(row("metric", "measured", "repeats apart %", *(f"{way}, error %" for way in means)))
+    print(row(*["---"] * (3 + len(means))))
+    for k, key in enumerate(KEYS):
+        middle = measured[:, k].mean()
+        cells = [f"{value[k]:.1f} ({100 * (value[k] / middle - 1):+.1f})" for value in means.values()]
+        print(row(key, f"{middle:.1f}", f"{100 * np.ptp(measured[:, k]) / middle:.0f}", *cells))
+
+
+def report_all(errors: Mapping[str, F64], spreads: F64) -> None:
+    """Mean absolute errors over the cases, and how far repeats of one case lie apart."""
+    print(f"\nAll {len(spreads)} cases\n")
+    print(row("mean absolute error %", *KEYS))
+    print(row(*["---"] * (1 + len(KEYS))))
+    for way, values in errors.items():
+        both = zip(np.abs(values).mean(axis=0), values.mean(axis=0), strict=True)
+        print(row(way, *(f"{100 * size:.1f} ({100 * bias:+.1f})" for size, bias in both)))
+    print(row("repeats apart (max - min)", *(f"{100 * value:.1f}" for value in spreads.mean(axis=0))))
