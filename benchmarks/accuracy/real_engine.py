@@ -1,7 +1,10 @@
 """A measured profile against the engine that it was measured on: configurations x loads, interleaved and repeated.
 
     python benchmarks/accuracy/real_engine.py --vllm-python PY --out FOLDER                       # CPU: 45 minutes
-    python benchmarks/accuracy/real_engine.py --vllm-python PY --out FOLDER --model M --bench --loads 0.3 0.6 0.8
+    python benchmarks/accuracy/real_engine.py --vllm-python PY --out FOLDER --shape llama-3.1-8b --bench \\
+        --budget 3m --engine max_model_len=8192 --engine load_format=dummy --engine dtype=bfloat16 --repeats 1 \\
+        --configurations default "budget 512, 16 seats" "chunks of 128" --loads 0.3 0.6 0.8 \\
+        --prompt-tokens 1155/1020/4142 --output-tokens 211/129/601                                # one GPU
 
 Every round starts each configuration once and runs every load on it; the order rotates. A load is a share of what the
 default serves when all requests are there at once, by the profile. Prints predicted, measured and error of mean, p50,
@@ -48,7 +51,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "66 blocks of 64": {"num_gpu_blocks_override": 66, "block_size": 64},
 }
 SETTINGS = ("max_model_len=4096", "enforce_eager=true", "load_format=dummy", "dtype=float32")
-"""Of the model without weights, on a CPU: many emulate bfloat16, at a third of the speed."""
+"""For a model without weights, on a CPU: many emulate bfloat16, at a third of the speed."""
 PROMPT_TOKENS, OUTPUT_TOKENS = "400/300/1200", "40/30/120"
 LOADS = (0.3, 0.55)
 FEWEST_REQUESTS = 40
@@ -88,7 +91,7 @@ class Bench:
 def main() -> int:
     asked = parsed()
     launch = find_vllm(asked.vllm_python)
-    model = asked.model or made_model(asked.vllm_python, asked.out / "model")
+    model = asked.model or made_model(asked.vllm_python, asked.shape, asked.out / "model")
     folder = asked.profile or asked.out / "profile"
     if not asked.profile and not (folder / "profile.json").exists():
         measure_profile(asked, model, folder)
@@ -97,7 +100,7 @@ def main() -> int:
     traces = {load: trace_of(profile, lengths, load, asked.seconds) for load in asked.loads}
     client = bench_client(launch) if asked.bench else own_client
     bench = Bench(launch, profile, model, traces, client, asked.out / "runs")
-    names = list(CONFIGURATIONS)
+    names = asked.configurations
     for number in range(asked.repeats):
         for place in range(len(names)):
             bench.measure(names[(place - number) % len(names)], number)
@@ -109,12 +112,12 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm-python", required=True, help="an interpreter with vLLM")
     parser.add_argument("--out", required=True, type=Path, help="where everything is kept")
-    parser.add_argument("--model", help="a model folder or a name on a hub (default: one without weights, for a CPU)")
-    parser.add_argument(
-        "--engine", action="append", default=[], metavar="NAME=VALUE", help="with --model: its settings"
-    )
+    parser.add_argument("--model", help="a model folder or a name on a hub (default: one without weights is made)")
+    parser.add_argument("--shape", default="tiny", help="of the model that is made (benchmarks/make_model.py)")
+    parser.add_argument("--engine", action="append", metavar="NAME=VALUE", help="settings (default: for a CPU)")
     parser.add_argument("--profile", type=Path, help="one that was measured before, of this engine and model")
     parser.add_argument("--budget", default="8m", help="for measuring the profile")
+    parser.add_argument("--configurations", nargs="*", choices=list(CONFIGURATIONS), default=list(CONFIGURATIONS))
     parser.add_argument("--loads", type=float, nargs="*", default=LOADS)
     parser.add_argument("--prompt-tokens", default=PROMPT_TOKENS, help="mean/median/p99")
     parser.add_argument("--output-tokens", default=OUTPUT_TOKENS)
@@ -124,14 +127,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def made_model(python: str, folder: Path) -> str:
+def made_model(python: str, shape: str, folder: Path) -> str:
+    """A model folder without weights."""
     if not (folder / "tokenizer.json").exists():
-        subprocess.run([python, Path(__file__).parents[1] / "make_model.py", folder], check=True)
+        make_model = Path(__file__).parents[1] / "make_model.py"
+        subprocess.run([python, make_model, folder, "--shape", shape], check=True)
     return str(folder)
 
 
 def measure_profile(asked: argparse.Namespace, model: str, folder: Path) -> None:
-    settings = asked.engine if asked.model else SETTINGS
+    settings = asked.engine or SETTINGS
     words = ["profile", "measure", "--model", model, "--vllm-python", asked.vllm_python, "--budget", asked.budget]
     code = slotune([*words, *(word for setting in settings for word in ("--engine", setting)), "--out", str(folder)])
     if code:

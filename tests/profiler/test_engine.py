@@ -39,7 +39,7 @@ VOCABULARY = 4096
 def model(vllm_python: str, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     script = repository / "benchmarks" / "make_model.py"
-    words = [vllm_python, script, folder, "--hidden-size", "256", "--layers", "4"]
+    words = [vllm_python, script, folder, "--shape", "mini"]
     subprocess.run(words, check=True, capture_output=True)
     return folder
 
