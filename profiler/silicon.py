@@ -64,27 +64,45 @@ class KernelTables:
     """Kernel times of one model on one system, summed to the parts of a step. Milliseconds, as in the tables."""
 
     def __init__(
-        self, system: str, model: str, tp: int, precision: str | None = None, omitted: Omitted = OMITTED
+        self,
+        system: str,
+        model: str,
+        tp: int,
+        precision: str | None = None,
+        omitted: Omitted = OMITTED,
+        expert_parallel: bool = False,
     ) -> None:
         """Raises InputError where the package lacks the system, the model, or tables for them.
 
         `precision` is the tables' name of the dense layers' number format, such as fp8 or nvfp4; None: the model's own.
+        The experts of a mixture are cut like the dense layers, or with `expert_parallel` spread over the GPUs whole.
         """
         engine, database, utils = _package()
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self._engine = engine.EngineHandle.compile(
-                model, system, "vllm", backend_version=self.version, tp_size=tp, gemm_quant_mode=precision
+                model,
+                system,
+                "vllm",
+                backend_version=self.version,
+                tp_size=tp,
+                gemm_quant_mode=precision,
+                **_expert_cut(tp, expert_parallel),
             )
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
         except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
             line = " ".join(str(error).split())
             raise InputError(f"no kernel tables for --model {model} --tp {tp} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
-        has_kernel_each = SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
-        self.mixed_decodes = 1.0 if has_kernel_each else MIXED_DECODES
+        self.mixed_decodes = 1.0 if self._has_kernel_each() else MIXED_DECODES
         self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
         self._decode_ops = _split(self._decode_names(), self._decode_ms(128), self._decode_ms(4096))
+
+    def _has_kernel_each(self) -> bool:
+        """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
+        (vllm/model_executor/layers/attention/mla_attention.py)."""
+        is_latent = any("mla" in name for name in self._decode_names())
+        return is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
 
     def _context_names(self) -> list[str]:
         return [name for name, *_ in self._engine.run_static_per_op(batch_size=1, isl=128, osl=1, mode="static_ctx")[0]]
@@ -140,6 +158,11 @@ class _Ops:
     dense: list[int]
     attention: list[int]
     logits: list[int]
+
+
+def _expert_cut(tp: int, expert_parallel: bool) -> dict[str, Any]:
+    """As vLLM cuts experts (FusedMoEParallelConfig in vllm/model_executor/layers/fused_moe/config.py)."""
+    return {"moe_tp_size": 1, "moe_ep_size": tp} if expert_parallel else {"moe_tp_size": tp, "moe_ep_size": 1}
 
 
 def _split(names: list[str], near_ms: list[float], far_ms: list[float]) -> _Ops:
@@ -207,7 +230,9 @@ def _log_between(share: float, low: int, high: int) -> int:
     return round(float(low * (max(high, low) / low) ** share))
 
 
-def kv_capacity(tables: KernelTables, system: str, model: str, tp: int, precision: str | None = None) -> KvCapacity:
+def kv_capacity(
+    tables: KernelTables, system: str, model: str, tp: int, precision: str | None, expert_parallel: bool
+) -> KvCapacity:
     """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings."""
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
@@ -223,6 +248,7 @@ def kv_capacity(tables: KernelTables, system: str, model: str, tp: int, precisio
             memory_fraction_value=0.92,
             tp_size=tp,
             gemm_quant_mode=precision,
+            **_expert_cut(tp, expert_parallel),
         )
         return result
 
@@ -251,14 +277,16 @@ def import_silicon(
     """A profile of `model` under vLLM on `tp` GPUs of `system`, from kernel tables.
 
     `precision` is the tables' name of the dense layers' number format (fp8, nvfp4, ...), by default the model's own.
-    `settings` become the profile's defaults; of them async_scheduling and the CUDA-graph sizes change step times.
+    `settings` become the profile's defaults; of them async_scheduling, the CUDA-graph sizes and enable_expert_parallel
+    change step times.
 
     Raises InputError where the package is not installed or does not know the system or the model.
     """
-    tables = KernelTables(system, model, tp, precision, omitted)
+    expert_parallel = bool((settings or {}).get("enable_expert_parallel"))
+    tables = KernelTables(system, model, tp, precision, omitted, expert_parallel)
     max_context = int(tables.model_info["context"])
     defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"]), **(settings or {})}
-    capacity = kv_capacity(tables, system, model, tp, precision)
+    capacity = kv_capacity(tables, system, model, tp, precision, expert_parallel)
     engine = resolve({}, defaults, UNLIMITED_BLOCKS)
     graph_sizes = captured_graph_sizes(engine, defaults)
     tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size

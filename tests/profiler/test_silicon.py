@@ -93,6 +93,21 @@ def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pyt
     assert np.median(error) < 0.015
 
 
+def test_experts_are_cut_like_vllm_cuts_them() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
+    cut, whole = (silicon.KernelTables("h200_sxm", model, 8, expert_parallel=spread) for spread in (False, True))
+    one = silicon.KernelTables("h200_sxm", model, 1)
+    times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
+    assert times["cut"] != times["whole"]
+    assert max(times.values()) < one.step_ms(step, np.array([64.0]))
+
+
+def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", 8).mixed_decodes == 1.0
+
+
 @pytest.mark.parametrize(("system", "times"), [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0)])
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
