@@ -141,7 +141,7 @@ def report(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=6000, help="steps put together from the layer times")
+    parser.add_argument("--count", type=int, default=20_000, help="steps put together from the layer times")
     parser.add_argument("--gap-ms", type=float, action="append", help="time of a step outside its kernels; repeatable")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
