@@ -148,9 +148,8 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
 
     Least absolute deviations by iteratively reweighted non-negative least squares (Lawson and Hanson, 1974;
     Schlossmacher, JASA 1973). Deviations are relative to the prediction, which makes it the median of what was
-    measured; relative to the measurement it would be drawn towards steps that happened to be short. Steps that stand
-    for many weigh more by the square root of their number. Unpadded, DENSE_TOKENS is but the sum of two others and is
-    left out.
+    measured; relative to the measurement it would be drawn towards steps that happened to be short. Unpadded,
+    DENSE_TOKENS is but the sum of two others and is left out.
     """
     everything = physics_of(samples.totals, graph_sizes)
     used = [
@@ -158,7 +157,7 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     ]
     features = everything[:, used]
     scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute
-    scaled, importance = features / scale, np.sqrt(counts / counts.mean())
+    scaled, importance = features / scale, importance_of(samples, counts)
     reference, reweighting = samples.duration_s, importance
     scaled_weights, predicted = np.zeros(len(used)), np.zeros(len(samples))
     for _ in range(REWEIGHTINGS):
@@ -174,6 +173,19 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     shares = scaled_weights * (scaled / samples.duration_s[:, None]).mean(axis=0)
     weights[used] = np.where(shares < NEGLIGIBLE, 0.0, scaled_weights / scale)
     return weights
+
+
+def importance_of(samples: StepSamples, counts: F64) -> F64:
+    """(steps,): how much each step weighs in the fit, 1 in the mean.
+
+    By the root of the number that it stands for; and a regime by no more than the root of its steps' number, since a
+    design makes mostly mixed steps, traffic mostly decodes, and neither may be had at the other's cost.
+    """
+    importance = np.sqrt(counts)
+    regimes = regimes_of(samples.totals)
+    sums = np.bincount(regimes, importance, len(REGIME_NAMES))
+    balanced: F64 = importance / np.sqrt(sums[regimes])
+    return balanced / float(balanced.mean())
 
 
 def _nnls(features: F64, target: F64) -> F64:
@@ -193,7 +205,7 @@ def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, 
     data = lgb.Dataset(
         shapes_of(samples.totals)[:, :BINNED],
         np.log(samples.duration_s / baseline_s),
-        weight=np.sqrt(counts / counts.mean()),
+        weight=importance_of(samples, counts),
     )
     leaf = max(2, len(samples) // 100)
     return lgb.train({**LIGHTGBM, "min_data_in_leaf": leaf, "seed": seed}, data, num_boost_round=rounds)

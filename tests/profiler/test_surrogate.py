@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import fit, hull_of, merge_alike
+from slotune.profiler.surrogate import fit, hull_of, importance_of, merge_alike
 from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_model import conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
@@ -88,6 +88,18 @@ def test_what_neighbours_in_time_share_is_not_taken_for_knowledge() -> None:
     assert fit(StepSamples(steps, disturbed)).residual is not None
     tiled = fit(StepSamples(steps, tiled_s(steps)), in_order=True)
     assert tiled.residual is not None
+
+
+def test_a_regime_weighs_by_the_root_of_its_steps() -> None:
+    steps = random_steps(500, seed=9)
+    mixed, decodes = (steps[(steps[:, PREFILL_ROWS] > 0) == many][:n] for many, n in ((True, 100), (False, 4)))
+    mixed = mixed[mixed[:, DECODE_ROWS] > 0]
+    both = StepSamples(np.concatenate([mixed, decodes]), np.ones(len(mixed) + 4))
+    importance = importance_of(both, np.ones(len(both)))
+    shares = importance[: len(mixed)].sum(), importance[len(mixed) :].sum()
+    assert shares[0] / shares[1] == pytest.approx(np.sqrt(len(mixed) / 4))
+    assert importance.mean() == pytest.approx(1)
+    assert importance_of(both, np.full(len(both), 9.0)) == pytest.approx(importance)
 
 
 def test_stalls_of_the_machine_do_not_bend_the_fit() -> None:
