@@ -64,9 +64,9 @@ def require_targets(recommendation: Recommendation) -> None:
     if missed:
         worst = max(missed, key=lambda slo: objective.ratio(slo, metrics))
         raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; the nearest has {worst.key} "
-            f"{worst.value_ms(metrics):.4g} ms where {worst.limit_ms:g} are allowed: allow more, lower --rate, or plan "
-            "for more replicas"
+            f"none of {recommendation.trials} configurations meets the targets; the nearest on the whole has "
+            f"{worst.key} {worst.value_ms(metrics):.4g} ms where {worst.limit_ms:g} are allowed: allow more, lower "
+            "--rate, or plan for more replicas"
         )
 
 

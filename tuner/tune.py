@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from . import idle_changes
 from .evaluate import workers
 from .feasibility import FeasibilityForest
 from .other_orders import OrderedRun, orders_of, picked, run_other_orders
@@ -46,11 +47,22 @@ def tune(
             default = search.run(_first(task, candidates), asked.optimizer, finish=asked.optimizer != "random")
         finally:
             proposer.close()
-        run_other_orders(study, task, run_all, lambda trial: on_trial(trial, runner.done))
+
+        def run_orders() -> None:
+            run_other_orders(study, task, run_all, lambda trial: on_trial(trial, runner.done))
+
+        run_orders()
+        idle_changes.take_back(study, task, run_all)
+        run_orders()
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)
-        found = _concluded(study, task, default, runner.done, front)
+        found = _concluded(study, task, default, _searched(study), front)
         study.write_best(best_yaml(found))
     return found
+
+
+def _searched(study: Study) -> int:
+    """Configurations that searches of this study have tried, also one that was asked for more trials than this."""
+    return sum(trial.origin != idle_changes.ORIGIN for trial in study.trials("simulation"))
 
 
 def _concluded(study: Study, task: Task, default: Trial, done: int, front: Sequence[Trial]) -> Recommendation:

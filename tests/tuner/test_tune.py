@@ -1,6 +1,7 @@
 """From what is asked to a recommendation, with everything real but small."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -52,9 +53,25 @@ def test_the_recommendation_is_better_than_the_default(found):
 def test_the_study_holds_everything(found):
     with Study.open(found.folder) as study:
         trials = study.trials("simulation")
-    assert len(trials) == 24
+    assert len([trial for trial in trials if trial.origin != "plain"]) == 24
     assert [trial.origin for trial in trials[:3]] == ["default", "sarathi", "sobol"]
     assert (found.folder / "best.yaml").is_file()
+
+
+def test_no_recommended_change_is_without_effect(found):
+    run, settings = found.task.simulated(), found.best.settings
+    predicted = run(settings).metrics
+    assert settings
+    for name in settings:
+        less = run({key: value for key, value in settings.items() if key != name}).metrics
+        assert less is None or any(less[key] != predicted[key] for key in predicted), f"{name} does nothing"
+
+
+def test_a_study_continued_with_fewer_trials_counts_what_it_holds(found, files, tmp_path):
+    shutil.copytree(found.folder, tmp_path / "study")
+    again = tune(asked(files, "p99:tpot:10", "p99:ttft:300", trials=2), tmp_path / "study", jobs=1)
+    assert again.trials == 24
+    assert again.best.settings == found.best.settings
 
 
 def test_best_yaml_is_what_vllm_reads(found):
