@@ -51,7 +51,7 @@ def count_hits(engine, index):
     most = (engine.requests[index].known - 1) // engine.rules[0].block_size
     last_evictable = False
     while hits < most:
-        block = engine.first_block[content_of(engine, index, hits)]
+        block = _cached_block(engine, content_of(engine, index, hits))
         if block == 0:
             break
         last_evictable = engine.blocks[block].refs == 0
@@ -72,7 +72,7 @@ def admit(engine, index, hits):
     slot = engine.free_slots[state.free_slots]
     request.slot = slot
     for k in range(hits):
-        number = engine.first_block[content_of(engine, index, k)]
+        number = _cached_block(engine, content_of(engine, index, k))
         if engine.blocks[number].refs == 0:
             _unlink(engine, number)
             state.free_blocks -= 1
@@ -179,13 +179,31 @@ def _link_first(engine, number):
 
 
 @inner
+def _bucket(engine, content):
+    """Where blocks of this content are found; contents are dense numbers, so their low bits spread them evenly."""
+    return content & (len(engine.first_block) - 1)
+
+
+@inner
+def _cached_block(engine, content):
+    """The block of this content, 0 if none is cached; of duplicates the one inserted first (BlockHashToBlockMap)."""
+    first = engine.first_block[_bucket(engine, content)]
+    number = first
+    while number != 0 and engine.blocks[number].content != content:
+        number = engine.blocks[number].newer
+        if number == first:
+            return 0
+    return number
+
+
+@inner
 def _remember(engine, number, content):
-    """Duplicates are kept; a lookup finds the one inserted first (BlockHashToBlockMap)."""
-    block = engine.blocks[number]
+    """Put the block at the end of its bucket's ring; duplicates are kept."""
+    block, bucket = engine.blocks[number], _bucket(engine, content)
     block.content = content
-    first = engine.first_block[content]
+    first = engine.first_block[bucket]
     if first == 0:
-        engine.first_block[content] = number
+        engine.first_block[bucket] = number
         block.older = block.newer = number
         return
     last = engine.blocks[first].older
@@ -196,12 +214,12 @@ def _remember(engine, number, content):
 @inner
 def _forget(engine, number):
     block = engine.blocks[number]
-    content = block.content
+    bucket = _bucket(engine, block.content)
     block.content = -1
     if block.newer == number:
-        engine.first_block[content] = 0
+        engine.first_block[bucket] = 0
         return
     engine.blocks[block.older].newer = block.newer
     engine.blocks[block.newer].older = block.older
-    if engine.first_block[content] == number:
-        engine.first_block[content] = block.newer
+    if engine.first_block[bucket] == number:
+        engine.first_block[bucket] = block.newer

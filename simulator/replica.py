@@ -78,10 +78,10 @@ class Replica:
             self.recorded_steps += int(state.logged_steps)
         state.logged_steps = state.logged_rows = state.logged_preempted = state.logged_gaps = 0
 
-    def gaps(self) -> npt.NDArray[np.void]:
-        """All inter-token latencies so far and how often each occurred, as GAP_LOG records."""
+    def gaps(self) -> list[npt.NDArray[np.void]]:
+        """All inter-token latencies so far and how often each occurred, as GAP_LOG records, piece by piece."""
         self.drain()
-        return np.concatenate(self._gaps)
+        return self._gaps
 
     @property
     def next_s(self) -> float:

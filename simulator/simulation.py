@@ -65,36 +65,31 @@ def simulate(
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
     rng = np.random.default_rng(seed)
-    fleet = _fleet(trace, engine, timing, policy, replicas, seed, steps_out)
     sent_s = np.array(trace.arrival_s)
-    placed = np.zeros(len(trace), np.int64)
     if max_concurrency is None and not outages and (replicas == 1 or router in STATIC):
-        placed[:] = static_choices(router, len(trace), replicas, rng)
+        placed = static_choices(router, len(trace), replicas, rng)
+        shares = np.bincount(placed, minlength=replicas)
+        fleet = _fleet(trace, engine, timing, policy, shares, seed, steps_out)
         _run_apart(fleet, placed)
     else:
-        choose = make_router(router, rng)
-        places = max_concurrency or len(trace)
+        placed = np.zeros(len(trace), np.int64)
+        shares = np.full(replicas, len(trace))
+        fleet = _fleet(trace, engine, timing, policy, shares, seed, steps_out)
+        choose, places = make_router(router, rng), max_concurrency or len(trace)
         Service(fleet, choose, timing.overhead, sent_s, placed, places, planned(outages, replicas)).run()
     return _result(trace, fleet, timing.overhead, sent_s, placed)
 
 
 def _fleet(
-    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, replicas: int, seed: int, sink: StepSink | None
+    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, shares: I64, seed: int, sink: StepSink | None
 ) -> list[Replica]:
     rules = state.rules_of(engine, policy)
-    shared, contents, columns = _contents_of(trace, engine, bool(rules[0].caching))
+    shared, columns = _contents_of(trace, engine, bool(rules[0].caching))
     accepted, first_accepted = _accepted_of(trace, engine, seed)
     requests = _requests_of(trace, timing.overhead, columns | first_accepted, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size
-    return [
-        Replica(
-            index,
-            state.new_engine(rules, requests, shared, accepted, contents, stages, sink is not None),
-            timing.step,
-            sink,
-        )
-        for index in range(replicas)
-    ]
+    engines = state.new_engines(rules, requests, shared, accepted, stages, sink is not None, shares)
+    return [Replica(index, one, timing.step, sink) for index, one in enumerate(engines)]
 
 
 def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_priority: bool) -> state.Records:
@@ -113,10 +108,10 @@ def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_
     )
 
 
-def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[state.I32, int, dict[str, I64]]:
-    """Shared contents, the number of all contents, and each request's part; nothing where nothing is cached."""
+def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[state.I32, dict[str, I64]]:
+    """Shared contents, and where those of each request lie; nothing where nothing is cached."""
     if not caching:
-        return np.zeros(0, np.int32), 0, {}
+        return np.zeros(0, np.int32), {}
     shared = block_content(trace, engine.block_size)
     lengths = np.minimum(trace.input_tokens.astype(np.int64) + trace.output_tokens, engine.max_model_len)
     ends = shared.shared_count + np.cumsum(lengths // engine.block_size + 1)
@@ -125,7 +120,7 @@ def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[sta
         "shared_count": np.diff(shared.offsets),
         "private_content": np.concatenate(([shared.shared_count], ends[:-1])),
     }
-    return shared.ids, int(ends[-1]), columns
+    return shared.ids, columns
 
 
 def _accepted_of(trace: Trace, engine: EngineConfig, seed: int) -> tuple[state.I8, dict[str, I64]]:
@@ -170,7 +165,7 @@ def _result(
         status=status,
         request_id=trace.request_id,
     )
-    gaps = np.concatenate([replica.gaps() for replica in fleet])
+    gaps = np.concatenate([piece for replica in fleet for piece in replica.gaps()])
     return SimulationResult(
         requests=table,
         gaps=Gaps(gaps["gap_s"], gaps["count"]),

@@ -160,7 +160,7 @@ BLOCK = np.dtype(
     [
         ("previous", np.int32),  # free list, in order of eviction
         ("following", np.int32),
-        ("older", np.int32),  # blocks of one content form a ring in order of insertion
+        ("older", np.int32),  # blocks of one bucket form a ring in order of insertion
         ("newer", np.int32),
         ("content", np.int64),  # -1 where not hashed
         ("refs", np.int64),
@@ -219,7 +219,8 @@ class Engine(NamedTuple):
     blocks: Records
     """BLOCK, a record a KV block; one record where nothing is cached, since then only their number matters."""
     first_block: I32
-    """(contents,): the block of each content that was inserted first; 0 if none is cached."""
+    """The block inserted first of each bucket of contents (kv_cache.py); 0 if none is cached. A power of two of them,
+    at least one a block: a replica's memory must not grow with the contents that there are."""
     table: I32
     """(slots, blocks): KV blocks of each running request."""
     free_slots: I64
@@ -303,16 +304,23 @@ STEPS_PER_BATCH = 1 << 13
 ROWS_PER_BATCH = 1 << 17
 
 
-def new_engine(
-    rules: Records, requests: Records, shared: I32, accepted: I8, contents: int, stages: int, record: bool
+def new_engines(
+    rules: Records, requests: Records, shared: I32, accepted: I8, stages: int, record: bool, shares: I64
+) -> list[Engine]:
+    """Empty replicas, one for each of `shares`: how many of the requests may be sent to it."""
+    longest = _longest(rules[0], requests)
+    return [_new_engine(rules, requests, shared, accepted, stages, record, int(n), longest) for n in shares]
+
+
+def _new_engine(
+    rules: Records, requests: Records, shared: I32, accepted: I8, stages: int, record: bool, n: int, longest: int
 ) -> Engine:
-    """An empty replica; `contents` is the number of different block contents there can be."""
-    n = len(requests)
     rule = rules[0]
     seats, depth = max(1, min(int(rule.max_num_seqs), n)), int(rule.depth)
     state = np.zeros(1, STATE).view(np.recarray)
     batch = max(ROWS_PER_BATCH, 4 * seats)
     logged = batch if record else 1
+    blocks = int(rule.num_blocks) if rule.caching else 1
     engine = Engine(
         rules=rules,
         state=state,
@@ -325,9 +333,9 @@ def new_engine(
         ended=np.zeros(n, np.int64),
         preempted=np.zeros(seats, np.int64),
         skipped=np.zeros(seats * depth, np.int64),
-        blocks=np.zeros(int(rule.num_blocks) if rule.caching else 1, BLOCK).view(np.recarray),
-        first_block=np.zeros(max(1, contents), np.int32),
-        table=np.zeros((seats, _longest(rule, requests)) if rule.caching else (1, 1), np.int32),
+        blocks=np.zeros(blocks, BLOCK).view(np.recarray),
+        first_block=np.zeros(1 << (blocks - 1).bit_length(), np.int32),
+        table=np.zeros((seats, longest) if rule.caching else (1, 1), np.int32),
         free_slots=np.zeros(seats, np.int64),
         flights=np.zeros(depth, FLIGHT).view(np.recarray),
         rows=np.zeros((depth, seats), ROW).view(np.recarray),
