@@ -19,31 +19,31 @@ IDLE, HORIZON, LOG_FULL, REQUEST_ENDED, DIED = range(5)
 def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared_policy):
     """Run the engine as far as its arrivals are known: those up to `horizon_s`.
 
-    Returns why it stopped: nothing left to do, its next decision lies beyond the horizon, the log must be emptied,
-    `stop_after` requests have ended, or the engine dies before its next step ends. `memo` and `totals` are scratch
-    space of the step-time model. `compared_policy` is None for vLLM's V1 scheduler: numba then leaves the code of the
-    other policies out, which need not be compiled.
+    Returns why it stopped (nothing left to do, its next decision lies beyond the horizon, the log must be emptied,
+    `stop_after` requests have ended, or the engine dies before its next step ends), and when it decides next. `memo`
+    and `totals` are scratch space of the step-time model. `compared_policy` is None for vLLM's V1 scheduler: numba then
+    leaves the code of the other policies out, which need not be compiled.
     """
     state = engine.state[0]
     while True:
         if _log_is_full(engine, record):
-            return LOG_FULL
+            return LOG_FULL, state.now_s
         if state.now_s > horizon_s:
-            return HORIZON
+            return HORIZON, state.now_s
         if state.num_ended >= stop_after:
-            return REQUEST_ENDED
+            return REQUEST_ENDED, state.now_s
         _admit_arrivals(engine)
-        if not has_work(engine):
+        if not _has_work(engine):
             if state.next_arrival == state.num_arrivals:
-                return IDLE
+                return IDLE, state.now_s
             ready_s = engine.requests[engine.arrivals[state.next_arrival]].ready_s
             if ready_s > state.dies_s:
-                return DIED
+                return DIED, state.now_s
             if ready_s > horizon_s:
-                return HORIZON
+                return HORIZON, ready_s
             state.now_s = ready_s
             continue
-        if _has_requests(engine):
+        if _has_requests(engine) and state.num_in_flight < engine.rules[0].depth:  # none is free before it dies
             rows = _schedule(engine, compared_policy)
             _launch(engine, model, memo, totals, rows, record)
             if rows == 0 and state.num_preempted == 0:
@@ -51,12 +51,12 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             if state.num_in_flight < engine.rules[0].depth and (rows > 0 or _schedules_again(engine)):
                 continue
         if engine.flights[state.first_in_flight].end_s > state.dies_s:
-            return DIED
+            return DIED, state.now_s
         _end_step(engine)
 
 
-@entry
-def has_work(engine):
+@inner
+def _has_work(engine):
     """Whether anything is queued, running or in flight."""
     return _has_requests(engine) or engine.state[0].num_in_flight > 0
 

@@ -20,11 +20,16 @@ class Replica:
     def __init__(self, index: int, engine: Engine, model: StepTimeModel, sink: StepSink | None) -> None:
         self.index = index
         self.engine = engine
+        self.next_s = 0.0
+        """When the engine decides something next, given what it knows."""
         self._model = model
         policy = int(engine.rules[0].policy)
         self._compared_policy = None if policy == VLLM_V1 else policy
         self._scratch = (new_memo(model), np.zeros(TOTALS))
         self._state = engine.state[0]
+        # Routers ask for these at every request: a column is read twenty times faster than an attribute of a record.
+        self._num_ended, self._num_arrivals = engine.state["num_ended"], engine.state["num_arrivals"]
+        self._free_blocks, self._finish_s = engine.state["free_blocks"], engine.requests["finish_s"]
         self._sink = sink
         self._gaps: list[npt.NDArray[np.void]] = []
         self.recorded_steps = 0
@@ -32,13 +37,13 @@ class Replica:
 
     def send(self, request: int) -> None:
         """A request is on its way; it reaches the engine at its ready_s."""
-        arrivals, state, ready_s = self.engine.arrivals, self._state, self.engine.requests.ready_s
-        place = int(state.num_arrivals)
-        while place > state.next_arrival and ready_s[arrivals[place - 1]] > ready_s[request]:
+        arrivals, ready_s = self.engine.arrivals, self.engine.requests["ready_s"]
+        place, reached = self._num_arrivals.item(), self.engine.state["next_arrival"].item()
+        while place > reached and ready_s[arrivals[place - 1]] > ready_s[request]:
             arrivals[place] = arrivals[place - 1]
             place -= 1
         arrivals[place] = request
-        state.num_arrivals += 1
+        self._num_arrivals += 1
 
     def send_all(self, requests: npt.NDArray[np.int64]) -> None:
         """Everything that will ever be sent, in any order."""
@@ -49,6 +54,7 @@ class Replica:
     def starts(self, now_s: float, dies_s: float) -> None:
         """Up from `now_s` on, with nothing cached; what its steps would end after `dies_s` is lost."""
         start(self.engine, now_s, dies_s)
+        self.next_s = now_s
         self._ended_before = self.ended
 
     def lose(self) -> npt.NDArray[np.int64]:
@@ -62,7 +68,7 @@ class Replica:
         """Run until the horizon or until `stop_after` requests have ended; returns the reason, as loop.advance."""
         recording = self._sink is not None
         while True:
-            reason = loop.advance(
+            reason, self.next_s = loop.advance(
                 self.engine, self._model, *self._scratch, horizon_s, stop_after, recording, self._compared_policy
             )
             if reason != loop.LOG_FULL:
@@ -84,17 +90,9 @@ class Replica:
         return self._gaps
 
     @property
-    def next_s(self) -> float:
-        """When the engine decides something next, given what it knows."""
-        state = self._state
-        if not loop.has_work(self.engine) and state.next_arrival < state.num_arrivals:
-            return float(self.engine.requests.ready_s[self.engine.arrivals[state.next_arrival]])
-        return float(state.now_s)
-
-    @property
     def ended(self) -> int:
         """Requests that have ended."""
-        return int(self._state.num_ended)
+        return int(self._num_ended.item())
 
     def ended_request(self, place: int) -> int:
         """The request that ended as number `place`."""
@@ -102,15 +100,15 @@ class Replica:
 
     def outstanding(self, now_s: float) -> int:
         """Requests sent since it started and not ended by `now_s`."""
-        one_step = len(self.engine.running)  # the clock is at most one step ahead, which ends at most so many
-        latest = self.engine.ended[max(0, self.ended - one_step) : self.ended]
-        ahead = int(np.count_nonzero(self.engine.requests.finish_s[latest] > now_s))
-        return int(self._state.num_arrivals) - (self.ended - self._ended_before) + ahead
+        by_now = self.ended
+        while by_now > 0 and self._finish_s[self.engine.ended[by_now - 1]] > now_s:
+            by_now -= 1  # the clock is at most one step ahead: what ended in it ended last
+        return int(self._num_arrivals.item()) - (by_now - self._ended_before)
 
     @property
     def free_blocks(self) -> int:
         """KV blocks that are free."""
-        return int(self._state.free_blocks)
+        return int(self._free_blocks.item())
 
     @property
     def steps(self) -> int:

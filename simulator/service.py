@@ -1,7 +1,8 @@
 """Replicas that something couples: a router that looks at them, clients that wait for answers, or outages. SimPy.
 
-Each replica is a process that advances its step loop to the next event of any other process and then sleeps until its
-own clock; the client is a process that sends; an outage is a process that takes its replica away and brings it back.
+Each replica is a process that advances its step loop to the next moment at which the outside can matter and then sleeps
+until its own clock; the client is a process that sends; an outage is a process that takes its replica away and brings
+it back.
 """
 
 import math
@@ -33,7 +34,7 @@ class Service:
         overhead: Overhead,
         sent_s: npt.NDArray[np.float64],
         placed: npt.NDArray[np.int64],
-        max_concurrency: int,
+        max_concurrency: float,
         outages: Mapping[int, Sequence[Outage]],
     ) -> None:
         self._environment = simpy.Environment()
@@ -47,8 +48,10 @@ class Service:
         self._outages = outages
         self._up = [True] * len(fleet)
         self._losses = np.zeros(len(sent_s), np.int64)
-        self._places = simpy.Resource(self._environment, max_concurrency)
-        self._tickets: dict[int, Any] = {}
+        self._free_places = max_concurrency
+        self._answered: simpy.Event | None = None  # what the client waits for while no place is free
+        self._next_sending_s = 0.0
+        self._failures_s = sorted(outage.start_s for plan in outages.values() for outage in plan)
         self._wake = [self._environment.event() for _ in fleet]
 
     def run(self) -> None:
@@ -63,15 +66,19 @@ class Service:
         self._environment.run()
 
     def _client(self) -> Generator[simpy.Event, Any, None]:
-        environment, planned_s = self._environment, self._sent_s.copy()
-        for request in range(len(planned_s)):
-            if planned_s[request] > environment.now:
-                yield environment.timeout(planned_s[request] - environment.now)
-            ticket = self._places.request()
-            yield ticket
-            self._tickets[request] = ticket
+        environment = self._environment
+        for request, planned_s in enumerate(self._sent_s.tolist()):
+            self._next_sending_s = planned_s
+            if planned_s > environment.now:
+                yield environment.timeout(planned_s - environment.now)
+            if self._free_places == 0:
+                self._answered = environment.event()
+                yield self._answered
+                self._answered = None
+            self._free_places -= 1
             self._sent_s[request] = environment.now
             self._send(request)
+        self._next_sending_s = math.inf
 
     def _send(self, request: int) -> None:
         """Send to one of the replicas that are up; without any, or lost too often, the request has failed."""
@@ -80,7 +87,7 @@ class Service:
         if not up or self._losses[request] > RETRIES:
             self._requests.status[request] = FAILED
             self._requests.finish_s[request] = now_s
-            self._environment.process(self._answer(request))
+            self._answer(now_s)
             return
         self._requests.ready_s[request] = now_s + self._before_s[request]
         replica = up[self._choose(up, request, now_s)]
@@ -96,25 +103,42 @@ class Service:
         environment = self._environment
         while True:
             told = replica.ended
-            reason = replica.advance(environment.peek(), told + 1)
+            until_s, ended = self._until(told)
+            reason = replica.advance(max(until_s, replica.next_s), ended)  # of two at one moment the engine is first
+            for place in range(told, replica.ended):
+                self._answer(float(self._requests.finish_s[replica.ended_request(place)]))
             if reason in (loop.IDLE, loop.DIED):
                 self._wake[replica.index] = environment.event()
                 yield self._wake[replica.index]
-                continue
-            yield environment.timeout(max(0.0, replica.next_s - environment.now))
-            for place in range(told, replica.ended):
-                environment.process(self._answer(replica.ended_request(place)))
+            else:
+                yield environment.timeout(max(0.0, replica.next_s - environment.now))
 
-    def _answer(self, request: int) -> Generator[simpy.Event, Any, None]:
-        """The client learns of the end of its request, and its place is free."""
-        yield self._environment.timeout(self._overhead.after_s)
-        self._places.release(self._tickets.pop(request))
+    def _until(self, ended: int) -> tuple[float, int]:
+        """How far a replica may go on its own: until when, and until how many requests have ended.
+
+        A client that waits for a place sends as soon as a request ends, on whichever replica.
+        """
+        if self._answered is not None:
+            return self._environment.peek(), ended + 1
+        return min([self._next_sending_s, *self._failures_s[:1]]), len(self._sent_s) + 1
+
+    def _answer(self, ended_s: float) -> None:
+        """The client learns of the end of a request, and its place is free."""
+        told_s = ended_s + self._overhead.after_s
+        answer = self._environment.timeout(max(0.0, told_s - self._environment.now))
+        answer.callbacks.append(self._free_place)
+
+    def _free_place(self, _: simpy.Event) -> None:
+        self._free_places += 1
+        if self._answered is not None and not self._answered.triggered:
+            self._answered.succeed()
 
     def _fail(self, replica: Replica, outages: Sequence[Outage]) -> Generator[simpy.Event, Any, None]:
         """Take the replica away in each of its outages; what it had is sent again."""
         for k, outage in enumerate(outages):
             if outage.start_s > self._environment.now:
                 yield self._environment.timeout(outage.start_s - self._environment.now)
+            self._failures_s.pop(0)
             self._up[replica.index] = False
             lost = replica.lose()
             self._losses[lost] += 1

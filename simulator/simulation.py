@@ -1,5 +1,6 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,7 @@ def simulate(
         placed = np.zeros(len(trace), np.int64)
         shares = np.full(replicas, len(trace))
         fleet = _fleet(trace, engine, timing, policy, shares, seed, steps_out)
-        choose, places = make_router(router, rng), max_concurrency or len(trace)
+        choose, places = make_router(router, rng), max_concurrency or math.inf
         Service(fleet, choose, timing.overhead, sent_s, placed, places, planned(outages, replicas)).run()
     return _result(trace, fleet, timing.overhead, sent_s, placed)
 

@@ -8,6 +8,7 @@ import pytest
 from slotune.errors import InputError
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.outage import Outage, planned
+from slotune.simulator.replica import Replica, StepSink
 from slotune.simulator.request_table import FAILED, FINISHED
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.simulator.step_time import linear_model
@@ -19,7 +20,13 @@ TOKENS = 10
 """Of every answer: a request alone takes TOKENS steps."""
 
 
-def served(arrivals_s: list[float], *outages: Outage, replicas: int = 2) -> SimulationResult:
+def served(
+    arrivals_s: list[float],
+    *outages: Outage,
+    replicas: int = 2,
+    async_scheduling: bool = False,
+    sink: StepSink | None = None,
+) -> SimulationResult:
     n = len(arrivals_s)
     trace = Trace(
         np.array(arrivals_s),
@@ -30,8 +37,9 @@ def served(arrivals_s: list[float], *outages: Outage, replicas: int = 2) -> Simu
         np.zeros(0, np.int64),
         np.zeros(0, np.int32),
     )
-    engine = EngineConfig(num_gpu_blocks=1000, async_scheduling=False)
-    return simulate(trace, engine, Timing(linear_model(STEP_S, 0.0, 0.0, 0.0)), replicas=replicas, outages=outages)
+    engine = EngineConfig(num_gpu_blocks=1000, async_scheduling=async_scheduling)
+    timing = Timing(linear_model(STEP_S, 0.0, 0.0, 0.0))
+    return simulate(trace, engine, timing, replicas=replicas, outages=outages, steps_out=sink)
 
 
 def test_what_a_dying_replica_had_is_answered_by_another() -> None:
@@ -42,6 +50,16 @@ def test_what_a_dying_replica_had_is_answered_by_another() -> None:
     assert requests.first_token_s == pytest.approx([0.1, 0.7])
     assert requests.finish_s == pytest.approx([1.0, 0.7 + (TOKENS - 1) * STEP_S])
     assert requests.output_tokens.tolist() == [TOKENS, TOKENS]
+
+
+def test_what_reaches_a_replica_in_the_step_it_dies_in_waits_and_is_answered_by_another() -> None:
+    """No step is free for it: one is under way, and with asynchronous scheduling the next one is scheduled too."""
+    last: dict[int, Replica] = {}
+    arrivals_s = [0.0, 0.0, 0.51, 0.52, 0.53, 0.54]
+    result = served(arrivals_s, Outage(1, 0.55), async_scheduling=True, sink=lambda r: last.update({r.index: r}))
+    assert result.requests.status.tolist() == [FINISHED] * 6
+    assert result.requests.replica.tolist() == [0] * 6
+    assert int(last[1].engine.state[0].num_in_flight) == 2
 
 
 def test_a_step_that_ends_at_the_moment_of_death_still_counts() -> None:

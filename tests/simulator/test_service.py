@@ -1,0 +1,29 @@
+"""Replicas that something couples run as those that nothing couples, where the coupling changes nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+
+from slotune.simulator.request_table import RequestTable
+from slotune.tests.simulator.runs import Run, Setup, run, setups
+
+
+def columns(table: RequestTable) -> list[npt.NDArray[np.generic]]:
+    return [table.first_token_s, table.finish_s, table.cached_tokens, table.preemptions, table.replica, table.status]
+
+
+def rows_by_replica(made: Run) -> list[object]:
+    return [[step.rows for step in made.steps_of(replica)] for replica in range(made.setup.replicas)]
+
+
+@settings(deadline=None)
+@given(setups(("vllm-v1",)))
+def test_a_client_that_never_waits_for_a_place(drawn: Setup) -> None:
+    """Times are equal but for the last bit: SimPy's clock adds up differences."""
+    apart = run(replace(drawn, router="round-robin", replicas=3, max_concurrency=None))
+    coupled = run(replace(apart.setup, max_concurrency=len(drawn.trace)))
+    assert rows_by_replica(coupled) == rows_by_replica(apart)
+    for one, other in zip(columns(apart.result.requests), columns(coupled.result.requests), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
