@@ -6,9 +6,19 @@ that call it, and counting references to all of them at every call took four fif
 seven pieces, a hundred and more words on the stack, which took two thirds of what was left.
 """
 
+import sys
 from typing import Any
 
 from numba import njit
+
+_BLAS = "scipy.linalg.cython_blas"
+if _BLAS not in sys.modules:
+    # numba imports scipy.linalg, a fifth of the start of a process, to learn whether compiled code may call numpy.cov
+    # and numpy.corrcoef. Ours does not.
+    sys.modules[_BLAS] = None  # type: ignore[assignment]  # so imports fail: the documentation of sys.modules
+    import numba.np.arraymath  # noqa: F401
+
+    del sys.modules[_BLAS]
 
 _UNCOUNTED: dict[str, Any] = {"_nrt": False}
 _UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
