@@ -106,7 +106,7 @@ def growth(options: Options) -> None:
     """Whole processes with the trace from disk: target 2 GB and 60 s for 1,000,000 requests."""
     sizes = (10_000, 100_000) if options.quick else (10_000, 100_000, 1_000_000)
     cases = [(size, 1, "round-robin") for size in sizes] + [(sizes[-1], n, "round-robin") for n in (8, 64)]
-    cases += [(sizes[0], n, "least-outstanding") for n in (8, 64)]
+    cases += [(sizes[0], 8, "least-outstanding"), (sizes[0], 64, "least-outstanding"), (sizes[0], 64, "prefix-aware")]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
