@@ -89,6 +89,7 @@ def write_grid(path: Path) -> int:
         "max_num_batched_tokens": [512, 1024, 2048, 4096, 8192],
         "enable_prefix_caching": [True, False],
         "async_scheduling": [True, False],
+        "block_size": [16, 32, 64],
     }
     path.write_text(json.dumps(grid))
     return int(np.prod([len(values) for values in grid.values()]))

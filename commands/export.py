@@ -23,19 +23,23 @@ from .output import emit_json, writing
 def command(study: Path, form: str, model: str | None, out: Path | None, as_json: bool) -> None:
     """Write the recommended settings of a study for deployment.
 
+    What they rest on, and which targets they meet, goes along as comments and to stderr.
+
     \b
     Example:
       slotune export studies/chat --out engine.yaml && vllm serve --config engine.yaml
       slotune export studies/chat --form kubernetes
     """
-    from ..tuner.export import exported, recommended, write_export
+    from ..tuner.export import exported, grounds, recommended, write_export
 
     texts = exported(study, model)
+    for line in grounds(study):
+        click.echo(line, err=True)
     if out:
         with writing(out):
             write_export(texts[form], form, out)
         click.echo(f"wrote {out}", err=True)
     if as_json:
-        emit_json({"engine": recommended(study)[0], **texts})
+        emit_json({"engine": recommended(study)[0], "grounds": grounds(study), **texts})
     elif not out:
         click.echo(texts[form], nl=False)

@@ -66,15 +66,15 @@ def command(
 ) -> None:
     """Simulate many configurations on all cores, best first.
 
-    With targets, those that meet them with the most headroom come first. A configuration that cannot run is a row with
-    its reason.
+    With targets, those that meet them with the most headroom come first; exit code 3: none does. A configuration that
+    cannot run is a row with its reason.
 
     \b
     Example:
       echo 'max_num_seqs: [64, 128, 256]' > grid.yaml
       slotune screen --profile h200-llama-3.1-8b --trace chat --configs grid.yaml --slo p99:ttft:500 --out screen.csv
     """
-    from ..tuner.screen import check_metric, document, read_configurations, screen, trust_of, write_csv
+    from ..tuner.screen import check_metric, document, read_configurations, require_targets, screen, trust_of, write_csv
 
     announce_compilation()
     sort = check_metric(sort) if sort else None
@@ -103,6 +103,7 @@ def command(
     else:
         _print(rows, objective)
         tell_trust(trust)
+    require_targets(rows, objective)
 
 
 def _common(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
 
+MOST_REPLICAS = 10_000
 SHOWN = ("mean", "median", "p90", "p99")
 
 
@@ -41,7 +42,13 @@ SHOWN = ("mean", "median", "p90", "p99")
 @engine_config_option
 @acceptance_rate_option
 @policy_option
-@click.option("--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Engines behind a router.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MOST_REPLICAS),
+    default=1,
+    show_default=True,
+    help="Engines behind a router.",
+)
 @click.option(
     "--router",
     type=click.Choice(["round-robin", "random", "least-outstanding", "least-kv", "prefix-aware"]),
@@ -70,6 +77,7 @@ def command(
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
     from ..simulator.metrics import summarise
+    from ..simulator.misses import reasons
     from ..simulator.request_table import write_requests
     from ..tuner.objective import Objective
 
@@ -88,6 +96,9 @@ def command(
     if slo:
         objective = Objective(slo)
         document["targets"] = {str(target): objective.keeps(target, metrics) for target in slo}
+    unanswered = reasons(result.requests, profile.engine_config(settings))
+    if unanswered:
+        click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
     if as_json:
         emit_json(document)
     else:

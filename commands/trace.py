@@ -185,6 +185,8 @@ def convert(
 
     if cv is not None and rate is None:
         raise click.UsageError("--cv needs --rate")
+    if out.resolve() == Path(trace).resolve():
+        raise click.UsageError(f"--out {out}: is the trace that is read; name another file")
     result = converted(
         read_trace(trace, format=format, tokenizer=tokenizer),
         seed,

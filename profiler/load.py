@@ -25,6 +25,9 @@ from .prompts import prompt_tokens
 
 TIMEOUT_S = 6 * 3600.0
 """For one request, as in vllm bench serve."""
+KEEP_ALIVE_S = 2.0
+"""An idle connection is used again for so long. vLLM's server closes it after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE), and
+a request sent at that moment would be lost."""
 LEAD_S = 0.05
 """Before the first arrival: for the tasks to be waiting."""
 
@@ -123,7 +126,7 @@ async def _send_all(
 ) -> tuple[float, list[Answer]]:
     answers = [Answer() for _ in calls]
     places = asyncio.Semaphore(max_concurrency or len(calls) or 1)
-    connector = aiohttp.TCPConnector(limit=0, force_close=False)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=60)
     bodies = [_body(call, model) for call in calls]
     async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout) as session:

@@ -18,6 +18,8 @@ Settings = dict[str, Any]
 
 UNLIMITED_MODEL_LEN = 1 << 30
 """max_model_len where nobody names one: no request is too long."""
+LARGEST = 1 << 50
+"""Of the whole numbers that a setting can have: a petabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ def typed(name: str, value: Any, where: str) -> Any:
     if kind.startswith("bool") and isinstance(parsed, bool):
         return parsed
     if kind.startswith("int") and isinstance(parsed, int) and not isinstance(parsed, bool):
+        if abs(parsed) > LARGEST:
+            raise InputError(f"{where}: {name}={parsed} is out of range")
         return parsed
     if kind.startswith("float") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
         return float(parsed)

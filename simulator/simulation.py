@@ -89,8 +89,9 @@ def _fleet(
     accepted, first_accepted = _accepted_of(trace, engine, seed)
     requests = _requests_of(trace, timing.overhead, columns | first_accepted, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size
-    engines = state.new_engines(rules, requests, shared, accepted, stages, sink is not None, shares)
-    return [Replica(index, one, timing.step, sink) for index, one in enumerate(engines)]
+    used = np.flatnonzero(shares)
+    engines = state.new_engines(rules, requests, shared, accepted, stages, sink is not None, shares[used])
+    return [Replica(index, one, timing.step, sink) for index, one in zip(used.tolist(), engines, strict=True)]
 
 
 def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_priority: bool) -> state.Records:

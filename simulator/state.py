@@ -217,7 +217,7 @@ class Engine(NamedTuple):
     skipped: I64
     """Waiting requests passed over in the step being scheduled."""
     blocks: Records
-    """BLOCK, a record a KV block; one record where nothing is cached, since then only their number matters."""
+    """BLOCK, a record a KV block that may be used; one where nothing is cached: then only their number matters."""
     first_block: I32
     """The block inserted first of each bucket of contents (kv_cache.py); 0 if none is cached. A power of two of them,
     at least one a block: a replica's memory must not grow with the contents that there are."""
@@ -320,7 +320,8 @@ def _new_engine(
     state = np.zeros(1, STATE).view(np.recarray)
     batch = max(ROWS_PER_BATCH, 4 * seats)
     logged = batch if record else 1
-    blocks = int(rule.num_blocks) if rule.caching else 1
+    # Those beyond what all its requests together can hold would never be touched.
+    blocks = min(int(rule.num_blocks), n * longest + 1) if rule.caching else 1
     engine = Engine(
         rules=rules,
         state=state,
@@ -359,8 +360,8 @@ def start(engine: Engine, now_s: float, dies_s: float) -> None:
     for name in ("num_running", "num_waiting", "heap_size", "ended_since", "first_in_flight", "num_in_flight"):
         state[name] = 0
     state.next_arrival = state.num_arrivals = 0
-    state.free_blocks = state.free_tail = engine.rules[0].num_blocks - 1
-    state.free_head, state.free_slots = 1, seats
+    state.free_blocks = engine.rules[0].num_blocks - 1
+    state.free_head, state.free_tail, state.free_slots = 1, len(blocks) - 1, seats
     engine.free_slots[:] = np.arange(seats)
     engine.flights["rows"] = 0
     engine.stage_free_s[:] = now_s

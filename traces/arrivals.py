@@ -6,7 +6,11 @@ cent, and differently for each seed.
 
 import numpy as np
 
+from ..errors import InputError
 from .trace import F64
+
+LONGEST_S = 1e9
+"""Of a trace: 30 years, still in whole microseconds as a float."""
 
 
 def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, group: int = 1) -> F64:
@@ -16,7 +20,12 @@ def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, 
     --burstiness is 1 / cv**2. With `group` above 1, that many requests arrive at once and the gaps lie between groups.
     """
     groups = -(-count // group)
-    gaps = rng.standard_gamma(1 / cv**2, groups) if cv > 0 else np.ones(groups)
+    gaps = rng.standard_gamma(1 / cv**2, groups) if 0 < cv < np.inf else np.ones(groups)
     moments = np.cumsum(gaps)
+    if not (0 < moments[-1] < np.inf and 0 < count / rate <= LONGEST_S and np.isfinite(cv)):
+        raise InputError(
+            f"{count} requests at {rate:g} per second with cv {cv:g} have no arrival times that a file could hold: "
+            f"give a cv that leaves gaps, and a rate at which they come within {LONGEST_S:.0e} s"
+        )
     scaled: F64 = np.round(np.repeat(moments, group)[:count] * (count / rate / moments[-1]), 6)
     return scaled

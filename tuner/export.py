@@ -109,6 +109,12 @@ def recommended(folder: Path) -> tuple[Settings, str | None]:
     return settings, settings.pop("model", None)
 
 
+def grounds(folder: Path) -> list[str]:
+    """What a study's recommendation rests on, and which targets it meets: the head of its best.yaml."""
+    lines = (folder / BEST_FILE).read_text().splitlines()
+    return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+
+
 def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     """A study's recommendation in every form of FORMS; `model` overrides the one that was profiled.
 
@@ -122,14 +128,13 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     served = model or known_model or facts.model
     if not served:
         raise InputError(f"profile {asked.profile} does not say which model it was made with; give --model")
-    comment = (
-        f"recommended by slotune {asked.versions.slotune}: study {folder.name}, profile {Path(asked.profile).name}"
-    )
+    comments = [f"study {folder.name}", *grounds(folder)]
+    head = "".join(f"# {line}\n" for line in comments)
     gpu = "cpu" not in f"{facts.device} {facts.version}".lower()
     return {
-        "yaml": vllm_yaml(settings, served, [comment]),
+        "yaml": vllm_yaml(settings, served, comments),
         "command": command_line(settings, served) + "\n",
-        "kubernetes": f"# {comment}\n" + kubernetes(settings, served, version=facts.version, gpu=gpu),
+        "kubernetes": head + kubernetes(settings, served, version=facts.version, gpu=gpu),
     }
 
 

@@ -21,6 +21,8 @@ from .steady_load import scaled_lengths
 ORDERINGS = 5
 MOST_ADDED = 8
 """Replicas added to what division says before giving up: routing loses a few per cent, not a factor."""
+MOST_REPLICAS = 2000
+"""A forecast for more is planned in parts: what routing loses does not change with the fleet's size any more."""
 LENGTHS = ("input_tokens", "output_tokens")
 SECONDS_PER_HOUR = 3600.0
 
@@ -126,6 +128,11 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
         return alone
     _, stay_s = unloaded(scenario)
     fewest = max(1, math.ceil(rate / alone.interval[1]))
+    if fewest > MOST_REPLICAS:
+        raise InputError(
+            f"--rate {rate:g} needs {fewest:,} replicas or more, and at most {MOST_REPLICAS:,} are simulated: plan for "
+            "a part of it and multiply"
+        )
     for replicas in range(fewest, fewest + MOST_ADDED):
         questions = [_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]
         probes: list[Probe] = list(ask_all(questions))

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError, unknown_name
+from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings, typed, vllm_argument_names
 from .evaluate import Outcome, SimulatedRun, workers
@@ -98,6 +98,12 @@ def screen(
             rows.append(Screened(index, configurations[index], outcome))
             on_done(index + 1)
     return sorted(rows, key=_order(sort, objective))
+
+
+def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
+    """Raise InfeasibleError where there are targets and no configuration meets them."""
+    if objective and not any(row.outcome.metrics and objective.meets(row.outcome.metrics) for row in rows):
+        raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
 
 
 def check_metric(name: str) -> str:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..errors import InputError
 from ..simulator.simulation import SimulationResult
 from ..traces.trace import F64, I64, Trace
 from ..traces.transform import at_rate
 
+MOST_TOKENS = 1 << 30
 LARGEST_GROWTH = 0.02
 """Of the requests that arrive, the share that may pile up: the tolerance of the rate itself."""
 
@@ -72,7 +74,13 @@ def keeps_up(result: SimulationResult) -> bool:
 
 
 def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:
-    """The same requests with prompts (and the parts they share) and outputs longer or shorter by a factor."""
+    """The same requests with prompts (and the parts they share) and outputs longer or shorter by a factor.
+
+    Raises InputError where a request would have more than MOST_TOKENS tokens.
+    """
+    longest = max(float(trace.input_tokens.max() * inputs), float(trace.output_tokens.max() * outputs))
+    if longest > MOST_TOKENS:
+        raise InputError(f"lengths times {max(inputs, outputs):g}: a request of {longest:.3g} tokens is none")
     return replace(
         trace,
         input_tokens=np.maximum(1, np.rint(trace.input_tokens * inputs)).astype(np.int32),

@@ -248,9 +248,13 @@ def _lock(folder: Path) -> int:
 def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.OperationalError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SlotuneError(f"{folder}: the study cannot be kept: {reason}; mend it and run again to go on") from error
+    except sqlite3.DatabaseError as error:
+        raise SlotuneError(
+            f"{folder / TRIALS_FILE}: damaged ({error}): put a copy back, or tune again in a new folder"
+        ) from error
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

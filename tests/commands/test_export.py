@@ -14,6 +14,10 @@ from slotune.tuner.export import vllm_yaml
 from slotune.tuner.study import Asked, Study, Versions
 
 BEST = {"max_num_seqs": 32, "enable_prefix_caching": False}
+GROUNDS = [
+    "recommended by slotune 0.1.0 after 32 simulated configurations",
+    "p99:ttft:500: missed (612 ms) in simulation",
+]
 
 
 @pytest.fixture
@@ -30,15 +34,22 @@ def study(tmp_path: Path) -> Path:
         versions=Versions(slotune="0.1.0", smac="2.4.1", python="3.11"),
     )
     with Study.create(tmp_path / "study", asked) as created:
-        created.write_best(vllm_yaml(BEST))
+        created.write_best(vllm_yaml(BEST, comments=GROUNDS))
     return tmp_path / "study"
 
 
 def test_yaml_on_stdout_is_what_vllm_reads(slotune: Callable[..., Any], study: Path):
     done = slotune("export", study)
     assert done.code == 0
-    assert done.out.startswith("# recommended by slotune")
+    assert done.out.startswith("# study study\n# recommended by slotune")
     assert yaml.safe_load(done.out) == {"model": "org/model", "max-num-seqs": 32, "no-enable-prefix-caching": True}
+
+
+@pytest.mark.parametrize("form", ["yaml", "command", "kubernetes"])
+def test_what_the_recommendation_rests_on_goes_along(slotune: Callable[..., Any], study: Path, form: str):
+    done = slotune("export", study, "--form", form)
+    assert done.err.splitlines() == GROUNDS
+    assert form == "command" or "# p99:ttft:500: missed (612 ms) in simulation\n" in done.out
 
 
 def test_command_line_goes_to_a_file_and_takes_another_model(slotune: Callable[..., Any], study: Path, tmp_path: Path):
@@ -52,7 +63,8 @@ def test_command_line_goes_to_a_file_and_takes_another_model(slotune: Callable[.
 def test_json_holds_the_settings_and_every_form(slotune: Callable[..., Any], study: Path):
     document = json.loads(slotune("export", study, "--json").out)
     assert document["engine"] == BEST
-    assert set(document) == {"engine", "yaml", "command", "kubernetes"}
+    assert set(document) == {"engine", "grounds", "yaml", "command", "kubernetes"}
+    assert document["grounds"] == GROUNDS
     assert "nvidia.com/gpu: 1" in document["kubernetes"]
 
 

@@ -91,6 +91,39 @@ def test_screen_shows_writes_and_tells(slotune, files, tmp_path):
     assert shown.code == 0 and "must be at least max_num_seqs=64" in shown.out
 
 
+def test_screen_exits_with_3_where_nothing_meets_the_targets(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [1, 8]\n")
+    words = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--jobs", 1, "--json")
+    ran = slotune(*words, "--slo", "p99:tpot:1")
+    assert ran.code == 3
+    assert [row["meets"] for row in json.loads(ran.out)["configurations"]] == [False, False]
+    assert ran.err.splitlines()[-1] == "Error: none of 2 configurations meets the targets"
+    assert slotune(*words, "--slo", "p99:tpot:1000").code == 0
+
+
+def test_simulate_says_why_requests_were_not_answered(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_model_len=300", "--json")
+    failed = json.loads(ran.out)["metrics"]["failed"]
+    assert failed > 0
+    told = (
+        f"Warning: not answered, and a miss of every target: {failed} have prompts of max_model_len=300 tokens or more"
+    )
+    assert told in ran.err.splitlines()
+    assert "Warning" not in slotune("simulate", *files).err
+
+
+def test_a_setting_beyond_all_bounds_is_refused(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_num_batched_tokens=99999999999999999999")
+    assert ran.code == 2
+    assert "max_num_batched_tokens=99999999999999999999 is out of range" in ran.err
+
+
+def test_plan_refuses_a_fleet_beyond_all_bounds(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--rate", 1e15, "--jobs", 1)
+    assert ran.code == 2
+    assert "at most 2,000 are simulated" in ran.err
+
+
 def test_screen_refuses_a_bad_file(slotune, files, tmp_path):
     (tmp_path / "grid.yaml").write_text("max_num_seq: [1]\n")
     ran = slotune("screen", *files, "--configs", tmp_path / "grid.yaml")

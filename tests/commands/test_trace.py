@@ -76,6 +76,9 @@ def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None
         (("make", "--rate", "1", "--like", "chat", "--prompt-tokens", "5", "--output-tokens", "5"), "or --like"),
         (("make", "--rate", "0", "--like", "chat"), "'0' must be a finite number above 0"),
         (("make", "--rate", "1", "--prompt-tokens", "x", "--output-tokens", "5"), "token lengths 'x': write N"),
+        (("make", "--rate", "1", "--cv", "1e9", "--like", "chat"), "give a cv that leaves gaps"),
+        (("make", "--rate", "1", "--cv", "nan", "--like", "chat"), "give a cv that leaves gaps"),
+        (("make", "--rate", "1e-300", "--like", "chat"), "a rate at which they come within"),
         (("convert", "chat", "--cv", "1"), "--cv needs --rate"),
         (("convert", "chat", "--duration", "10"), "'10' is not a duration"),
     ],
@@ -87,6 +90,14 @@ def test_wrong_usage_is_one_line_and_2(slotune: Slotune, tmp_path: Path, words: 
     assert wrong in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n' * 2)
+    done = slotune("trace", "convert", trace, "--requests", 1, "--out", trace)
+    assert done.code == 2 and "is the trace that is read" in done.err
+    assert trace.read_text().count("\n") == 2
 
 
 def test_a_bad_line_is_named_on_stderr(slotune: Slotune, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The load client against a stand-in engine: exact lengths, order, metrics, failures."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from slotune.profiler import load
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.load import Call, replay, send
 from slotune.profiler.prompts import prompt_tokens, random_tokens, token_range
@@ -148,3 +151,37 @@ def test_token_ids_lie_in_the_vocabulary(vocabulary: int) -> None:
     low, high = token_range(vocabulary)
     assert 0 <= low < high <= vocabulary
     assert set(random_tokens(50, vocabulary, (1,)).tolist()) <= set(range(low, high))
+
+
+class OneToken(BaseHTTPRequestHandler):
+    """Answers every request with one token and counts connections."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+    body = b'data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[],"usage":{"completion_tokens":1}}\n\n'
+
+    def setup(self) -> None:
+        type(self).connections += 1
+        super().setup()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def test_a_connection_that_lay_idle_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may be closing it at this very moment."""
+    monkeypatch.setattr(load, "KEEP_ALIVE_S", 0.2)
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneToken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        calls = [Call([1], 1, at_s=at_s) for at_s in (0.0, 0.1, 0.8)]
+        _, answers = send(calls, f"http://127.0.0.1:{server.server_port}", "m")
+        server.shutdown()
+    assert [answer.error for answer in answers] == [None] * 3
+    assert OneToken.connections == 2

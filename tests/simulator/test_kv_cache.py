@@ -37,3 +37,20 @@ def test_memory_is_the_sum_of_replicas_and_requests_not_their_product() -> None:
     few, many = 8 * most_seats, 80 * most_seats  # from here on there are seats enough for all
     assert own_bytes(many, 8) - own_bytes(few, 8) == own_bytes(many, 1) - own_bytes(few, 1)
     assert own_bytes(many, 8) == 8 * own_bytes(many // 8, 1)
+
+
+def test_blocks_that_nobody_can_touch_take_no_memory_and_change_nothing() -> None:
+    """Forty short requests hold at most some hundred blocks, whether the cache has a thousand or a million."""
+    runs = [[(k % 5, 8)] for k in range(40)]
+    trace = make_trace([0.01 * k for k in range(40)], [12 + k for k in range(40)], [10] * 40, runs=runs)
+    large, huge = (run(Setup(trace, caching(blocks))) for blocks in (1_000, 1_000_000))
+    assert huge.result.requests.finish_s.tolist() == large.result.requests.finish_s.tolist()
+    assert huge.result.requests.cached_tokens.tolist() == large.result.requests.cached_tokens.tolist()
+    assert huge.replicas[0].free_blocks - large.replicas[0].free_blocks == 999_000
+    assert huge.replicas[0].engine.blocks.nbytes < 1 << 16
+
+
+def test_replicas_without_requests_are_not_built() -> None:
+    trace = make_trace([0.0, 0.0], [8, 8], [2, 2])
+    fleet = run(Setup(trace, caching(100), replicas=10_000)).replicas
+    assert sorted(fleet) == [0, 1]

@@ -58,7 +58,8 @@ def test_what_if(planned):
 
 
 @pytest.mark.parametrize(
-    "text", ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "max_num_seqs=0"]
+    "text",
+    ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "input_tokens=x1e12", "max_num_seqs=0"],
 )
 def test_a_change_that_is_none(base, text):
     with pytest.raises(InputError):
