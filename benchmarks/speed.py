@@ -13,8 +13,10 @@ import os
 import pstats
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slotune.benchmarks import speed_ratio
@@ -180,7 +182,8 @@ def _times(name: str, runs: list[Taken], said: str) -> list[object]:
 def screening(options: Options) -> None:
     """Many configurations with one worker, with two and on a cluster of two: target 1.8 times on two cores.
 
-    The cluster is up for its own runs alone: its heartbeats would take from the others.
+    Beside it, what the machine gives: two such processes at once that share nothing. The cluster is up for its own runs
+    alone: its heartbeats would take from the others.
     """
     rounds = 1 if options.quick else SCREENING_ROUNDS
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +191,10 @@ def screening(options: Options) -> None:
         count = write_grid(grid)
         write_trace(conversations(options.trace, SCREENED_REQUESTS, BUSY_RATE), trace)
         words = ["screen", "--profile", PROFILE, "--trace", trace, "--configs", grid, "--json"]
-        found = {"2 workers": _pairs(words, ["--jobs", 2], rounds)}
+        found = {
+            "2 workers": _pairs(words, ["--jobs", 2], rounds),
+            "half of two processes at once": [_half_of_two([*words, "--jobs", 1]) for _ in range(rounds)],
+        }
         with loopback(Path(folder), 2) as cluster:
             found["Dask, 2 workers"] = _pairs(words, ["--dask-scheduler", cluster.address], rounds)
     if len({run.stdout for pairs in found.values() for pair in pairs for run in pair}) != 1:
@@ -205,6 +211,15 @@ def screening(options: Options) -> None:
 def _pairs(words: list[object], where_to: list[object], rounds: int) -> list[tuple[Taken, Taken]]:
     """Neighbouring runs: with one worker, and `where_to`."""
     return [(run_slotune(*words, "--jobs", 1), run_slotune(*words, *where_to)) for _ in range(rounds)]
+
+
+def _half_of_two(words: list[object]) -> tuple[Taken, Taken]:
+    """A run on its own, and one beside another like it with half its wall time."""
+    alone = run_slotune(*words)
+    begin_s = time.perf_counter()
+    with ThreadPoolExecutor(2) as both:
+        one, _ = both.map(lambda _: run_slotune(*words), range(2))
+    return alone, replace(one, wall_s=(time.perf_counter() - begin_s) / 2)
 
 
 SECTIONS: dict[str, Callable[[Options], None]] = {
