@@ -96,7 +96,7 @@ def command(
     if slo:
         objective = Objective(slo)
         document["targets"] = {str(target): objective.keeps(target, metrics) for target in slo}
-    unanswered = reasons(result.requests, profile.engine_config(settings))
+    unanswered = reasons(result.requests, profile.engine_config(settings), asked["policy"])
     if unanswered:
         click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
     if as_json:

@@ -13,7 +13,7 @@ from numba import njit
 
 _BLAS = "scipy.linalg.cython_blas"
 if _BLAS not in sys.modules:
-    # numba imports scipy.linalg, a fifth of the start of a process, to learn whether compiled code may call numpy.cov
+    # numba imports scipy.linalg, which takes long, to learn whether compiled code may call numpy.cov
     # and numpy.corrcoef. Ours does not.
     sys.modules[_BLAS] = None  # type: ignore[assignment]  # so imports fail: the documentation of sys.modules
     import numba.np.arraymath  # noqa: F401

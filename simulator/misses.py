@@ -8,14 +8,14 @@ from .engine_config import EngineConfig
 from .request_table import FAILED, REJECTED, RequestTable
 
 
-def reasons(requests: RequestTable, engine: EngineConfig) -> list[str]:
+def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[str]:
     """A phrase for each reason, with how many requests it struck; empty where all were answered.
 
     The rules are those of `_is_refused` in loop.py.
     """
     refused, failed = (np.equal(requests.status, status) for status in (REJECTED, FAILED))
     found, left = [], refused
-    for reason, concerned in _refusals(requests, engine):
+    for reason, concerned in _refusals(requests, engine, policy):
         count = int((left & concerned).sum())
         if count:
             found.append(f"{count} {reason}")
@@ -25,11 +25,12 @@ def reasons(requests: RequestTable, engine: EngineConfig) -> list[str]:
     return found
 
 
-def _refusals(requests: RequestTable, engine: EngineConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:
     prompts = requests.prompt_tokens
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
-    budget = engine.max_num_batched_tokens
-    yield f"have prompts over max_num_batched_tokens={budget} that may not be chunked", prompts > budget
+    if policy == "vllm-v0" or (policy == "vllm-v1" and not engine.enable_chunked_prefill):
+        budget = engine.max_num_batched_tokens
+        yield f"have prompts over max_num_batched_tokens={budget} that may not be chunked", prompts > budget
     yield "were turned away by max_num_queued_reqs or max_num_queued_tokens", np.ones(len(prompts), np.bool_)

@@ -22,7 +22,7 @@ ORDERINGS = 5
 MOST_ADDED = 8
 """Replicas added to what division says before giving up: routing loses a few per cent, not a factor."""
 MOST_REPLICAS = 2000
-"""A forecast for more is planned in parts: what routing loses does not change with the fleet's size any more."""
+"""More than stand behind one router; a forecast for more is planned in parts."""
 LENGTHS = ("input_tokens", "output_tokens")
 SECONDS_PER_HOUR = 3600.0
 

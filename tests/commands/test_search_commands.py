@@ -112,6 +112,24 @@ def test_simulate_says_why_requests_were_not_answered(slotune, files):
     assert "Warning" not in slotune("simulate", *files).err
 
 
+@pytest.mark.parametrize(
+    ("chunked", "reason"),
+    [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over max_num_batched_tokens=64")],
+)
+def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(slotune, files, chunked, reason):
+    limits = (
+        "max_num_queued_reqs=1",
+        "max_num_batched_tokens=64",
+        "max_num_seqs=4",
+        f"enable_chunked_prefill={chunked}",
+    )
+    settings = [word for limit in limits for word in ("--engine", limit)]
+    ran = slotune("simulate", *files, *settings)
+    assert ran.code == 0
+    (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
+    assert reason in warning and ("have prompts" in warning) == (chunked == "false")
+
+
 def test_a_setting_beyond_all_bounds_is_refused(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_num_batched_tokens=99999999999999999999")
     assert ran.code == 2
