@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy/real_engine.py --vllm-python PY --out FOLDER                       # CPU: 45 minutes
     python benchmarks/accuracy/real_engine.py --vllm-python PY --out FOLDER --shape llama-3.1-8b --bench \\
-        --budget 3m --engine max_model_len=8192 --engine load_format=dummy --engine dtype=bfloat16 --repeats 1 \\
-        --configurations default "budget 512, 16 seats" "chunks of 128" --loads 0.3 0.6 0.8 \\
+        --budget 10m --engine load_format=dummy --engine dtype=bfloat16 --repeats 1 \\
+        --configurations default "budget 512, 64 seats" "chunks of 512" --loads 0.3 0.55 0.8 \\
         --prompt-tokens 1155/1020/4142 --output-tokens 211/129/601                                # one GPU
 
 Every round starts each configuration once and runs every load on it; the order rotates. A load is a share of what the
@@ -42,7 +42,7 @@ from slotune.traces.lengths import Lengths
 from slotune.traces.trace import Trace
 from slotune.tuner.deployment import deployed
 
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
+ON_CPU: dict[str, dict[str, Any]] = {
     "default": {},
     "budget 256": {"max_num_batched_tokens": 256},
     "budget 512, 16 seats": {"max_num_batched_tokens": 512, "max_num_seqs": 16},
@@ -50,6 +50,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "chunks of 128": {"long_prefill_token_threshold": 128},
     "66 blocks of 64": {"num_gpu_blocks_override": 66, "block_size": 64},
 }
+ON_GPU: dict[str, dict[str, Any]] = {
+    "default": {},
+    "budget 512, 64 seats": {"max_num_batched_tokens": 512, "max_num_seqs": 64},
+    "chunks of 512": {"long_prefill_token_threshold": 512},
+}
+CONFIGURATIONS = ON_CPU | ON_GPU
 SETTINGS = ("max_model_len=4096", "enforce_eager=true", "load_format=dummy", "dtype=float32")
 """For a model without weights, on a CPU: many emulate bfloat16, at a third of the speed."""
 PROMPT_TOKENS, OUTPUT_TOKENS = "400/300/1200", "40/30/120"
@@ -117,7 +123,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--engine", action="append", metavar="NAME=VALUE", help="settings (default: for a CPU)")
     parser.add_argument("--profile", type=Path, help="one that was measured before, of this engine and model")
     parser.add_argument("--budget", default="8m", help="for measuring the profile")
-    parser.add_argument("--configurations", nargs="*", choices=list(CONFIGURATIONS), default=list(CONFIGURATIONS))
+    parser.add_argument("--configurations", nargs="*", choices=list(CONFIGURATIONS), default=list(ON_CPU))
     parser.add_argument("--loads", type=float, nargs="*", default=LOADS)
     parser.add_argument("--prompt-tokens", default=PROMPT_TOKENS, help="mean/median/p99")
     parser.add_argument("--output-tokens", default=OUTPUT_TOKENS)
