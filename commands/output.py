@@ -71,6 +71,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
+def labelled(metric: str) -> str:
+    """A metric's name and, where it does not say it, its unit."""
+    from ..simulator.metrics import UNITS
+
+    return f"{metric}, {UNITS[metric]}" if metric in UNITS else metric
+
+
 def cell(value: object) -> str:
     """A value as it stands in a table: four significant digits, thousands whole, None and NaN empty."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -64,7 +64,8 @@ def command(
 
     At that rate the queue of the engine does not grow. With --goodput, 99 % of the requests must be good. The rate is
     found on five orderings of the trace; the interval is what they span. Short traces are repeated until the load
-    is long against the time a request stays. Exit code 3: no rate meets the targets.
+    is long against the time a request stays. Utilisation is the forecast over what so many engines take at their
+    highest rate. Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b
     Example:

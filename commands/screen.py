@@ -21,7 +21,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust, writing
+from .output import announce_compilation, emit_json, labelled, note_ignored, progress, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from ..tuner.objective import Objective
@@ -145,7 +145,7 @@ def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
     from ..tuner.screen import setting_names
 
     names = setting_names(rows)
-    columns = [*names, *SHOWN] + (["targets"] if objective else []) + ["failure"]
+    columns = [*names, *map(labelled, SHOWN)] + (["targets"] if objective else []) + ["failure"]
     lines = []
     for row in rows:
         metrics = row.outcome.metrics or {}

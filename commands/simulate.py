@@ -22,7 +22,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, table, tell_trust, writing
+from .output import announce_compilation, emit_json, labelled, note_ignored, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -153,5 +153,5 @@ def _print(document: dict[str, Any]) -> None:
         [name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")
     ]
     table(["ms", *SHOWN], rows)
-    lines = [(k, v) for k, v in metrics.items() if not k.endswith("_ms")]
+    lines = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
     table(["", ""], [*lines, *document.get("targets", {}).items()])

@@ -17,6 +17,14 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+UNITS = {
+    "duration": "s",
+    "request_throughput": "requests/s",
+    "request_goodput": "requests/s",
+    "output_throughput": "tokens/s",
+    "total_token_throughput": "tokens/s",
+}
+"""Of the metrics whose names do not say it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,9 +50,9 @@ class Goal:
 def parse_goal(name: str, *, maximize: bool) -> Goal:
     """A goal from the command line, e.g. `goodput` or `p99_ttft_ms`. Raises InputError for an unknown metric."""
     metric = ALIASES.get(name, name)
-    valid = THROUGHPUTS if maximize else LATENCIES
+    kind, valid = ("metric to maximize", THROUGHPUTS) if maximize else ("metric to minimize", LATENCIES)
     if metric not in valid:
-        raise unknown_name("metric to maximize" if maximize else "metric to minimize", name, (*valid, *ALIASES))
+        raise unknown_name(kind, name, (*valid, *ALIASES) if maximize else valid)
     return Goal(metric, maximize)
 
 

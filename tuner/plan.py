@@ -129,10 +129,11 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
     _, stay_s = unloaded(scenario)
     fewest = max(1, math.ceil(rate / alone.interval[1]))
     if fewest > MOST_REPLICAS:
-        raise InputError(
-            f"--rate {rate:g} needs {fewest:,} replicas or more, and at most {MOST_REPLICAS:,} are simulated: plan for "
-            "a part of it and multiply"
+        reason = (
+            f"{scenario.name}: {rate:g} requests/s need {fewest:,} replicas or more, and at most {MOST_REPLICAS:,} are "
+            "simulated: plan for a part of the rate and multiply"
         )
+        return replace(alone, reason=reason)
     for replicas in range(fewest, fewest + MOST_ADDED):
         questions = [_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]
         probes: list[Probe] = list(ask_all(questions))
@@ -152,6 +153,8 @@ def what_if(base: Scenario, text: str) -> Scenario:
     Raises InputError for anything else.
     """
     name, found, value = text.partition("=")
+    if name == "rate":
+        raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
     if name not in LENGTHS:
         settings = parse_settings([text]) if found else parse_settings([f"{text}="])
         changed = replace(base, name=text, settings=base.settings | settings)
@@ -193,7 +196,8 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
         return nothing | {"rate": one.rate, "reason": one.reason}
     metrics = one.at_rate.metrics if one.at_rate else one.capacities[0].best.metrics
-    cost = None if gpu_hour_cost is None else gpu_hour_cost * one.gpus
+    answered = one.rate is None or one.replicas is not None
+    cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
     return {
         "max_request_rate": one.max_request_rate,
         "interval": list(one.interval),
@@ -201,7 +205,8 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "engine": dict(one.scenario.settings),
         "rate": one.rate,
         "replicas": one.replicas,
-        "gpus": one.gpus,
+        "gpus": one.gpus if answered else None,
+        # Above 1 where replicas take a little more than the median ordering says, within the interval.
         "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
         "cost_per_hour": cost,
         "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),

@@ -136,10 +136,11 @@ def test_a_setting_beyond_all_bounds_is_refused(slotune, files):
     assert "max_num_batched_tokens=99999999999999999999 is out of range" in ran.err
 
 
-def test_plan_refuses_a_fleet_beyond_all_bounds(slotune, files):
+def test_plan_tells_of_a_fleet_beyond_all_bounds_beside_what_one_engine_takes(slotune, files):
     ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--rate", 1e15, "--jobs", 1)
-    assert ran.code == 2
+    assert ran.code == 3
     assert "at most 2,000 are simulated" in ran.err
+    assert "base" in ran.out
 
 
 def test_screen_refuses_a_bad_file(slotune, files, tmp_path):

@@ -69,6 +69,9 @@ def test_goals_from_words():
     assert parse_goal("p99_ttft_ms", maximize=False) == Goal("p99_ttft_ms", False)
     with pytest.raises(InputError, match="did you mean p99_ttft_ms"):
         parse_goal("p99_tttf_ms", maximize=False)
+    with pytest.raises(InputError, match="minimize") as wrong:
+        parse_goal("goodput", maximize=False)
+    assert "did you mean goodput" not in str(wrong.value)
 
 
 def test_nothing_to_tune_for():

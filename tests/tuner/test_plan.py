@@ -59,7 +59,15 @@ def test_what_if(planned):
 
 @pytest.mark.parametrize(
     "text",
-    ["max_num_seq=2", "max_num_seqs", "input_tokens=1.5", "input_tokens=xx", "input_tokens=x1e12", "max_num_seqs=0"],
+    [
+        "rate=x2",
+        "max_num_seq=2",
+        "max_num_seqs",
+        "input_tokens=1.5",
+        "input_tokens=xx",
+        "input_tokens=x1e12",
+        "max_num_seqs=0",
+    ],
 )
 def test_a_change_that_is_none(base, text):
     with pytest.raises(InputError):
@@ -71,4 +79,15 @@ def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace
     plans = plan([hopeless], jobs=1)
     assert document(plans, 3.0)["max_request_rate"] == 0.0
     with pytest.raises(InfeasibleError, match="no rate meets the targets"):
+        require_targets(plans)
+
+
+def test_a_forecast_beyond_what_is_simulated_leaves_the_other_plans_alone(base):
+    plans = plan([base, what_if(base, "max_num_seqs=1")], 2e5, jobs=1)
+    told = document(plans, 3.0)
+    assert "2,000" in told["reason"]
+    assert told["max_request_rate"] > told["what_if"][0]["max_request_rate"] > 0
+    for nothing in ("replicas", "gpus", "cost_per_hour", "cost_per_million_tokens"):
+        assert told[nothing] is told["what_if"][0][nothing] is None
+    with pytest.raises(InfeasibleError, match="plan for a part"):
         require_targets(plans)
