@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +82,15 @@ def scenarios(times: int) -> Iterator[Load]:
             yield Load(name, read_trace(path), linear(LinearCost(*seconds)), settings)
 
 
-def write_grid(path: Path) -> int:
+def write_grid(path: Path, seats: Sequence[int], chunks: Sequence[int] = (0,)) -> int:
     """A grid of configurations to screen; returns how many."""
     grid = {
-        "max_num_seqs": [16, 32, 64, 128],
+        "max_num_seqs": list(seats),
         "max_num_batched_tokens": [512, 1024, 2048, 4096, 8192],
         "enable_prefix_caching": [True, False],
         "async_scheduling": [True, False],
         "block_size": [16, 32, 64],
+        "long_prefill_token_threshold": list(chunks),
     }
     path.write_text(json.dumps(grid))
     return int(np.prod([len(values) for values in grid.values()]))

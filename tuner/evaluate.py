@@ -25,6 +25,9 @@ from ..traces.transform import head
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
+"""What a process may hold of the memory that it has freed, and the largest array of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ def workers(
         with cluster_workers(function, prepare, dask_scheduler) as ask_all:
             yield ask_all
         return
+    _keep_freed_memory()
     prepare()
     count = jobs or len(os.sched_getaffinity(0))
     if count == 1:
@@ -125,6 +129,14 @@ def workers(
         for child in set() if finished else set(active_children()) - others:
             child.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc reuse what a run frees, here and in processes forked from here: the next run needs as much, and the
+    page faults of several processes get in each other's way. Only glibc has such a call."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
 def _ordered(pool: ProcessPoolExecutor, questions: Iterable[Any]) -> Iterator[Any]:
