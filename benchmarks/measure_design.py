@@ -1,21 +1,21 @@
-"""Error against time spent measuring: slotune's choice of scenarios beside a grid and random points at equal time.
+"""Error against time spent measuring: slotune's scenarios beside a grid and random points at equal time.
 
     python benchmarks/measure_design.py [--data ../shared/measured/rtxpro6000-llama-3.1-8b] [--budgets 30 120]
+        [--seeds N] [--first-seed N] [--trace TRACE]
 
 No real engine runs: an "engine" is a table of step times, which takes the time that its steps take, and a tenth of a
 second more for each scenario (a group of requests and its answer). With --data it is the RTX PRO 6000 put together from
 its layer times (accuracy/rtxpro6000_steps.py); without, a made-up GPU of tiles and a roofline. Neither is of the
 surrogate's own form. Times come with 2 % noise.
 
-The error is that of steps the profile would be used for: those of simulated chat traffic at three rates, by the
-noiseless times. Grid and random points are groups of equal prompts sent together, `random staircases` are slotune's own
-scenarios without the choice among them.
+The error is that of steps the profile would be used for: those of simulated traffic at three rates, by the noiseless
+times. The design was settled on chat and seeds below 10; --trace has the lengths of other traffic. Grid and random
+points are groups of equal prompts sent together.
 """
 
 import argparse
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotune.profiler.chooser import SCENARIO_S, Chooser
-from slotune.profiler.design import Cell, Scenario, Space, cells_of, draw, steps_of
+from slotune.profiler.design import Scenario, Space, steps_of
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.measure import FIRST, OUTGROWN, REFIT_EVERY_S, SCENARIO_SHARE
 from slotune.profiler.surrogate import fit
@@ -78,7 +78,6 @@ class Bench:
     spent_s: float = 0.0
     totals: list[F64] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
-    cells: Counter[Cell] = field(default_factory=Counter)
 
     def run(self, scenario: Scenario) -> None:
         fresh = []
@@ -89,13 +88,12 @@ class Bench:
             self.spent_s += seconds
         self.spent_s += SCENARIO_S
         self.totals += fresh
-        self.cells.update(cells_of(np.array(fresh)))
 
     def fitted(self, seed: int) -> FittedStepTime:
         return fit(StepSamples(np.array(self.totals), np.array(self.durations)), GRAPH_SIZES, seed)
 
 
-def adaptive(bench: Bench, budget_s: float, seed: int) -> None:
+def measured(bench: Bench, budget_s: float, seed: int) -> None:
     """What `slotune profile measure` does, without its sentinel."""
     chooser = Chooser(SPACE, seed)
     for scenario in FIRST:
@@ -103,22 +101,12 @@ def adaptive(bench: Bench, budget_s: float, seed: int) -> None:
     model, fitted_at_s, fitted_on = bench.fitted(seed), bench.spent_s, len(bench.totals)
     while bench.spent_s < budget_s:
         limit_s = min(budget_s - bench.spent_s, max(1.0, SCENARIO_SHARE * budget_s))
-        chosen = chooser.next(model, bench.cells, limit_s)
+        chosen = chooser.next(model, limit_s)
         if chosen is None:
             return
         bench.run(chosen)
         if bench.spent_s - fitted_at_s > REFIT_EVERY_S or len(bench.totals) > OUTGROWN * fitted_on:
             model, fitted_at_s, fitted_on = bench.fitted(seed), bench.spent_s, len(bench.totals)
-
-
-def staircases(bench: Bench, budget_s: float, seed: int) -> None:
-    """slotune's scenarios as they are drawn."""
-    for number in range(1000):
-        for scenario in draw(SPACE, 48, seed + number):
-            if bench.spent_s >= budget_s:
-                return
-            if scenario_s(bench, scenario) <= SCENARIO_SHARE * budget_s:
-                bench.run(scenario)
 
 
 def scattered(bench: Bench, budget_s: float, seed: int) -> None:
@@ -158,11 +146,11 @@ def scenario_s(bench: Bench, scenario: Scenario) -> float:
     return SCENARIO_S + sum(bench.true_s(rows) for rows in steps_of(scenario, SPACE))
 
 
-WAYS = {"adaptive": adaptive, "random staircases": staircases, "random points": scattered, "grid": grid}
+WAYS = {"profile measure": measured, "random points": scattered, "grid": grid}
 
 
-def traffic(seed: int) -> list[list[Row]]:
-    """Steps of simulated chat traffic."""
+def traffic(trace: str, seed: int) -> list[list[Row]]:
+    """Steps of simulated traffic."""
     found: list[list[Row]] = []
 
     def collect(replica: Replica) -> None:
@@ -174,7 +162,7 @@ def traffic(seed: int) -> list[list[Row]]:
 
     for rate in RATES:
         steps: list[list[Row]] = []
-        simulate(at_rate(head(read_trace("chat"), 300), rate, seed), ENGINE, Timing(ROUGH), steps_out=collect)
+        simulate(at_rate(head(read_trace(trace), 300), rate, seed), ENGINE, Timing(ROUGH), steps_out=collect)
         found += [steps[i] for i in np.random.default_rng(seed).permutation(len(steps))[:TESTED]]
     return found
 
@@ -194,6 +182,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the RTX PRO 6000's layer times")
     parser.add_argument("--budgets", type=float, nargs="*", default=[30.0, 120.0], help="seconds of engine time")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--trace", default="chat", help="the lengths of the traffic that is predicted")
     asked = parser.parse_args()
     true_s: Callable[[Sequence[Row]], float] = made_up_s
     if asked.data:
@@ -203,14 +193,14 @@ def main() -> None:
 
         times = read_layer_times(require(asked.data))
         true_s = partial(times.step_s, graph_sizes=GRAPH_SIZES, gap_s=2e-4)
-    tested = traffic(seed=100)
+    tested = traffic(asked.trace, seed=100)
     totals, truth = np.array([totals_of(*np.array(rows).T) for rows in tested]), np.array([true_s(r) for r in tested])
     print("| engine s | way | steps | median % | 90th % | decode % | mixed % | bias % | worst median % | CPU s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for budget_s in asked.budgets:
         for name, way in WAYS.items():
             begin, found, steps = time.process_time(), [], []
-            for seed in range(asked.seeds):
+            for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
                 bench = Bench(true_s, np.random.default_rng(seed))
                 way(bench, budget_s, seed)
                 found.append(errors(bench.fitted(seed), totals, truth))

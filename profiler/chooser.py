@@ -1,68 +1,60 @@
-"""Which scenario to run next: the one that tells the most for its time, by the model that there is so far."""
+"""Which scenario to run next: the corners of the space, then what is drawn, as far as the time that is left allows.
 
-from collections.abc import Mapping
+Scenarios are not chosen by what the model does not know yet. Such a choice was tried, by the held-out errors of regimes
+and the steps that each part of the space has: at equal time it was worse than taking them as they are spread.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from ..simulator.features import totals_of
 from ..simulator.step_time import step_times_s
-from .design import UNKNOWN_ERROR, Cell, Scenario, Space, cells_of, corners, draw, forecast, halved, worth
+from .design import Scenario, Space, corners, draw, forecast, halved
 from .surrogate_model import FittedStepTime
 
 F64 = npt.NDArray[np.float64]
 
-CANDIDATES = 48
+DRAWN = 64
+"""Scenarios that are drawn together, spread over the space; where none of so many is short enough, none will be."""
 SCENARIO_S = 0.1
 """What a scenario takes besides its steps."""
+CORNER_SHARE = 0.25
+"""Of the time that another scenario may take, for a corner: most traffic is far from it."""
 
 
 class Chooser:
-    """First the corners of the space, then the candidate of the greatest worth for its time."""
+    """Scenarios in the order in which they are to run."""
 
     def __init__(self, space: Space, seed: int) -> None:
-        self._space, self._seed = space, seed
+        self._space = space
         self._corners = corners(space)
-        self._round = 0
+        self._drawn = _all_drawn(space, seed)
 
-    def next(self, model: FittedStepTime, known: Mapping[Cell, int], limit_s: float) -> Scenario | None:
-        """The next scenario, of at most `limit_s` by the model's account; None where none is affordable.
-
-        `known` counts the steps that were measured in each cell.
-        """
-        self._round += 1
+    def next(self, model: FittedStepTime, limit_s: float) -> Scenario | None:
+        """The next scenario, of at most `limit_s` by the model's account; None where none is so short."""
         while self._corners:
             corner: Scenario | None = self._corners.pop(0)
-            while corner is not None and affordable(corner, self._space, model, limit_s) is None:
+            while corner is not None and not affordable(corner, self._space, model, limit_s * CORNER_SHARE):
                 corner = halved(corner)
             if corner is not None:
                 return corner
-        best, best_rate = None, 0.0
-        for scenario in draw(self._space, CANDIDATES, self._seed + self._round):
-            found = affordable(scenario, self._space, model, limit_s)
-            if found is None:
-                continue
-            totals, times_s = found
-            told = worth(cells_of(totals), times_s, known, lambda regime: error_of(model, regime))
-            rate = told / np.sqrt(times_s.sum() + SCENARIO_S)
-            if rate > best_rate:
-                best, best_rate = scenario, rate
-        return best
+        tried = (next(self._drawn) for _ in range(DRAWN))
+        return next((scenario for scenario in tried if affordable(scenario, self._space, model, limit_s)), None)
 
 
-def affordable(scenario: Scenario, space: Space, model: FittedStepTime, limit_s: float) -> tuple[F64, F64] | None:
-    """The steps to expect and how long each takes; None where that is longer than the limit."""
+def _all_drawn(space: Space, seed: int) -> Iterator[Scenario]:
+    while True:
+        yield from draw(space, DRAWN, seed)
+        seed += 1
+
+
+def affordable(scenario: Scenario, space: Space, model: FittedStepTime, limit_s: float) -> bool:
+    """Whether the scenario takes at most that long, by the model."""
     tokens = sum(scenario.prompts)
     chunk = min(tokens, scenario.cap or space.max_num_batched_tokens)
     one = totals_of(np.array([chunk]), np.array([0]))[None, :]
     if float(step_times_s(model.model, one)[0]) * tokens / chunk > limit_s:  # saves a long forecast
-        return None
-    totals = forecast(scenario, space)
-    times_s: F64 = step_times_s(model.model, totals)
-    return (totals, times_s) if times_s.sum() + SCENARIO_S <= limit_s else None
-
-
-def error_of(model: FittedStepTime, regime: str) -> float:
-    """The regime's mean held-out error, or what stands for one that is not known."""
-    known = model.error_of(regime)
-    return UNKNOWN_ERROR if known is None else known.mean
+        return False
+    return float(step_times_s(model.model, forecast(scenario, space)).sum()) + SCENARIO_S <= limit_s

@@ -1,4 +1,4 @@
-"""Which requests to send so that the engine takes the steps that the model knows least about.
+"""Which requests to send so that the engine takes steps of every kind.
 
 Steps cannot be ordered one by one from outside; requests can. A `Scenario` is a staircase: groups of requests, each
 sent when the one before it has decoded a little, under a limit on the tokens of a step. On its way up it makes pure
@@ -6,26 +6,19 @@ prefill steps (the first group), mixtures (every later one, chunked by the limit
 size it passes. Single prompts under a small limit give a chunk over all prior contexts; one large group of short
 prompts gives steps of many prefill rows.
 
-Steps fall into cells: regime, and shape features to a factor of two. The worth of a scenario is what its steps would
-tell: for each cell it reaches, the regime's held-out error over one more than the steps already measured there, times
-the root of the step's seconds, because users wait seconds and not shares. The next scenario is the one of the greatest
-worth per root of its own seconds: where all steps count alike, many small ones outbid the few large ones, which make
-the time to the first token.
+Scenarios are spread evenly over what can be asked for, batches and lengths in equal ratios: a scrambled Sobol sequence.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import qmc
 
-from ..simulator.features import DECODE_CONTEXT, MAX_CONTEXT, PREFILL_CONTEXT, PREFILL_WORK, totals_of
-from .surrogate_errors import regime_names
+from ..simulator.features import totals_of
 
 F64 = npt.NDArray[np.float64]
-Cell = tuple[str | int, ...]
 
 KV_SHARE = 0.9
 """Of the KV cache, at most: preempted requests would be computed twice, and measure nothing new."""
@@ -36,8 +29,6 @@ DECODE_TOKENS = (3, 12)
 MOST_SPREAD = 1.2
 """Of the log of the prompt lengths in a scenario: contexts in a batch of chat requests differ by as much, and attention
 waits for the longest."""
-UNKNOWN_ERROR = 1.0
-"""Of a regime that was not yet measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +59,7 @@ class Scenario:
 
 def draw(space: Space, count: int, seed: int) -> list[Scenario]:
     """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode, how
-    unequal the prompts are)."""
+    unequal the prompts are). Half of them have the engine's own limit as their cap: prompts are then computed whole."""
     points = qmc.Sobol(6, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
     return [_scenario(space, point, index + seed * 1000) for index, point in enumerate(points)]
 
@@ -76,7 +67,7 @@ def draw(space: Space, count: int, seed: int) -> list[Scenario]:
 def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     kind, cap_at, batch_at, length_at, decode_at, spread_at = point
     longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
-    cap = _between(MIN_CAP, space.max_num_batched_tokens, cap_at)
+    cap = _between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
     length = _between(MIN_PROMPT, longest, length_at)
     if kind < 0.25:
         return Scenario(((length,),), cap, 1)
@@ -173,21 +164,3 @@ def _chunks(waiting: list[list[int]], room: int) -> list[tuple[int, int]]:
         rows.append((chunk, prompt[1]))
         prompt[1], room = prompt[1] + chunk, room - chunk
     return rows
-
-
-def cells_of(totals: F64) -> list[Cell]:
-    """The cell of each step."""
-    shapes = totals.copy()
-    for sums in (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT):
-        shapes[:, sums] = np.maximum(shapes[:, sums], 64.0)  # fewer tokens of context than this cost nothing
-    levels = np.floor(np.log2(np.maximum(shapes, 0.5)) + 1.5).astype(int)
-    return [(name, *map(int, level)) for name, level in zip(regime_names(totals), levels, strict=True)]
-
-
-def worth(cells: Sequence[Cell], times_s: F64, known: Mapping[Cell, int], error: Callable[[str], float]) -> float:
-    """What steps in these cells, of these seconds, would tell: see the module. A cell counts once, by its longest."""
-    longest_s: dict[Cell, float] = {}
-    for cell, time_s in zip(cells, times_s, strict=True):
-        longest_s[cell] = max(longest_s.get(cell, 0.0), float(time_s))
-    told = (error(str(cell[0])) * math.sqrt(time_s) / (1 + known.get(cell, 0)) for cell, time_s in longest_s.items())
-    return sum(told)

@@ -1,9 +1,9 @@
 """`slotune profile measure`: a profile from a real engine, within a time budget.
 
-The engine is started with the recorder in it (recorder.py), warmed up, and driven with scenarios, each chosen because
-its steps would tell the model most per second (design.py); in between the sentinel comes back (drift.py). Every so
-often the model is fitted anew, so that the choice follows the errors it has on held-out steps. At the end, or when
-Ctrl-C or the budget cuts it short, what is known becomes a profile that says what is missing.
+The engine is started with the recorder in it (recorder.py), warmed up, and driven with scenarios of requests
+(design.py, chooser.py); in between the sentinel comes back (drift.py). Every so often the model is fitted anew, to know
+how long a scenario will take. At the end, or when Ctrl-C or the budget cuts it short, what is known becomes a profile
+that says what is missing.
 
 Beside the profile's folder P lies P.measure while a measurement goes on: logs and steps. It stays if the process is
 killed, and the next call for the same engine and model begins with the steps in it.
@@ -216,7 +216,7 @@ class _Work:
 
     def _choose(self) -> Scenario | None:
         assert self._model is not None
-        return self._chooser.next(self._model, self._collected.cells, self._limit_s())
+        return self._chooser.next(self._model, self._limit_s())
 
 
 def _described(scenario: Scenario) -> str:

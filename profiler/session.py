@@ -1,7 +1,7 @@
 """One sitting with a running engine: sends scenarios and the sentinel, collects the steps that they made."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import EngineError
 from ..simulator.features import TOTALS, totals_of
 from ..simulator.steps import StepRecord
-from .design import Cell, Scenario, Space, cells_of, forecast
+from .design import Scenario, Space, forecast
 from .drift import Drift, drift_of
 from .load import Answer, Call, send
 from .overhead import Passages, passages
@@ -40,16 +40,10 @@ class Collected:
         self._totals: list[F64] = []
         self._spans: list[tuple[float, float]] = []
         self._visits: dict[str, list[StepRecord]] = defaultdict(list)
-        self._cells: Counter[Cell] = Counter()
         self.ways: list[Passages] = []
 
     def __len__(self) -> int:
         return len(self._totals)
-
-    @property
-    def cells(self) -> Counter[Cell]:
-        """How many steps each cell of the design has."""
-        return self._cells
 
     def add(self, records: Iterable[StepRecord], sitting: int = 0) -> None:
         """Take in steps; those in which warm-up requests ran are left out."""
@@ -65,7 +59,6 @@ class Collected:
             self._spans.append((record.start_s, record.end_s))
         if fresh:
             self._totals += fresh
-            self._cells.update(cells_of(np.array(fresh)))
 
     def drift(self) -> Drift:
         return drift_of(list(self._visits.values()))
