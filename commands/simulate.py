@@ -22,7 +22,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, labelled, note_ignored, table, tell_trust, writing
+from .output import announce_compilation, cell, emit_json, labelled, note_ignored, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from ..profiler.profile import Profile
@@ -102,7 +102,7 @@ def command(
     if as_json:
         emit_json(document)
     else:
-        _print(document)
+        _print(document, slo)
         tell_trust(document["trust"])
 
 
@@ -147,11 +147,14 @@ def _simulated(
     return known, settings, result
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any], slo: tuple["Slo", ...]) -> None:
     metrics = document["metrics"]
     rows = [
         [name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")
     ]
     table(["ms", *SHOWN], rows)
     lines = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
-    table(["", ""], [*lines, *document.get("targets", {}).items()])
+    for target in slo:
+        verdict, value = ("kept" if document["targets"][str(target)] else "missed"), cell(target.value_ms(metrics))
+        lines.append((str(target), f"{verdict}, {value} ms" if value else verdict))
+    table(["", ""], lines)

@@ -101,6 +101,14 @@ def test_screen_exits_with_3_where_nothing_meets_the_targets(slotune, files, tmp
     assert slotune(*words, "--slo", "p99:tpot:1000").code == 0
 
 
+def test_simulate_tells_the_value_that_a_target_is_for(slotune, files):
+    told = json.loads(slotune("simulate", *files, "--slo", "p99.9:ttft:1", "--json").out)
+    assert told["targets"] == {"p99.9:ttft:1": False}
+    text = slotune("simulate", *files, "--slo", "p99.9:ttft:1").out
+    value = told["metrics"]["p99.9_ttft_ms"]
+    assert f"missed, {value:.4g} ms" in text
+
+
 def test_simulate_says_why_requests_were_not_answered(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_model_len=300", "--json")
     failed = json.loads(ran.out)["metrics"]["failed"]
