@@ -150,7 +150,7 @@ class _Work:
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
         self._fit_s, self._fitted_steps = 0.0, 0
-        self._chooser = Chooser(self._sitting.space, task.seed)
+        self._chooser = Chooser(self._sitting.space, task.seed + number - 1)  # going on, not what was sent before
         starts_s = expected_s(server)
         self.starts_s = starts_s if starts_s < STARTS_SHARE * task.budget_s else 0.0
         """Kept for starts with other batch limits."""
