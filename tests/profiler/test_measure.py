@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from slotune.errors import EngineError, InputError
+from slotune.profiler.chooser import Chooser
+from slotune.profiler.design import Space
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Task, measure
 from slotune.profiler.profile import load_profile
@@ -78,7 +80,9 @@ def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Pat
     assert not any(one.is_running() for one in engine)
 
 
-def test_after_a_kill_the_next_call_goes_on_with_the_steps(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_after_a_kill_the_next_call_goes_on_with_the_steps_and_other_scenarios(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
     read_until(process, "prompts of about")
     process.kill()
@@ -87,10 +91,18 @@ def test_after_a_kill_the_next_call_goes_on_with_the_steps(fake_vllm: Path, mode
     before = left.read_text()
     left.write_text(before + '{"step": 99, "start_')  # killed in the middle of a line
     notes: list[str] = []
+    seeds: list[int] = []
+
+    def chooser(space: Space, seed: int) -> Chooser:
+        seeds.append(seed)
+        return Chooser(space, seed)
+
+    monkeypatch.setattr("slotune.profiler.measure.Chooser", chooser)
     task = Task(str(model_folder), {}, tmp_path / "profile", budget_s=1)
     measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: notes.append(note))
     first = next(note for note in notes if note.startswith("warming up"))
     assert int(first.split(", ")[1].split()[0]) > 10
+    assert seeds == [task.seed + 1]
     assert load_profile(tmp_path / "profile").source == "measured"
 
 
