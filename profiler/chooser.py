@@ -1,7 +1,7 @@
 """Which scenario to run next: the corners of the space, then what is drawn, as far as the time that is left allows.
 
-Scenarios are not chosen by what the model does not know yet. Such a choice was tried, by the held-out errors of regimes
-and the steps that each part of the space has: at equal time it was worse than taking them as they are spread.
+Not by what the model does not know yet: choosing by the held-out errors of regimes and by the steps that each part of the
+space has was no better at equal time than taking scenarios as they are spread (docs/trust.md).
 """
 
 from collections.abc import Iterator
