@@ -1,7 +1,7 @@
 """Which scenario to run next: the corners of the space, then what is drawn, as far as the time that is left allows.
 
-Not by what the model does not know yet: choosing by the held-out errors of regimes and by the steps that each part of the
-space has was no better at equal time than taking scenarios as they are spread (docs/trust.md).
+Not by what the model does not know yet: choosing by the held-out errors of regimes and by the steps that each part of
+the space has was no better at equal time than taking scenarios as they are spread (docs/trust.md).
 """
 
 from collections.abc import Iterator
