@@ -22,7 +22,7 @@ COMMANDS = ("doctor", "profile", "trace", "simulate", "screen", "tune", "validat
 
 
 GARBAGE_THRESHOLD = 500_000
-"""New objects between searches for garbage: at Python's own 700 they take a tenth of the start, and find none."""
+"""New objects between searches for garbage: at Python's own 700 they take a tenth of the start."""
 
 
 class LazyGroup(click.Group):

@@ -9,7 +9,7 @@ its layer times (accuracy/rtxpro6000_steps.py); without, a made-up GPU of tiles 
 surrogate's own form. Times come with 2 % noise.
 
 The error is that of steps the profile would be used for: those of simulated traffic at three rates, by the noiseless
-times. The design was settled on chat and seeds below 10; --trace has the lengths of other traffic. Grid and random
+times. The design was settled with seeds below 10, on chat; --trace has the lengths of other traffic. Grid and random
 points are groups of equal prompts sent together.
 """
 
