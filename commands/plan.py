@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "changes",
     multiple=True,
     metavar="CHANGE",
-    help="Also plan with one change: max_num_seqs=64, input_tokens=x1.5, output_tokens=x2 (repeatable).",
+    help="Also plan with one change: max_num_seqs=64, input_tokens=x1.5, step_time=x1.1 (repeatable).",
 )
 @jobs_option
 @dask_scheduler_option
@@ -65,25 +65,36 @@ def command(
     At that rate the queue of the engine does not grow. With --goodput, 99 % of the requests must be good. The rate is
     found on five orderings of the trace; the interval is what they span. Short traces are repeated until the load
     is long against the time a request stays. Utilisation is the forecast over what so many engines take at their
-    highest rate. Exit code 3: no rate meets the targets, or no number of replicas the forecast.
+    highest rate. Steps as much faster and slower as the profile's error are planned for too. Exit code 3: no rate
+    meets the targets, or no number of replicas the forecast.
 
     \b
     Example:
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import ORDERINGS, document, plan, require_targets, trust_of, what_if
+    from ..tuner.plan import (
+        ORDERINGS,
+        document,
+        plan,
+        require_targets,
+        trust_of,
+        what_if,
+        with_other_step_times,
+    )
 
     announce_compilation()
     first = _scenario(**base)
-    scenarios = [first, *(what_if(first, change) for change in changes)]
+    steps = with_other_step_times(first)
+    scenarios = [first, *(what_if(first, change) for change in changes), *steps]
     note_ignored(first.profile, *(scenario.settings for scenario in scenarios))
     with progress("plan", len(scenarios) * ORDERINGS) as bar:
-        plans = plan(scenarios, rate, jobs=jobs, dask_scheduler=dask_scheduler, on_done=bar.update)
+        found = plan(scenarios, rate, jobs=jobs, dask_scheduler=dask_scheduler, on_done=bar.update)
+    plans, sides = found[: 1 + len(changes)], found[1 + len(changes) :]
     if as_json:
-        emit_json(document(plans, gpu_hour_cost))
+        emit_json(document(plans, gpu_hour_cost, sides))
     else:
-        _print(plans, gpu_hour_cost)
+        _print([plans[0], *sides, *plans[1:]], gpu_hour_cost)
         tell_trust(trust_of(plans))
     require_targets(plans)
 

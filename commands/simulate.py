@@ -1,7 +1,8 @@
 """slotune simulate: one configuration on one trace."""
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,20 @@ from .options import (
 from .output import announce_compilation, cell, emit_json, labelled, note_ignored, table, tell_trust, writing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..profiler.profile import Profile
     from ..simulator.engine_config import Settings
     from ..simulator.outage import Outage
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
+    from ..simulator.timing import Timing
+    from ..tuner.objective import Metrics
+    from ..tuner.sensitivity import Sensitivity
 
 MOST_REPLICAS = 10_000
+MOST_SIMULATED_AGAIN = 100_000
+"""Requests up to which faster and slower steps are simulated too: that takes three times as long."""
 SHOWN = ("mean", "median", "p90", "p99")
 
 
@@ -76,34 +84,64 @@ def command(
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
-    from ..simulator.metrics import summarise
     from ..simulator.misses import reasons
     from ..simulator.request_table import write_requests
-    from ..tuner.objective import Objective
+    from ..tuner.sensitivity import sensitivity
 
     announce_compilation()
-    profile, settings, result = _simulated(**asked)
+    run = _simulated(**asked)
+    profile, settings, result = run.profile, run.settings, run.result
     if requests_out:
         with writing(requests_out):
             write_requests(result.requests, requests_out)
-    metrics = summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
-    document = {
+    summary = partial(_summary, slo, goodput)
+    metrics = summary(result)
+    steps = None
+    if len(result.requests) <= MOST_SIMULATED_AGAIN:
+        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)))
+    else:
+        click.echo(
+            f"Note: over {MOST_SIMULATED_AGAIN:,} requests: not simulated with faster and slower steps", err=True
+        )
+    document: dict[str, Any] = {
         "metrics": metrics,
         "engine": asdict(profile.engine_config(settings)),
         "profile": profile.describe(),
         "trust": profile.trust(result.extrapolated_steps / max(result.steps, 1), settings),
+        "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
     }
     if slo:
-        objective = Objective(slo)
-        document["targets"] = {str(target): objective.keeps(target, metrics) for target in slo}
+        document["targets"] = _targets(slo, metrics)
     unanswered = reasons(result.requests, profile.engine_config(settings), asked["policy"])
     if unanswered:
         click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
     if as_json:
         emit_json(document)
     else:
-        _print(document, slo)
+        _print(metrics, slo, steps)
         tell_trust(document["trust"])
+
+
+def _summary(slo: tuple["Slo", ...], goodput: dict[str, float], result: "SimulationResult") -> dict[str, float]:
+    from ..simulator.metrics import summarise
+
+    return summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
+
+
+def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
+    """Each target, and whether it is met."""
+    from ..tuner.objective import Objective
+
+    return {str(target): Objective(slo).keeps(target, metrics) for target in slo}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    profile: "Profile"
+    settings: "Settings"
+    result: "SimulationResult"
+    slowed: "Callable[[float], SimulationResult]"
+    """The same with every step so many times as long."""
 
 
 def _simulated(
@@ -118,7 +156,7 @@ def _simulated(
     steps_out: Path | None,
     replicas: int,
     **service: Any,
-) -> "tuple[Profile, Settings, SimulationResult]":
+) -> _Run:
     from ..profiler.profile import load_profile
     from ..simulator.engine_config import parse_settings
     from ..simulator.simulation import simulate
@@ -132,29 +170,37 @@ def _simulated(
     note_ignored(known, settings)
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load
+    timing = known.timing(settings)
+
+    def run(timing: "Timing", writer: StepWriter | None = None) -> "SimulationResult":
+        return simulate(load, config, timing, seed=seed, replicas=replicas, outages=outage, steps_out=writer, **service)
+
     with writing(steps_out), steps_out.open("w") if steps_out else nullcontext() as out:
-        writer = StepWriter(out, load, replicas) if out else None
-        result = simulate(
-            load,
-            config,
-            known.timing(settings),
-            seed=seed,
-            replicas=replicas,
-            outages=outage,
-            steps_out=writer,
-            **service,
-        )
-    return known, settings, result
+        result = run(timing, StepWriter(out, load, replicas) if out else None)
+    return _Run(known, settings, result, lambda factor: run(timing.slowed(factor)))
 
 
-def _print(document: dict[str, Any], slo: tuple["Slo", ...]) -> None:
-    metrics = document["metrics"]
-    rows = [
-        [name.upper(), *(metrics[f"{kind}_{name}_ms"] for kind in SHOWN)] for name in ("ttft", "tpot", "itl", "e2el")
-    ]
+def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:
+    rows: list[list[object]] = []
+    for name in ("ttft", "tpot", "itl", "e2el"):
+        keys = [f"{kind}_{name}_ms" for kind in SHOWN]
+        rows.append([name.upper(), *(metrics[key] for key in keys)])
+        if steps:
+            rows.append([f"  {steps.label}", *(steps.both(partial(_value, key)) for key in keys)])
     table(["ms", *SHOWN], rows)
-    lines = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
+    lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
     for target in slo:
-        verdict, value = ("kept" if document["targets"][str(target)] else "missed"), cell(target.value_ms(metrics))
+        value = cell(target.value_ms(metrics))
+        verdict = _verdict(target, metrics)
         lines.append((str(target), f"{verdict}, {value} ms" if value else verdict))
+        if steps:
+            lines.append((f"  {steps.label}", steps.both(partial(_verdict, target))))
     table(["", ""], lines)
+
+
+def _value(key: str, metrics: "Metrics") -> str:
+    return cell(metrics[key])
+
+
+def _verdict(target: "Slo", metrics: "Metrics") -> str:
+    return "kept" if _targets((target,), metrics)[str(target)] else "missed"

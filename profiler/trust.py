@@ -64,6 +64,18 @@ def _made_with(profile: "Profile", name: str) -> Any:
     return profile.defaults.get(name, getattr(profile.engine, name, None))
 
 
+def step_time_error(profile: "Profile") -> float | None:
+    """By what share all steps of a run may be too short or too long; None where nothing tells it.
+
+    For measured steps it is the median error of one that was held out, for kernel tables the median error of TPOT on
+    measured engines.
+    """
+    if profile.source == KERNEL_TABLES:
+        return TABLES_TPOT_ERROR
+    everything = profile.step.error_of("all")
+    return None if everything is None else everything.median
+
+
 def expected_error(profile: "Profile") -> dict[str, Any]:
     """The error to expect of predictions, as JSON has it: shares, null where nothing is known."""
     everything = profile.step.error_of("all")
@@ -82,8 +94,8 @@ def _sentence(profile: "Profile") -> str:
     everything = profile.step.error_of("all")
     if profile.source == KERNEL_TABLES:
         return (
-            f"expect means to be off by about {TABLES_TPOT_ERROR:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), the "
-            "median on measured engines; more near saturation"
+            f"expect means to be off by about {TABLES_TPOT_ERROR:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT) at a "
+            "fixed concurrency, the median on measured engines; by more at a given rate, near saturation"
         )
     if everything is None:
         return "the error to expect is not known: no measured step was held out to tell it"

@@ -1,8 +1,9 @@
 """How long things take: the step-time model, and what a request spends outside the engine's steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
-from .step_time import StepTimeModel
+from .step_time import StepTimeModel, slowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,7 @@ class Timing:
 
     step: StepTimeModel
     overhead: Overhead = Overhead()
+
+    def slowed(self, factor: float) -> Self:
+        """The same where every step takes `factor` times as long; the overhead stays."""
+        return replace(self, step=slowed(self.step, factor))

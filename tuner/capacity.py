@@ -50,6 +50,8 @@ class Scenario:
     settings: Settings = field(default_factory=dict)
     policy: str = "vllm-v1"
     router: str = "round-robin"
+    step_factor: float = 1.0
+    """How many times as long as the profile says every step takes."""
 
     def simulated(self) -> SimulatedRun:
         """Runs settings on the trace as it is."""
@@ -85,7 +87,7 @@ def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: i
 
 def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int) -> Probe:
     engine = scenario.profile.engine_config(scenario.settings)
-    timing = scenario.profile.timing(scenario.settings)
+    timing = scenario.profile.timing(scenario.settings).slowed(scenario.step_factor)
     result = simulate(
         load, engine, timing, policy=scenario.policy, replicas=replicas, router=scenario.router, seed=seed
     )

@@ -54,6 +54,8 @@ class SimulatedRun:
     seed: int = 0
     percentiles: tuple[float, ...] = ()
     """Further ones to report, as targets name them."""
+    step_factor: float = 1.0
+    """How many times as long as the profile says every step takes."""
 
     def compile(self) -> None:
         """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""
@@ -69,7 +71,7 @@ class SimulatedRun:
         result = simulate(
             self.trace,
             engine,
-            self.profile.timing(settings),
+            self.profile.timing(settings).slowed(self.step_factor),
             policy=self.policy,
             seed=self.seed,
             max_concurrency=self.max_concurrency,

@@ -15,19 +15,20 @@ from .objective import Metrics
 from .other_orders import picked
 from .study import Study, Trial, settings_key
 from .task import Task
+from .variation import Variation
 
 ORIGIN = "plain"
 """Of trials that are no part of the search."""
 
 
-def take_back(study: Study, task: Task, run_all: Callable[[Iterable[tuple[Settings, int]]], Iterator[Outcome]]) -> None:
+def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]], Iterator[Outcome]]) -> None:
     """Put the winner without its idle changes into the study, where it has any and the study does not know it yet."""
     winner = picked(study, task)
     if winner is None or winner.metrics is None:
         return
     without = [_less(winner.settings, {name}) for name in task.space.changes(winner.settings)]
     legal = [settings for settings in without if not task.refuses(settings)]
-    outcomes = list(run_all((settings, 0) for settings in legal))
+    outcomes = list(run_all(map(Variation, legal)))
     idle = {
         next(iter(winner.settings.keys() - settings.keys()))
         for settings, outcome in zip(legal, outcomes, strict=True)
@@ -37,7 +38,7 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[tuple[Settin
     known = {settings_key(trial.settings) for trial in study.trials("simulation")}
     if not idle or settings_key(settings) in known:
         return
-    outcome = next(run_all([(settings, 0)]))
+    outcome = next(run_all([Variation(settings)]))
     if _same(outcome.metrics, winner.metrics):
         study.add(Trial(settings, outcome.metrics, origin=ORIGIN, duration_s=outcome.duration_s))
 

@@ -14,41 +14,16 @@ from math import isnan
 import numpy as np
 
 from ..simulator.engine_config import Settings
-from ..traces.trace import Trace
-from .evaluate import Outcome, SimulatedRun
+from .evaluate import Outcome
 from .objective import Metrics, Objective
 from .ranking import ranked, recommended, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
+from .variation import ORDERS, Variation
 
 FINALISTS = 4
 """Configurations that run on other orders, besides the default."""
-ORDERS = 6
-"""Enough for a mean whose error is less than half the spread, at the cost of 30 trials."""
 ORIGIN = "other order"
-
-
-def rotated(trace: Trace, number: int) -> Trace:
-    """Order `number` (1 to ORDERS) of a trace: the arrival times stay, the requests move on along them.
-
-    What follows what stays too, so bursts, conversations and shared prefixes are as they were; which request meets
-    which burst is not.
-    """
-    first = number * len(trace) // (ORDERS + 1)
-    return replace(trace.taken(np.roll(np.arange(len(trace)), -first)), arrival_s=trace.arrival_s)
-
-
-@dataclass(frozen=True, slots=True)
-class OrderedRun:
-    """Runs settings on one order of a trace; order 0 is the trace as it is."""
-
-    simulated: SimulatedRun
-
-    def __call__(self, question: tuple[Settings, int]) -> Outcome:
-        settings, number = question
-        if number == 0:
-            return self.simulated(settings)
-        return replace(self.simulated, trace=rotated(self.simulated.trace, number))(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +58,38 @@ def orders_of(study: Study) -> dict[str, OtherOrders]:
 def run_other_orders(
     study: Study,
     task: Task,
-    run_all: Callable[[Iterable[tuple[Settings, int]]], Iterator[Outcome]],
+    run_all: Callable[[Iterable[Variation]], Iterator[Outcome]],
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists on every order, each put in the study when it ends; known ones are not run."""
-    trials = _ran(study)
-    default = [trial for trial in trials if settings_key(trial.settings) == settings_key(study.asked.engine)]
     known = {(settings_key(trial.settings), trial.repeat) for trial in study.trials("other orders")}
-    chosen = {settings_key(trial.settings): dict(trial.settings) for trial in [*default, *_finalists(trials, task)]}
     numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1)
-    missing = [(chosen[key], number) for key in chosen for number in numbers if (key, number) not in known]
-    for (settings, number), outcome in zip(missing, run_all(missing), strict=True):
+    missing = [
+        Variation(settings, number)
+        for key, settings in finalists(study, task).items()
+        for number in numbers
+        if (key, number) not in known
+    ]
+    for variation, outcome in zip(missing, run_all(missing), strict=True):
         trial = Trial(
-            settings,
+            variation.settings,
             outcome.metrics,
             outcome.failure,
             outcome.message,
             "other orders",
-            number,
+            variation.order,
             ORIGIN,
             outcome.duration_s,
         )
         study.add(trial)
         on_trial(trial)
+
+
+def finalists(study: Study, task: Task) -> dict[str, Settings]:
+    """The default, where it ran, and the best few, by `settings_key`."""
+    trials = _ran(study)
+    default = [trial for trial in trials if settings_key(trial.settings) == settings_key(study.asked.engine)]
+    return {settings_key(trial.settings): dict(trial.settings) for trial in [*default, *_best_few(trials, task)]}
 
 
 def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) -> Trial | None:
@@ -116,13 +100,13 @@ def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) ->
     """
     trials = [trial for trial in _ran(study) if settings_key(trial.settings) not in without]
     orders = orders_of(study)
-    finalists = [trial for trial in _finalists(trials, task) if settings_key(trial.settings) in orders]
-    if not finalists:
+    ordered = [trial for trial in _best_few(trials, task) if settings_key(trial.settings) in orders]
+    if not ordered:
         return recommended(trials, task.objective, task.space, _reference(trials))
-    means = [replace(trial, metrics=orders[settings_key(trial.settings)].mean()) for trial in finalists]
+    means = [replace(trial, metrics=orders[settings_key(trial.settings)].mean()) for trial in ordered]
     default = orders.get(settings_key(study.asked.engine))
     best = recommended(means, task.objective, task.space, default.mean() if default else _reference(means))
-    return next(trial for trial in finalists if best is not None and trial.number == best.number)
+    return next(trial for trial in ordered if best is not None and trial.number == best.number)
 
 
 def _ran(study: Study) -> list[Trial]:
@@ -134,7 +118,7 @@ def _reference(trials: Sequence[Trial]) -> Metrics:
     return (trials[0].metrics or {}) if trials else {}
 
 
-def _finalists(trials: Sequence[Trial], task: Task) -> list[Trial]:
+def _best_few(trials: Sequence[Trial], task: Task) -> list[Trial]:
     """The best trials that are predicted to differ, none that misses targets where the best meets them."""
     objective, space = task.objective, task.space
     best = recommended(trials, objective, space, _reference(trials))

@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any
 
 from ..errors import InfeasibleError, InputError
+from ..profiler.trust import step_time_error
 from ..simulator.engine_config import parse_settings
 from .capacity import Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .evaluate import workers
+from .sensitivity import factors
 from .steady_load import scaled_lengths
 
 ORDERINGS = 5
@@ -24,6 +26,7 @@ MOST_ADDED = 8
 MOST_REPLICAS = 2000
 """More than stand behind one router; a forecast for more is planned in parts."""
 LENGTHS = ("input_tokens", "output_tokens")
+STEP_TIME = "step_time"
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -148,14 +151,15 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
 
 
 def what_if(base: Scenario, text: str) -> Scenario:
-    """The base with one change: an engine setting (`max_num_seqs=64`), or lengths (`input_tokens=x1.5`).
+    """The base with one change: an engine setting (`max_num_seqs=64`), lengths (`input_tokens=x1.5`), or the time that
+    every step takes (`step_time=x1.1`).
 
     Raises InputError for anything else.
     """
     name, found, value = text.partition("=")
     if name == "rate":
         raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
-    if name not in LENGTHS:
+    if name not in (*LENGTHS, STEP_TIME):
         settings = parse_settings([text]) if found else parse_settings([f"{text}="])
         changed = replace(base, name=text, settings=base.settings | settings)
         changed.profile.engine_config(changed.settings)
@@ -166,14 +170,33 @@ def what_if(base: Scenario, text: str) -> Scenario:
         factor = math.nan
     if not (value.startswith("x") and 0 < factor < math.inf):
         raise InputError(f"--what-if {text!r}: expected a factor, for example {name}=x1.5")
+    if name == STEP_TIME:
+        return replace(base, name=text, step_factor=base.step_factor * factor)
     inputs, outputs = (factor, 1.0) if name == "input_tokens" else (1.0, factor)
     return replace(base, name=text, trace=scaled_lengths(base.trace, inputs=inputs, outputs=outputs))
 
 
-def document(plans: Sequence[Plan], gpu_hour_cost: float | None) -> dict[str, Any]:
-    """The JSON document of `slotune plan --json`: the base plan, with the what-if scenarios inside."""
+def with_other_step_times(base: Scenario) -> list[Scenario]:
+    """The base with steps that are faster and slower by its profile's error; none where that is not known."""
+    error = step_time_error(base.profile)
+    if error is None:
+        return []
+    return [
+        replace(base, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)
+        for how, factor in zip(("faster", "slower"), factors(error), strict=True)
+    ]
+
+
+def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
+    """The JSON document of `slotune plan --json`: the base plan, with the what-if scenarios inside.
+
+    `steps` are the plans of `with_other_step_times(base)`.
+    """
     base = plans[0]
+    sides = dict(zip(("faster", "slower"), (described(one, gpu_hour_cost) for one in steps), strict=False))
+    error = step_time_error(base.scenario.profile)
     return described(base, gpu_hour_cost) | {
+        "sensitivity": {"step_time_error": error} | sides if sides else None,
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
         "profile": base.scenario.profile.describe(),

@@ -11,8 +11,9 @@ from ..simulator.slo import Slo
 from . import validation
 from .deployment import deployed
 from .export import vllm_yaml
-from .objective import Objective
+from .objective import Metrics, Objective
 from .other_orders import OtherOrders
+from .sensitivity import Sensitivity
 from .study import Trial, settings_key
 from .task import Task
 from .validation import Validation
@@ -32,6 +33,8 @@ class Recommendation:
     """With several goals: every configuration that no other beats in all of them."""
     orders: Mapping[str, OtherOrders]
     """What the best few and the default gave on other orders of the requests, by `settings_key`."""
+    sensitivities: Mapping[str, Sensitivity]
+    """What they gave with faster and slower steps, where the profile's error is known."""
     simulated: Trial
     """What the simulations alone recommend."""
     measured: Validation | None
@@ -49,6 +52,10 @@ class Recommendation:
     def orders_of(self, trial: Trial) -> OtherOrders | None:
         """What a configuration gave on other orders of the requests, where that is known."""
         return self.orders.get(settings_key(trial.settings))
+
+    def sensitivity_of(self, trial: Trial) -> Sensitivity | None:
+        """What a configuration gave with faster and slower steps, where that is known."""
+        return self.sensitivities.get(settings_key(trial.settings))
 
 
 def require_targets(recommendation: Recommendation) -> None:
@@ -98,12 +105,15 @@ def best_yaml(recommendation: Recommendation) -> str:
 
 
 def _target_lines(recommendation: Recommendation) -> list[str]:
-    objective, orders = recommendation.task.objective, recommendation.orders_of(recommendation.best)
+    objective, best = recommendation.task.objective, recommendation.best
+    orders, steps = recommendation.orders_of(best), recommendation.sensitivity_of(best)
     lines = []
     for slo in objective.slos:
-        line = f"{slo}: {verdict_text(objective, slo, recommendation.best)} in simulation"
+        line = f"{slo}: {verdict_text(objective, slo, best)} in simulation"
         if orders:
             line += f"; in {len(orders.runs)} other orders of the requests {met_text(orders, objective, slo)}"
+        if steps:
+            line += f"; with {steps.label} {steps_text(steps, objective, slo)}"
         lines.append(line)
     return lines
 
@@ -112,7 +122,11 @@ def verdict_text(objective: Objective, slo: Slo, trial: Trial) -> str:
     """Whether a configuration is predicted to meet a target, and with what."""
     if trial.metrics is None:
         return f"does not start: {trial.message}"
-    return f"{'met' if objective.keeps(slo, trial.metrics) else 'missed'} ({slo.value_ms(trial.metrics):.4g} ms)"
+    return f"{_met(objective, slo, trial.metrics)} ({slo.value_ms(trial.metrics):.4g} ms)"
+
+
+def _met(objective: Objective, slo: Slo, metrics: Metrics) -> str:
+    return "met" if objective.keeps(slo, metrics) else "missed"
 
 
 def range_text(orders: OtherOrders, key: str) -> str:
@@ -125,3 +139,14 @@ def met_text(orders: OtherOrders, objective: Objective, slo: Slo) -> str:
     """On how many of the other orders a target is met, and with what."""
     met = orders.meeting(partial(objective.keeps, slo))
     return f"met in {met} ({range_text(orders, slo.key)} ms)"
+
+
+def steps_range_text(steps: Sensitivity, key: str) -> str:
+    """A metric with faster and with slower steps."""
+    return steps.both(lambda metrics: f"{metrics[key]:.4g}")
+
+
+def steps_text(steps: Sensitivity, objective: Objective, slo: Slo) -> str:
+    """Whether a target is met with faster and with slower steps, and with what."""
+    met = steps.both(partial(_met, objective, slo))
+    return f"{met} ({steps.both(lambda metrics: f'{slo.value_ms(metrics):.4g}')} ms)"

@@ -7,7 +7,8 @@ from typing import Any
 from .comparison import changes_text, quantities
 from .objective import Metrics, Objective
 from .other_orders import OtherOrders
-from .recommendation import Recommendation, met_text, range_text, verdict_text
+from .recommendation import Recommendation, met_text, range_text, steps_range_text, steps_text, verdict_text
+from .sensitivity import Sensitivity
 from .study import Trial, settings_key
 from .validate_page import document as validation_document
 from .validate_page import measured_document
@@ -34,9 +35,11 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
         rows.append((label, (default.metrics or {}).get(key), (best.metrics or {}).get(key)))
         if key in goals:
             rows += _spread_row(recommendation, partial(range_text, key=key))
+            rows += _steps_row(recommendation, partial(steps_range_text, key=key))
     for slo in task.objective.slos:
         rows.append((str(slo), verdict_text(task.objective, slo, default), verdict_text(task.objective, slo, best)))
         rows += _spread_row(recommendation, partial(met_text, objective=task.objective, slo=slo))
+        rows += _steps_row(recommendation, partial(steps_text, objective=task.objective, slo=slo))
     return rows
 
 
@@ -48,6 +51,16 @@ def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], st
         return []
     default, best = (text(orders) if orders else None for orders in sides)
     return [(f"  in {count} other orders", default, best)]
+
+
+def _steps_row(recommendation: Recommendation, text: Callable[[Sensitivity], str]) -> list[tuple[str, object, object]]:
+    """What the number above gave with faster and slower steps; nothing where that is not known."""
+    sides = [recommendation.sensitivity_of(trial) for trial in (recommendation.default, recommendation.best)]
+    label = next((steps.label for steps in sides if steps), None)
+    if label is None:
+        return []
+    default, best = (text(steps) if steps else None for steps in sides)
+    return [(f"  {label}", default, best)]
 
 
 def keep_line(recommendation: Recommendation) -> list[str]:
@@ -98,7 +111,7 @@ def trust_of(recommendation: Recommendation) -> dict[str, Any]:
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
     metrics, measured, objective = trial.metrics, recommendation.measured, recommendation.task.objective
-    orders = recommendation.orders_of(trial)
+    orders, steps = recommendation.orders_of(trial), recommendation.sensitivity_of(trial)
     return {
         "engine": dict(trial.settings),
         "resolved": recommendation.task.space.resolved(trial.settings),
@@ -106,6 +119,7 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
         "failure": trial.message,
         "targets": {} if metrics is None else targets_met(objective, metrics),
         "other_orders": None if orders is None else _orders_document(orders, objective),
+        "sensitivity": None if steps is None else steps.as_dict(partial(targets_met, objective)),
         "measured": None if measured is None else _measured(measured, trial.settings),
     }
 

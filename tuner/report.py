@@ -17,9 +17,10 @@ from .deployment import deployed
 from .export import command_line
 from .objective import Metrics
 from .other_orders import orders_of, picked
+from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked
-from .recommendation import met_text
+from .recommendation import met_text, steps_text
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -159,7 +160,7 @@ class Page:
             sentences.append("Predicted: " + "; ".join(falls) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
-        sentences += self._spread()
+        sentences += self._spread() + self._other_steps()
         sentences.append(
             self.verdict.sentence if self.verdict else "Not yet measured on the engine: run slotune validate."
         )
@@ -172,6 +173,14 @@ class Page:
             return []
         texts = [f"{slo} {met_text(orders, self.objective, slo)}" for slo in self.objective.slos]
         return [f"The same requests in {len(orders.runs)} other orders: {'; '.join(texts)}."]
+
+    def _other_steps(self) -> list[str]:
+        """What the recommended settings give with faster and slower steps, where that is known."""
+        steps = sensitivities_of(self.study, self.task).get(settings_key(self.best))
+        if steps is None or not self.objective.slos:
+            return []
+        texts = [f"{slo} {steps_text(steps, self.objective, slo)}" for slo in self.objective.slos]
+        return [f"With {steps.label}: {'; '.join(texts)}."]
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:

@@ -6,14 +6,14 @@ step records tell the two apart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..profiler.profile import Profile
 from ..profiler.surrogate_steps import samples_of
 from ..simulator.metrics import summarise
 from ..simulator.simulation import simulate
-from ..simulator.step_time import slowed, step_times_s
+from ..simulator.step_time import step_times_s
 from ..simulator.steps import StepRecord
 from ..traces.trace import Trace
 from .objective import Metrics
@@ -52,6 +52,6 @@ def run_speed(
         return None
     timing = profile.timing(settings)
     ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
-    slower = replace(timing, step=slowed(timing.step, ratio))
-    result = simulate(trace, profile.engine_config(settings), slower, max_concurrency=max_concurrency)
+    engine = profile.engine_config(settings)
+    result = simulate(trace, engine, timing.slowed(ratio), max_concurrency=max_concurrency)
     return RunSpeed(ratio, len(samples), summarise(result.requests, result.gaps, {}, percentiles))

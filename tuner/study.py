@@ -30,7 +30,7 @@ TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
 PART = ".part"
 
-Where = Literal["simulation", "other orders", "hardware"]
+Where = Literal["simulation", "other orders", "other step times", "hardware"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -100,7 +100,8 @@ class Trial:
     where: Where = "simulation"
     repeat: int = 0
     origin: str = ""
-    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, validate."""
+    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, other step time,
+    validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""

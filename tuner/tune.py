@@ -7,7 +7,8 @@ from ..errors import InputError
 from . import idle_changes
 from .evaluate import workers
 from .feasibility import FeasibilityForest
-from .other_orders import OrderedRun, orders_of, picked, run_other_orders
+from .other_orders import orders_of, picked, run_other_orders
+from .other_step_times import run_other_step_times, sensitivities_of
 from .ranking import pareto_front
 from .recommendation import Recommendation, after_measuring, best_yaml
 from .search import DESIGN, Proposer, RandomProposer, Runner, Search
@@ -18,6 +19,7 @@ from .space import F64
 from .study import Asked, Study, Trial, settings_key
 from .task import Task, load_task
 from .validation import validation_of
+from .variation import Variation, VariedRun
 
 
 def tune(
@@ -37,9 +39,9 @@ def tune(
     """
     task = load_task(asked)
     run = task.simulated()
-    simulators = workers(OrderedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)
+    simulators = workers(VariedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)
     with simulators as run_all, Study.create(out, asked) as study:
-        runner = Runner(study, lambda many: run_all((settings, 0) for settings in many), on_trial)
+        runner = Runner(study, lambda many: run_all(map(Variation, many)), on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)
         try:
@@ -48,12 +50,13 @@ def tune(
         finally:
             proposer.close()
 
-        def run_orders() -> None:
-            run_other_orders(study, task, run_all, lambda trial: on_trial(trial, runner.done))
+        def tell(trial: Trial) -> None:
+            on_trial(trial, runner.done)
 
-        run_orders()
+        run_other_orders(study, task, run_all, tell)
         idle_changes.take_back(study, task, run_all)
-        run_orders()
+        run_other_orders(study, task, run_all, tell)
+        run_other_step_times(study, task, run_all, tell)
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)
         study.write_best(best_yaml(found))
@@ -75,7 +78,16 @@ def _concluded(study: Study, task: Task, default: Trial, done: int, front: Seque
         raise InputError(f"no configuration of {done} could run, the first because: {reason}")
     several = len(task.objective.goals) > 1
     found = Recommendation(
-        study.folder, task, simulated, default, done, tuple(front) if several else (), orders_of(study), simulated, None
+        study.folder,
+        task,
+        simulated,
+        default,
+        done,
+        tuple(front) if several else (),
+        orders_of(study),
+        sensitivities_of(study, task),
+        simulated,
+        None,
     )
     return after_measuring(found, validation_of(study, task)) if runs else found
 

@@ -26,7 +26,7 @@ from slotune.profiler.surrogate_steps import samples_of_files
 from slotune.simulator.features import CONSTANT, DECODE_ROWS, PHYSICS, PREFILL_TOKENS
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
-from slotune.simulator.step_time import StepTimeModel, pack_model, slowed, step_times_s
+from slotune.simulator.step_time import StepTimeModel, pack_model, step_times_s
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
 
@@ -90,7 +90,7 @@ def _ratio(task: Task, run: Trial, study: Path, step: StepTimeModel | None, at_s
     if at_speed:
         samples = samples_of_files([study / run.details["folder"] / "steps.jsonl"])
         factor = samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum()
-        timing = replace(timing, step=slowed(timing.step, float(factor)))
+        timing = timing.slowed(float(factor))
     result = simulate(task.trace, task.profile.engine_config(run.settings), timing)
     predicted = summarise(result.requests, result.gaps)
     assert run.metrics is not None

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from slotune.commands import simulate
+
 LINEAR = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0.00002)
 
 
@@ -107,6 +109,25 @@ def test_simulate_tells_the_value_that_a_target_is_for(slotune, files):
     text = slotune("simulate", *files, "--slo", "p99.9:ttft:1").out
     value = told["metrics"]["p99.9_ttft_ms"]
     assert f"missed, {value:.4g} ms" in text
+
+
+def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):
+    words = ("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--slo", "p99:ttft:100")
+    told = json.loads(slotune(*words, "--json").out)
+    sides = told["sensitivity"]
+    assert sides["step_time_error"] == told["trust"]["expected_error"]["mean_tpot"] == 0.09
+    faster, slower = (sides[side]["metrics"]["mean_tpot_ms"] for side in ("faster", "slower"))
+    assert faster < told["metrics"]["mean_tpot_ms"] < slower
+    assert sides["slower"]["targets"].keys() == told["targets"].keys()
+    assert f"{faster:.4g} / {slower:.4g}" in slotune(*words).out
+
+
+def test_simulate_runs_once_where_no_error_is_known_or_the_trace_is_long(slotune, files, monkeypatch):
+    assert json.loads(slotune("simulate", *files, "--json").out)["sensitivity"] is None
+    monkeypatch.setattr(simulate, "MOST_SIMULATED_AGAIN", 59)
+    ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--json")
+    assert json.loads(ran.out)["sensitivity"] is None
+    assert "over 59 requests: not simulated with faster and slower steps" in ran.err
 
 
 def test_simulate_says_why_requests_were_not_answered(slotune, files):

@@ -7,7 +7,7 @@ import pytest
 from slotune.profiler.profile import Profile, linear_profile, load_profile
 from slotune.profiler.provenance import MEASURED
 from slotune.profiler.surrogate_model import RegimeError
-from slotune.profiler.trust import lines
+from slotune.profiler.trust import TABLES_TPOT_ERROR, lines, step_time_error
 
 
 @pytest.fixture
@@ -51,6 +51,12 @@ def test_the_same_is_said_once_for_many_configurations(measured: Profile) -> Non
 
 def test_a_formula_stands_for_any_schedule() -> None:
     assert linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust(0.0, {"async_scheduling": False})["not_represented"] == []
+
+
+def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) -> None:
+    assert step_time_error(measured) == 0.02
+    assert step_time_error(load_profile("h200-llama-3.1-8b")) == TABLES_TPOT_ERROR
+    assert step_time_error(linear_profile(4e-3, 4e-5, 1e-4, 2e-7)) is None
 
 
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:

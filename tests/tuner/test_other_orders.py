@@ -8,19 +8,11 @@ import numpy as np
 import pytest
 
 from slotune.tuner.evaluate import Outcome
-from slotune.tuner.other_orders import (
-    FINALISTS,
-    ORDERS,
-    OrderedRun,
-    OtherOrders,
-    orders_of,
-    picked,
-    rotated,
-    run_other_orders,
-)
+from slotune.tuner.other_orders import FINALISTS, OtherOrders, orders_of, picked, run_other_orders
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
+from slotune.tuner.variation import ORDERS, Variation, VariedRun
 
 
 @pytest.fixture
@@ -30,14 +22,14 @@ def opened(study: Path) -> Any:
         yield found, load_task(found.asked)
 
 
-def all_run(study: Study, task: Task) -> list[tuple[dict[str, Any], int]]:
+def all_run(study: Study, task: Task) -> list[Variation]:
     """Run what is missing; what that was."""
-    asked: list[tuple[dict[str, Any], int]] = []
+    asked: list[Variation] = []
 
     def run_all(questions: Any) -> Any:
         for question in questions:
             asked.append(question)
-            yield OrderedRun(task.simulated())(question)
+            yield VariedRun(task.simulated())(question)
 
     run_other_orders(study, task, run_all, lambda trial: None)
     return asked
@@ -50,28 +42,10 @@ def put(study: Study, trial: Trial, **factors: float) -> None:
         study.add(replace(trial, metrics=metrics, where="other orders", repeat=number, number=None))
 
 
-def test_an_order_moves_the_requests_and_leaves_the_arrivals(small_trace: Any):
-    trace = small_trace(70, shared=50)
-    for number in range(1, ORDERS + 1):
-        other = rotated(trace, number)
-        assert (other.arrival_s == trace.arrival_s).all()
-        assert (other.input_tokens == np.roll(trace.input_tokens, -10 * number)).all()
-        assert (other.output_tokens == np.roll(trace.output_tokens, -10 * number)).all()
-        assert (other.run_tokens == 50).all()
-
-
-def test_order_0_is_the_trace_as_it_is(opened: Any):
-    _, task = opened
-    ordered = OrderedRun(task.simulated())
-    settings = dict(task.asked.engine)
-    assert ordered((settings, 0)).metrics == task.simulated()(settings).metrics
-    assert ordered((settings, 1)).metrics != task.simulated()(settings).metrics
-
-
 def test_the_default_and_the_finalists_run_once_on_every_order(opened: Any):
     study, task = opened
     asked = all_run(study, task)
-    ran = {settings_key(settings) for settings, _ in asked}
+    ran = {settings_key(variation.settings) for variation in asked}
     assert settings_key(task.asked.engine) in ran
     assert len(ran) == FINALISTS + 1
     assert len(asked) == len(ran) * ORDERS

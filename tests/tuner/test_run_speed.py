@@ -2,14 +2,12 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from slotune.profiler.profile import Profile
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
-from slotune.simulator.step_time import slowed
 from slotune.simulator.step_writer import StepWriter
 from slotune.simulator.steps import StepRecord, parse_step
 from slotune.traces.trace import Trace
@@ -24,8 +22,8 @@ def on_a_slower_machine(profile: Profile, trace: Trace, factor: float) -> tuple[
     """Steps and metrics of a machine on which every step takes `factor` times as long as the profile says."""
     out = io.StringIO()
     timing = profile.timing(SETTINGS)
-    slower = replace(timing, step=slowed(timing.step, factor))
-    result = simulate(trace, profile.engine_config(SETTINGS), slower, steps_out=StepWriter(out, trace, 1))
+    engine = profile.engine_config(SETTINGS)
+    result = simulate(trace, engine, timing.slowed(factor), steps_out=StepWriter(out, trace, 1))
     return [parse_step(line, "steps") for line in out.getvalue().splitlines()], summarise(result.requests, result.gaps)
 
 

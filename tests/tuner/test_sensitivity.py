@@ -1,0 +1,112 @@
+"""What a prediction becomes with faster and slower steps: in a study, in a plan, and where no error is known."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.provenance import KERNEL_TABLES
+from slotune.profiler.trust import TABLES_TPOT_ERROR
+from slotune.simulator.slo import Slo
+from slotune.tuner.capacity import Scenario
+from slotune.tuner.objective import Objective
+from slotune.tuner.other_orders import FINALISTS
+from slotune.tuner.other_step_times import run_other_step_times, sensitivities_of
+from slotune.tuner.plan import document, plan, what_if, with_other_step_times
+from slotune.tuner.sensitivity import factors, sensitivity
+from slotune.tuner.study import Study, settings_key
+from slotune.tuner.task import Task, load_task
+from slotune.tuner.variation import Variation, VariedRun
+
+ERROR = TABLES_TPOT_ERROR
+
+
+@pytest.fixture
+def tables_profile(small_profile: Profile) -> Profile:
+    """A formula that passes for kernel tables, whose error is known."""
+    return replace(small_profile, source=KERNEL_TABLES)
+
+
+@pytest.fixture
+def opened(study: Path) -> Any:
+    """The searched study, open, and its task with a profile whose error is known."""
+    with Study.open(study, writable=True) as found:
+        task = load_task(found.asked)
+        yield found, replace(task, profile=replace(task.profile, source=KERNEL_TABLES))
+
+
+def all_run(study: Study, task: Task) -> list[Variation]:
+    """Run what is missing; what that was."""
+    asked: list[Variation] = []
+
+    def run_all(variations: Any) -> Any:
+        for variation in variations:
+            asked.append(variation)
+            yield VariedRun(task.simulated())(variation)
+
+    run_other_step_times(study, task, run_all, lambda trial: None)
+    return asked
+
+
+def test_steps_are_faster_and_slower_by_the_error_of_the_profile_where_it_is_known(
+    small_profile: Profile, tables_profile: Profile
+):
+    seen: list[float] = []
+
+    def run(factor: float) -> dict[str, float]:
+        seen.append(factor)
+        return {"factor": factor}
+
+    assert sensitivity(small_profile, run) is None and not seen
+    found = sensitivity(tables_profile, run)
+    assert found is not None
+    assert seen == [pytest.approx(1 / 1.09), pytest.approx(1.09)] == list(factors(ERROR))
+    assert (found.faster, found.slower) == ({"factor": seen[0]}, {"factor": seen[1]})
+    assert found.label == "steps 9% faster / slower"
+
+
+def test_the_default_and_the_finalists_run_once_faster_and_slower(opened: Any):
+    study, task = opened
+    asked = all_run(study, task)
+    assert len(asked) == 2 * (FINALISTS + 1)
+    assert {variation.step_factor for variation in asked} == set(factors(ERROR))
+    known = sensitivities_of(study, task)
+    default = known[settings_key(task.asked.engine)]
+    predicted = task.simulated()(dict(task.asked.engine)).metrics
+    for key in ("mean_tpot_ms", "mean_e2el_ms"):
+        assert default.faster[key] < predicted[key] < default.slower[key]
+    assert all_run(study, task) == []
+
+
+def test_a_study_whose_profile_has_no_known_error_runs_nothing(opened: Any):
+    study, task = opened
+    closed = load_task(task.asked)
+    assert all_run(study, closed) == [] and sensitivities_of(study, closed) == {}
+
+
+def test_a_plan_for_faster_and_slower_steps(tables_profile: Profile, small_trace: Any):
+    objective = Objective((Slo(99.0, "ttft", 200.0),))
+    base = Scenario("base", tables_profile, small_trace(), objective, {"max_num_seqs": 8})
+    faster, slower = with_other_step_times(base)
+    assert [faster.name, slower.name] == ["steps 9% faster", "steps 9% slower"]
+    assert slower.step_factor == what_if(base, "step_time=x1.09").step_factor == 1.09
+    plans = plan([base, faster, slower], 100.0, jobs=1)
+    told = document(plans[:1], 2.0, plans[1:])
+    sides = told["sensitivity"]
+    assert sides["step_time_error"] == ERROR
+    rates = [sides["slower"]["max_request_rate"], told["max_request_rate"], sides["faster"]["max_request_rate"]]
+    assert rates == sorted(rates) and rates[0] < 0.95 * rates[2]
+    assert sides["slower"]["replicas"] >= told["replicas"] >= sides["faster"]["replicas"] > 0
+    assert told["what_if"] == []
+
+
+def test_a_plan_whose_profile_has_no_known_error(small_profile: Profile, small_trace: Any):
+    base = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "ttft", 200.0),)))
+    assert with_other_step_times(base) == []
+    assert document(plan([base], jobs=1), None)["sensitivity"] is None
+
+
+def test_the_error_of_the_bundled_profile_is_known():
+    assert sensitivity(load_profile("h200-llama-3.1-8b"), lambda factor: {}) is not None

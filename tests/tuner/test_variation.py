@@ -1,0 +1,33 @@
+"""Settings on other orders of the requests and with other step times: what moves and what stays."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slotune.tuner.evaluate import SimulatedRun
+from slotune.tuner.variation import ORDERS, Variation, VariedRun, rotated
+
+
+def test_an_order_moves_the_requests_and_leaves_the_arrivals(small_trace: Any):
+    trace = small_trace(70, shared=50)
+    for number in range(1, ORDERS + 1):
+        other = rotated(trace, number)
+        assert (other.arrival_s == trace.arrival_s).all()
+        assert (other.input_tokens == np.roll(trace.input_tokens, -10 * number)).all()
+        assert (other.output_tokens == np.roll(trace.output_tokens, -10 * number)).all()
+        assert (other.run_tokens == 50).all()
+
+
+def test_nothing_varied_is_the_run_as_it_is(small_profile: Any, small_trace: Any):
+    simulated = SimulatedRun(small_profile, small_trace(70))
+    settings = {"max_num_seqs": 8}
+    assert VariedRun(simulated)(Variation(settings)).metrics == simulated(settings).metrics
+    assert VariedRun(simulated)(Variation(settings, 1)).metrics != simulated(settings).metrics
+
+
+def test_a_step_factor_lengthens_every_step_and_nothing_else(small_profile: Any, small_trace: Any):
+    alone = SimulatedRun(small_profile, small_trace(1))
+    once, twice = (VariedRun(alone)(Variation({}, step_factor=factor)).metrics for factor in (1.0, 2.0))
+    assert twice["mean_e2el_ms"] == pytest.approx(2 * once["mean_e2el_ms"])
+    assert twice["total_output_tokens"] == once["total_output_tokens"]

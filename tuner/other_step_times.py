@@ -1,0 +1,72 @@
+"""The best few of a search with faster and with slower steps: how the prediction would differ, were the profile wrong.
+
+It decides nothing: configurations share the profile's error, and the one with the most headroom has it there too.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ..profiler.trust import step_time_error
+from .evaluate import Outcome
+from .objective import Metrics
+from .other_orders import finalists
+from .sensitivity import Sensitivity, factors
+from .study import Study, Trial, settings_key
+from .task import Task
+from .variation import Variation
+
+ORIGIN = "other step time"
+
+
+def sensitivities_of(study: Study, task: Task) -> dict[str, Sensitivity]:
+    """What the study knows of other step times, by `settings_key`."""
+    error = step_time_error(task.profile)
+    if error is None:
+        return {}
+    known = _known(study)
+    keys = dict.fromkeys(key for key, _ in known)
+    sides = {key: [known.get((key, factor)) for factor in factors(error)] for key in keys}
+    return {key: Sensitivity(error, faster, slower) for key, (faster, slower) in sides.items() if faster and slower}
+
+
+def run_other_step_times(
+    study: Study,
+    task: Task,
+    run_all: Callable[[Iterable[Variation]], Iterator[Outcome]],
+    on_trial: Callable[[Trial], None],
+) -> None:
+    """Run the default and the finalists with faster and slower steps, each put in the study when it ends; known ones
+    are not run."""
+    error = step_time_error(task.profile)
+    if error is None:
+        return
+    known = _known(study)
+    missing = [
+        (number, Variation(settings, step_factor=factor))
+        for key, settings in finalists(study, task).items()
+        for number, factor in enumerate(factors(error))
+        if (key, factor) not in known
+    ]
+    outcomes = run_all(variation for _, variation in missing)
+    for (number, variation), outcome in zip(missing, outcomes, strict=True):
+        trial = Trial(
+            variation.settings,
+            outcome.metrics,
+            outcome.failure,
+            outcome.message,
+            "other step times",
+            number,
+            ORIGIN,
+            outcome.duration_s,
+            {"step_factor": variation.step_factor},
+        )
+        study.add(trial)
+        on_trial(trial)
+
+
+def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:
+    """Metrics by `settings_key` and step factor."""
+    return {
+        (settings_key(trial.settings), trial.details["step_factor"]): trial.metrics
+        for trial in study.trials("other step times")
+        if trial.metrics is not None
+    }
