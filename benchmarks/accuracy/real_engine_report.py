@@ -13,15 +13,19 @@ from tables import row
 
 from slotune.profiler.profile import Profile
 from slotune.profiler.surrogate_samples import StepSamples
+from slotune.profiler.trust import step_time_error
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, slowed, step_times_s
 from slotune.traces.trace import Trace
+from slotune.tuner.sensitivity import factors
 
 F64 = npt.NDArray[np.float64]
+B8 = npt.NDArray[np.bool_]
 LATENCIES, STATISTICS = ("ttft", "tpot", "e2el"), ("mean", "median", "p90", "p99")
 KEYS = (*(f"{statistic}_{name}_ms" for name in LATENCIES for statistic in STATISTICS), "output_throughput")
 PROFILE, AT_SPEED, LINE, LINE_AT_SPEED = "profile", "profile, at the run's speed", "line", "line, at the run's speed"
+FASTER, SLOWER = "profile, faster steps", "profile, slower steps"
 
 
 def predict(profile: Profile, step: StepTimeModel, settings: Mapping[str, Any], trace: Trace) -> dict[str, float]:
@@ -33,9 +37,13 @@ def predict(profile: Profile, step: StepTimeModel, settings: Mapping[str, Any], 
 
 def predictions(profile: Profile, line: StepTimeModel, run: Run) -> dict[str, F64]:
     """KEYS by each way to predict them."""
-    found = {}
+    own = profile.timing(run.settings).step
+    found = {
+        side: np.array([predict(profile, slowed(own, factor), run.settings, run.sent)[key] for key in KEYS])
+        for side, factor in zip((FASTER, SLOWER), factors(step_time_error(profile) or 0.0), strict=True)
+    }
     for name, at_speed, step in (
-        (PROFILE, AT_SPEED, profile.timing(run.settings).step),
+        (PROFILE, AT_SPEED, own),
         (LINE, LINE_AT_SPEED, line),
     ):
         factor = float(run.steps.duration_s.sum() / step_times_s(step, run.steps.totals).sum())
@@ -52,16 +60,18 @@ def report(profile: Profile, samples: StepSamples, runs: Sequence[Run]) -> None:
     for run in runs:
         by_case[run.configuration, run.load].append(run)
     errors: dict[str, list[F64]] = defaultdict(list)
-    spreads = []
+    spreads, between = [], []
     for case, repeats in by_case.items():
         measured = np.array([[run.measured[key] for key in KEYS] for run in repeats])
         found = [predictions(profile, line, run) for run in repeats]
         means = {way: np.mean([one[way] for one in found], axis=0) for way in found[0]}
         spreads.append(np.ptp(measured, axis=0) / measured.mean(axis=0))
+        ends = np.sort([means.pop(side) for side in (FASTER, SLOWER)], axis=0)
+        between.append((ends[0] <= measured.mean(axis=0)) & (measured.mean(axis=0) <= ends[1]))
         for way, predicted in means.items():
             errors[way].append(predicted / measured.mean(axis=0) - 1)
         report_case(case, repeats, means, measured)
-    report_all({way: np.array(rows) for way, rows in errors.items()}, np.array(spreads))
+    report_all({way: np.array(rows) for way, rows in errors.items()}, np.array(spreads), np.array(between))
 
 
 def report_case(case: tuple[str, float], repeats: Sequence[Run], means: Mapping[str, F64], measured: F64) -> None:
@@ -76,8 +86,9 @@ def report_case(case: tuple[str, float], repeats: Sequence[Run], means: Mapping[
         print(row(key, f"{middle:.1f}", f"{100 * np.ptp(measured[:, k]) / middle:.0f}", *cells))
 
 
-def report_all(errors: Mapping[str, F64], spreads: F64) -> None:
-    """Mean absolute errors over the cases, and how far repeats of one case lie apart."""
+def report_all(errors: Mapping[str, F64], spreads: F64, between: B8) -> None:
+    """Mean absolute errors over the cases, how far repeats of one case lie apart, and in how many cases the measured
+    value lies between those for faster and slower steps."""
     print(f"\nAll {len(spreads)} cases\n")
     print(row("mean absolute error %", *KEYS))
     print(row(*["---"] * (1 + len(KEYS))))
@@ -85,3 +96,4 @@ def report_all(errors: Mapping[str, F64], spreads: F64) -> None:
         both = zip(np.abs(values).mean(axis=0), values.mean(axis=0), strict=True)
         print(row(way, *(f"{100 * size:.1f} ({100 * bias:+.1f})" for size, bias in both)))
     print(row("repeats apart (max - min)", *(f"{100 * value:.1f}" for value in spreads.mean(axis=0))))
+    print(row("cases between faster and slower steps", *between.sum(axis=0)))
