@@ -115,8 +115,8 @@ def _outside_steps(profile: "Profile") -> str | None:
         return None
     assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
     return (
-        f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generator of one measured "
-        f"H100 they were {SEEN_OUTSIDE_MS}"
+        f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generator of one "
+        f"measured H100 they were {SEEN_OUTSIDE_MS}"
     )
 
 

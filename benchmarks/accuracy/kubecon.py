@@ -13,8 +13,8 @@ Nothing is fitted on the run but, in the second of the two predictions, one numb
 between the load generator and the engine, from the mean TTFT of one stage, the plain configuration at 31.4 requests/s,
 which is left out of the errors. (At 1 request/s client and GPU fall idle between requests: TTFT is longer there than at
 43.) Beside every prediction stand those for faster and slower steps, as `slotune simulate` has them, and it is counted
-how many measured values lie between. Rates near saturation are reported apart: there one per cent of speed decides whether a queue grows. The run's own
-TPOT counts every event twice (README beside the data), so TPOT is taken here as
+how many measured values lie between. Rates near saturation are reported apart: there one per cent of speed decides
+whether a queue grows. The run's own TPOT counts every event twice (README beside the data), so TPOT is taken here as
 (mean E2E - mean TTFT) / 63.
 """
 
