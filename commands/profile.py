@@ -185,6 +185,7 @@ def import_() -> None:
 @click.option("--system", required=True, metavar="S", help="The GPU system, as the tables name it, e.g. h200_sxm.")
 @click.option("--model", required=True, metavar="M", help="A model the tables know, e.g. meta-llama/Meta-Llama-3.1-8B.")
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
+@click.option("--pp", type=click.IntRange(min=1), default=1, show_default=True, help="Pipeline stages.")
 @click.option("--precision", metavar="F", help="Number format of the weights, e.g. fp8 or nvfp4; default: the model's.")
 @engine_option
 @engine_config_option
@@ -195,6 +196,7 @@ def silicon(
     system: str,
     model: str,
     tp: int,
+    pp: int,
     precision: str | None,
     engine: tuple[str, ...],
     engine_config: Path | None,
@@ -217,7 +219,7 @@ def silicon(
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
-    profile = import_silicon(system, model, tp, out.name, seed, precision=precision, settings=settings)
+    profile = import_silicon(system, model, tp, out.name, seed, pp=pp, precision=precision, settings=settings)
     with writing(out):
         save_profile(profile, out)
     _show(profile, as_json)

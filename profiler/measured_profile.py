@@ -125,7 +125,8 @@ def kv_capacity(
     """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open."""
     element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
     folder = read_model_folder(model)
-    per_token = folder.kv_bytes_per_token(element, int(facts.get("tensor_parallel_size") or 1)) if folder else None
+    cut = [int(facts.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline")]
+    per_token = folder.kv_bytes_per_token(element, *cut) if folder else None
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
     fixed_share = facts.get("kv_cache_memory_bytes")
     if fixed_share and not facts.get("num_gpu_blocks_override"):

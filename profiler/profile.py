@@ -98,7 +98,7 @@ class Profile:
         _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
-        engine = resolve(settings, self.defaults, blocks, self.engine.version)
+        engine = resolve(settings, {**self.parallelism, **self.defaults}, blocks, self.engine.version)
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
@@ -121,12 +121,19 @@ class Profile:
         return {**self.defaults, **settings, **resolved}
 
     def _check_parallelism(self, settings: Mapping[str, Any]) -> None:
-        asked = int(settings.get("tensor_parallel_size", self.engine.tensor_parallel_size))
-        if asked != self.engine.tensor_parallel_size:
-            raise InputError(
-                f"tensor_parallel_size={asked}: profile {self.name} holds step times for "
-                f"{self.engine.tensor_parallel_size}; use or measure a profile for {asked}"
-            )
+        """Raise InputError for another cut of the model than was profiled; a formula holds for any stages."""
+        for name, known in self.parallelism.items():
+            asked = int(settings.get(name, known))
+            if asked != known and not (self.source == CLOSED_FORM and name == "pipeline_parallel_size"):
+                raise InputError(
+                    f"{name}={asked}: profile {self.name} holds step times for {known}; use or measure a profile for "
+                    f"{asked}"
+                )
+
+    @property
+    def parallelism(self) -> dict[str, int]:
+        """How the model is cut over GPUs, as vLLM's arguments have it."""
+        return {name: getattr(self.engine, name) for name in ("tensor_parallel_size", "pipeline_parallel_size")}
 
     @property
     def provenance(self) -> str:

@@ -5,6 +5,7 @@ is their sum for the step's composition, plus what the tables leave out (silicon
 sampled steps exactly as to measured ones, so that a simulation needs neither package nor GPU.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -34,6 +35,26 @@ MAX_DECODE_ROWS = 1024
 MAX_PREFILL_ROWS = 64
 MAX_SKEW = 4.0
 """Longest context of a batch over its mean; the tables know equal contexts only, and attention reads their sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """How a model is cut over GPUs."""
+
+    tp: int = 1
+    pp: int = 1
+    """Pipeline stages, of as many layers each."""
+    expert_parallel: bool = False
+    """The experts of a mixture are spread over the GPUs whole, in place of being cut like the dense layers."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The package's names; experts as vLLM cuts them (FusedMoEParallelConfig in
+        vllm/model_executor/layers/fused_moe/config.py)."""
+        cut, spread = (1, self.tp) if self.expert_parallel else (self.tp, 1)
+        return {"tp_size": self.tp, "pp_size": self.pp, "moe_tp_size": cut, "moe_ep_size": spread}
+
+    def __str__(self) -> str:
+        return f"--tp {self.tp}" + (f" --pp {self.pp}" if self.pp > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +88,13 @@ class KernelTables:
         self,
         system: str,
         model: str,
-        tp: int,
+        parallelism: Parallelism,
         precision: str | None = None,
         omitted: Omitted = OMITTED,
-        expert_parallel: bool = False,
     ) -> None:
         """Raises InputError where the package lacks the system, the model, or tables for them.
 
         `precision` is the tables' name of the dense layers' number format, such as fp8 or nvfp4; None: the model's own.
-        The experts of a mixture are cut like the dense layers, or with `expert_parallel` spread over the GPUs whole.
         """
         engine, database, utils = _package()
         self.version, self.omitted = _table_version(database, system), omitted
@@ -85,14 +104,13 @@ class KernelTables:
                 system,
                 "vllm",
                 backend_version=self.version,
-                tp_size=tp,
                 gemm_quant_mode=precision,
-                **_expert_cut(tp, expert_parallel),
+                **parallelism.arguments(),
             )
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
         except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
             line = " ".join(str(error).split())
-            raise InputError(f"no kernel tables for --model {model} --tp {tp} on {system}: {line}") from error
+            raise InputError(f"no kernel tables for --model {model} {parallelism} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self.mixed_decodes = 1.0 if self._has_kernel_each() else MIXED_DECODES
         self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
@@ -158,11 +176,6 @@ class _Ops:
     dense: list[int]
     attention: list[int]
     logits: list[int]
-
-
-def _expert_cut(tp: int, expert_parallel: bool) -> dict[str, Any]:
-    """As vLLM cuts experts (FusedMoEParallelConfig in vllm/model_executor/layers/fused_moe/config.py)."""
-    return {"moe_tp_size": 1, "moe_ep_size": tp} if expert_parallel else {"moe_tp_size": tp, "moe_ep_size": 1}
 
 
 def _split(names: list[str], near_ms: list[float], far_ms: list[float]) -> _Ops:
@@ -231,9 +244,13 @@ def _log_between(share: float, low: int, high: int) -> int:
 
 
 def kv_capacity(
-    tables: KernelTables, system: str, model: str, tp: int, precision: str | None, expert_parallel: bool
+    tables: KernelTables, system: str, model: str, parallelism: Parallelism, precision: str | None
 ) -> KvCapacity:
-    """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings."""
+    """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings.
+
+    A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
+    (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer.
+    """
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
     def estimate(tokens: int) -> dict[str, Any]:
@@ -246,17 +263,18 @@ def kv_capacity(
             max_batch_size=256,
             memory_fraction_kind="of_total",
             memory_fraction_value=0.92,
-            tp_size=tp,
             gemm_quant_mode=precision,
-            **_expert_cut(tp, expert_parallel),
+            **parallelism.arguments(),
         )
         return result
 
     small, large = estimate(4096), estimate(8192)
     per_token = (small["total_kv_size_bytes"] - large["total_kv_size_bytes"]) / 4096
     reserved = 0.92 * large["total_gpu_capacity_bytes"] - large["total_kv_size_bytes"]
+    layers = int(tables.model_info["layers"])
+    share = math.ceil(layers / parallelism.pp) / layers
     return KvCapacity(
-        kv_bytes_per_token=float(large["kv_size_per_token_bytes"]),
+        kv_bytes_per_token=share * large["kv_size_per_token_bytes"],
         total_bytes=float(large["total_gpu_capacity_bytes"]),
         fixed_bytes=reserved - 8192 * per_token,
         bytes_per_batched_token=per_token,
@@ -270,11 +288,12 @@ def import_silicon(
     name: str,
     seed: int = 0,
     *,
+    pp: int = 1,
     precision: str | None = None,
     settings: Mapping[str, Any] | None = None,
     omitted: Omitted = OMITTED,
 ) -> Profile:
-    """A profile of `model` under vLLM on `tp` GPUs of `system`, from kernel tables.
+    """A profile of `model` under vLLM on `tp` GPUs of `system` a stage, in `pp` pipeline stages, from kernel tables.
 
     `precision` is the tables' name of the dense layers' number format (fp8, nvfp4, ...), by default the model's own.
     `settings` become the profile's defaults; of them async_scheduling, the CUDA-graph sizes and enable_expert_parallel
@@ -282,12 +301,12 @@ def import_silicon(
 
     Raises InputError where the package is not installed or does not know the system or the model.
     """
-    expert_parallel = bool((settings or {}).get("enable_expert_parallel"))
-    tables = KernelTables(system, model, tp, precision, omitted, expert_parallel)
+    parallelism = Parallelism(tp, pp, bool((settings or {}).get("enable_expert_parallel")))
+    tables = KernelTables(system, model, parallelism, precision, omitted)
     max_context = int(tables.model_info["context"])
     defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"]), **(settings or {})}
-    capacity = kv_capacity(tables, system, model, tp, precision, expert_parallel)
-    engine = resolve({}, defaults, UNLIMITED_BLOCKS)
+    capacity = kv_capacity(tables, system, model, parallelism, precision)
+    engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
     graph_sizes = captured_graph_sizes(engine, defaults)
     tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size
     steps = list(sample_compositions(tokens, max_context, seed))
@@ -299,13 +318,15 @@ def import_silicon(
         name=name,
         source=KERNEL_TABLES,
         step=fit(samples, graph_sizes, seed),
-        engine=EngineFacts(model=model, device=system, tensor_parallel_size=tp, quantization=precision),
+        engine=EngineFacts(
+            model=model, device=system, tensor_parallel_size=tp, pipeline_parallel_size=pp, quantization=precision
+        ),
         defaults=defaults,
         cuda_graphs=True,
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, engine.async_scheduling),
+        notes=_notes(tables, parallelism, engine.async_scheduling),
     )
 
 
@@ -318,10 +339,14 @@ def _batch_defaults(memory_bytes: float) -> dict[str, int]:
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(tables: KernelTables, async_scheduling: bool) -> tuple[str, ...]:
+def _notes(tables: KernelTables, parallelism: Parallelism, async_scheduling: bool) -> tuple[str, ...]:
     gap_ms, eager_ms = (tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
+    stages = (
+        (f"{parallelism.pp} pipeline stages: no measured run of any was compared with",) if parallelism.pp > 1 else ()
+    )
     return (
+        *stages,
         f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {tables.version}",
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         slowed,

@@ -21,11 +21,7 @@ def deployed(profile: Profile, settings: Mapping[str, Any]) -> Settings:
     Left out is what vLLM takes by itself on a large GPU. A batch limit that nobody asked for is the resolved one, as
     the other limits may bound it. Raises InputError for settings that vLLM refuses.
     """
-    parallel = {
-        "tensor_parallel_size": profile.engine.tensor_parallel_size,
-        "pipeline_parallel_size": profile.engine.pipeline_parallel_size,
-    }
     resolved = resolve(settings, profile.defaults, UNLIMITED_BLOCKS, profile.engine.version)
-    made_under = {**parallel, **profile.defaults, **{name: getattr(resolved, name) for name in BATCH_LIMITS}}
+    made_under = {**profile.parallelism, **profile.defaults, **{name: getattr(resolved, name) for name in BATCH_LIMITS}}
     needed = {k: v for k, v in made_under.items() if v is not None and (k not in VLLMS_OWN or v != VLLMS_OWN[k])}
     return needed | dict(settings)

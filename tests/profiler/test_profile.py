@@ -11,7 +11,15 @@ import pytest
 from slotune.errors import InputError
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.profile import UNLIMITED_BLOCKS, Profile, fitted_profile, linear_profile, load_profile
+from slotune.profiler.profile import (
+    UNLIMITED_BLOCKS,
+    EngineFacts,
+    Profile,
+    fitted_profile,
+    linear_profile,
+    load_profile,
+)
+from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.engine_config import EngineConfig
@@ -71,6 +79,15 @@ def test_more_memory_than_there_is_is_refused(profile: Profile, share: float) ->
 def test_another_parallelism_needs_another_profile(profile: Profile) -> None:
     with pytest.raises(InputError, match=r"tensor_parallel_size=4: .* holds step times for 1"):
         profile.engine_config({"tensor_parallel_size": 4})
+    with pytest.raises(InputError, match=r"pipeline_parallel_size=2: .* holds step times for 1"):
+        replace(profile, source=STEP_RECORDS).engine_config({"pipeline_parallel_size": 2})
+
+
+def test_the_engine_is_cut_over_as_many_gpus_as_the_profiled_one(profile: Profile) -> None:
+    facts = EngineFacts(tensor_parallel_size=2, pipeline_parallel_size=4)
+    cut = replace(profile, source=STEP_RECORDS, engine=facts)
+    engine = cut.engine_config({"max_num_seqs": 8})
+    assert (engine.tensor_parallel_size, engine.pipeline_parallel_size) == (2, 4)
 
 
 def test_settings_that_change_nothing_are_told(profile: Profile) -> None:

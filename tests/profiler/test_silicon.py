@@ -10,7 +10,7 @@ import pytest
 from slotune.errors import InputError
 from slotune.profiler import silicon
 from slotune.profiler.profile import load_profile
-from slotune.profiler.silicon import Composition, import_silicon, sample_compositions
+from slotune.profiler.silicon import Composition, Parallelism, import_silicon, sample_compositions
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import is_extrapolated, step_times_s
 
@@ -96,8 +96,10 @@ def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pyt
 def test_experts_are_cut_like_vllm_cuts_them() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
-    cut, whole = (silicon.KernelTables("h200_sxm", model, 8, expert_parallel=spread) for spread in (False, True))
-    one = silicon.KernelTables("h200_sxm", model, 1)
+    cut, whole = (
+        silicon.KernelTables("h200_sxm", model, Parallelism(8, expert_parallel=spread)) for spread in (False, True)
+    )
+    one = silicon.KernelTables("h200_sxm", model, Parallelism())
     times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
     assert times["cut"] != times["whole"]
     assert max(times.values()) < one.step_ms(step, np.array([64.0]))
@@ -105,14 +107,28 @@ def test_experts_are_cut_like_vllm_cuts_them() -> None:
 
 def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", 8).mixed_decodes == 1.0
+    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Parallelism(8)).mixed_decodes == 1.0
 
 
 @pytest.mark.parametrize(("system", "times"), [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0)])
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables(system, LLAMA, 1)
+    tables = silicon.KernelTables(system, LLAMA, Parallelism())
     prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
     added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
     attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
     assert attention_ms == pytest.approx(times * tables.decode_attention_ms(64, 512))
+
+
+def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    one, two = (import_silicon("h200_sxm", LLAMA, 1, "p", pp=stages) for stages in (1, 2))
+    assert one.kv is not None and two.kv is not None
+    assert two.kv.kv_bytes_per_token == one.kv.kv_bytes_per_token / 2
+    assert two.engine_config({}).num_gpu_blocks > 2 * one.engine_config({}).num_gpu_blocks
+    assert two.engine_config({}).pipeline_parallel_size == 2
+    step, sizes = Composition(1, 2048, 0, 0, 0, 0), np.array([512.0])
+    times = [silicon.KernelTables("h200_sxm", LLAMA, Parallelism(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
+    assert times == sorted(times) and times[0] < times[2] < 1.1 * times[0]
+    assert "2 pipeline stages: no measured run" in two.notes[0]

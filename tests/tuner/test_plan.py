@@ -1,10 +1,12 @@
 """A plan's numbers belong together: capacity, replicas, GPUs, cost, and what changes with a change."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from slotune.errors import InfeasibleError, InputError
+from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario
 from slotune.tuner.objective import Objective
@@ -47,6 +49,14 @@ def test_costs_follow_from_gpus(planned):
     assert told["cost_per_million_tokens"] == pytest.approx(per_token * 1e6)
     assert document(planned, None)["cost_per_hour"] is None
     json.dumps(told)
+
+
+def test_gpus_are_those_of_the_profiled_engine(base):
+    """A profile of two GPUs does not say so in its defaults: only its engine's facts do."""
+    cut = replace(base.profile, engine=EngineFacts(tensor_parallel_size=2))
+    told = document(plan([replace(base, profile=cut)], 200.0, jobs=1), 3.0)
+    assert told["gpus"] == 2 * told["replicas"]
+    assert told["cost_per_hour"] == 3.0 * told["gpus"]
 
 
 def test_what_if(planned):
