@@ -31,6 +31,8 @@ IMAGE = "vllm/vllm-openai"
 def vllm_yaml(settings: Mapping[str, Any], model: str | None = None, comments: Iterable[str] = ()) -> str:
     """The YAML that `vllm serve --config` takes; `model` goes in where it is known. None means vLLM's default."""
     lines = [f"# {line}\n" for comment in comments for line in comment.splitlines()]
+    if not model:
+        lines.append("#model: the profile does not say which; `vllm serve MODEL --config` this file\n")
     flags = ({"model": model} if model else {}) | _flags(settings)
     return "".join(lines) + str(yaml.safe_dump(flags, sort_keys=False))
 

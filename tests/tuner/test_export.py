@@ -66,6 +66,8 @@ def test_yaml_reads_back_as_the_same_settings(tmp_path: Path):
 
 def test_no_settings_is_still_a_file_that_vllm_can_read():
     assert yaml.safe_load(vllm_yaml({})) == {}
+    assert "#model: the profile does not say which" in vllm_yaml({})
+    assert "#model" not in vllm_yaml({}, "org/model")
 
 
 def test_command_line_survives_a_shell():
