@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from ..simulator.engine_config import EngineConfig
 
-DEFAULT_MAX_CAPTURE = 512
-"""Largest size captured by default; 1024 on data-centre Blackwell (compute capability 10)."""
+DEFAULT_MAX_CAPTURE, BLACKWELL_MAX_CAPTURE = 512, 1024
+"""Largest size captured by default, and on data-centre Blackwell (compute capability 10)."""
+BLACKWELL = ("b200", "b300")
+"""In the name of such a GPU, as its driver and the kernel tables have it."""
 GRAPH_SETTINGS = frozenset({"enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"})
 """Settings that choose the sizes."""
+CAPTURE_FOLLOWS = GRAPH_SETTINGS | {"max_num_seqs", "max_num_batched_tokens", "speculative_config"}
+"""Settings that the sizes follow."""
 
 
 def captured_graph_sizes(
@@ -19,19 +24,56 @@ def captured_graph_sizes(
 ) -> npt.NDArray[np.float64]:
     """Token counts up to which a step is padded, ascending; empty under enforce_eager.
 
-    Without speculative decoding: 1, 2, 4, multiples of 8 below 256, multiples of 16 up to the largest, and by the
-    engine's version max_num_batched_tokens and max_num_seqs themselves where they fit. Source: vllm/config/vllm.py,
-    _set_cudagraph_sizes.
+    By default 1, 2, 4, multiples of 8 below 256, multiples of 16 up to the largest, and by the engine's version
+    max_num_batched_tokens itself and the decodes of whole batches, drafts included. Raises InputError for what vLLM
+    refuses. Source: vllm/config/vllm.py, _set_cudagraph_sizes.
     """
     if settings.get("enforce_eager"):
         return np.empty(0)
-    chosen = settings.get("cudagraph_capture_sizes")
+    chosen, largest = settings.get("cudagraph_capture_sizes"), settings.get("max_cudagraph_capture_size")
+    if chosen is not None:
+        return _chosen(chosen, largest, engine.max_num_batched_tokens)
+    if largest is not None and int(largest) < 1:
+        raise InputError(f"max_cudagraph_capture_size={largest}: must be 1 or more; enforce_eager=true captures none")
     tokens = engine.max_num_batched_tokens
-    if chosen:
-        return np.array(sorted({float(size) for size in chosen if size <= tokens}))
-    largest = settings.get("max_cudagraph_capture_size") or min(2 * engine.max_num_seqs, default_max)
-    largest = min(int(largest), tokens)
-    sizes = {1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16)}
+    most = min(int(largest or _ceiling(engine, default_max)), tokens)
+    sizes = {1, 2, 4, *range(8, min(most + 1, 256), 8), *range(256, most + 1, 16)}
     sizes |= {tokens} if engine.version_rules.captures_token_budget else set()
-    sizes |= {engine.max_num_seqs} if engine.version_rules.captures_max_num_seqs else set()
-    return np.array(sorted(float(size) for size in sizes if size <= largest))
+    sizes = {size for size in sizes if size <= most}
+    if largest is None and engine.version_rules.captures_max_num_seqs:
+        sizes |= {size for size in _decode_sizes(engine, default_max) if size <= tokens}
+    return np.array(sorted(map(float, sizes)))
+
+
+def most_captured(device: str | None) -> int:
+    """The largest size that is captured by default on a device of this name."""
+    name = (device or "").lower()
+    return BLACKWELL_MAX_CAPTURE if any(mark in name for mark in BLACKWELL) else DEFAULT_MAX_CAPTURE
+
+
+def _chosen(sizes: Any, largest: Any, tokens: int) -> npt.NDArray[np.float64]:
+    within = sorted({float(size) for size in sizes if 1 <= size <= tokens})
+    if not within:
+        raise InputError(f"cudagraph_capture_sizes={sizes}: holds no size from 1 to max_num_batched_tokens={tokens}")
+    if largest is not None and int(largest) != within[-1]:
+        raise InputError(f"max_cudagraph_capture_size={largest}: is not the largest of cudagraph_capture_sizes={sizes}")
+    return np.array(within)
+
+
+def _query_tokens(engine: EngineConfig) -> int:
+    """Tokens of a decode: the sampled one and its drafts."""
+    return 1 + (engine.speculative_config.num_speculative_tokens if engine.speculative_config else 0)
+
+
+def _ceiling(engine: EngineConfig, default_max: int) -> int:
+    return min(2 * engine.max_num_seqs * _query_tokens(engine), default_max)
+
+
+def _decode_sizes(engine: EngineConfig, default_max: int) -> set[int]:
+    """Tokens of steps of decodes alone: of max_num_seqs of them and, with drafts, of fewer."""
+    query, counts = _query_tokens(engine), {engine.max_num_seqs}
+    if query > 1:
+        most = min(engine.max_num_seqs, default_max)
+        counts = {1, 2, 4, *range(8, min(most + 1, 256), 8), *range(256, most + 1, 16), most}
+        counts = {count for count in counts if count <= most}
+    return {count * query for count in counts if count * query <= _ceiling(engine, default_max)}

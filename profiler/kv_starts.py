@@ -15,7 +15,10 @@ OBSERVED = ("max_num_batched_tokens", "max_num_seqs", "block_size", "gpu_memory_
 
 def observation_of(facts: Mapping[str, Any]) -> KvObservation:
     """The blocks that a start made, and under which settings."""
-    return KvObservation({name: facts[name] for name in OBSERVED}, int(facts["num_gpu_blocks"]))
+    settings = {name: facts[name] for name in OBSERVED}
+    return KvObservation(
+        settings | {"kv_cache_dtype": facts.get("cache_dtype") or "auto"}, int(facts["num_gpu_blocks"])
+    )
 
 
 def depends_on_limits(facts: Mapping[str, Any]) -> bool:

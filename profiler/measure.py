@@ -26,7 +26,7 @@ from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
 from .model_folder import read_model_folder
-from .profile import Profile, save_profile
+from .profile import Profile, refuse_stages, save_profile
 from .profile_folder import check_target
 from .recording import StepTail
 from .server import Server, running_server
@@ -76,6 +76,7 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     does not start, or dies before it made enough steps for a fit.
     """
     check_target(task.out)
+    refuse_stages(task.settings)
     read_model_folder(task.model)
     folder = task.out.parent / f"{task.out.name}.measure"
     identity = _identity(task, launch)

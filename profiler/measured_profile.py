@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..simulator.engine_config import SIMULATED
 from .devices import gpus, processor
-from .kv_capacity import GIB, KvCapacity, KvObservation
+from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
 from .kv_starts import observation_of
 from .launch import Launch
 from .model_folder import read_model_folder
@@ -44,7 +44,7 @@ def measured_profile(
     facts = server.facts
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
-    kv, kv_note = kv_capacity(model, facts, starts)
+    kv, kv_note = kv_capacity(model, settings, facts, starts)
     notes = [
         f"cut short: {ended}" if ended else None,
         drift_note(collected.drift().spread, steadied),
@@ -120,17 +120,30 @@ def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 
 
 def kv_capacity(
-    model: str, facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
+    model: str, settings: Mapping[str, Any], facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
 ) -> tuple[KvCapacity | None, str | None]:
-    """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open."""
+    """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open.
+
+    Its bytes are those of a cache of the model's own format, which is what the engine chose unless `settings` did.
+    """
+    groups = int(facts.get("kv_cache_groups") or 1)
+    if groups > 1:
+        return None, (
+            f"KV capacity is not modelled: the layers are of {groups} kinds that share the blocks; give "
+            "num_gpu_blocks_override where it matters"
+        )
+    used = KV_DTYPE_BYTES.get(str(facts.get("cache_dtype")))
     element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
+    if used is not None and "kv_cache_dtype" not in settings:
+        element = used
     folder = read_model_folder(model)
     cut = [int(facts.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline")]
     per_token = folder.kv_bytes_per_token(element, *cut) if folder else None
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
     fixed_share = facts.get("kv_cache_memory_bytes")
     if fixed_share and not facts.get("num_gpu_blocks_override"):
-        per_token = fixed_share / (blocks * block_size)  # what the engine really took, whatever the attention
+        taken = fixed_share / (blocks * block_size)  # what the engine really took, whatever the attention
+        per_token = taken * element / (used or element)
         return KvCapacity(per_token, kv_cache_memory_bytes=float(fixed_share), element_bytes=element), None
     devices = gpus()
     if per_token is None or not devices or not devices[0].total_bytes:

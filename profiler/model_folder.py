@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,20 @@ from typing import Any
 from ..errors import InputError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+
+OTHER_STATES = (
+    "hybrid_override_pattern",
+    "layers_block_type",
+    "full_attention_interval",
+    "sliding_window_pattern",
+    "attn_type_list",
+    "attention_chunk_size",
+    "linear_attn_config",
+    "ssm_cfg",
+    "mamba_d_state",
+    "ssm_state_size",
+)
+"""Names in a config.json that tell of layers of several kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +48,13 @@ class ModelFolder:
         """Bytes of one token's keys and values in all layers of one rank: 2 * layers * KV heads * head size * bytes.
 
         Of pipeline stages, the one with the most layers (get_pp_indices in vllm/distributed/utils.py) bounds them all.
-        None where the config lacks a number or the attention is of another kind (multi-head latent, state space).
+        None where the config lacks a number or the attention is of another kind (multi-head latent, sliding window,
+        state space).
         """
         config = self._text_config()
         heads = config.get("num_attention_heads")
         layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
-        if not (heads and layers and hidden) or "kv_lora_rank" in config or "ssm_cfg" in config:
+        if not (heads and layers and hidden) or "kv_lora_rank" in config or not keeps_every_token(self.config):
             return None
         kv_heads = max(1, int(config.get("num_key_value_heads") or heads) // tensor_parallel_size)
         head_size = int(config.get("head_dim") or int(hidden) // int(heads))
@@ -47,6 +63,19 @@ class ModelFolder:
     def _text_config(self) -> dict[str, Any]:
         nested: dict[str, Any] = self.config.get("text_config", self.config)
         return nested
+
+
+def keeps_every_token(config: Mapping[str, Any]) -> bool:
+    """Whether every layer keeps the keys and values of every token, as far as a model's config.json tells.
+
+    Where some forget (a sliding window) or have another state (Mamba, linear attention), vLLM makes groups of layers
+    that share the blocks (vllm/v1/core/kv_cache_utils.py), and a block no longer holds block_size tokens.
+    """
+    text = config.get("text_config", config)
+    kinds = text.get("layer_types") or ()
+    window, longest = text.get("sliding_window"), text.get("max_position_embeddings") or 0
+    forgets = bool(window) and text.get("use_sliding_window") is not False and int(window) < int(longest)
+    return not (forgets or len(set(kinds)) > 1 or any(text.get(name) for name in OTHER_STATES))
 
 
 def read_model_folder(model: str) -> ModelFolder | None:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig, resolve
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
-from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
+from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
 from .kv_capacity import KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
@@ -80,12 +80,20 @@ class Profile:
     def __post_init__(self) -> None:
         if self.source not in PROVENANCE:
             raise InputError(f"profile source {self.source!r}: must be one of {', '.join(PROVENANCE)}")
+        for name, known in self.parallelism.items():
+            if self.defaults.get(name, known) != known:
+                raise InputError(f"{name}={self.defaults[name]}: the profiled engine was cut by {known}")
+        _check_memory_share(self.defaults)
 
     def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
-        """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture."""
-        if not self.cuda_graphs or not settings:
+        """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture.
+
+        Where they change none of what the sizes follow, the sizes are those of the profiled engine.
+        """
+        asked = {**self.defaults, **(settings or {})}
+        if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
             return Timing(self.step.model, self.overhead)
-        sizes = captured_graph_sizes(self.engine_config(settings), settings)
+        sizes = captured_graph_sizes(self.engine_config(settings or {}), asked, most_captured(self.engine.device))
         return Timing(self.step.model_with(sizes), self.overhead)
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
@@ -98,7 +106,7 @@ class Profile:
         _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
-        engine = resolve(settings, {**self.parallelism, **self.defaults}, blocks, self.engine.version)
+        engine = resolve(settings, {**self.defaults, **self.parallelism}, blocks, self.engine.version)
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
@@ -122,6 +130,11 @@ class Profile:
 
     def _check_parallelism(self, settings: Mapping[str, Any]) -> None:
         """Raise InputError for another cut of the model than was profiled; a formula holds for any stages."""
+        copies = settings.get("data_parallel_size")
+        if copies is not None and int(copies) != 1:
+            raise InputError(
+                f"data_parallel_size={copies}: each is an engine of its own; simulate one, or so many replicas"
+            )
         for name, known in self.parallelism.items():
             asked = int(settings.get(name, known))
             if asked != known and not (self.source == CLOSED_FORM and name == "pipeline_parallel_size"):
@@ -191,6 +204,7 @@ def fitted_profile(
     """
     from .surrogate import fit
 
+    refuse_stages(settings)
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
     eager = fit(samples, seed=seed, in_order=True)
@@ -206,6 +220,16 @@ def fitted_profile(
         samples=samples,
         notes=("time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",),
     )
+
+
+def refuse_stages(settings: Mapping[str, Any]) -> None:
+    """Raise InputError for pipeline stages: records tell how often a step ends, not how long one is under way."""
+    stages = int(settings.get("pipeline_parallel_size") or 1)
+    if stages > 1:
+        raise InputError(
+            f"pipeline_parallel_size={stages}: step records do not tell how long a step is in the stages; only "
+            "`slotune profile import silicon --pp` knows such engines"
+        )
 
 
 def linear_profile(

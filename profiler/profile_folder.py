@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from ..errors import InputError
+from ..simulator.engine_config import Settings, setting
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.step_time import SHAPE, SHAPE_NAMES, unbounded_hull
 from ..simulator.timing import Overhead
@@ -28,14 +29,14 @@ class _Part(BaseModel):
 
 
 class _OverheadPart(_Part):
-    before_ms: float
-    before_token_ms: float
-    after_ms: float
+    before_ms: NonNegativeFloat
+    before_token_ms: NonNegativeFloat
+    after_ms: NonNegativeFloat
 
 
 class _StepPart(_Part):
     baseline_ms: dict[str, float]
-    graph_sizes: list[int]
+    graph_sizes: list[PositiveInt]
     hull: dict[str, dict[str, tuple[float, float]]] | None
     residual: bool
 
@@ -75,12 +76,19 @@ def read_profile(folder: Path) -> Profile:
         source=document.source,
         step=fitted,
         engine=document.engine,
-        defaults=document.defaults,
+        defaults=_defaults_of(document.defaults, folder / DOCUMENT),
         cuda_graphs=document.cuda_graphs,
         kv=document.kv,
         overhead=Overhead(overhead.before_ms / 1e3, overhead.before_token_ms / 1e3, overhead.after_ms / 1e3),
         notes=tuple(document.notes),
     )
+
+
+def _defaults_of(defaults: dict[str, Any], path: Path) -> Settings:
+    settings: Settings = {}
+    for name, value in defaults.items():
+        settings |= setting(name, value, f"{path}: defaults")
+    return settings
 
 
 def _read_document(folder: Path) -> _Document:
@@ -114,7 +122,7 @@ def _read_residual(folder: Path) -> str:
 def _step_of(document: _Document, residual: str | None, folder: Path) -> FittedStepTime:
     fitted = FittedStepTime(
         weights_s=_weights_of(document.step.baseline_ms, folder),
-        graph_sizes=np.array(document.step.graph_sizes, dtype=np.float64),
+        graph_sizes=np.array(sorted(document.step.graph_sizes), dtype=np.float64),
         hull=_hull_of(document.step.hull, folder),
         residual=residual,
         held_out=tuple(document.held_out),
@@ -132,6 +140,8 @@ def _weights_of(baseline_ms: dict[str, float], folder: Path) -> np.ndarray:
         if name not in PHYSICS_NAMES or ms < 0:
             raise InputError(f"{folder / DOCUMENT}: step.baseline_ms: {name}={ms} is no known non-negative term")
         weights[PHYSICS_NAMES.index(name)] = ms / 1e3
+    if not weights.any():
+        raise InputError(f"{folder / DOCUMENT}: step.baseline_ms: a step would take no time")
     return weights
 
 

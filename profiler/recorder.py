@@ -109,7 +109,7 @@ class Writer:
     def __init__(self, path: str, limit_bytes: int) -> None:
         self.path, self.limit_bytes = path, limit_bytes
         self.written = self._lost = self._rows_out = 0  # counted by the writer's thread
-        self._refused = self._rows_in = 0  # counted by the engine's
+        self._refused = self._rows_in = self._number = 0  # counted by the engine's
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._file: Any = open(path, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the engine runs
         self._thread = threading.Thread(target=self._run, name="slotune-recorder", daemon=True)
@@ -122,23 +122,23 @@ class Writer:
 
     def put(self, begin: float, end: float, step: Any) -> None:
         rows = len(step[1])
+        self._number += 1  # of steps that are not written too, so that their place shows
         if self._file is None or self._rows_in - self._rows_out + rows > MAX_WAITING_ROWS:
             self._refused += 1
             return
         self._rows_in += rows
-        self._queue.put((begin, end, step))
+        self._queue.put((self._number, begin, end, step))
 
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        number, size = 0, 0
+        size = 0
         names: dict[str, str] = {}
         while (item := self._queue.get()) is not None:
-            begin, end, step = item
+            number, begin, end, step = item
             self._rows_out += len(step[1])
-            number += 1
             line = _as_line(number, begin, end, step, names)
             size += len(line)
             if size > self.limit_bytes:
@@ -260,4 +260,5 @@ def _facts(config: Any, kv_cache_config: Any) -> dict[str, Any]:
             facts[name] = getattr(getattr(config, part, None), name, None)
     if kv_cache_config is not None:
         facts["num_gpu_blocks"] = kv_cache_config.num_blocks
+        facts["kv_cache_groups"] = len(kv_cache_config.kv_cache_groups)
     return facts

@@ -6,8 +6,9 @@ sampled steps exactly as to measured ones, so that a simulation needs neither pa
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -18,10 +19,12 @@ from scipy.stats import qmc
 from ..errors import InputError
 from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
-from .graph_sizes import captured_graph_sizes
-from .kv_capacity import KvCapacity
+from .graph_sizes import captured_graph_sizes, most_captured
+from .kv_capacity import KV_DTYPE_BYTES, KvCapacity
+from .model_folder import keeps_every_token
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
+from .silicon_layout import Layout, layout_of, own_cache_format
 from .silicon_omitted import MIXED_DECODES, OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, SPLIT_ATTENTION, Omitted
 from .surrogate import fit
 from .surrogate_samples import StepSamples
@@ -35,26 +38,6 @@ MAX_DECODE_ROWS = 1024
 MAX_PREFILL_ROWS = 64
 MAX_SKEW = 4.0
 """Longest context of a batch over its mean; the tables know equal contexts only, and attention reads their sum."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parallelism:
-    """How a model is cut over GPUs."""
-
-    tp: int = 1
-    pp: int = 1
-    """Pipeline stages, of as many layers each."""
-    expert_parallel: bool = False
-    """The experts of a mixture are spread over the GPUs whole, in place of being cut like the dense layers."""
-
-    def arguments(self) -> dict[str, Any]:
-        """The package's names; experts as vLLM cuts them (FusedMoEParallelConfig in
-        vllm/model_executor/layers/fused_moe/config.py)."""
-        cut, spread = (1, self.tp) if self.expert_parallel else (self.tp, 1)
-        return {"tp_size": self.tp, "pp_size": self.pp, "moe_tp_size": cut, "moe_ep_size": spread}
-
-    def __str__(self) -> str:
-        return f"--tp {self.tp}" + (f" --pp {self.pp}" if self.pp > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,62 +71,55 @@ class KernelTables:
         self,
         system: str,
         model: str,
-        parallelism: Parallelism,
-        precision: str | None = None,
+        layout: Layout,
         omitted: Omitted = OMITTED,
     ) -> None:
-        """Raises InputError where the package lacks the system, the model, or tables for them.
-
-        `precision` is the tables' name of the dense layers' number format, such as fp8 or nvfp4; None: the model's own.
-        """
+        """Raises InputError where the package lacks the system, the model, or tables for them."""
         engine, database, utils = _package()
         self.version, self.omitted = _table_version(database, system), omitted
         try:
-            self._engine = engine.EngineHandle.compile(
-                model,
-                system,
-                "vllm",
-                backend_version=self.version,
-                gemm_quant_mode=precision,
-                **parallelism.arguments(),
-            )
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
+            arguments = layout.arguments(self.model_info)
+            self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
         except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
             line = " ".join(str(error).split())
-            raise InputError(f"no kernel tables for --model {model} {parallelism} on {system}: {line}") from error
+            raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+        context_ops, decode_ops = self._engine.evaluate_context_ops, self._engine.evaluate_generation_ops
+        near, far = (_each(partial(context_ops, batch_size=1, s=128, prefix=context)) for context in (0, 4096))
+        self._context_ops = _split(near, far)
+        near, far = (_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096))
+        self._decode_ops = _split(near, far)
+        self._is_latent = any("mla" in name for name, _ in near)
         self.mixed_decodes = 1.0 if self._has_kernel_each() else MIXED_DECODES
-        self._context_ops = _split(self._context_names(), self._context_ms(0), self._context_ms(4096))
-        self._decode_ops = _split(self._decode_names(), self._decode_ms(128), self._decode_ms(4096))
 
     def _has_kernel_each(self) -> bool:
         """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
         (vllm/model_executor/layers/attention/mla_attention.py)."""
-        is_latent = any("mla" in name for name in self._decode_names())
-        return is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
+        return self._is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
 
-    def _context_names(self) -> list[str]:
-        return [name for name, *_ in self._engine.run_static_per_op(batch_size=1, isl=128, osl=1, mode="static_ctx")[0]]
+    def _has_decode_layers(self) -> bool:
+        """Whether decodes have other kernels beside attention than prefills of as many tokens: experts that run beside
+        the shared ones, states that are one a sequence. Plain dense layers see tokens only."""
+        return bool(self.model_info.get("num_experts")) or not keeps_every_token(self.model_info.get("raw_config", {}))
 
-    def _decode_names(self) -> list[str]:
-        return [name for name, *_ in self._engine.decode_step_per_op(1, 128, 2)]
-
-    def _context_ms(self, context: int) -> list[float]:
-        indices = range(len(self._context_names()))
-        return [op[1] for op in self._engine.evaluate_context_ops(indices, batch_size=1, s=128, prefix=context)]
-
-    def _decode_ms(self, context: int) -> list[float]:
-        indices = range(len(self._decode_names()))
-        return [op[1] for op in self._engine.evaluate_generation_ops(indices, batch_size=8, s=context)]
-
-    def dense_ms(self, tokens: int) -> float:
+    def dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
         """Everything but attention and logits, for a step of `tokens` tokens."""
+        if decodes_only and self._has_decode_layers():
+            return _sum(self._engine.evaluate_generation_ops(self._decode_ops.dense, batch_size=tokens, s=128))
         return _sum(self._engine.evaluate_context_ops(self._context_ops.dense, batch_size=1, s=tokens, prefix=0))
 
     def prefill_attention_ms(self, rows: int, chunk: int, context: int) -> float:
-        """Attention of `rows` chunks, each after `context` tokens."""
+        """Attention of `rows` chunks, each after `context` tokens.
+
+        The tables' formula for a prefix takes a share of the time of a whole prompt, which leaves out the projections
+        of latent attention: never less than without a context.
+        """
         ops = self._context_ops.attention
-        return _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
+        contexts = {0, context} if self._is_latent else {context}
+        return max(
+            _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=before)) for before in contexts
+        )
 
     def decode_attention_ms(self, rows: int, context: int) -> float:
         """Attention of `rows` decodes over `context` tokens each."""
@@ -159,7 +135,7 @@ class KernelTables:
     def step_ms(self, step: Composition, graph_sizes: F64, async_scheduling: bool = True) -> float:
         """A whole step, dense layers padded to the CUDA-graph size."""
         fits = graph_sizes[graph_sizes >= step.tokens]
-        total = self.dense_ms(int(fits[0]) if len(fits) else step.tokens)
+        total = self.dense_ms(int(fits[0]) if len(fits) else step.tokens, decodes_only=not step.prefill_rows)
         if step.prefill_rows:
             total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
         if step.decode_rows:
@@ -178,11 +154,24 @@ class _Ops:
     logits: list[int]
 
 
-def _split(names: list[str], near_ms: list[float], far_ms: list[float]) -> _Ops:
+def _each(evaluate: Callable[[list[int]], list[tuple[str, float, float, str]]]) -> list[tuple[str, float]]:
+    """Name and milliseconds of every operation, asked for one by one: the package adds up those of the same name."""
+    found: list[tuple[str, float]] = []
+    while True:
+        try:
+            (operation,) = evaluate([len(found)])
+        except ValueError as error:
+            if "out of range" not in str(error):
+                raise
+            return found
+        found.append(operation[:2])
+
+
+def _split(near: list[tuple[str, float]], far: list[tuple[str, float]]) -> _Ops:
     """Attention is what takes longer after more context, whatever the model's operations are called."""
-    everything = range(len(names))
-    attention = [i for i in everything if far_ms[i] != near_ms[i]]
-    logits = [i for i in everything if "logits" in names[i]]
+    everything = range(len(near))
+    attention = [i for i in everything if far[i] != near[i]]
+    logits = [i for i in everything if "logits" in near[i][0]]
     return _Ops([i for i in everything if i not in attention and i not in logits], attention, logits)
 
 
@@ -243,15 +232,17 @@ def _log_between(share: float, low: int, high: int) -> int:
     return round(float(low * (max(high, low) / low) ** share))
 
 
-def kv_capacity(
-    tables: KernelTables, system: str, model: str, parallelism: Parallelism, precision: str | None
-) -> KvCapacity:
+def kv_capacity(tables: KernelTables, system: str, model: str, layout: Layout) -> KvCapacity | None:
     """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings.
 
     A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
-    (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer.
+    (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer. None for a model whose
+    layers do not all keep every token, or of which the package knows too little.
     """
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
+
+    if not keeps_every_token(tables.model_info.get("raw_config", {})):
+        return None
 
     def estimate(tokens: int) -> dict[str, Any]:
         result: dict[str, Any] = estimate_kv_cache(
@@ -263,21 +254,25 @@ def kv_capacity(
             max_batch_size=256,
             memory_fraction_kind="of_total",
             memory_fraction_value=0.92,
-            gemm_quant_mode=precision,
-            **parallelism.arguments(),
+            **layout.arguments(tables.model_info),
         )
         return result
 
-    small, large = estimate(4096), estimate(8192)
+    try:
+        small, large = estimate(4096), estimate(8192)
+    except ValueError:  # the package lacks what it takes to tell
+        return None
     per_token = (small["total_kv_size_bytes"] - large["total_kv_size_bytes"]) / 4096
     reserved = 0.92 * large["total_gpu_capacity_bytes"] - large["total_kv_size_bytes"]
     layers = int(tables.model_info["layers"])
-    share = math.ceil(layers / parallelism.pp) / layers
+    share = math.ceil(layers / layout.pp) / layers
+    own, asked = (KV_DTYPE_BYTES[of(tables.model_info)] for of in (own_cache_format, layout.cache_format))
     return KvCapacity(
-        kv_bytes_per_token=share * large["kv_size_per_token_bytes"],
+        kv_bytes_per_token=share * large["kv_size_per_token_bytes"] * own / asked,
         total_bytes=float(large["total_gpu_capacity_bytes"]),
         fixed_bytes=reserved - 8192 * per_token,
         bytes_per_batched_token=per_token,
+        element_bytes=own,
     )
 
 
@@ -295,20 +290,25 @@ def import_silicon(
 ) -> Profile:
     """A profile of `model` under vLLM on `tp` GPUs of `system` a stage, in `pp` pipeline stages, from kernel tables.
 
-    `precision` is the tables' name of the dense layers' number format (fp8, nvfp4, ...), by default the model's own.
-    `settings` become the profile's defaults; of them async_scheduling, the CUDA-graph sizes and enable_expert_parallel
-    change step times.
+    `precision` is the tables' name of the weights' number format (fp8, nvfp4, ...), by default the model's own.
+    `settings` become the profile's defaults; of them async_scheduling, the CUDA-graph sizes, kv_cache_dtype and
+    enable_expert_parallel change step times.
 
-    Raises InputError where the package is not installed or does not know the system or the model.
+    Raises InputError where the package is not installed or does not know the system or the model, and for settings
+    that the tables would not follow.
     """
-    parallelism = Parallelism(tp, pp, bool((settings or {}).get("enable_expert_parallel")))
-    tables = KernelTables(system, model, parallelism, precision, omitted)
+    layout = layout_of(tp, pp, precision, settings or {})
+    tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
-    defaults = {"max_model_len": max_context, **_batch_defaults(tables.gpu["mem_capacity"]), **(settings or {})}
-    capacity = kv_capacity(tables, system, model, parallelism, precision)
+    limits = _batch_defaults(system, tables.gpu["mem_capacity"])
+    defaults = {"max_model_len": max_context, **limits, **(settings or {})}
+    capacity = kv_capacity(tables, system, model, layout)
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
-    graph_sizes = captured_graph_sizes(engine, defaults)
-    tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size}) * engine.block_size
+    graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
+    tokens = UNLIMITED_BLOCKS
+    if capacity is not None:
+        tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
+    tokens *= engine.block_size
     steps = list(sample_compositions(tokens, max_context, seed))
     samples = StepSamples(
         np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
@@ -326,25 +326,23 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, parallelism, engine.async_scheduling),
+        notes=_notes(tables, layout, engine.async_scheduling),
     )
 
 
-def _batch_defaults(memory_bytes: float) -> dict[str, int]:
-    """vLLM's batch limits by GPU memory (vllm/engine/arg_utils.py, get_batch_defaults)."""
+def _batch_defaults(system: str, memory_bytes: float) -> dict[str, int]:
+    """vLLM's batch limits by GPU (vllm/engine/arg_utils.py, get_batch_defaults)."""
     if memory_bytes >= 160 * 2**30:
         return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
-    if memory_bytes >= 70 * 2**30:
+    if memory_bytes >= 70 * 2**30 and "a100" not in system:
         return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(tables: KernelTables, parallelism: Parallelism, async_scheduling: bool) -> tuple[str, ...]:
+def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool) -> tuple[str, ...]:
     gap_ms, eager_ms = (tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
-    stages = (
-        (f"{parallelism.pp} pipeline stages: no measured run of any was compared with",) if parallelism.pp > 1 else ()
-    )
+    stages = (f"{layout.pp} pipeline stages: no measured run of any was compared with",) if layout.pp > 1 else ()
     return (
         *stages,
         f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {tables.version}",

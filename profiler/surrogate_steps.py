@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,21 +26,33 @@ def samples_of_files(paths: Iterable[Path]) -> StepSamples:
     return join(parts)
 
 
+class _Last(NamedTuple):
+    """The last step of a replica."""
+
+    step: int
+    end_s: float
+    ids: frozenset[str]
+
+
 def samples_of(records: Iterable[StepRecord]) -> StepSamples:
     """Samples of one recording; its replicas are timed apart.
 
     While the engine has work, a step costs the time from the end of the step before it to its own end: so the gap in
     which the engine schedules counts, and steps that overlap, as under async scheduling, are not counted twice. A step
-    that shares no request with the one before it may have followed an idle time, and costs its own duration.
+    that shares no request with the one before it may have followed an idle time, and costs its own duration; so does
+    one before which the numbers tell that steps are missing, if it begins after the last that is there.
     """
     totals, durations = [], []
-    last: dict[int, tuple[float, frozenset[str]]] = {}
+    last: dict[int, _Last] = {}
     for record in records:
         ids = frozenset(request for request, _, _ in record.rows)
-        before_end_s, before_ids = last.get(record.replica, (record.start_s, frozenset()))
-        busy = not ids.isdisjoint(before_ids) or record.start_s < before_end_s
-        duration_s = record.end_s - (before_end_s if busy else record.start_s)
-        last[record.replica] = (record.end_s, ids)
+        before = last.get(record.replica, _Last(record.step - 1, record.start_s, frozenset()))
+        last[record.replica] = _Last(record.step, record.end_s, ids)
+        overlaps, missing = record.start_s < before.end_s, record.step > before.step + 1
+        if missing and overlaps:
+            continue
+        busy = not missing and (overlaps or not ids.isdisjoint(before.ids))
+        duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
             totals.append(totals_of(rows[:, 0], rows[:, 1]))

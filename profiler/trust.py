@@ -10,14 +10,12 @@ from .provenance import CLOSED_FORM, KERNEL_TABLES
 if TYPE_CHECKING:
     from .profile import Profile
 
-TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.16, 0.09
+TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.17, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on:
 benchmarks/accuracy/silicon_sample.py, H200 and B200."""
 SEEN_OUTSIDE_MS = "14 to 20"
 """benchmarks/accuracy/kubecon.py: what its TTFTs lack at 31 requests/s and at 1, added to what is assumed."""
 
-UNSET = (None, "auto", False, "", "none")
-"""Values that leave an argument as it is where nobody gives it."""
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
@@ -36,6 +34,11 @@ WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
 """Arguments that change neither the time of a step nor the memory: names, places, logs."""
 
 
+def is_unset(value: Any) -> bool:
+    """Whether a value leaves an argument as it is where nobody gives it. 0 does not."""
+    return value is None or value is False or value in ("auto", "", "none")
+
+
 def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     """A line for each setting that was asked for and whose effect on time the profile does not hold.
 
@@ -47,18 +50,20 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in settings.items():
         made_with = _made_with(profile, name)
-        if name in known or value == made_with or (made_with is None and value in UNSET):
+        if name in known or value == made_with or (made_with is None and is_unset(value)):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         lines.append(
-            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step is not in "
-            "these numbers"
+            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step, and to "
+            "memory, is not in these numbers"
         )
     return lines
 
 
 def _made_with(profile: "Profile", name: str) -> Any:
     """The value under which the profile's steps were measured; None where that is not known."""
+    if name == "data_parallel_size":
+        return 1
     if name == "async_scheduling":
         return profile.defaults.get(name, True)
     if name == "enforce_eager":

@@ -116,7 +116,7 @@ def parse_settings(
         name, found, value = text.partition("=")
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
-        settings |= _setting(name, value, f"--engine {text}")
+        settings |= setting(name, value, f"--engine {text}")
     return with_acceptance(settings, acceptance) if acceptance else settings
 
 
@@ -141,7 +141,7 @@ def _read_config_file(path: Path) -> Settings:
     served = vllm_serve_argument_names() - vllm_argument_names()
     for name, value in content.items():
         if _key(str(name)).removeprefix("no_") not in served:
-            settings |= _setting(str(name), value, f"{path}: {name}")
+            settings |= setting(str(name), value, f"{path}: {name}")
     return settings
 
 
@@ -149,7 +149,11 @@ def _key(name: str) -> str:
     return name.strip().lstrip("-").replace("-", "_")
 
 
-def _setting(name: str, value: Any, where: str) -> Settings:
+def setting(name: str, value: Any, where: str) -> Settings:
+    """One setting, checked, under vLLM's name; `no-NAME` is NAME off.
+
+    Raises InputError, which begins with `where`, for a name that vLLM does not have and a value of the wrong type.
+    """
     key = _key(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from slotune.profiler.graph_sizes import captured_graph_sizes
-from slotune.profiler.silicon import Composition, KernelTables, Parallelism
+from slotune.profiler.silicon import Composition, KernelTables
+from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_omitted import OMITTED, Omitted
 from slotune.simulator.engine_config import EngineConfig
 
@@ -55,7 +56,7 @@ def _with_tables(points: Sequence["Point"]) -> list[tuple["Point", KernelTables]
     for point in points:
         group = point.group
         if group not in known:
-            known[group] = KernelTables(group.system, group.model, Parallelism(group.tp), group.precision, NOTHING)
+            known[group] = KernelTables(group.system, group.model, Layout(group.tp, precision=group.precision), NOTHING)
     return [(point, known[point.group]) for point in points]
 
 

@@ -58,6 +58,7 @@ class Group:
     precision: str | None
     tp: int
     async_scheduling: bool
+    kv_cache_dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def read_points(systems: list[str]) -> list[Point]:
 
 def _point(r: dict[str, str]) -> Point:
     public = INFERENCEMAX in r["silicon_data_source"]
-    group = Group(r["system"], MODELS[r["model_path"]], r["gemm_quant_mode"] or None, int(r["tp_size"]), public)
+    system, model, tp = r["system"], MODELS[r["model_path"]], int(r["tp_size"])
+    cache = "fp8" if public and system != "h100_sxm" else "auto"
+    group = Group(system, model, r["gemm_quant_mode"] or None, tp, public, cache)
     sizes = int(r["isl"]), int(r["osl"]), int(r["batch_size"])
     return Point(group, *sizes, public, float(r["silicon_ttft_ms"]), float(r["silicon_tpot_ms"]))
 
@@ -103,7 +106,11 @@ def workload(point: Point, seed: int) -> Trace:
 
 
 def profile_of(group: Group, omitted: Omitted) -> Profile:
-    settings: dict[str, Any] = {"async_scheduling": group.async_scheduling, "max_num_batched_tokens": TOKENS_A_STEP}
+    settings: dict[str, Any] = {
+        "async_scheduling": group.async_scheduling,
+        "max_num_batched_tokens": TOKENS_A_STEP,
+        "kv_cache_dtype": group.kv_cache_dtype,
+    }
     return silicon.import_silicon(
         group.system, group.model, group.tp, "p", precision=group.precision, settings=settings, omitted=omitted
     )
@@ -115,7 +122,6 @@ def predict(profile: Profile, point: Point, seed: int) -> tuple[float, float]:
     settings["max_model_len"] = point.isl + point.osl + 200
     if point.spread:
         settings["max_num_seqs"] = point.concurrency
-        settings["kv_cache_dtype"] = "auto" if point.group.system == "h100_sxm" else "fp8"
     engine, timing = profile.engine_config(settings), profile.timing(settings)
     result = simulate(workload(point, seed), engine, timing, max_concurrency=point.concurrency)
     metrics = summarise(result.requests, result.gaps)

@@ -115,7 +115,7 @@ def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):
     words = ("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--slo", "p99:ttft:100")
     told = json.loads(slotune(*words, "--json").out)
     sides = told["sensitivity"]
-    assert sides["step_time_error"] == told["trust"]["expected_error"]["mean_tpot"] == 0.09
+    assert sides["step_time_error"] == told["trust"]["expected_error"]["mean_tpot"] > 0
     faster, slower = (sides[side]["metrics"]["mean_tpot_ms"] for side in ("faster", "slower"))
     assert faster < told["metrics"]["mean_tpot_ms"] < slower
     assert sides["slower"]["targets"].keys() == told["targets"].keys()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,3 +170,16 @@ def test_a_bundled_profile_is_found_by_name_and_says_that_it_was_not_measured() 
     assert bundled.source == "kernel tables"
     assert "kernel tables, not from a measurement" in bundled.provenance
     assert bundled.trust()["step_time_error"]["all"]["median_error"] < 0.02
+
+
+def test_records_of_pipeline_stages_are_refused() -> None:
+    samples = StepSamples(np.array([totals_of(np.array([1]), np.array([1]))]), np.array([1e-3]))
+    with pytest.raises(InputError, match=r"pipeline_parallel_size=2: step records do not tell"):
+        fitted_profile(samples, {"pipeline_parallel_size": 2}, "p")
+
+
+@pytest.mark.parametrize(("copies", "refused"), [(1, False), (2, True)])
+def test_copies_of_the_engine_are_not_simulated_as_one(profile: Profile, copies: int, refused: bool) -> None:
+    assert profile.trust(0.0, {"data_parallel_size": 1})["not_represented"] == []
+    with pytest.raises(InputError, match="data_parallel_size=2") if refused else nullcontext():
+        profile.engine_config({"data_parallel_size": copies})

@@ -130,6 +130,15 @@ def test_binary_garbage_is_named(folder: Path) -> None:
         ({"kv": {"kv_bytes_per_token": "many"}}, "kv.kv_bytes_per_token"),
         ({"source": "hearsay"}, "source 'hearsay'"),
         ({"overhead": {"before_ms": 1, "before_token_ms": 0}}, "overhead.after_ms"),
+        ({"overhead": {"before_ms": -50, "before_token_ms": 0, "after_ms": 0}}, "overhead.before_ms"),
+        ({"defaults": {"max_num_seq": 4}}, "did you mean max_num_seqs"),
+        ({"defaults": {"max_num_seqs": 4.5}}, "defaults: max_num_seqs takes int"),
+        ({"defaults": {"gpu_memory_utilization": 1.5}}, "gpu_memory_utilization=1.5"),
+        ({"defaults": {"tensor_parallel_size": 2}}, "tensor_parallel_size=2: the profiled engine was cut by 1"),
+        (
+            {"kv": {"kv_bytes_per_token": 1, "total_bytes": 1, "bytes_per_batched_token": -1}},
+            "bytes_per_batched_token",
+        ),
     ],
 )
 def test_a_field_that_is_wrong_is_named(folder: Path, changes: dict[str, object], match: str) -> None:
@@ -143,6 +152,10 @@ def test_a_negative_or_unknown_baseline_term_is_named(folder: Path) -> None:
     refused(folder, "constant=-1")
     edit(folder, step={**step, "baseline_ms": {"phlogiston": 1}})
     refused(folder, "phlogiston")
+    edit(folder, step={**step, "baseline_ms": {}})
+    refused(folder, "would take no time")
+    edit(folder, step={**step, "graph_sizes": [8, -16]})
+    refused(folder, r"graph_sizes\.1")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500, 3000])

@@ -10,7 +10,8 @@ import pytest
 from slotune.errors import InputError
 from slotune.profiler import silicon
 from slotune.profiler.profile import load_profile
-from slotune.profiler.silicon import Composition, Parallelism, import_silicon, sample_compositions
+from slotune.profiler.silicon import Composition, import_silicon, sample_compositions
+from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import is_extrapolated, step_times_s
 
@@ -97,9 +98,9 @@ def test_experts_are_cut_like_vllm_cuts_them() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
     cut, whole = (
-        silicon.KernelTables("h200_sxm", model, Parallelism(8, expert_parallel=spread)) for spread in (False, True)
+        silicon.KernelTables("h200_sxm", model, Layout(8, expert_parallel=spread)) for spread in (False, True)
     )
-    one = silicon.KernelTables("h200_sxm", model, Parallelism())
+    one = silicon.KernelTables("h200_sxm", model, Layout())
     times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
     assert times["cut"] != times["whole"]
     assert max(times.values()) < one.step_ms(step, np.array([64.0]))
@@ -107,13 +108,13 @@ def test_experts_are_cut_like_vllm_cuts_them() -> None:
 
 def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Parallelism(8)).mixed_decodes == 1.0
+    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
 
 
 @pytest.mark.parametrize(("system", "times"), [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0)])
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables(system, LLAMA, Parallelism())
+    tables = silicon.KernelTables(system, LLAMA, Layout())
     prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
     added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
     attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
@@ -129,6 +130,81 @@ def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypat
     assert two.engine_config({}).num_gpu_blocks > 2 * one.engine_config({}).num_gpu_blocks
     assert two.engine_config({}).pipeline_parallel_size == 2
     step, sizes = Composition(1, 2048, 0, 0, 0, 0), np.array([512.0])
-    times = [silicon.KernelTables("h200_sxm", LLAMA, Parallelism(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
+    times = [silicon.KernelTables("h200_sxm", LLAMA, Layout(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
     assert times == sorted(times) and times[0] < times[2] < 1.1 * times[0]
     assert "2 pipeline stages: no measured run" in two.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"quantization": "fp8"}, "give --precision"),
+        ({"dtype": "float16"}, "leave it out"),
+        ({"tensor_parallel_size": 2}, "give it as --tp"),
+        ({"pipeline_parallel_size": 2}, "give it as --pp"),
+        ({"speculative_config": {"method": "ngram"}}, "leave it out"),
+    ],
+)
+def test_settings_that_tables_do_not_follow_are_refused(settings: dict[str, object], mend: str) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(settings))}=.*{mend}"):
+        layout_of(1, 1, None, settings)
+
+
+def test_settings_that_change_nothing_are_taken() -> None:
+    layout = layout_of(2, 1, "fp8", {"tensor_parallel_size": 2, "dtype": "auto", "quantization": None, "seed": 1})
+    assert layout == Layout(2, precision="fp8")
+
+
+def test_a_cache_has_the_format_that_vllm_would_give_it() -> None:
+    """vLLM's auto is the model's own dtype unless the checkpoint names another; the tables would take fp8."""
+    plain, named = {"raw_config": {"quant_algo": "fp8"}}, {"raw_config": {"kv_cache_quant_algo": "fp8"}}
+    assert [Layout().cache_format(info) for info in (plain, named)] == ["bfloat16", "fp8"]
+    assert Layout(kv_cache_dtype="fp8_e5m2").cache_format(plain) == "fp8"
+    with pytest.raises(InputError, match="kv_cache_dtype=nvfp4"):
+        Layout(kv_cache_dtype="nvfp4").cache_format(plain)
+
+
+def test_experts_have_the_precision_of_the_other_weights() -> None:
+    assert Layout(precision="fp8_static").arguments({"num_experts": 8})["moe_quant_mode"] == "fp8"
+    assert Layout(precision="fp8").arguments({"num_experts": 0})["moe_quant_mode"] is None
+
+
+@pytest.mark.parametrize("asked", [{}, {"kv_cache_dtype": "fp8"}])
+def test_an_fp8_model_has_the_cache_that_is_asked_for(asked: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    profile = import_silicon("h200_sxm", "Qwen/Qwen3-30B-A3B-FP8", 1, "p", settings=asked)
+    blocks = {dtype: profile.engine_config({"kv_cache_dtype": dtype}).num_gpu_blocks for dtype in ("auto", "fp8")}
+    assert blocks["fp8"] == pytest.approx(2 * blocks["auto"], abs=1)
+    assert profile.engine_config({}).num_gpu_blocks == blocks[asked.get("kv_cache_dtype", "auto")]
+    assert 16 * blocks["auto"] == pytest.approx(1_052_925, abs=16), "estimate_kv_cache for a cache of bfloat16"
+
+
+def test_batch_limits_are_those_of_the_gpu() -> None:
+    """vllm/engine/arg_utils.py, get_batch_defaults: an A100 has a smaller GPU's, whatever its memory."""
+    limits = {name: silicon._batch_defaults(name, 80 * 2**30) for name in ("a100_sxm", "h100_sxm")}
+    assert limits["a100_sxm"] == {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+    assert limits["h100_sxm"] == {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+
+def test_operations_of_one_name_are_told_apart() -> None:
+    """gpt-oss has attention with and without a window under one name."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = silicon.KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
+    assert len(tables._context_ops.attention) >= 1 and len(tables._decode_ops.attention) >= 1
+    assert silicon.kv_capacity(tables, "h200_sxm", "openai/gpt-oss-120b", Layout(2)) is None
+
+
+def test_a_decode_step_of_experts_is_made_of_decode_kernels() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    assert tables.dense_ms(64, decodes_only=True) < 0.9 * tables.dense_ms(64)
+    plain = silicon.KernelTables("h200_sxm", LLAMA, Layout())
+    assert plain.dense_ms(64, decodes_only=True) == plain.dense_ms(64)
+
+
+def test_a_chunk_of_latent_attention_is_not_cheaper_after_a_context() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    for chunk in (2, 128, 2048):
+        assert tables.prefill_attention_ms(1, chunk, 4096) >= tables.prefill_attention_ms(1, chunk, 0)

@@ -1,6 +1,7 @@
 """Which time belongs to which recorded step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,12 @@ def test_idle_time_does_not_count() -> None:
 
 def test_steps_that_overlap_are_timed_from_end_to_end() -> None:
     assert durations_ms(step(0, 10, "a"), step(2, 18, "b"), step(11, 26, "c")) == [10, 8, 8]
+
+
+def test_a_missing_step_s_time_is_not_charged_to_the_next() -> None:
+    first, _, third = (replace(step(10 * k, 10 * k + 10, "a"), step=k) for k in range(3))
+    assert durations_ms(first, replace(third, start_s=0.021)) == [10, 9]
+    assert durations_ms(first, replace(third, start_s=0.009)) == [10], "how much of it was the missing step's?"
 
 
 def test_replicas_do_not_time_each_other() -> None:

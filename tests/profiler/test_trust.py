@@ -25,6 +25,7 @@ def measured() -> Profile:
         ({"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "cudagraph_capture_sizes": [8]}, []),
         ({"dtype": "bfloat16", "kv_cache_dtype": "auto", "async_scheduling": True, "enforce_eager": False}, []),
         ({"seed": 3, "served_model_name": "m", "quantization": None, "enable_lora": False}, []),
+        ({"optimization_level": 0}, ["optimization_level=0: profile mine was made without it;"]),
         ({"dtype": "float16"}, ["dtype=float16: profile mine was made with bfloat16;"]),
         ({"quantization": "fp8"}, ["quantization=fp8: profile mine was made without it;"]),
         ({"async_scheduling": False}, ["async_scheduling=False: profile mine was made with True;"]),

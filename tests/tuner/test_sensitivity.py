@@ -62,9 +62,9 @@ def test_steps_are_faster_and_slower_by_the_error_of_the_profile_where_it_is_kno
     assert sensitivity(small_profile, run) is None and not seen
     found = sensitivity(tables_profile, run)
     assert found is not None
-    assert seen == [pytest.approx(1 / 1.09), pytest.approx(1.09)] == list(factors(ERROR))
+    assert seen == [pytest.approx(1 / (1 + ERROR)), pytest.approx(1 + ERROR)] == list(factors(ERROR))
     assert (found.faster, found.slower) == ({"factor": seen[0]}, {"factor": seen[1]})
-    assert found.label == "steps 9% faster / slower"
+    assert found.label == f"steps {100 * ERROR:.2g}% faster / slower"
 
 
 def test_the_default_and_the_finalists_run_once_faster_and_slower(opened: Any):
@@ -90,8 +90,8 @@ def test_a_plan_for_faster_and_slower_steps(tables_profile: Profile, small_trace
     objective = Objective((Slo(99.0, "ttft", 200.0),))
     base = Scenario("base", tables_profile, small_trace(), objective, {"max_num_seqs": 8})
     faster, slower = with_other_step_times(base)
-    assert [faster.name, slower.name] == ["steps 9% faster", "steps 9% slower"]
-    assert slower.step_factor == what_if(base, "step_time=x1.09").step_factor == 1.09
+    assert [faster.name, slower.name] == [f"steps {100 * ERROR:.2g}% {how}" for how in ("faster", "slower")]
+    assert slower.step_factor == what_if(base, f"step_time=x{1 + ERROR}").step_factor == 1 + ERROR
     plans = plan([base, faster, slower], 100.0, jobs=1)
     told = document(plans[:1], 2.0, plans[1:])
     sides = told["sensitivity"]

@@ -1,0 +1,85 @@
+"""What a measured engine tells of its KV cache, by the number format it has."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotune.profiler import measured_profile
+from slotune.profiler.devices import Gpu
+from slotune.profiler.kv_capacity import GIB
+from slotune.profiler.kv_starts import observation_of
+from slotune.profiler.measured_profile import kv_capacity
+from slotune.profiler.model_folder import ModelFolder, keeps_every_token
+
+LLAMA: dict[str, Any] = {
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "hidden_size": 4096,
+    "max_position_embeddings": 131072, "model_type": "llama",
+}  # fmt: skip
+LIMITS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 16, "gpu_memory_utilization": 0.92}
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model folder, and a GPU of 140 GiB."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.setattr(measured_profile, "gpus", lambda: [Gpu("a GPU", 140 * GIB, "1")])
+    return str(tmp_path)
+
+
+def facts(**others: Any) -> dict[str, Any]:
+    return LIMITS | {"num_gpu_blocks": 112_000, "dtype": "torch.bfloat16", "cache_dtype": "auto"} | others
+
+
+@pytest.mark.parametrize("fixed", [{}, {"kv_cache_memory_bytes": 112_000 * 16 * 65536}])
+def test_a_start_in_fp8_is_predicted_in_fp8_and_twice_too_large_in_its_own_format(model: str, fixed: Any) -> None:
+    asked = {"kv_cache_dtype": "fp8"}
+    seen = facts(cache_dtype="fp8", **fixed)
+    found, _ = kv_capacity(model, asked, seen)
+    assert found is not None
+    assert found.num_gpu_blocks(LIMITS | asked) == pytest.approx(112_000, abs=1)
+    assert found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": "auto"}) == pytest.approx(56_000, abs=1)
+    assert found.errors() == [pytest.approx(0, abs=1e-4)] * (not fixed)
+
+
+def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it(model: str) -> None:
+    found, _ = kv_capacity(model, {}, facts(cache_dtype="fp8"))
+    assert found is not None
+    blocks = {dtype: found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": dtype}) for dtype in ("auto", "fp8", "bfloat16")}
+    assert blocks["auto"] == blocks["fp8"] == pytest.approx(112_000, abs=1)
+    assert blocks["bfloat16"] == pytest.approx(56_000, abs=1)
+
+
+def test_layers_of_several_kinds_are_not_counted_as_if_of_one(model: str) -> None:
+    found, note = kv_capacity(model, {}, facts(kv_cache_groups=6))
+    assert found is None and note is not None and "6 kinds" in note
+
+
+@pytest.mark.parametrize(
+    ("config", "uniform"),
+    [
+        ({}, True),
+        ({"sliding_window": 4096}, False),
+        ({"sliding_window": 4096, "use_sliding_window": False}, True),
+        ({"sliding_window": 131072}, True),
+        ({"layer_types": ["full_attention"] * 4}, True),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, False),
+        ({"hybrid_override_pattern": "M-M*"}, False),
+        ({"full_attention_interval": 4}, False),
+    ],
+)
+def test_whether_every_layer_keeps_every_token(config: dict[str, Any], uniform: bool) -> None:
+    assert keeps_every_token(LLAMA | config) == keeps_every_token({"text_config": LLAMA | config}) == uniform
+    known = ModelFolder(Path(), LLAMA | config).kv_bytes_per_token()
+    assert known == (131072 if uniform else None)
+
+
+def test_pipeline_stages_share_the_layers_out() -> None:
+    folder = ModelFolder(Path(), LLAMA | {"num_hidden_layers": 33})
+    assert folder.kv_bytes_per_token(2.0, 1, 2) == 17 * 4096
+    assert folder.kv_bytes_per_token(2.0, 2, 2) == 17 * 2048
+
+
+def test_an_observed_start_remembers_the_format_of_its_cache() -> None:
+    assert observation_of(facts(cache_dtype="fp8")).settings["kv_cache_dtype"] == "fp8"
