@@ -1,9 +1,11 @@
 """Metrics of a run under the names and definitions of `vllm bench serve` 0.32 (vllm/benchmarks/serve.py).
 
 Latencies are over the requests that finished, as there; a failed or rejected request counts as a miss in
-request_goodput, which is over all requests here and there alike.
+request_goodput, which is over all requests here and there alike. Where there are any, percentiles over all requests
+stand beside those, as `p99_ttft_ms_of_all`: targets are held against them.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .request_table import RequestTable
-from .slo import METRICS
+from .slo import METRICS, OF_ALL, Slo
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -59,6 +61,18 @@ def summarise(
         else:
             values = getattr(requests, f"{name}_s")[done]
             metrics |= _distribution(name, values[~np.isnan(values)], None, wanted)
+            metrics |= _of_all(name, values[~np.isnan(values)], int((~done).sum()), wanted)
+    return metrics
+
+
+def _of_all(name: str, values_s: F64, missing: int, percentiles: list[float]) -> dict[str, float]:
+    """Percentiles with so many requests more that take forever: what that share of all requests keeps. Nothing where
+    none is missing; one is left out where it would be forever."""
+    ordered_ms, metrics = np.sort(values_s) * 1e3, {}
+    for percentile in percentiles if missing else ():
+        rank = math.ceil(percentile * (len(ordered_ms) + missing) / 100 - 1e-9)
+        if rank <= len(ordered_ms):
+            metrics[Slo(percentile, name, 1.0).key + OF_ALL] = float(ordered_ms[rank - 1])
     return metrics
 
 
@@ -104,7 +118,7 @@ def _distribution(name: str, values_s: F64, count: I64 | None, percentiles: list
     ends = np.cumsum(weight)
     metrics = {f"mean_{name}_ms": mean, f"median_{name}_ms": _percentile(values_ms, ends, 50.0), f"std_{name}_ms": std}
     for percentile in percentiles:
-        metrics[f"p{percentile:g}_{name}_ms"] = _percentile(values_ms, ends, percentile)
+        metrics[Slo(percentile, name, 1.0).key] = _percentile(values_ms, ends, percentile)
     return metrics
 
 

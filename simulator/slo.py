@@ -5,9 +5,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import InputError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
+OF_ALL = "_of_all"
+"""Ends the key of a percentile over all requests, those that were not answered included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +25,19 @@ class Slo:
     @property
     def key(self) -> str:
         """The metric's key in `summarise`'s result, vLLM's spelling: p99_ttft_ms."""
-        return f"p{self.percentile:g}_{self.metric}_ms"
+        return f"p{_digits(self.percentile)}_{self.metric}_ms"
 
     def value_ms(self, metrics: Mapping[str, float]) -> float:
-        """The latency that the limit is for; NaN where there is none."""
-        return metrics.get(self.key, math.nan)
+        """The latency that the limit is for: of all requests where some were not answered; NaN where there is none."""
+        return metrics.get(self.key + OF_ALL, metrics.get(self.key, math.nan))
 
     def __str__(self) -> str:
-        return f"p{self.percentile:g}:{self.metric}:{self.limit_ms:g}"
+        return f"p{_digits(self.percentile)}:{self.metric}:{_digits(self.limit_ms)}"
+
+
+def _digits(value: float) -> str:
+    """All digits of a number, none that it does not have, no exponent."""
+    return np.format_float_positional(value, trim="-")
 
 
 def parse_slo(text: str) -> Slo:

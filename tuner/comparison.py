@@ -27,7 +27,7 @@ class Quantity:
         """Its value in a run's metrics; NaN where there is none."""
         if metrics is None:
             return math.nan
-        return metrics.get(self.key, math.nan)
+        return self.slo.value_ms(metrics) if self.slo else metrics.get(self.key, math.nan)
 
 
 @dataclass(frozen=True, slots=True)

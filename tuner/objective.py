@@ -115,9 +115,9 @@ class Objective:
             return (FAILED,) * max(len(goals), 1)
         worst = self.worst_ratio(metrics)
         if not goals:
-            return (min(max(_log(worst), -GOAL_SPAN), MISSED),)
+            return (_below(MISSED, max(_log(worst), -GOAL_SPAN)),)
         if not self.meets(metrics):
-            return (MISSED + min(max(_log(worst), 0.0), GOAL_SPAN),) * len(goals)
+            return (MISSED + _below(GOAL_SPAN, max(_log(worst), 0.0)),) * len(goals)
         return tuple(goal.loss(metrics, reference) + HEADROOM_WEIGHT * min(worst, 2.0) for goal in goals)
 
 
@@ -126,6 +126,11 @@ def failed_share(metrics: Metrics) -> float:
     failed = metrics.get("failed", 0.0)
     total = failed + metrics.get("completed", 0.0)
     return failed / total if total else 1.0
+
+
+def _below(bound: float, value: float) -> float:
+    """The value, bent from one below the bound on so that it never gets there: larger stays larger."""
+    return min(value, bound - math.exp(min(0.0, bound - 1 - value)))
 
 
 def _log(ratio: float) -> float:

@@ -1,5 +1,7 @@
 """What a search recommends, with all that it rests on."""
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,6 +70,11 @@ def require_targets(recommendation: Recommendation) -> None:
         return
     metrics, objective = recommendation.best.metrics or {}, recommendation.task.objective
     missed = [slo for slo in objective.slos if objective.ratio(slo, metrics) > 1]
+    if missed and metrics.get("failed"):
+        raise InfeasibleError(
+            f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
+            f"{metrics['failed']:.0f} requests are not answered: `slotune simulate` tells why"
+        )
     if missed:
         worst = max(missed, key=lambda slo: objective.ratio(slo, metrics))
         raise InfeasibleError(
@@ -98,16 +105,34 @@ def best_yaml(recommendation: Recommendation) -> str:
         f"recommended by slotune {asked.versions.slotune} after {recommendation.trials} simulated configurations",
         recommendation.task.profile.provenance,
         f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
+        *_circumstance_lines(recommendation),
         *_target_lines(recommendation),
     ]
     profile = recommendation.task.profile
     return vllm_yaml(deployed(profile, recommendation.settings), profile.engine.model, comments)
 
 
+def _circumstance_lines(recommendation: Recommendation) -> list[str]:
+    """What the numbers rest on beside profile and trace, and which requests they leave out."""
+    asked, metrics = recommendation.task.asked, recommendation.best.metrics or {}
+    acceptance = asked.engine.get("speculative_config")
+    told = recommendation.task.profile.trust(0.0, recommendation.settings)["not_represented"]
+    return [
+        *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
+        *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
+        *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),
+        *([f"{metrics['failed']:.0f} requests are not answered, each a miss"] if metrics.get("failed") else []),
+        *told,
+    ]
+
+
 def _target_lines(recommendation: Recommendation) -> list[str]:
     objective, best = recommendation.task.objective, recommendation.best
     orders, steps = recommendation.orders_of(best), recommendation.sensitivity_of(best)
-    lines = []
+    values = best.metrics or {}
+    lines = [
+        f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
+    ]
     for slo in objective.slos:
         line = f"{slo}: {verdict_text(objective, slo, best)} in simulation"
         if orders:

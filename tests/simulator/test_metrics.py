@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from slotune.simulator.metrics import summarise
-from slotune.simulator.request_table import FAILED, FINISHED
+from slotune.simulator.metrics import Gaps, summarise
+from slotune.simulator.request_table import FAILED, FINISHED, REJECTED, RequestTable
+from slotune.simulator.slo import OF_ALL, Slo
 from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups, token_times
 from slotune.tests.simulator.test_invariants import MANY
+from slotune.tuner.objective import Objective
 
 GOODPUT = {"ttft": 60.0, "tpot": 7.0, "e2el": 400.0}
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
@@ -19,12 +21,28 @@ def test_metrics_are_those_of_the_steps(setup: Setup) -> None:
     made = run(setup)
     metrics = summarise(made.result.requests, made.result.gaps, GOODPUT, [97.5])
     expected = naive_metrics(made)
-    assert metrics.keys() == expected.keys()
+    of_all = {name for name in metrics if name.endswith(OF_ALL)}
+    assert metrics.keys() - of_all == expected.keys()
+    assert all(not metrics[name] < metrics[name.removesuffix(OF_ALL)] for name in of_all if "p97.5" in name)
     # Gaps are pooled as they occur, so what a request sent before it failed stays in the inter-token latencies.
     failed = made.result.requests.status == FAILED
     compared = [name for name in expected if "_itl_" not in name or not failed.any()]
     for name, value in ((name, expected[name]) for name in compared):
         assert metrics[name] == pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True), name
+
+
+def test_percentiles_of_all_requests_count_those_that_were_not_answered() -> None:
+    """Of 100 requests, 96 are answered after 1 to 96 ms and four are rejected."""
+    late_s, never, whole = np.arange(1, 97) / 1e3, np.full(4, np.nan), np.full(100, 3, np.int64)
+    answered_s = np.concatenate([late_s, never])
+    status = np.repeat([FINISHED, REJECTED], [96, 4])
+    table = RequestTable(np.zeros(100), whole, whole, whole, answered_s, answered_s, whole, whole, status)
+    metrics = summarise(table, Gaps(np.empty(0), np.empty(0, np.int64)), {}, [96.0, 97.0])
+    assert metrics["p95_ttft_ms_of_all"] == pytest.approx(95)
+    assert metrics["p96_ttft_ms_of_all"] == pytest.approx(96) != pytest.approx(metrics["p96_ttft_ms"])
+    assert metrics["p99_ttft_ms"] < 96 and not {"p97_ttft_ms_of_all", "p99_ttft_ms_of_all"} & metrics.keys()
+    met = [Objective((Slo(percentile, "ttft", 95.5),)).meets(metrics) for percentile in (95.0, 96.0, 99.0)]
+    assert met == [True, False, False]
 
 
 def naive_metrics(made: Run) -> dict[str, float]:

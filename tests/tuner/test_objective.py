@@ -35,6 +35,14 @@ def test_answers_of_one_token_have_no_time_between_tokens():
     assert not Objective((TTFT,)).meets(run(ttft=math.nan))
 
 
+@pytest.mark.parametrize("goals", [(), (Goal("p99_tpot_ms", False),)])
+def test_however_far_from_a_target_nearer_is_better(goals):
+    """Costs are bounded, and yet no two misses are alike: the nearest is told from the others."""
+    objective = Objective((TTFT,), goals)
+    costs = [objective.costs(run(ttft=500 * ratio), run()) for ratio in (1.1, 5, 10, 21, 60, 200, 5000)]
+    assert costs == sorted(set(costs)) and costs[-1] < objective.costs(None, run())
+
+
 def test_any_configuration_that_meets_the_targets_beats_any_that_does_not():
     objective = Objective((TTFT,), (Goal("p99_tpot_ms", False),))
     reference = run()
