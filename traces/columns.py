@@ -9,7 +9,9 @@ from ..errors import InputError
 from .trace import NAMED, Trace
 
 MAX_TOKENS = 2**31 - 1
-DAY_S = 86_400.0
+LATE_GAPS, LATE_S = 50.0, 60.0
+"""A file whose first request comes after more mean gaps between requests, and more seconds, than these is a piece that
+was cut out of a longer one: no load begins so late."""
 
 
 class BadRow(ValueError):
@@ -69,15 +71,18 @@ class Columns:
     def trace(self, source: str, *, wall_clock: bool = False) -> Trace:
         """The requests in order of arrival; equal arrivals keep their order in the file.
 
-        The first request arrives at 0 if the times are `wall_clock` or start more than a day in; otherwise the file's
-        own zero is kept. Raises InputError, naming `source`, if there is no request.
+        The first request arrives at 0 if the times are `wall_clock` or if it would arrive so late that the file must be
+        a piece of a longer one; otherwise the file's own zero is kept. Raises InputError, naming `source`, if there is
+        no request.
         """
         if not self.arrival_s:
             raise InputError(f"{source}: no request in it")
         arrival_s = np.frombuffer(self.arrival_s, np.float64)
         start_s = arrival_s.min()
+        mean_gap_s = (arrival_s.max() - start_s) / max(len(arrival_s) - 1, 1)
+        cut_out = start_s > max(LATE_GAPS * mean_gap_s, LATE_S)
         trace = Trace(
-            arrival_s=arrival_s - start_s if wall_clock or start_s >= DAY_S else arrival_s,
+            arrival_s=arrival_s - start_s if wall_clock or cut_out else arrival_s,
             input_tokens=np.frombuffer(self.input_tokens, np.int32),
             output_tokens=np.frombuffer(self.output_tokens, np.int32),
             priority=np.frombuffer(self.priority, np.int32),

@@ -1,6 +1,7 @@
 """Foreign traces that are one JSON document: results of `vllm bench serve`, and ShareGPT conversations."""
 
 import json
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,8 @@ def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: 
         return
     if type(start) is not float or type(wait) not in (int, float):
         raise BadRow(f"start time {start!r} and queue time {wait!r} are not numbers")
+    if not math.isfinite(start - wait):
+        raise BadRow(f"start time {start!r} and queue time {wait!r} are no time")
     columns.add(start - wait, whole(prompt, "input_lens", 1), whole(output, "output_lens", 1))
 
 

@@ -106,9 +106,12 @@ def with_conversations(trace: Trace, turns: int, users: int, rng: np.random.Gene
 
 
 def with_system_prompts(trace: Trace, count: int, tokens: int, rng: np.random.Generator) -> Trace:
-    """Each prompt behind one of `count` system prompts of `tokens` tokens, drawn at random."""
+    """Each prompt behind one of `count` system prompts of `tokens` tokens, drawn at random, one a conversation."""
     longer = replace(trace, input_tokens=trace.input_tokens + np.int32(tokens))
-    names = rng.integers(0, count, len(trace))
+    dialogue = np.arange(len(trace))
+    if len(trace.run_name) == len(trace):  # every prompt begins with its conversation
+        dialogue = np.unique(trace.run_name, return_inverse=True)[1]
+    names = rng.integers(0, count, dialogue.max() + 1)[dialogue]
     return _led_by(longer, names, np.full(len(trace), tokens), tuple(f"system {k}" for k in range(count)))
 
 

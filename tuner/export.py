@@ -123,16 +123,18 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     Raises InputError where no model is known: a command needs one.
     """
     from ..profiler.profile import load_profile
+    from ..profiler.provenance import MEASURED
 
     settings, known_model = recommended(folder)
     asked = read_asked(folder)
-    facts = load_profile(asked.profile).engine
+    profile = load_profile(asked.profile)
+    facts = profile.engine
     served = model or known_model or facts.model
     if not served:
         raise InputError(f"profile {asked.profile} does not say which model it was made with; give --model")
     comments = [f"study {folder.name}", *grounds(folder)]
     head = "".join(f"# {line}\n" for line in comments)
-    gpu = "cpu" not in f"{facts.device} {facts.version}".lower()
+    gpu = profile.source != MEASURED or facts.driver is not None
     return {
         "yaml": vllm_yaml(settings, served, comments),
         "command": command_line(settings, served) + "\n",

@@ -11,7 +11,7 @@ from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo
 from . import validation
-from .deployment import deployed
+from .deployment import checkpoint_note, served
 from .export import vllm_yaml
 from .objective import Metrics, Objective
 from .other_orders import OtherOrders
@@ -109,7 +109,7 @@ def best_yaml(recommendation: Recommendation) -> str:
         *_target_lines(recommendation),
     ]
     profile = recommendation.task.profile
-    return vllm_yaml(deployed(profile, recommendation.settings), profile.engine.model, comments)
+    return vllm_yaml(served(profile, recommendation.settings), profile.engine.model, comments)
 
 
 def _circumstance_lines(recommendation: Recommendation) -> list[str]:
@@ -118,6 +118,7 @@ def _circumstance_lines(recommendation: Recommendation) -> list[str]:
     acceptance = asked.engine.get("speculative_config")
     told = recommendation.task.profile.trust(0.0, recommendation.settings)["not_represented"]
     return [
+        *filter(None, [checkpoint_note(recommendation.task.profile)]),
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
         *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),

@@ -13,7 +13,7 @@ from ..errors import SlotuneError
 from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
 from .comparison import Compared, Quantity, compared, quantities
-from .deployment import deployed
+from .deployment import served
 from .export import command_line
 from .objective import Metrics
 from .other_orders import orders_of, picked
@@ -34,7 +34,7 @@ from .report_tables import (
     validation_table,
 )
 from .study import Study, Trial, settings_key, write_file
-from .sweep import one_at_a_time, over_rates, trace_rate
+from .sweep import MOST_REQUESTS, one_at_a_time, over_rates, trace_rate
 from .task import Task, load_task
 from .verdict import decide
 
@@ -105,8 +105,9 @@ class Page:
             name=self.study.folder.resolve().name,
             subject=self._subject(),
             answer=self._answer(),
-            command=command_line(deployed(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
+            command=command_line(served(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
             validation=self._validation(),
+            part=f" with the first {MOST_REQUESTS:,} requests" if len(self.task.trace) > MOST_REQUESTS else "",
             rates=rates,
             effects=effects,
             trials=self._trials(),
@@ -160,6 +161,8 @@ class Page:
             sentences.append("Predicted: " + "; ".join(falls) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
+        if unanswered := (best or {}).get("failed"):
+            sentences.append(f"{unanswered:,.0f} requests are not answered with the recommended settings, each a miss.")
         sentences += self._spread() + self._other_steps()
         sentences.append(
             self.verdict.sentence if self.verdict else "Not yet measured on the engine: run slotune validate."

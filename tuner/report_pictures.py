@@ -15,7 +15,7 @@ from .plots import (
     objective_over_trials,
 )
 from .study import Trial
-from .sweep import RatePoint, Variation
+from .sweep import OneChange, RatePoint
 
 
 def rate_line(label: str, points: Sequence[RatePoint], quantity: Quantity, color: str) -> Line:
@@ -63,10 +63,10 @@ NO_EFFECT = 1.01
 
 
 def effects_section(
-    variations: Sequence[Variation], objective: Objective, in_use: Mapping[str, Any]
+    variations: Sequence[OneChange], objective: Objective, in_use: Mapping[str, Any]
 ) -> dict[str, str] | None:
     """The settings that matter as a picture, the rest by name; None where nothing was varied."""
-    by_name: dict[str, list[Variation]] = {}
+    by_name: dict[str, list[OneChange]] = {}
     for variation in variations:
         by_name.setdefault(variation.name, []).append(variation)
     panels = []

@@ -106,21 +106,25 @@ class SearchSpace:
         return np.array([len(knob.values) for knob in self.knobs])
 
 
-def build_space(default: EngineConfig, fixed: Settings, *, fixed_cache: bool = False) -> SearchSpace:
+def build_space(
+    default: EngineConfig, fixed: Settings, *, made_with: Mapping[str, Any] | None = None, fixed_cache: bool = False
+) -> SearchSpace:
     """The space around the configuration that `fixed` resolves to on this hardware.
 
-    `default` is that configuration, resolved; `fixed_cache` says that the KV cache has a fixed size, as on a CPU, so
-    that the share of the memory does not matter. Ranges reach from a 64th of vLLM's default for this hardware to twice
+    `default` is that configuration, resolved; `made_with` are the settings that hold where nobody asks for others;
+    `fixed_cache` says that the KV cache has a fixed size, as on a CPU, so that the share of the memory does not matter.
+    Ranges reach from a 64th of vLLM's default for this hardware to twice
     it, as vLLM's defaults grow with the hardware (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
     """
-    knobs = tuple(sorted(_knobs(default, fixed, fixed_cache), key=lambda knob: knob.name))
+    held = {**(made_with or {}), **fixed}
+    knobs = tuple(sorted(_knobs(default, fixed, held, fixed_cache), key=lambda knob: knob.name))
     space = ConfigurationSpace()
     space.add([OrdinalHyperparameter(k.name, list(k.values), default_value=k.default) for k in knobs])
     _forbid(space, default.max_model_len)
     return SearchSpace(knobs, dict(fixed), space)
 
 
-def _knobs(default: EngineConfig, fixed: Settings, fixed_cache: bool) -> list[Knob]:
+def _knobs(default: EngineConfig, fixed: Settings, held: Mapping[str, Any], fixed_cache: bool) -> list[Knob]:
     tokens, seqs = default.max_num_batched_tokens, default.max_num_seqs
     budgets = round_values(tokens // 64, 2 * tokens, (4, 5, 6, 7))
     whole_prompts = default.max_model_len <= budgets[-1]
@@ -131,15 +135,12 @@ def _knobs(default: EngineConfig, fixed: Settings, fixed_cache: bool) -> list[Kn
         _knob("long_prefill_token_threshold", [0, *thresholds], default.long_prefill_token_threshold, fixed),
         _knob("enable_chunked_prefill", [True] + [False] * whole_prompts, default.enable_chunked_prefill, fixed),
         _knob("enable_prefix_caching", [False, True], default.enable_prefix_caching, fixed),
-        _knob(
-            "block_size",
-            GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES,
-            default.block_size,
-            fixed,
-        ),
     ]
-    if not fixed_cache and not any(name in fixed for name in KV_SETTLED_BY):
-        share = fixed.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
+    if held.get("num_gpu_blocks_override") is None:  # so many blocks of another size would be another memory
+        sizes = GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES
+        knobs.append(_knob("block_size", sizes, default.block_size, fixed))
+    if not fixed_cache and all(held.get(name) is None for name in KV_SETTLED_BY):
+        share = held.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
         knobs.append(_knob("gpu_memory_utilization", MEMORY_SHARES, share, fixed))
     return knobs
 

@@ -28,8 +28,8 @@ class RatePoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Variation:
-    """A configuration with one setting changed; None where it cannot run."""
+class OneChange:
+    """A configuration with one setting changed; its metrics are None where it cannot run."""
 
     name: str
     value: Any
@@ -55,7 +55,7 @@ def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
     return points
 
 
-def one_at_a_time(task: Task, settings: Mapping[str, Any], jobs: int | None = None) -> list[Variation]:
+def one_at_a_time(task: Task, settings: Mapping[str, Any], jobs: int | None = None) -> list[OneChange]:
     """The settings with each searched one at each of its values (MOST_VALUES of them), that being legal or not."""
     varied = [
         (knob.name, value)
@@ -67,7 +67,7 @@ def one_at_a_time(task: Task, settings: Mapping[str, Any], jobs: int | None = No
     evaluate = replace(task.simulated(), trace=head(task.trace, MOST_REQUESTS))
     with workers(evaluate, jobs) as run_all:
         outcomes = list(run_all(many))
-    return [Variation(*pair, outcome.metrics) for pair, outcome in zip(varied, outcomes, strict=True)]
+    return [OneChange(*pair, outcome.metrics) for pair, outcome in zip(varied, outcomes, strict=True)]
 
 
 def _spread_over(values: Sequence[Any], current: Any) -> list[Any]:

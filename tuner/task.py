@@ -113,7 +113,12 @@ def load_task(asked: Asked) -> Task:
         at_rate(trace, asked.rate, asked.seed) if asked.rate else trace,
         objective_of(asked),
         default,
-        build_space(default, asked.engine, fixed_cache=profile.kv is not None and profile.kv.total_bytes is None),
+        build_space(
+            default,
+            asked.engine,
+            made_with=profile.defaults,
+            fixed_cache=profile.kv is not None and profile.kv.total_bytes is None,
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import EngineError, InfeasibleError
 from .comparison import Compared, Quantity, compared, quantities
-from .deployment import deployed
+from .deployment import served
 from .export import vllm_yaml
 from .intervals import spread
 from .study import Study
@@ -47,7 +47,7 @@ def best_yaml(validation: Validation, verdict: Verdict) -> str:
         verdict.sentence,
         f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
     ]
-    return vllm_yaml(deployed(validation.task.profile, one.settings), validation.task.profile.engine.model, comments)
+    return vllm_yaml(served(validation.task.profile, one.settings), validation.task.profile.engine.model, comments)
 
 
 def require_targets(validation: Validation) -> None:

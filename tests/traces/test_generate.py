@@ -10,6 +10,7 @@ from slotune.traces import trace_stats
 from slotune.traces.arrivals import arrival_times
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import make_trace, parse_lengths
+from slotune.traces.lengths import lognormal
 
 CHAT = (parse_lengths("1155/1020/4142"), parse_lengths("211/129/601"))
 
@@ -117,3 +118,14 @@ def test_conversations_under_one_system_prompt_share_it_first() -> None:
     assert (trace.run_tokens[1::2] + 100 == trace.input_tokens).all()
     assert len({trace.prefix_name[-2 - name] for name in trace.run_name}) == len(trace.prefix_name)
     assert 0.5 < trace_stats(trace)["prefix_hit_share"] < 1
+
+
+def test_a_conversation_keeps_its_system_prompt():
+    made = make_trace(
+        400, 5.0, (lognormal(100, 300), lognormal(50, 90)), seed=0, turns=5, users=9, system_prompts=4,
+        system_prompt_tokens=64,
+    )  # fmt: skip
+    systems, conversations = made.run_name[::2], made.run_name[1::2]
+    of = {conversation: set(systems[conversations == conversation]) for conversation in set(conversations)}
+    assert {len(system) for system in of.values()} == {1}
+    assert len(set(systems)) == 4

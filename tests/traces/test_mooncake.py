@@ -67,8 +67,20 @@ def test_out_of_order_lines_are_sorted_and_equal_times_keep_the_order_of_the_fil
     assert trace.run_tokens.tolist() == [1, 2, 3, 512, 88]
 
 
-def test_a_trace_keeps_its_own_zero_unless_it_starts_more_than_a_day_in() -> None:
-    assert read({**GOOD, "timestamp": 3_600_000}).arrival_s.tolist() == [3600.0]
+@pytest.mark.parametrize(
+    ("start_ms", "gap_ms", "first_s"),
+    [(0, 100, 0.0), (59_000, 100, 59.0), (61_000, 100, 0.0), (300_000, 10_000, 300.0), (3_600_000, 0, 0.0)],
+)
+def test_a_trace_keeps_its_own_zero_unless_no_load_would_begin_so_late(
+    start_ms: int, gap_ms: int, first_s: float
+) -> None:
+    """A piece that was cut out of a longer trace begins with its first request: its rate is that of the piece."""
+    arrival_s = read(*({**GOOD, "timestamp": start_ms + gap_ms * k} for k in range(20))).arrival_s
+    assert arrival_s[0] == first_s
+    assert np.diff(arrival_s) == pytest.approx(gap_ms / 1e3)
+
+
+def test_epochs_are_no_arrival_times() -> None:
     epoch = [{**GOOD, "timestamp": 1_700_000_000_000 + extra} for extra in (0, 250)]
     assert read(*epoch).arrival_s.tolist() == [0.0, 0.25]
 

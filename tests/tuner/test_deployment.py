@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+
 from slotune.profiler.profile import EngineFacts, linear_profile
+from slotune.profiler.provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.simulator.engine_config import resolve
-from slotune.tuner.deployment import deployed
+from slotune.tuner.deployment import checkpoint_note, deployed, served
 
 MADE_UNDER = {
     "load_format": "dummy",
@@ -44,3 +47,31 @@ def test_starting_it_so_resolves_to_the_same_engine():
 def test_parallelism_goes_along():
     parallel = replace(PROFILE, engine=EngineFacts(tensor_parallel_size=2))
     assert deployed(parallel, {})["tensor_parallel_size"] == 2
+
+
+def test_batch_limits_are_always_asked_for_as_vllm_takes_them_by_the_gpu():
+    limits = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+    assert deployed(linear_profile(0.01, 1e-4, 1e-4, 0), {}) == limits
+
+
+def test_nobody_is_told_to_serve_without_weights():
+    assert (
+        "load_format" not in served(PROFILE, {}) and served(PROFILE, {"load_format": "auto"})["load_format"] == "auto"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "quantization", "given", "checkpoint"),
+    [
+        (STEP_RECORDS, "awq", {"dtype": "float16", "kv_cache_dtype": "fp8", "quantization": "awq"}, False),
+        (KERNEL_TABLES, "fp8", {"dtype": "float16", "kv_cache_dtype": "fp8", "quantization": "fp8"}, False),
+        (KERNEL_TABLES, "nvfp4", {"dtype": "float16", "kv_cache_dtype": "fp8"}, True),
+        (MEASURED, "awq", {}, False),
+    ],
+)
+def test_number_formats_that_were_asked_for_go_along(source, quantization, given, checkpoint):
+    facts = EngineFacts(dtype="float16", kv_cache_dtype="fp8", quantization=quantization)
+    profile = replace(PROFILE, source=source, engine=facts)
+    found = deployed(profile, {})
+    assert {name: found[name] for name in ("dtype", "kv_cache_dtype", "quantization") if name in found} == given
+    assert bool(checkpoint_note(profile)) == checkpoint

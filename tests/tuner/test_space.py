@@ -95,3 +95,17 @@ def test_repair_brings_sequences_and_threshold_within_the_budget():
     mended = SPACE.repaired(np.array([wrong, SPACE.vector({})]))
     assert SPACE.settings(mended[0]) == {"max_num_batched_tokens": 448, "max_num_seqs": 384}
     assert SPACE.settings(mended[1]) == {}
+
+
+def test_so_many_blocks_of_another_size_would_be_another_memory():
+    for where in ({"fixed": {"num_gpu_blocks_override": 1000}}, {"made_with": {"num_gpu_blocks_override": 1000}}):
+        space = build_space(DEFAULT, where.get("fixed", {}), made_with=where.get("made_with"))
+        assert "block_size" not in {knob.name for knob in space.knobs}
+    assert len(values(SPACE, "block_size")) > 1
+
+
+def test_the_share_of_the_memory_starts_from_the_profile_s():
+    knob = next(
+        k for k in build_space(DEFAULT, {}, made_with={"gpu_memory_utilization": 0.4}).knobs if "memory" in k.name
+    )
+    assert knob.default == 0.4 and {0.4, 0.92} <= set(knob.values)
