@@ -1,6 +1,6 @@
 """The best few of a search with faster and with slower steps: how the prediction would differ, were the profile wrong.
 
-It decides nothing: configurations share the profile's error, and the one with the most headroom has it there too.
+It decides nothing and is told: what a target is worth where the profile errs is the reader's to weigh.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

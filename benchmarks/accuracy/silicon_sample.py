@@ -10,7 +10,8 @@ for vLLM's TTFT were calibrated by its authors on all these points, so it has se
 
 Assumed of the runs, whose commands the file does not hold: ten times as many requests as are in flight, sent at once.
 The 70B points are InferenceMAX's, whose scripts are public: lengths even between 80 and 100 % of the nominal ones,
-async scheduling, no prefix caching, 8192 tokens a step. Of the others: fixed lengths, vLLM 0.12's defaults.
+async scheduling, no prefix caching, 8192 tokens a step, an fp8 KV cache but on the H100. Of the others: fixed lengths,
+vLLM 0.12's defaults.
 """
 
 import argparse
