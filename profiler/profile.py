@@ -12,7 +12,7 @@ from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, 
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
-from .kv_capacity import KvCapacity
+from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
@@ -111,6 +111,21 @@ class Profile:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
 
+    def overcommitted(self, settings: Mapping[str, Any]) -> str | None:
+        """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
+        override = settings.get("num_gpu_blocks_override")
+        if override is None or self.kv is None:
+            return None
+        resolved = resolve(settings, {**self.defaults, **self.parallelism}, int(override), self.engine.version)
+        memory = self._memory_settings(settings, resolved)
+        asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
+        if asked <= found:
+            return None
+        return (
+            f"num_gpu_blocks_override={override}: takes {asked / GIB:.1f} GiB, and the memory model of profile "
+            f"{self.name} finds {max(found, 0) / GIB:.1f} GiB for the KV cache"
+        )
+
     def ignored(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of those settings that change neither the schedule nor the times nor the memory that are predicted.
 
@@ -118,6 +133,9 @@ class Profile:
         """
         heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
+
+    def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
+        return [*unrepresented(self, settings), *filter(None, [self.overcommitted(settings)])]
 
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {
@@ -174,7 +192,7 @@ class Profile:
             "expected_error": expected_error(self),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             "extrapolated_share": extrapolated_share,
-            "not_represented": list(dict.fromkeys(text for one in settings for text in unrepresented(self, one))),
+            "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }

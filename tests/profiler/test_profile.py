@@ -183,3 +183,12 @@ def test_copies_of_the_engine_are_not_simulated_as_one(profile: Profile, copies:
     assert profile.trust(0.0, {"data_parallel_size": 1})["not_represented"] == []
     with pytest.raises(InputError, match="data_parallel_size=2") if refused else nullcontext():
         profile.engine_config({"data_parallel_size": copies})
+
+
+def test_more_blocks_than_there_is_memory_for_are_told(profile: Profile) -> None:
+    """vLLM takes an override at its word, and runs out of memory."""
+    known = with_memory(profile)
+    fits = known.engine_config({}).num_gpu_blocks
+    assert known.trust(0.0, {"num_gpu_blocks_override": fits})["not_represented"] == []
+    (told,) = known.trust(0.0, {"num_gpu_blocks_override": 10 * fits})["not_represented"]
+    assert f"num_gpu_blocks_override={10 * fits}: takes" in told
