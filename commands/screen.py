@@ -77,7 +77,7 @@ def command(
     from ..tuner.screen import check_metric, document, read_configurations, require_targets, screen, trust_of, write_csv
 
     announce_compilation()
-    sort = check_metric(sort) if sort else None
+    sort = check_metric(sort, common["goodput"]) if sort else None
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
     if acceptance_rate:
@@ -142,14 +142,16 @@ def _accepting(configuration: dict[str, Any], settings: dict[str, Any], acceptan
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
-    from ..tuner.screen import setting_names
+    from ..tuner.screen import meets, setting_names
 
-    names = setting_names(rows)
-    columns = [*names, *map(labelled, SHOWN)] + (["targets"] if objective else []) + ["failure"]
+    names, targeted = setting_names(rows), bool(objective and objective.slos)
+    unanswered = ["failed"] if any((row.outcome.metrics or {}).get("failed") for row in rows) else []
+    shown = [*SHOWN, *unanswered]
+    columns = [*names, *map(labelled, shown)] + (["targets"] if targeted else []) + ["failure"]
     lines = []
     for row in rows:
         metrics = row.outcome.metrics or {}
-        targets = [] if objective is None else [bool(metrics) and objective.meets(metrics)]
+        targets = [bool(meets(row, objective))] if targeted else []
         settings = [None if row.settings.get(name) is None else str(row.settings[name]) for name in names]
-        lines.append([*settings, *(metrics.get(key) for key in SHOWN), *targets, row.outcome.message])
+        lines.append([*settings, *(metrics.get(key) for key in shown), *targets, row.outcome.message])
     table(columns, lines)

@@ -24,6 +24,10 @@ range, beyond the largest captured size, which held-out steps within the range h
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 
+NOT_SIMULATED = {
+    "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
+    "prefill_context_parallel_size": "is not simulated",
+}
 _FACTS = frozenset(
     {
         "tensor_parallel_size",
@@ -84,6 +88,7 @@ class Profile:
             if self.defaults.get(name, known) != known:
                 raise InputError(f"{name}={self.defaults[name]}: the profiled engine was cut by {known}")
         _check_memory_share(self.defaults)
+        _check_not_simulated(self.defaults)
 
     def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
         """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture.
@@ -148,11 +153,7 @@ class Profile:
 
     def _check_parallelism(self, settings: Mapping[str, Any]) -> None:
         """Raise InputError for another cut of the model than was profiled; a formula holds for any stages."""
-        copies = settings.get("data_parallel_size")
-        if copies is not None and int(copies) != 1:
-            raise InputError(
-                f"data_parallel_size={copies}: each is an engine of its own; simulate one, or so many replicas"
-            )
+        _check_not_simulated(settings)
         for name, known in self.parallelism.items():
             asked = int(settings.get(name, known))
             if asked != known and not (self.source == CLOSED_FORM and name == "pipeline_parallel_size"):
@@ -203,6 +204,13 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
     share = settings.get("gpu_memory_utilization")
     if share is not None and not 0 < share <= 1:
         raise InputError(f"gpu_memory_utilization={share}: must lie above 0 and be at most 1")
+
+
+def _check_not_simulated(settings: Mapping[str, Any]) -> None:
+    """Raise InputError for more GPUs in ways that are not simulated: they would not be counted either."""
+    for name, mend in NOT_SIMULATED.items():
+        if settings.get(name) not in (None, 1):
+            raise InputError(f"{name}={settings[name]}: {mend}")
 
 
 def fitted_profile(

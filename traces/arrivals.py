@@ -12,6 +12,9 @@ from .trace import F64
 LONGEST_S = 1e9
 """Of a trace: 30 years, still in whole microseconds as a float."""
 
+IDLE_GAPS = 50.0
+"""Of Poisson arrivals one load in 10^21 begins with more."""
+
 
 def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, group: int = 1) -> F64:
     """(count,) seconds, never decreasing, the last one at `count` / `rate`, in whole microseconds (as files hold them).
@@ -29,3 +32,13 @@ def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, 
         )
     scaled: F64 = np.round(np.repeat(moments, group)[:count] * (count / rate / moments[-1]), 6)
     return scaled
+
+
+def idle_s(arrival_s: F64) -> float:
+    """The time before the first request, where it is longer than any load begins with: more than IDLE_GAPS mean gaps.
+
+    So begins a piece that was cut out of a longer trace. 0 otherwise.
+    """
+    start_s = float(arrival_s.min())
+    mean_gap_s = (float(arrival_s.max()) - start_s) / max(len(arrival_s) - 1, 1)
+    return start_s if start_s > IDLE_GAPS * mean_gap_s else 0.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
+from .arrivals import idle_s
 from .trace import NAMED, Trace
 
 MAX_TOKENS = 2**31 - 1
-LATE_GAPS, LATE_S = 50.0, 60.0
-"""A file whose first request comes after more mean gaps between requests, and more seconds, than these is a piece that
-was cut out of a longer one: no load begins so late."""
+LATE_S = 60.0
+"""A file that begins with a longer idle time than any load (`idle_s`) and than this is a piece of a longer one."""
 
 
 class BadRow(ValueError):
@@ -79,8 +79,7 @@ class Columns:
             raise InputError(f"{source}: no request in it")
         arrival_s = np.frombuffer(self.arrival_s, np.float64)
         start_s = arrival_s.min()
-        mean_gap_s = (arrival_s.max() - start_s) / max(len(arrival_s) - 1, 1)
-        cut_out = start_s > max(LATE_GAPS * mean_gap_s, LATE_S)
+        cut_out = start_s > LATE_S and idle_s(arrival_s) > 0
         trace = Trace(
             arrival_s=arrival_s - start_s if wall_clock or cut_out else arrival_s,
             input_tokens=np.frombuffer(self.input_tokens, np.int32),

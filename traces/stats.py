@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrivals import idle_s
 from .mooncake import HASH_TOKENS
 from .trace import F64, I32, Trace
 
@@ -11,7 +12,7 @@ from .trace import F64, I32, Trace
 def trace_stats(trace: Trace) -> dict[str, Any]:
     """Statistics of `trace`, ready for JSON; None where a figure does not exist (a rate where all arrive at once).
 
-    duration_s          from the start of the trace to the last arrival
+    duration_s          from the start of the trace, but for an idle time that no load begins with, to the last arrival
     request_rate        requests / duration_s; prompt_token_rate and output_token_rate likewise
     interarrival_cv     standard deviation / mean of the gaps between arrivals: 1 for Poisson, above 1 for bursts
     distinct_arrivals   fewer than requests: the times are quantised, or requests come in groups
@@ -20,7 +21,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
                         would serve, were its blocks single tokens
     prefix_block_hit_share  the same in Mooncake's blocks of 512 tokens, the clipped last one of a prompt included
     """
-    duration_s = float(trace.arrival_s[-1])
+    duration_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
     return {
         "requests": len(trace),
         "duration_s": duration_s,

@@ -5,19 +5,21 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import InputError
-from .arrivals import arrival_times
+from .arrivals import arrival_times, idle_s
 from .trace import Trace
 
 
 def rescaled(trace: Trace, rate: float) -> Trace:
     """The same arrivals, stretched so that the last one comes at requests / `rate` (per second).
 
-    Raises InputError if all requests arrive at the start: there is nothing to stretch, see `at_rate`.
+    An idle time before the first that no load has (`idle_s`) is left out. Raises InputError if all requests arrive at
+    once: there is nothing to stretch, see `at_rate`.
     """
-    last_s = float(trace.arrival_s[-1])
+    arrival_s = trace.arrival_s - idle_s(trace.arrival_s)
+    last_s = float(arrival_s[-1])
     if last_s == 0:
         raise InputError("the trace has no arrival times to rescale: give it some with `slotune trace convert --rate`")
-    return replace(trace, arrival_s=trace.arrival_s * (len(trace) / rate / last_s))
+    return replace(trace, arrival_s=arrival_s * (len(trace) / rate / last_s))
 
 
 def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator) -> Trace:
@@ -26,8 +28,8 @@ def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator
 
 
 def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
-    """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at the start."""
-    if trace.arrival_s[-1] > 0:
+    """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at once."""
+    if trace.arrival_s[-1] > idle_s(trace.arrival_s):
         return rescaled(trace, rate)
     return with_arrivals(trace, rate, 1.0, np.random.default_rng(seed))
 

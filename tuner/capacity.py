@@ -16,27 +16,30 @@ from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .evaluate import SimulatedRun
-from .objective import Metrics, Objective, failed_share
-from .steady_load import keeps_up, ordered
+from .objective import GOOD_SHARE, Metrics, Objective
+from .steady_load import is_steady, keeps_up, ordered
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
-GOOD_SHARE = 0.99
-"""With --goodput: the share of requests that must be good, as in vLLM's recipes."""
 LEAST_REQUESTS = 1000
 """Below this a 99th percentile stands on fewer than ten requests."""
 STAYS = 20.0
 """The load lasts this many times as long as a request stays in an unloaded engine, or as the largest limit."""
+LOADED_STAYS = 10.0
+"""And this many times as long as it stays under this very load, which is known afterwards."""
 MOST_REQUESTS = 50_000
-"""Above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
+"""For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
+MOST_FLEET_REQUESTS = 1_000_000
 LIGHT_REQUESTS = 200
 LIGHT_RATE = 1e-6
 """Requests a second at which no two meet."""
 MOST_DOUBLINGS = 24
 BELOW = (0.97, 0.93)
 """Shares of a found rate at which the targets must be met too: noise makes single rates pass by luck."""
-QUEUE = "queue"
-"""What binds where no target is missed but the queue grows."""
+QUEUE, GOODPUT = "queue", "goodput"
+"""What binds where no target is missed but the queue grows, or too few requests are good."""
+LEAST_SHARE = 1e-3
+"""Of the rate at which one request follows another: where less than that passes, none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,9 @@ class Probe:
     metrics: Metrics
     ok: bool
     binding: str
-    """The target with the least headroom, or QUEUE."""
+    """The target with the least headroom, GOODPUT or QUEUE."""
+    certain: bool = True
+    """Whether a longer load would say the same: a target that is missed or a queue that grows is so under one, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,20 @@ class Capacity:
 
 
 def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: int = 1) -> Probe:
-    """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays."""
+    """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays alone, and against the
+    time that it stays under this load."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
-    long_enough = min(math.ceil(rate * STAYS * longest_s), MOST_REQUESTS)
-    requests = max(LEAST_REQUESTS, len(scenario.trace), long_enough)
-    return _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
+    most = min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
+    requests = max(LEAST_REQUESTS, len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
+    while True:
+        tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
+        if tried.certain or requests >= most:
+            return tried
+        wanted = math.ceil(rate * LOADED_STAYS * float(tried.metrics["mean_e2el_ms"]) / 1000)
+        if tried.ok and wanted <= requests:
+            return tried
+        # A batch that only seems to grow, by chance or because it was empty at first, does not under a longer load.
+        requests = min(max(wanted, 2 * requests), most)
 
 
 def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int) -> Probe:
@@ -94,22 +108,18 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
-    steady = keeps_up(result)
-    met = meets(scenario.objective, metrics)
-    ratios = {str(slo): scenario.objective.ratio(slo, metrics) for slo in scenario.objective.limits}
-    binding = QUEUE if met and not steady else max(ratios, key=lambda name: ratios[name])
-    return Probe(rate, metrics, met and steady, binding)
+    met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
+    certain = not (met and keeps_up(result))
+    return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)
 
 
-def meets(objective: Objective, metrics: Metrics) -> bool:
-    """Whether every target is met and, with goodput limits, GOOD_SHARE of all requests are good."""
-    if not objective.meets(metrics):
-        return False
-    if not objective.goodput:
-        return True
-    throughput = metrics["request_throughput"]
-    good = metrics["request_goodput"] / throughput * (1 - failed_share(metrics)) if throughput else 0.0
-    return good >= GOOD_SHARE
+def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
+    if objective.fulfilled(metrics) and not steady:
+        return QUEUE
+    if objective.slos and objective.meets(metrics) and not objective.fulfilled(metrics):
+        return GOODPUT
+    ratios = {str(slo): objective.ratio(slo, metrics) for slo in objective.limits}
+    return max(ratios, key=lambda name: ratios[name])
 
 
 def unloaded(scenario: Scenario) -> tuple[Probe, float]:
@@ -122,6 +132,11 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
     if not stay_s > 0:
         raise InputError("no request of the trace could be served: see `slotune simulate` for the reasons")
+    if alone.binding == GOODPUT and not alone.ok:
+        raise InfeasibleError(
+            f"{scenario.name}: no rate meets the targets: fewer than {GOOD_SHARE:.0%} of the requests are good even "
+            "alone in the engine"
+        )
     if not alone.ok:
         missed = {str(s): scenario.objective.ratio(s, alone.metrics) for s in scenario.objective.limits}
         worst = max(missed, key=lambda name: missed[name])
@@ -135,17 +150,20 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
 def find_capacity(scenario: Scenario, seed: int) -> Capacity:
     """The highest rate on the ordering `seed`, within TOLERANCE. Raises InfeasibleError where no rate will do."""
     alone, stay_s = unloaded(scenario)
-    return highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
+    try:
+        return highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{scenario.name}: {error}") from error
 
 
 def highest_rate(at: Callable[[float], Probe], nothing: Probe, start: float) -> Capacity:
     """The highest rate that passes, as do BELOW shares of it; `nothing` is the probe that passed at rate 0.
 
-    Raises InputError where no rate fails.
+    Raises InputError where no rate fails, InfeasibleError where none passes.
     """
     low, high = _bracket(at, nothing, start)
     while True:
-        low, high = _bisect(at, low, high)
+        low, high = _bisect(at, low, high, LEAST_SHARE * start)
         failed = next((p for p in (at(low.rate * share) for share in BELOW) if not p.ok), None)
         if failed is None:
             return Capacity(low, high)
@@ -162,8 +180,13 @@ def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Pr
     raise InputError(f"no limit found up to {low.rate:.3g} requests/s: these targets bind nothing")
 
 
-def _bisect(at: Callable[[float], Probe], low: Probe, high: Probe) -> tuple[Probe, Probe]:
+def _bisect(at: Callable[[float], Probe], low: Probe, high: Probe, least: float) -> tuple[Probe, Probe]:
     while high.rate - low.rate > TOLERANCE * high.rate:
+        if high.rate < least:
+            raise InfeasibleError(
+                f"no rate meets the targets: {high.binding} stops even {high.rate:.2g} requests/s, where requests "
+                "hardly meet: some of the trace's miss the targets by themselves"
+            )
         tried = at((low.rate + high.rate) / 2)
         low, high = (tried, high) if tried.ok else (low, tried)
     return low, high

@@ -22,6 +22,10 @@ LATENCIES = tuple(
     for what in ("mean", "median", "p90", "p95", "p99")
 )
 
+ROUNDING = 1e-9
+GOOD_SHARE = 0.99
+"""With --goodput: the share of requests that must be good, as in vLLM's recipes."""
+
 BETWEEN_TOKENS = ("tpot", "itl")
 GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
 HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
@@ -86,7 +90,7 @@ class Objective:
     def ratio(self, slo: Slo, metrics: Metrics) -> float:
         """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
         value = slo.value_ms(metrics)
-        if failed_share(metrics) > 1 - slo.percentile / 100:
+        if failed_share(metrics) > 1 - slo.percentile / 100 + ROUNDING:
             return math.inf
         if math.isnan(value):  # answers of a single token have no second one to wait for
             return 0.0 if slo.metric in BETWEEN_TOKENS else math.inf
@@ -103,6 +107,16 @@ class Objective:
     def meets(self, metrics: Metrics) -> bool:
         """Whether every target is met."""
         return all(self.keeps(slo, metrics) for slo in self.slos)
+
+    def fulfilled(self, metrics: Metrics) -> bool:
+        """Whether every target is met and, with goodput limits, GOOD_SHARE of all requests are good."""
+        if not self.meets(metrics):
+            return False
+        if not self.goodput:
+            return True
+        throughput = metrics["request_throughput"]
+        good = metrics["request_goodput"] / throughput * (1 - failed_share(metrics)) if throughput else 0.0
+        return good >= GOOD_SHARE
 
     def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.

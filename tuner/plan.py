@@ -1,7 +1,8 @@
 """Planning: how much one engine takes, how many engines and GPUs a forecast needs, what that costs, and what if.
 
 Capacity is found on several orderings of the trace; its interval is what these span. Replicas are not just divided out:
-the whole rate is simulated on that many engines, and one is added until the targets are met on every ordering.
+the whole rate is simulated on that many engines, and the fewest are sought that meet the targets on every ordering. A
+router may spread the load better than one engine gets it, or worse.
 """
 
 import itertools
@@ -10,7 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import step_time_error
@@ -21,8 +22,8 @@ from .sensitivity import factors
 from .steady_load import scaled_lengths
 
 ORDERINGS = 5
-MOST_ADDED = 8
-"""Replicas added to what division says before giving up: routing loses a few per cent, not a factor."""
+MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25
+"""Replicas added to what division says before giving up, the larger of the two: routing loses no factor."""
 MOST_REPLICAS = 2000
 """More than stand behind one router; a forecast for more is planned in parts."""
 LENGTHS = ("input_tokens", "output_tokens")
@@ -113,6 +114,7 @@ class _Question:
 
 
 AskAll = Callable[[Sequence[_Question]], Any]
+Answer = TypeVar("Answer")
 
 
 def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
@@ -137,17 +139,43 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
             "simulated: plan for a part of the rate and multiply"
         )
         return replace(alone, reason=reason)
-    for replicas in range(fewest, fewest + MOST_ADDED):
-        questions = [_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]
-        probes: list[Probe] = list(ask_all(questions))
-        if all(p.ok for p in probes):
-            worst = max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
-            return replace(alone, replicas=replicas, at_rate=worst)
+
+    def worst_on(replicas: int) -> Probe | None:
+        """What came of the ordering that did worst; None where one missed the targets."""
+        probes: list[Probe] = list(ask_all([_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]))
+        if not all(p.ok for p in probes):
+            return None
+        return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
+
+    most = fewest + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * fewest))
+    found = fewest_that_do(worst_on, fewest, most)
+    if found is not None:
+        return replace(alone, replicas=found[0], at_rate=found[1])
     reason = (
-        f"{scenario.name}: {fewest + MOST_ADDED - 1} replicas do not meet the targets at {rate:g} requests/s "
+        f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s "
         f"although one takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
     )
     return replace(alone, reason=reason)
+
+
+def fewest_that_do(does: Callable[[int], Answer | None], start: int, most: int) -> tuple[int, Answer] | None:
+    """The least number that does, and what it answers, sought from `start` in growing strides; None up to `most`."""
+    below, above, stride = 0, start, 1
+    while (answer := does(above)) is None:
+        if above == most:
+            return None
+        below, above, stride = above, min(above + stride, most), 2 * stride
+    stride = 1
+    while above - below > 1:
+        # Downwards in strides while nothing below is known to fail, by halves after that.
+        tried = max(above - stride, 1) if below == 0 else (below + above) // 2
+        better = does(tried)
+        if better is None:
+            below = tried
+        else:
+            above, answer = tried, better
+        stride *= 2
+    return above, answer
 
 
 def what_if(base: Scenario, text: str) -> Scenario:
@@ -242,6 +270,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
 def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
     if cost_per_hour is None:
         return None
-    trace = one.scenario.trace
-    tokens = float(trace.output_tokens.mean()) + (0.0 if outputs_only else float(trace.input_tokens.mean()))
-    return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6
+    metrics = (one.at_rate or one.capacities[0].best).metrics
+    made = metrics["total_output_tokens"] + (0 if outputs_only else metrics["total_input_tokens"])
+    tokens = made / (metrics["completed"] + metrics["failed"])
+    return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6 if tokens else None

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ import yaml
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings, typed, vllm_argument_names
+from ..simulator.slo import OF_ALL
 from .evaluate import Outcome, SimulatedRun, workers
-from .objective import LATENCIES, THROUGHPUTS, Objective
+from .objective import LATENCIES, THROUGHPUTS, Metrics, Objective
 from .study import write_file
 
 MOST_CONFIGURATIONS = 1_000_000
@@ -102,12 +104,22 @@ def screen(
 
 def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
     """Raise InfeasibleError where there are targets and no configuration meets them."""
-    if objective and not any(row.outcome.metrics and objective.meets(row.outcome.metrics) for row in rows):
+    if objective and objective.slos and not any(meets(row, objective) for row in rows):
         raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
 
 
-def check_metric(name: str) -> str:
+def meets(row: Screened, objective: Objective | None) -> bool | None:
+    """Whether a configuration meets the targets, --goodput as a share of the requests among them; None where there is
+    no target or no run."""
+    if objective is None or not objective.slos or row.outcome.metrics is None:
+        return None
+    return objective.fulfilled(row.outcome.metrics)
+
+
+def check_metric(name: str, goodput: Mapping[str, float]) -> str:
     """The metric to sort by. Raises InputError for one that does not exist."""
+    if name == "request_goodput" and not goodput:
+        raise InputError("--sort request_goodput needs to know what a good request is: add --goodput ttft:500")
     if name not in (*THROUGHPUTS, *LATENCIES):
         raise unknown_name("metric", name, (*THROUGHPUTS, *LATENCIES))
     return name
@@ -121,9 +133,17 @@ def _order(sort: str | None, objective: Objective | None) -> Callable[[Screened]
         if sort is None and objective is not None:
             return 0.0, sum(objective.costs(metrics, {})), row.index
         metric = sort or "output_throughput"
-        return 0.0, -metrics[metric] if metric in THROUGHPUTS else metrics[metric], row.index
+        return 0.0, -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics), row.index
 
     return key
+
+
+def _latency(metric: str, metrics: Metrics) -> float:
+    """A percentile over all requests: one that turns requests away is not the faster for it."""
+    is_percentile = metric.startswith("p") and "_itl_" not in metric
+    if not (is_percentile and metrics["failed"]):
+        return metrics[metric]
+    return metrics.get(metric + OF_ALL, math.inf)
 
 
 def setting_names(rows: Sequence[Screened]) -> list[str]:
@@ -169,9 +189,7 @@ def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str,
                 "config": row.index,
                 "engine": row.settings,
                 "metrics": row.outcome.metrics,
-                "meets": None
-                if objective is None or row.outcome.metrics is None
-                else objective.meets(row.outcome.metrics),
+                "meets": meets(row, objective),
                 "failure": row.outcome.failure,
                 "message": row.outcome.message,
             }

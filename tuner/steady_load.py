@@ -1,7 +1,8 @@
 """A load that is long enough to judge a rate by, and whether the engine keeps up with it.
 
 A queue that grows all the time still looks fine on a trace that ends soon. So a trace is repeated until it lasts many
-times as long as a request stays, and a rate counts only where the queue does not grow with the load.
+times as long as a request stays under that load, and a rate counts only where neither the queue nor the number of
+requests in the engine grows with the load.
 """
 
 from dataclasses import replace
@@ -9,34 +10,44 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import InputError
+from ..simulator.request_table import RequestTable
 from ..simulator.simulation import SimulationResult
 from ..traces.trace import F64, I64, Trace
 from ..traces.transform import at_rate
 
 MOST_TOKENS = 1 << 30
+GOLDEN = 0.5 * (5**0.5 - 1)
+"""Multiples of it lie far from each other within 0 to 1."""
 LARGEST_GROWTH = 0.02
-"""Of the requests that arrive, the share that may pile up: the tolerance of the rate itself."""
+"""Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""
+STEADY_GROWTH = 0.01
+"""And in the batch, which takes longer to tell, so that a load is made longer until it does."""
 
 
 def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
-    """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others shuffle blocks of it.
+    """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others have another.
 
-    Blocks of about sqrt(n) consecutive requests move with the gaps between them, so bursts and conversations stay
-    together. A repeated request is a new one: copies share no tokens with each other.
+    Blocks of about sqrt(n) consecutive requests are shuffled with the gaps between them, so bursts stay together. Where
+    prompts share tokens, as the turns of a conversation do, the trace begins elsewhere instead: shuffled turns would
+    find less in the prefix cache. A repeated request is a new one: copies share no tokens with each other.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
-    rows = np.concatenate([_order(len(trace), rng, shuffled=seed > 0) for _ in range(copies)])
+    rows = np.concatenate([_order(trace, rng, seed) for _ in range(copies)])
     gaps = np.diff(paced.arrival_s, prepend=0.0)
     repeated = _taken(paced, rows, np.repeat(np.arange(copies), len(trace)), np.cumsum(gaps[rows]))
     return at_rate(repeated, rate, seed)
 
 
-def _order(count: int, rng: np.random.Generator, *, shuffled: bool) -> I64:
-    blocks = np.array_split(np.arange(count), max(1, round(count**0.5)))
-    order = rng.permutation(len(blocks)) if shuffled else np.arange(len(blocks))
-    return np.concatenate([blocks[i] for i in order])
+def _order(trace: Trace, rng: np.random.Generator, seed: int) -> I64:
+    everything = np.arange(len(trace))
+    if seed == 0:
+        return everything
+    if len(trace.run_name):
+        return np.roll(everything, -round(len(trace) * (seed * GOLDEN % 1)))
+    blocks = np.array_split(everything, max(1, round(len(trace) ** 0.5)))
+    return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
 
 
 def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
@@ -49,21 +60,32 @@ def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
 
 
 def queue_growth(result: SimulationResult) -> float:
-    """Requests that piled up unserved between the second and the last quarter of the arrivals, as a share of those that
-    arrived meanwhile. Near 0 in a steady state, the overload where there is one.
+    """Requests that piled up without a first token, of those that are answered: `_growth`."""
+    return _growth(result.requests, result.requests.first_token_s)
+
+
+def engine_growth(result: SimulationResult) -> float:
+    """Requests that piled up in the queue and in the batch, of those that are answered: `_growth`."""
+    return _growth(result.requests, result.requests.finish_s)
+
+
+def _growth(requests: RequestTable, until_s: F64) -> float:
+    """What piled up between the second and the last quarter of the arrivals, as a share of those that arrived
+    meanwhile. Near 0 in a steady state, the overload where there is one.
     """
-    requests = result.requests
+    answered = requests.finished
     arrival_s = requests.arrival_s
-    until_s = np.where(np.isnan(requests.first_token_s), np.inf, requests.first_token_s)
     quarter_s = (arrival_s[-1] - arrival_s[0]) / 4
     if quarter_s == 0:
         return 0.0
-    waiting = [_mean_waiting(arrival_s, until_s, arrival_s[0] + i * quarter_s, quarter_s) for i in (1, 3)]
-    return float(waiting[1] - waiting[0]) / (len(arrival_s) / 2)
+    piles = [
+        _mean_number(arrival_s[answered], until_s[answered], arrival_s[0] + i * quarter_s, quarter_s) for i in (1, 3)
+    ]
+    return (piles[1] - piles[0]) / (len(arrival_s) / 2)
 
 
-def _mean_waiting(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> float:
-    """Mean number of requests without a first token over a window."""
+def _mean_number(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> float:
+    """Mean number of requests over a window, each from its arrival to its end."""
     overlap = np.minimum(until_s, from_s + span_s) - np.maximum(arrival_s, from_s)
     return float(np.maximum(overlap, 0.0).sum() / span_s)
 
@@ -71,6 +93,11 @@ def _mean_waiting(arrival_s: F64, until_s: F64, from_s: float, span_s: float) ->
 def keeps_up(result: SimulationResult) -> bool:
     """Whether the queue is steady: what piles up is less than the tolerance of the rate."""
     return queue_growth(result) <= LARGEST_GROWTH
+
+
+def is_steady(result: SimulationResult) -> bool:
+    """Whether the batch is, too; where it still grows towards its limit, the load was too short to judge by."""
+    return keeps_up(result) and engine_growth(result) <= STEADY_GROWTH
 
 
 def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:

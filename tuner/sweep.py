@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..simulator.engine_config import Settings
+from ..traces.arrivals import idle_s
 from ..traces.trace import Trace
 from ..traces.transform import head, rescaled
 from .evaluate import workers
@@ -38,7 +39,7 @@ class OneChange:
 
 def trace_rate(trace: Trace) -> float:
     """Requests per second, as `rescaled` counts them; NaN where all arrive at once."""
-    last_s = float(trace.arrival_s[-1])
+    last_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
     return len(trace) / last_s if last_s > 0 else math.nan
 
 

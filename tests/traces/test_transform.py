@@ -1,5 +1,7 @@
 """One trace from another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,18 @@ def test_converted_does_one_after_the_other_and_the_same_for_a_seed() -> None:
     assert again.arrival_s.tolist() == result.arrival_s.tolist()
     even = converted(trace, 5, requests=4, rate=2.0, cv=0)
     assert even.arrival_s.tolist() == [0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("late_s", [0.0, 55.0, 5000.0])
+def test_a_rate_is_that_of_the_requests_and_not_of_the_time_before_them(late_s: float) -> None:
+    """A piece cut out of a longer trace: 200 requests at 20 a second, asked for at 40."""
+    made = plain(np.arange(1, 201) / 20, np.full(200, 9, np.int32), np.full(200, 9, np.int32))
+    late = replace(made, arrival_s=made.arrival_s + late_s)
+    assert trace_stats(late)["request_rate"] == pytest.approx(20, rel=0.01)
+    paced = at_rate(late, 40.0, 0).arrival_s
+    assert np.diff(paced) == pytest.approx(1 / 40, rel=0.01) and paced[-1] == pytest.approx(5)
+
+
+def test_requests_that_all_come_at_once_get_arrivals_of_their_own_wherever_they_stand() -> None:
+    burst = plain(np.full(50, 5.0), np.full(50, 9, np.int32), np.full(50, 9, np.int32))
+    assert len(np.unique(at_rate(burst, 10.0, 0).arrival_s)) > 40

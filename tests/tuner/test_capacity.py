@@ -1,12 +1,17 @@
 """The highest rate is found within its tolerance, luck does not count, and hopeless targets are told."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from slotune.errors import InfeasibleError, InputError
+from slotune.profiler.profile import linear_profile
 from slotune.simulator.slo import Slo
-from slotune.tuner.capacity import TOLERANCE, Probe, Scenario, find_capacity, highest_rate, meets, probe
+from slotune.traces.generate import make_trace
+from slotune.traces.lengths import constant
+from slotune.tuner.capacity import TOLERANCE, Probe, Scenario, find_capacity, highest_rate, probe, unloaded
 from slotune.tuner.objective import Objective
 
 NOTHING = Probe(0.0, {}, True, "queue")
@@ -42,10 +47,10 @@ def test_targets_that_bind_nothing():
 def test_goodput_needs_99_of_100_good():
     objective = Objective(goodput={"ttft": 500.0})
     run = {"completed": 1000.0, "failed": 0.0, "request_throughput": 10.0, "request_goodput": 9.9}
-    assert meets(objective, run)
-    assert not meets(objective, run | {"request_goodput": 9.89})
-    assert not meets(objective, run | {"completed": 990.0, "failed": 10.0})
-    assert not meets(objective, run | {"request_throughput": math.nan, "request_goodput": math.nan})
+    assert objective.fulfilled(run)
+    assert not objective.fulfilled(run | {"request_goodput": 9.89})
+    assert not objective.fulfilled(run | {"completed": 990.0, "failed": 10.0})
+    assert not objective.fulfilled(run | {"request_throughput": math.nan, "request_goodput": math.nan})
 
 
 @pytest.fixture
@@ -82,3 +87,45 @@ def test_capacity_depends_on_the_target(scenario):
 def test_a_target_that_a_lone_request_misses(scenario):
     with pytest.raises(InfeasibleError, match="p99:tpot:2 is missed by requests that are alone"):
         find_capacity(scenario(Slo(99.0, "tpot", 2.0)), seed=0)
+
+
+@pytest.mark.parametrize("slo", [Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 60.0)])
+def test_no_more_than_the_engine_can_make_is_capacity(slo):
+    """1024 places and steps of 5 + 0.05 ms a row: 200-token answers at 1024 / 200 / 0.0562 s, however short the trace.
+
+    The batch takes minutes to fill: until then no queue grows and every target is met.
+    """
+    profile = linear_profile(0.005, 1e-6, 5e-5, 0.0)
+    trace = make_trace(1000, 10.0, (constant(16), constant(200)), seed=0)
+    found = find_capacity(Scenario("base", profile, trace, Objective((slo,)), {"max_num_seqs": 1024}), seed=0)
+    assert found.best.rate == pytest.approx(1024 / 200 / 0.0562, rel=0.03)
+
+
+def test_requests_that_are_turned_away_are_no_queue(small_profile, small_trace):
+    trace = small_trace(400)
+    longest = int(np.percentile(trace.input_tokens + trace.output_tokens, 90))
+    scenario = Scenario(
+        "base", small_profile, trace, Objective((Slo(50.0, "ttft", 500.0),)), {"max_model_len": longest}
+    )
+    found = find_capacity(scenario, seed=0)
+    assert found.best.metrics["failed"] > 0 and found.best.rate > 10
+
+
+def test_a_target_that_some_requests_miss_by_themselves_is_told(small_profile, small_trace):
+    trace = small_trace(1000)
+    lengths = trace.input_tokens.copy()
+    lengths[300::10] = 20_000
+    scenario = Scenario(
+        "base", small_profile, replace(trace, input_tokens=lengths), Objective((Slo(99.0, "ttft", 200.0),))
+    )
+    with pytest.raises(InfeasibleError, match="base: no rate meets the targets: p99:ttft:200 stops even"):
+        find_capacity(scenario, seed=0)
+
+
+def test_what_binds_is_named(small_profile, small_trace):
+    objective = Objective((Slo(99.0, "ttft", 5000.0),), (), {"tpot": 6.0})
+    scenario = Scenario("base", small_profile, small_trace(), objective)
+    assert find_capacity(scenario, seed=0).failed.binding == "goodput"
+    hopeless = replace(scenario, objective=replace(objective, goodput={"tpot": 1.0}))
+    with pytest.raises(InfeasibleError, match="fewer than 99% of the requests are good even alone"):
+        unloaded(hopeless)

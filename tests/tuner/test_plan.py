@@ -8,9 +8,9 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
-from slotune.tuner.capacity import Scenario
+from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import ORDERINGS, document, plan, require_targets, what_if
+from slotune.tuner.plan import ORDERINGS, document, fewest_that_do, plan, require_targets, what_if
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,37 @@ def test_a_forecast_beyond_what_is_simulated_leaves_the_other_plans_alone(base):
         assert told[nothing] is told["what_if"][0][nothing] is None
     with pytest.raises(InfeasibleError, match="plan for a part"):
         require_targets(plans)
+
+
+@pytest.mark.parametrize("least", [1, 2, 3, 6, 9, 10, 11, 14, 30])
+@pytest.mark.parametrize("start", [1, 3, 10])
+def test_the_fewest_that_do_are_found_from_either_side(least, start):
+    tried = []
+
+    def does(number):
+        tried.append(number)
+        return f"{number} do" if number >= least else None
+
+    found = fewest_that_do(does, start, start + 8)
+    assert found == ((least, f"{least} do") if least <= start + 8 else None)
+    assert len(tried) == len(set(tried)), "nothing is simulated twice"
+
+
+def test_replicas_are_the_fewest_that_serve_the_forecast(base):
+    """A router that deals requests out in turn evens their arrivals: many engines take more than as many times one."""
+    one = plan([base], 200.0, jobs=1)[0]
+    assert one.replicas is not None and one.replicas > 1
+    for replicas, enough in ((one.replicas, True), (one.replicas - 1, False)):
+        _, stay_s = unloaded(base)
+        assert all(probe(base, 200.0, stay_s, seed, replicas).ok for seed in range(ORDERINGS)) == enough
+
+
+def test_costs_are_of_the_tokens_that_are_made(base):
+    half = replace(base, objective=Objective((Slo(50.0, "ttft", 200.0),)))
+    cut = plan([half, what_if(half, "max_model_len=420")], jobs=1)
+    told = document(cut, 3.0)["what_if"][0]
+    made = told["metrics"]["output_throughput"] / told["metrics"]["request_throughput"]
+    served = told["metrics"]["completed"] / (told["metrics"]["completed"] + told["metrics"]["failed"])
+    expected = 3.0 / 3600 / (told["max_request_rate"] * made * served) * 1e6
+    assert served < 1
+    assert told["cost_per_million_output_tokens"] == pytest.approx(expected, rel=0.2)

@@ -4,11 +4,19 @@ import csv
 
 import pytest
 
-from slotune.errors import InputError
+from slotune.errors import InfeasibleError, InputError
 from slotune.simulator.slo import Slo
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.objective import Objective
-from slotune.tuner.screen import check_metric, document, read_configurations, screen, write_csv
+from slotune.tuner.screen import (
+    check_metric,
+    document,
+    meets,
+    read_configurations,
+    require_targets,
+    screen,
+    write_csv,
+)
 
 
 def written(tmp_path, text):
@@ -95,4 +103,28 @@ def test_the_csv_holds_every_row(screened, tmp_path):
 
 def test_sorting_by_what_does_not_exist():
     with pytest.raises(InputError, match="did you mean p99_ttft_ms"):
-        check_metric("p99_ttft")
+        check_metric("p99_ttft", {})
+
+
+def test_what_turns_requests_away_is_not_the_faster_for_it(small_profile, small_trace):
+    run = SimulatedRun(small_profile, small_trace(200))
+    rows = screen([{"max_model_len": 200}, {}], run, {}, sort="p99_ttft_ms", jobs=1)
+    assert rows[1].settings == {"max_model_len": 200} and rows[1].outcome.metrics["failed"] > 0
+    assert rows[1].outcome.metrics["p99_ttft_ms"] < rows[0].outcome.metrics["p99_ttft_ms"]
+
+
+def test_goodput_alone_is_no_target_and_with_one_it_counts(small_profile, small_trace):
+    limits = {"ttft": 1.0}
+    run = SimulatedRun(small_profile, small_trace(60), limits)
+    alone, both = Objective(goodput=limits), Objective((Slo(99.0, "ttft", 9000.0),), (), limits)
+    rows = screen([{}], run, {}, objective=alone, jobs=1)
+    assert (meets(rows[0], alone), meets(rows[0], both)) == (None, False)
+    require_targets(rows, alone)
+    with pytest.raises(InfeasibleError):
+        require_targets(rows, both)
+
+
+def test_goodput_to_sort_by_has_to_be_told_what_is_good():
+    assert check_metric("request_goodput", {"ttft": 1.0}) == "request_goodput"
+    with pytest.raises(InputError, match="add --goodput"):
+        check_metric("request_goodput", {})

@@ -71,3 +71,14 @@ def test_lengths_scale_with_what_they_share(small_trace):
     assert set(longer.run_tokens.tolist()) == {96}
     assert np.array_equal(longer.output_tokens, trace.output_tokens)
     assert scaled_lengths(trace, outputs=0.001).output_tokens.min() == 1
+
+
+def test_conversations_stay_as_they_are_in_every_order(small_trace):
+    """Shuffled turns would find less in the prefix cache: what follows what stays."""
+    trace = small_trace(100, shared=64)
+    for seed in range(1, 5):
+        moved = ordered(trace, 100, 4.0, seed).input_tokens.tolist()
+        first = moved.index(trace.input_tokens[0]) if moved.count(trace.input_tokens[0]) == 1 else None
+        doubled = trace.input_tokens.tolist() * 2
+        starts = [k for k in range(100) if doubled[k : k + 100] == moved]
+        assert starts and (first is None or starts[0] != 0)
