@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
     from ..simulator.timing import Timing
+    from ..traces.trace import I32
     from ..tuner.objective import Metrics
     from ..tuner.sensitivity import Sensitivity
 
@@ -80,11 +81,13 @@ def command(
 ) -> None:
     """Simulate one configuration: the metrics of `vllm bench serve`.
 
+    Up to 50,000 requests times replicas also with steps as much faster and slower as the profile's error.
+
     \b
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
-    from ..simulator.misses import reasons
+    from ..simulator.misses import cut_short, reasons
     from ..simulator.request_table import write_requests
     from ..tuner.sensitivity import sensitivity
 
@@ -114,6 +117,8 @@ def command(
     if slo:
         document["targets"] = _targets(slo, metrics)
     unanswered = reasons(result.requests, profile.engine_config(settings), asked["policy"])
+    if cut := cut_short(result.requests, run.asked_tokens, profile.engine_config(settings)):
+        click.echo(f"Warning: {cut}", err=True)
     if unanswered:
         click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
     if as_json:
@@ -140,6 +145,8 @@ def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
 class _Run:
     profile: "Profile"
     settings: "Settings"
+    asked_tokens: "I32"
+    """Output tokens of each request in the trace."""
     result: "SimulationResult"
     slowed: "Callable[[float], SimulationResult]"
     """The same with every step so many times as long."""
@@ -178,7 +185,7 @@ def _simulated(
 
     with writing(steps_out), steps_out.open("w") if steps_out else nullcontext() as out:
         result = run(timing, StepWriter(out, load, replicas) if out else None)
-    return _Run(known, settings, result, lambda factor: run(timing.slowed(factor)))
+    return _Run(known, settings, load.output_tokens, result, lambda factor: run(timing.slowed(factor)))
 
 
 def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:

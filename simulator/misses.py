@@ -25,6 +25,14 @@ def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[s
     return found
 
 
+def cut_short(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig) -> str | None:
+    """How many answers are shorter than the trace's because max_model_len ends them; None where none is."""
+    short = requests.finished & (requests.output_tokens < asked_tokens)
+    if not short.any():
+        return None
+    return f"{int(short.sum())} answers end at max_model_len={engine.max_model_len}, before the trace's do"
+
+
 def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:
     prompts = requests.prompt_tokens
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len

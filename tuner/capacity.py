@@ -21,8 +21,8 @@ from .steady_load import is_steady, keeps_up, ordered
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
-LEAST_REQUESTS = 1000
-"""Below this a 99th percentile stands on fewer than ten requests."""
+BEYOND, LEAST_REQUESTS = 10, 1000
+"""A percentile stands on at least so many requests beyond it, a load on at least so many in all."""
 STAYS = 20.0
 """The load lasts this many times as long as a request stays in an unloaded engine, or as the largest limit."""
 LOADED_STAYS = 10.0
@@ -87,7 +87,8 @@ def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: i
     time that it stays under this load."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
     most = min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
-    requests = max(LEAST_REQUESTS, len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
+    least = max([LEAST_REQUESTS, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
+    requests = max(min(least, most), len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
     while True:
         tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
         if tried.certain or requests >= most:
@@ -97,6 +98,11 @@ def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: i
             return tried
         # A batch that only seems to grow, by chance or because it was empty at first, does not under a longer load.
         requests = min(max(wanted, 2 * requests), most)
+
+
+def _least_requests(percentile: float) -> int:
+    """Requests of which BEYOND lie beyond a percentile."""
+    return math.ceil(100 * BEYOND / (100 - percentile)) if percentile < 100 else 0
 
 
 def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int) -> Probe:

@@ -94,6 +94,10 @@ def plan(
                 plans.append(_planned(scenario, rate, ask_all, step))
         except InfeasibleError as error:
             plans.append(Plan(scenario, (), rate, None, None, str(error)))
+        except InputError as error:
+            if not plans:  # what is wrong with a change is told beside the base
+                raise
+            plans.append(Plan(scenario, (), rate, None, None, f"{scenario.name}: {error}"))
     return plans
 
 

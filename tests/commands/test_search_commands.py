@@ -141,6 +141,22 @@ def test_simulate_says_why_requests_were_not_answered(slotune, files):
     assert "Warning" not in slotune("simulate", *files).err
 
 
+def test_simulate_says_where_answers_end_early(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_model_len=610")
+    assert "answers end at max_model_len=610, before the trace's do" in ran.err
+    assert "answers end" not in slotune("simulate", *files).err
+
+
+def test_a_change_that_makes_no_sense_leaves_the_plan_alone(slotune, files):
+    words = ("plan", *files, "--slo", "p99:ttft:100", "--engine", "max_num_seqs=4", "--jobs", 1)
+    ran = slotune(*words, "--what-if", "num_gpu_blocks_override=2", "--json")
+    told = json.loads(ran.out)
+    assert ran.code == 0 and told["max_request_rate"] > 0
+    assert told["what_if"][0]["reason"] == (
+        "num_gpu_blocks_override=2: no request of the trace could be served: see `slotune simulate` for the reasons"
+    )
+
+
 @pytest.mark.parametrize(
     ("chunked", "reason"),
     [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over max_num_batched_tokens=64")],

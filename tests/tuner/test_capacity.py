@@ -129,3 +129,9 @@ def test_what_binds_is_named(small_profile, small_trace):
     hopeless = replace(scenario, objective=replace(objective, goodput={"tpot": 1.0}))
     with pytest.raises(InfeasibleError, match="fewer than 99% of the requests are good even alone"):
         unloaded(hopeless)
+
+
+def test_a_percentile_stands_on_ten_requests_beyond_it(scenario):
+    for percentile, least in ((50.0, 1000), (99.0, 1000), (99.9, 10_000), (100.0, 1000)):
+        tried = probe(scenario(Slo(percentile, "ttft", 1e4)), 0.5, 0.01, 0)
+        assert least <= tried.metrics["completed"] < 1.1 * least
