@@ -1,6 +1,6 @@
 """Step records turned into samples: which time belongs to which step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +15,28 @@ from .surrogate_samples import StepSamples, join
 def samples_of_files(paths: Iterable[Path]) -> StepSamples:
     """Samples of step records in files (JSON lines), each file a recording of its own.
 
-    Raises InputError for a file that is unreadable or holds no step.
+    Raises InputError for a file that is unreadable or holds no step, and for records that are not in the order in which
+    their steps ended: shuffled, or of several engines that are not told apart.
     """
     parts = []
     for path in paths:
-        part = samples_of(read_steps(path))
+        part = samples_of(_in_order(read_steps(path), path))
         if not len(part):
             raise InputError(f"{path}: holds no step with rows and a duration")
         parts.append(part)
     return join(parts)
+
+
+def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]:
+    ended_s: dict[int, float] = {}
+    for record in records:
+        if record.end_s < ended_s.get(record.replica, record.end_s):
+            raise InputError(
+                f"{path}: step {record.step} ends before the step that comes before it; give each recording a file of "
+                'its own, and each engine in one its "replica"'
+            )
+        ended_s[record.replica] = record.end_s
+        yield record
 
 
 class _Last(NamedTuple):

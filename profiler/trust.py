@@ -132,5 +132,5 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
         told.append(outside)
     if trust["extrapolated_share"] > 0:
         share = max(trust["extrapolated_share"], 0.001)
-        told.append(f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated")
+        told.append(f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated, off by more")
     return told

@@ -1,6 +1,7 @@
 """Which time belongs to which recorded step."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from slotune.profiler.profile import load_profile
 from slotune.profiler.surrogate_steps import samples_of, samples_of_files
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
-from slotune.simulator.steps import StepRecord
+from slotune.simulator.steps import StepRecord, format_step
 
 
 def step(start_ms: float, end_ms: float, *requests: str, replica: int = 0) -> StepRecord:
@@ -40,6 +41,16 @@ def test_a_missing_step_s_time_is_not_charged_to_the_next() -> None:
     first, _, third = (replace(step(10 * k, 10 * k + 10, "a"), step=k) for k in range(3))
     assert durations_ms(first, replace(third, start_s=0.021)) == [10, 9]
     assert durations_ms(first, replace(third, start_s=0.009)) == [10], "how much of it was the missing step's?"
+
+
+@pytest.mark.parametrize(("replica", "refused"), [(0, True), (1, False)])
+def test_records_out_of_order_are_refused(tmp_path: Path, replica: int, refused: bool) -> None:
+    """Most of their durations would be negative, and what is left of them would be a fit."""
+    path = tmp_path / "steps.jsonl"
+    records = (step(20, 30, "a"), step(10, 20, "a", replica=replica))
+    path.write_text("".join(format_step(record, with_replica=True) + "\n" for record in records))
+    with pytest.raises(InputError, match=r"step 0 ends before .* a file of its own") if refused else nullcontext():
+        assert len(samples_of_files([path])) == 2
 
 
 def test_replicas_do_not_time_each_other() -> None:
