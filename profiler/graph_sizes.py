@@ -37,12 +37,15 @@ def captured_graph_sizes(
         raise InputError(f"max_cudagraph_capture_size={largest}: must be 1 or more; enforce_eager=true captures none")
     tokens = engine.max_num_batched_tokens
     most = min(int(largest or _ceiling(engine, default_max)), tokens)
-    sizes = {1, 2, 4, *range(8, min(most + 1, 256), 8), *range(256, most + 1, 16)}
-    sizes |= {tokens} if engine.version_rules.captures_token_budget else set()
-    sizes = {size for size in sizes if size <= most}
+    sizes = _grid(most)
+    sizes |= {tokens} if engine.version_rules.captures_token_budget and tokens <= most else set()
     if largest is None and engine.version_rules.captures_max_num_seqs:
         sizes |= {size for size in _decode_sizes(engine, default_max) if size <= tokens}
     return np.array(sorted(map(float, sizes)))
+
+
+def _grid(most: int) -> set[int]:
+    return {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}
 
 
 def most_captured(device: str | None) -> int:
@@ -74,6 +77,5 @@ def _decode_sizes(engine: EngineConfig, default_max: int) -> set[int]:
     query, counts = _query_tokens(engine), {engine.max_num_seqs}
     if query > 1:
         most = min(engine.max_num_seqs, default_max)
-        counts = {1, 2, 4, *range(8, min(most + 1, 256), 8), *range(256, most + 1, 16), most}
-        counts = {count for count in counts if count <= most}
+        counts = _grid(most) | {most}
     return {count * query for count in counts if count * query <= _ceiling(engine, default_max)}

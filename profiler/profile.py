@@ -16,7 +16,7 @@ from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
-from .trust import expected_error, unrepresented
+from .trust import NOT_SIMULATED, expected_error, unrepresented
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
@@ -24,10 +24,6 @@ range, beyond the largest captured size, which held-out steps within the range h
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 
-NOT_SIMULATED = {
-    "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
-    "prefill_context_parallel_size": "is not simulated",
-}
 _FACTS = frozenset(
     {
         "tensor_parallel_size",

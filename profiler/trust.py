@@ -16,6 +16,11 @@ benchmarks/accuracy/silicon_sample.py, H200 and B200."""
 SEEN_OUTSIDE_MS = "14 to 20"
 """benchmarks/accuracy/kubecon.py: what its TTFTs lack at 31 requests/s and at 1, added to what is assumed."""
 
+NOT_SIMULATED = {
+    "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
+    "prefill_context_parallel_size": "is not simulated",
+}
+"""Arguments that may only be 1, which changes nothing, and why."""
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
@@ -44,7 +49,7 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
 
     None for what the simulation follows, for what the profile was made with, and for what has no effect on time.
     """
-    known = SIMULATED | PROFILED | WITHOUT_EFFECT | GRAPH_SETTINGS - {"enforce_eager"}
+    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | GRAPH_SETTINGS - {"enforce_eager"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
     lines = []
@@ -62,8 +67,6 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
 
 def _made_with(profile: "Profile", name: str) -> Any:
     """The value under which the profile's steps were measured; None where that is not known."""
-    if name == "data_parallel_size":
-        return 1
     if name == "async_scheduling":
         return profile.defaults.get(name, True)
     if name == "enforce_eager":

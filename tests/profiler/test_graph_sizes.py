@@ -1,6 +1,10 @@
 """Which sizes are captured as CUDA graphs: vLLM's rule, and a profile that keeps its own."""
 
+import json
+import random
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +42,7 @@ def drafting(tokens: int) -> dict[str, Any]:
     ],
 )
 def test_the_largest_sizes_are_vllms(seqs: int, drafts: int, most: int, last: list[int]) -> None:
-    """Every value from a run of vLLM 0.32's own VllmConfig._set_cudagraph_sizes."""
+    """The values of vLLM 0.32's own rule, which the test at the end runs."""
     asked = {"speculative_config": drafting(drafts)} if drafts else {}
     sizes = captured_graph_sizes(engine(max_num_seqs=seqs, max_num_batched_tokens=8192, **asked), {}, most)
     assert sizes[-len(last) :].tolist() == last
@@ -108,3 +112,55 @@ def test_other_settings_count_over_the_profile_s_own(profile: Profile) -> None:
         .timing()
         .step.numbers.tolist()
     )
+
+
+VLLMS_OWN = """
+import json, sys
+from types import SimpleNamespace as Part
+from vllm import platforms
+from vllm.config.compilation import CUDAGraphMode
+from vllm.config.vllm import VllmConfig
+
+found = []
+for seqs, tokens, drafts, blackwell, largest in json.load(sys.stdin):
+    platforms._current_platform = Part(is_device_capability_family=lambda family: blackwell)
+    compilation = Part(
+        cudagraph_mode=CUDAGraphMode.FULL,
+        max_cudagraph_capture_size=largest,
+        cudagraph_capture_sizes=None,
+        compile_sizes=None,
+        post_init_cudagraph_sizes=lambda: None,
+    )
+    config = Part(
+        model_config=Part(enforce_eager=False),
+        compilation_config=compilation,
+        scheduler_config=Part(max_num_seqs=seqs, max_num_batched_tokens=tokens),
+        uniform_decode_query_len=1 + drafts,
+        speculative_config=None,
+        performance_mode="balanced",
+    )
+    VllmConfig._set_cudagraph_sizes(config)
+    found.append(compilation.cudagraph_capture_sizes)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.engine
+def test_every_size_is_vllms(vllm_python: str, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    cases = []
+    for _ in range(1000):
+        seqs = rng.choice([1, 2, 3, 5, 7, 16, 17, 33, 64, 100, 128, 200, 256, 300, 512, 1000])
+        tokens = max(seqs, rng.choice([64, 300, 512, 1000, 2048, 8192]))
+        cases.append(
+            [seqs, tokens, rng.choice([0, 0, 1, 3, 7]), rng.random() < 0.5, rng.choice([None, 1, 30, 100, 600])]
+        )
+    words = [vllm_python, "-c", VLLMS_OWN]
+    done = subprocess.run(words, input=json.dumps(cases), capture_output=True, text=True, check=True, cwd=tmp_path)
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    for (seqs, tokens, drafts, blackwell, largest), sizes in zip(cases, theirs, strict=True):
+        asked = {"speculative_config": drafting(drafts)} if drafts else {}
+        resolved = engine(max_num_seqs=seqs, max_num_batched_tokens=tokens, **asked)
+        limit = {} if largest is None else {"max_cudagraph_capture_size": largest}
+        ours = captured_graph_sizes(resolved, limit, most_captured("b200" if blackwell else "h200"))
+        assert ours.tolist() == sizes, (seqs, tokens, drafts, blackwell, largest)

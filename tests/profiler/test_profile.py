@@ -180,7 +180,8 @@ def test_records_of_pipeline_stages_are_refused() -> None:
 
 @pytest.mark.parametrize(("copies", "refused"), [(1, False), (2, True)])
 def test_copies_of_the_engine_are_not_simulated_as_one(profile: Profile, copies: int, refused: bool) -> None:
-    assert profile.trust(0.0, {"data_parallel_size": 1})["not_represented"] == []
+    once = {"data_parallel_size": 1, "prefill_context_parallel_size": 1}
+    assert profile.trust(0.0, once)["not_represented"] == []
     with pytest.raises(InputError, match="data_parallel_size=2") if refused else nullcontext():
         profile.engine_config({"data_parallel_size": copies})
 
