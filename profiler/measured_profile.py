@@ -11,7 +11,6 @@ from .devices import gpus, processor
 from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
 from .kv_starts import observation_of
 from .launch import Launch
-from .model_folder import read_model_folder
 from .overhead import fit_overhead
 from .profile import EngineFacts, Profile
 from .provenance import MEASURED
@@ -24,6 +23,9 @@ from .surrogate_samples import StepSamples
 F64 = npt.NDArray[np.float64]
 
 ELEMENT_BYTES = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "fp8": 1.0}
+
+KEEP_EVERY_TOKEN = ("FullAttentionSpec", "MLAAttentionSpec")
+"""Kinds of layers of which a block holds block_size tokens of one request (vllm/v1/kv_cache_interface.py)."""
 
 
 def measured_profile(
@@ -44,7 +46,7 @@ def measured_profile(
     facts = server.facts
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
-    kv, kv_note = kv_capacity(model, settings, facts, starts)
+    kv, kv_note = kv_capacity(settings, facts, starts)
     notes = [
         f"cut short: {ended}" if ended else None,
         drift_note(collected.drift().spread, steadied),
@@ -120,34 +122,30 @@ def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 
 
 def kv_capacity(
-    model: str, settings: Mapping[str, Any], facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
+    settings: Mapping[str, Any], facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
 ) -> tuple[KvCapacity | None, str | None]:
     """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open.
 
     Its bytes are those of a cache of the model's own format, which is what the engine chose unless `settings` did.
     """
-    groups = int(facts.get("kv_cache_groups") or 1)
-    if groups > 1:
-        return None, (
-            f"KV capacity is not modelled: the layers are of {groups} kinds that share the blocks; give "
-            "num_gpu_blocks_override where it matters"
-        )
+    groups, bytes_per_block = facts.get("kv_cache_groups") or [], facts.get("kv_bytes_per_block")
+    if len(groups) != 1 or groups[0] not in KEEP_EVERY_TOKEN or not bytes_per_block:
+        return None, f"KV capacity is not modelled: {_layers(groups)}; give num_gpu_blocks_override where it matters"
     used = KV_DTYPE_BYTES.get(str(facts.get("cache_dtype")))
     element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
     if used is not None and "kv_cache_dtype" not in settings:
         element = used
-    folder = read_model_folder(model)
-    cut = [int(facts.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline")]
-    per_token = folder.kv_bytes_per_token(element, *cut) if folder else None
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
-    fixed_share = facts.get("kv_cache_memory_bytes")
-    if fixed_share and not facts.get("num_gpu_blocks_override"):
-        taken = fixed_share / (blocks * block_size)  # what the engine really took, whatever the attention
-        per_token = taken * element / (used or element)
+    per_token = bytes_per_block / block_size * element / (used or element)
+    if fixed_share := facts.get("kv_cache_memory_bytes"):
         return KvCapacity(per_token, kv_cache_memory_bytes=float(fixed_share), element_bytes=element), None
     devices = gpus()
-    if per_token is None or not devices or not devices[0].total_bytes:
-        return None, "KV capacity is not modelled: give num_gpu_blocks_override where it matters"
+    if not devices or not devices[0].total_bytes:
+        seen = KvCapacity(per_token, kv_cache_memory_bytes=float(blocks * bytes_per_block), element_bytes=element)
+        return seen, (
+            f"KV capacity is what one start had ({blocks} blocks of {block_size}), whatever the batch limits and "
+            "gpu_memory_utilization: nvidia-smi does not tell the device's memory"
+        )
     total_bytes = devices[0].total_bytes
     capacity = KvCapacity(per_token, total_bytes=total_bytes, element_bytes=element)
     capacity = capacity.observed([observation_of(facts), *starts])
@@ -155,6 +153,13 @@ def kv_capacity(
         return capacity, None
     known = f"KV capacity is known from one start ({blocks} blocks of {block_size} on {total_bytes / GIB:.0f} GiB)"
     return capacity, f"{known}: how it depends on the batch limits was not measured"
+
+
+def _layers(groups: Sequence[str]) -> str:
+    """Why the blocks of these groups of layers are not counted."""
+    if len(groups) > 1:
+        return f"the layers are of {len(groups)} kinds that share the blocks"
+    return f"layers of the kind {groups[0]} do not keep every token" if groups else "the engine tells of no KV cache"
 
 
 def _dtype(facts: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,6 @@
 """What a model folder says about the model, read before an engine is started for nothing."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,24 +40,6 @@ class ModelFolder:
     @property
     def has_weights(self) -> bool:
         return any(next(self.path.glob(pattern), None) for pattern in WEIGHTS)
-
-    def kv_bytes_per_token(
-        self, element_bytes: float = 2.0, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1
-    ) -> float | None:
-        """Bytes of one token's keys and values in all layers of one rank: 2 * layers * KV heads * head size * bytes.
-
-        Of pipeline stages, the one with the most layers (get_pp_indices in vllm/distributed/utils.py) bounds them all.
-        None where the config lacks a number or the attention is of another kind (multi-head latent, sliding window,
-        state space).
-        """
-        config = self._text_config()
-        heads = config.get("num_attention_heads")
-        layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
-        if not (heads and layers and hidden) or "kv_lora_rank" in config or not keeps_every_token(self.config):
-            return None
-        kv_heads = max(1, int(config.get("num_key_value_heads") or heads) // tensor_parallel_size)
-        head_size = int(config.get("head_dim") or int(hidden) // int(heads))
-        return 2.0 * math.ceil(int(layers) / pipeline_parallel_size) * kv_heads * head_size * element_bytes
 
     def _text_config(self) -> dict[str, Any]:
         nested: dict[str, Any] = self.config.get("text_config", self.config)

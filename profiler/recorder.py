@@ -260,5 +260,21 @@ def _facts(config: Any, kv_cache_config: Any) -> dict[str, Any]:
             facts[name] = getattr(getattr(config, part, None), name, None)
     if kv_cache_config is not None:
         facts["num_gpu_blocks"] = kv_cache_config.num_blocks
-        facts["kv_cache_groups"] = len(kv_cache_config.kv_cache_groups)
+        facts["kv_cache_groups"] = [type(group.kv_cache_spec).__name__ for group in kv_cache_config.kv_cache_groups]
+        facts["kv_bytes_per_block"] = _bytes_per_block(kv_cache_config)
     return facts
+
+
+def _bytes_per_block(kv_cache_config: Any) -> float | None:
+    """Bytes of one block in all layers of one rank; None where the model keeps no keys and values.
+
+    Each tensor of `kv_cache_config` has an allocation of its own, or all lie in one whose size each of them names (from
+    vLLM 0.32 on, and in packed layouts before it). Source: vllm/v1/kv_cache_interface.py, KVCacheTensor.
+    """
+    tensors = kv_cache_config.kv_cache_tensors
+    if not tensors:
+        return None
+    own = all(hasattr(tensor, "shared_by") and not getattr(tensor, "block_stride", 0) for tensor in tensors)
+    sizes = [tensor.size for tensor in tensors]
+    total_bytes = float(sum(sizes) if own else max(sizes))
+    return total_bytes / int(kv_cache_config.num_blocks)

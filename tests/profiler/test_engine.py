@@ -33,6 +33,8 @@ SETTINGS = {
     "max_num_seqs": 16,
 }
 VOCABULARY = 4096
+KV_BYTES_PER_TOKEN = 2 * 4 * 1 * 64 * 4
+"""Keys and values, layers, KV heads, head size, float32: the model that benchmarks/make_model.py calls mini."""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,8 @@ def test_the_engine_tells_what_it_decided(server: Server) -> None:
     assert server.facts["vllm_version"].startswith("0.")
     assert server.num_gpu_blocks > 1
     assert server.facts["block_size"] > 0
+    assert server.facts["kv_cache_groups"] == ["FullAttentionSpec"]
+    assert server.facts["kv_bytes_per_block"] == server.facts["block_size"] * KV_BYTES_PER_TOKEN
     assert server.facts["async_scheduling"] is False  # the CPU platform switches it off
 
 

@@ -1,7 +1,5 @@
 """What a measured engine tells of its KV cache, by the number format it has."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ from slotune.profiler.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.kv_starts import observation_of
 from slotune.profiler.measured_profile import kv_capacity
-from slotune.profiler.model_folder import ModelFolder, keeps_every_token
+from slotune.profiler.model_folder import keeps_every_token
 
 LLAMA: dict[str, Any] = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "hidden_size": 4096,
@@ -20,40 +18,68 @@ LLAMA: dict[str, Any] = {
 LIMITS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 16, "gpu_memory_utilization": 0.92}
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model folder, and a GPU of 140 GiB."""
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 140 GiB."""
     monkeypatch.setattr(measured_profile, "gpus", lambda: [Gpu("a GPU", 140 * GIB, "1")])
-    return str(tmp_path)
 
 
 def facts(**others: Any) -> dict[str, Any]:
-    return LIMITS | {"num_gpu_blocks": 112_000, "dtype": "torch.bfloat16", "cache_dtype": "auto"} | others
+    """Of Llama-3.1-8B, in bfloat16 unless `others` say so: 65,536 bytes a token in 8-bit numbers."""
+    element = 1 if others.get("cache_dtype") == "fp8" else 2
+    own = {"num_gpu_blocks": 112_000, "dtype": "torch.bfloat16", "cache_dtype": "auto"}
+    cache = {"kv_cache_groups": ["FullAttentionSpec"], "kv_bytes_per_block": 16 * 65536.0 * element}
+    return LIMITS | own | cache | others
 
 
 @pytest.mark.parametrize("fixed", [{}, {"kv_cache_memory_bytes": 112_000 * 16 * 65536}])
-def test_a_start_in_fp8_is_predicted_in_fp8_and_twice_too_large_in_its_own_format(model: str, fixed: Any) -> None:
+def test_a_start_in_fp8_is_predicted_in_fp8_and_twice_too_large_in_its_own_format(fixed: Any) -> None:
     asked = {"kv_cache_dtype": "fp8"}
     seen = facts(cache_dtype="fp8", **fixed)
-    found, _ = kv_capacity(model, asked, seen)
+    found, _ = kv_capacity(asked, seen)
     assert found is not None
     assert found.num_gpu_blocks(LIMITS | asked) == pytest.approx(112_000, abs=1)
     assert found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": "auto"}) == pytest.approx(56_000, abs=1)
     assert found.errors() == [pytest.approx(0, abs=1e-4)] * (not fixed)
 
 
-def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it(model: str) -> None:
-    found, _ = kv_capacity(model, {}, facts(cache_dtype="fp8"))
+def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it() -> None:
+    found, _ = kv_capacity({}, facts(cache_dtype="fp8"))
     assert found is not None
     blocks = {dtype: found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": dtype}) for dtype in ("auto", "fp8", "bfloat16")}
     assert blocks["auto"] == blocks["fp8"] == pytest.approx(112_000, abs=1)
     assert blocks["bfloat16"] == pytest.approx(56_000, abs=1)
 
 
-def test_layers_of_several_kinds_are_not_counted_as_if_of_one(model: str) -> None:
-    found, note = kv_capacity(model, {}, facts(kv_cache_groups=6))
+def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
+    found, note = kv_capacity({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
     assert found is None and note is not None and "6 kinds" in note
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"kv_cache_groups": ["SlidingWindowSpec"]}, "kind SlidingWindowSpec do not keep every token"),
+        ({"kv_cache_groups": [], "kv_bytes_per_block": None}, "tells of no KV cache"),
+    ],
+)
+def test_what_blocks_do_not_count_is_not_modelled(other: dict[str, Any], told: str) -> None:
+    found, note = kv_capacity({}, facts(**other))
+    assert found is None and note is not None and told in note
+
+
+def test_latent_attention_is_counted_in_the_engine_s_own_bytes() -> None:
+    found, _ = kv_capacity({}, facts(kv_cache_groups=["MLAAttentionSpec"], kv_bytes_per_block=16 * 61 * 576 * 2))
+    assert found is not None and found.kv_bytes_per_token == 61 * 576 * 2
+    assert found.num_gpu_blocks(LIMITS) == pytest.approx(112_000, abs=1)
+
+
+def test_on_a_device_of_unknown_size_there_are_the_blocks_that_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured_profile, "gpus", list)
+    found, note = kv_capacity({}, facts())
+    assert found is not None and note is not None and "112000 blocks of 16" in note
+    assert found.num_gpu_blocks(LIMITS) == found.num_gpu_blocks(LIMITS | {"max_num_seqs": 8}) == 112_000
+    assert found.num_gpu_blocks(LIMITS | {"block_size": 32}) == 56_000
 
 
 @pytest.mark.parametrize(
@@ -71,14 +97,6 @@ def test_layers_of_several_kinds_are_not_counted_as_if_of_one(model: str) -> Non
 )
 def test_whether_every_layer_keeps_every_token(config: dict[str, Any], uniform: bool) -> None:
     assert keeps_every_token(LLAMA | config) == keeps_every_token({"text_config": LLAMA | config}) == uniform
-    known = ModelFolder(Path(), LLAMA | config).kv_bytes_per_token()
-    assert known == (131072 if uniform else None)
-
-
-def test_pipeline_stages_share_the_layers_out() -> None:
-    folder = ModelFolder(Path(), LLAMA | {"num_hidden_layers": 33})
-    assert folder.kv_bytes_per_token(2.0, 1, 2) == 17 * 4096
-    assert folder.kv_bytes_per_token(2.0, 2, 2) == 17 * 2048
 
 
 def test_an_observed_start_remembers_the_format_of_its_cache() -> None:

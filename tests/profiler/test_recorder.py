@@ -235,6 +235,24 @@ def test_an_unasked_recorder_leaves_the_scheduler_alone(monkeypatch: pytest.Monk
     assert json.loads((tmp_path / "facts.json").read_text()) == {"num_gpu_blocks": 7}
 
 
+def tensor(size: int, **others: object) -> SimpleNamespace:
+    return SimpleNamespace(size=size, **others)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [tensor(300, shared_by=["a"]), tensor(400, shared_by=["b"])],
+        [tensor(300, shared_by=["a"], block_stride=0), tensor(400, shared_by=["b"], block_stride=0)],
+        [tensor(700, shared_by=["a"], block_stride=70), tensor(700, shared_by=["b"], block_stride=70)],
+        [tensor(700, layers=["a"], block_stride=30), tensor(700, layers=["b"], block_stride=40)],
+    ],
+)
+def test_bytes_of_a_block_in_the_forms_that_versions_of_vllm_tell_them(tensors: list[object]) -> None:
+    """0.20; 0.25, by itself and packed; 0.32."""
+    assert recorder._bytes_per_block(SimpleNamespace(kv_cache_tensors=tensors, num_blocks=10)) == 70
+
+
 def test_the_engine_s_thread_pays_little(tmp_path: Path) -> None:
     """256 rows: under 1 % of a 10 ms step, measured on the thread itself."""
     names = [f"cmpl-{index}-0-0a1b2c3d" for index in range(256)]
