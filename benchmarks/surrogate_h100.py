@@ -5,7 +5,8 @@
 FOLDER holds steps.csv.gz: 213,870 scheduler steps of vLLM V1 (github.com/FerranAgulloLopez/GPULLMAdapterOptimization,
 arXiv 2508.08343). The log has times but no compositions. They are found by replaying each run in the simulator: one
 request to warm up, then all requests at the rate at which the log's batches grow, prompts of 5 tokens (`output` runs)
-or the named length (`input` runs). Prints median and mean errors in per cent, in range and extrapolated.
+or the named length (`input` runs). Prints median and mean errors in per cent, in range and extrapolated, and what the
+fit itself tells of its errors.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from surrogate_peers import PEERS
 
 from slotune.profiler.graph_sizes import captured_graph_sizes
+from slotune.profiler.surrogate import fit
+from slotune.profiler.surrogate_model import BEYOND
 from slotune.profiler.surrogate_samples import StepSamples, join
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import totals_of
@@ -106,6 +109,8 @@ def compare(name: str, train: list[StepSamples], test: list[StepSamples]) -> Non
         error = 100 * np.abs(predicted / tested_on.duration_s - 1)
         bias = 100 * (predicted.sum() / tested_on.duration_s.sum() - 1)
         print(f"| {name} | {form} | {np.median(error):.1f} | {error.mean():.1f} | {bias:+.1f} |", flush=True)
+    told = {error.regime: f"{100 * error.median:.1f}" for error in fit(thinned, GRAPH_SIZES).held_out}
+    print(f"| {name} | told of steps like those fitted; of up to twice as large | {told['all']}; {told[BEYOND]} | | |")
 
 
 def main() -> None:

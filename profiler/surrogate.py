@@ -10,6 +10,7 @@ How rich the baseline is and how many trees follow is decided on held-out steps,
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 import lightgbm as lgb
 import numpy as np
@@ -28,11 +29,23 @@ from ..simulator.features import (
     PREFILL_CONTEXT,
     PREFILL_WORK,
     REGIME_NAMES,
+    TOKEN_KNEES,
     physics_of,
 )
 from ..simulator.step_time import BINNED, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
-from .surrogate_errors import I64, NEGLIGIBLE, Mask, blocks_of_time, errors_by_regime, folds, regimes_of, simplest
-from .surrogate_model import FittedStepTime
+from .surrogate_errors import (
+    I64,
+    NEGLIGIBLE,
+    Mask,
+    blocks_of_time,
+    errors_by_regime,
+    folds,
+    outer_parts,
+    regime_error,
+    regimes_of,
+    simplest,
+)
+from .surrogate_model import BEYOND, FittedStepTime, RegimeError
 from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
@@ -50,8 +63,9 @@ BASES = tuple(
 """Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows and stragglers
 must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
 _CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
-LEAST_REACH = dict.fromkeys(_CONTEXTS, 256.0)
-"""Fewer tokens of context than this cost nothing that shows: a weight found for them would be noise."""
+LEAST_REACH = dict.fromkeys(_CONTEXTS, 256.0) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
+"""Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
+weight found for them would be noise."""
 ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees, likewise; 0 is the baseline alone."""
 OUTLIER = 3.0
@@ -115,6 +129,7 @@ def fit(
     fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
     scale = _missing_share(fitted, samples)
     errors = errors_by_regime(held_out_s[best][known] * scale, medians[known]) if known.any() else ()
+    errors += _errors_beyond(medians, counts, sizes, basis, seed, best, scale)
     return replace(fitted, weights_s=weights * scale, held_out=errors)
 
 
@@ -244,6 +259,21 @@ def _held_out(
             predicted[i, held] = base_s * ratio
         known |= held
     return predicted, known
+
+
+def _errors_beyond(
+    samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int], seed: int, trees: int, scale: float
+) -> tuple[RegimeError, ...]:
+    """The error on steps up to twice as large as any that was fitted, in the way in which it is largest; nothing where
+    too few steps could tell.
+
+    `trees` is a place in ROUNDS. What was fitted to all steps will be asked for steps that are larger than all of them.
+    """
+    found = []
+    for outer, asked in outer_parts(samples, MIN_COMPOSITIONS):
+        held_out_s, _ = _held_out(samples, counts, graph_sizes, basis, seed, [outer])
+        found.append(regime_error(BEYOND, held_out_s[trees, asked] * scale, samples.duration_s[asked]))
+    return (max(found, key=attrgetter("median")),) if found else ()
 
 
 def _fewest_trees(predicted: F64, known: Mask, samples: StepSamples) -> int:

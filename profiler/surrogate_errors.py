@@ -6,6 +6,7 @@ import numpy.typing as npt
 from ..simulator.features import (
     DECODE_ONLY,
     DECODE_ROWS,
+    MAX_CONTEXT,
     MIXED,
     PREFILL_ONLY,
     PREFILL_ROWS,
@@ -27,6 +28,8 @@ NEGLIGIBLE = 1e-6
 """A log error below this is arithmetic."""
 LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
 """Steps of more tokens are `large`: about where decoding stops being free and where a chunk fills a GPU."""
+LEAST_INNER_SHARE = 1 / 3
+"""A fit on a smaller share of a regime's steps is no longer the fit whose error beyond them is asked for."""
 GROUPS_PER_OCTAVE = 2
 """Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
 
@@ -46,6 +49,20 @@ def blocks_of_time(places: I64, seed: int) -> list[Mask]:
     blocks = np.argsort(np.argsort(places)) * BLOCKS // len(places)
     fold = np.random.default_rng(seed).permutation(BLOCKS)[blocks] % FOLDS
     return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
+
+
+def outer_parts(samples: StepSamples, least: int) -> list[tuple[Mask, Mask]]:
+    """Steps with more than half of the most prefill tokens, of the most decodes, of the longest context; and which of
+    them can be asked for: those of regimes of which LEAST_INNER_SHARE is left. No parts of fewer than `least` of these.
+    """
+    sizes, regimes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]], regimes_of(samples.totals)
+    parts = []
+    for outer in (sizes > sizes.max(axis=0) / 2).T:
+        inner = np.bincount(regimes, ~outer, len(REGIME_NAMES)) / np.bincount(
+            regimes, minlength=len(REGIME_NAMES)
+        ).clip(1)
+        parts.append((outer, outer & (inner >= LEAST_INNER_SHARE)[regimes]))
+    return [(outer, asked) for outer, asked in parts if asked.sum() >= least]
 
 
 def simplest(predicted_s: F64, measured_s: F64) -> int:

@@ -17,6 +17,10 @@ COVERAGE = 0.9
 """Share of steps that the expected error is meant to cover."""
 
 
+BEYOND = "beyond"
+"""The regime of steps that are up to twice as large as any that a fit has seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegimeError:
     """Held-out relative errors |predicted / measured - 1| of the steps of one regime."""
@@ -24,7 +28,7 @@ class RegimeError:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     regime: str
-    """decode, prefill or mixed, each small or large; `all` for every step."""
+    """decode, prefill or mixed, each small or large; `all` for every step; BEYOND."""
     compositions: int
     median: float
     mean: float

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ..simulator.engine_config import PROFILED, SIMULATED
 from .graph_sizes import GRAPH_SETTINGS
 from .provenance import CLOSED_FORM, KERNEL_TABLES
+from .surrogate_model import BEYOND
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -88,17 +89,22 @@ def step_time_error(profile: "Profile") -> float | None:
 
 def expected_error(profile: "Profile") -> dict[str, Any]:
     """The error to expect of predictions, as JSON has it: shares, null where nothing is known."""
-    everything = profile.step.error_of("all")
     tables = profile.source == KERNEL_TABLES
     return {
-        "step_time": None
-        if everything is None or tables  # a fit's error is not that of the tables
-        else {"median": everything.median, "within_90": everything.p90},
+        "step_time": _share(profile, "all"),
+        "step_time_extrapolated": _share(profile, BEYOND),
         "mean_ttft": TABLES_TTFT_ERROR if tables else None,
         "mean_tpot": TABLES_TPOT_ERROR if tables else None,
         "sentence": _sentence(profile),
         "outside_steps": _outside_steps(profile),
     }
+
+
+def _share(profile: "Profile", regime: str) -> dict[str, Any] | None:
+    error = profile.step.error_of(regime)
+    if error is None or profile.source == KERNEL_TABLES:  # a fit's error is not that of the tables
+        return None
+    return {"median": error.median, "within_90": error.p90}
 
 
 def _sentence(profile: "Profile") -> str:
@@ -134,6 +140,11 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
     if trust["extrapolated_share"] > 0:
-        share = max(trust["extrapolated_share"], 0.001)
-        told.append(f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated, off by more")
+        share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
+        known = (
+            f", by {beyond['median']:.1%} (median on steps held out that were up to twice as large)" if beyond else ""
+        )
+        told.append(
+            f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated, off by more{known}"
+        )
     return told

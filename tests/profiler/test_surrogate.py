@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import fit, hull_of, importance_of, merge_alike
+from slotune.profiler.surrogate import BASES, fit, fit_baseline, hull_of, importance_of, merge_alike
 from slotune.profiler.surrogate_errors import regime_names
-from slotune.profiler.surrogate_model import conformal_quantile
+from slotune.profiler.surrogate_model import BEYOND, conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.features import (
     CONSTANT,
     DECODE_CONTEXT,
     DECODE_ROWS,
+    FIRST_KNEE,
     MIXED_DECODE_CONTEXT,
     MIXED_DECODE_ROWS,
     PREFILL_ROWS,
@@ -135,6 +136,38 @@ def test_the_expected_error_covers_new_steps_as_often_as_it_says() -> None:
         bounds = {error.regime: error.p90 for error in fitted.held_out}
         covered += [error <= bounds[name] for error, name in zip(errors, regime_names(fresh), strict=True)]
     assert 0.87 <= np.mean(covered) <= 0.95
+
+
+@pytest.mark.parametrize("power", [1.3, 1.7])
+def test_the_error_beyond_what_was_fitted_is_told_as_large_as_it_is(power: float) -> None:
+    """An engine whose time bends upwards, as no baseline does; steps up to twice as large as any that was fitted."""
+
+    def bent_s(steps: np.ndarray) -> np.ndarray:
+        return linear_s(steps) + 8e-2 * (steps[:, PREFILL_TOKENS] / 2048) ** power
+
+    steps, fresh = random_steps(800, seed=0), random_steps(800, seed=100, most_tokens=4096, most_rows=256)
+    fitted = fit(StepSamples(steps, bent_s(steps) * np.exp(np.random.default_rng(0).normal(0, 0.01, 800))))
+    larger = fresh[[is_extrapolated(fitted.model, step) for step in fresh]]
+    error = np.median(np.abs(step_times_s(fitted.model, larger) / bent_s(larger) - 1))
+    everything, beyond = fitted.error_of("all"), fitted.error_of(BEYOND)
+    assert everything is not None and beyond is not None
+    assert 3 * everything.median < error
+    assert error / 2 < beyond.median < 2 * error
+
+
+def test_an_error_beyond_is_not_told_of_what_no_smaller_steps_could_show() -> None:
+    steps = np.array([totals_of(np.array([1] * rows), np.full(rows, 500)) for rows in range(120, 160)])
+    assert fit(StepSamples(steps, linear_s(steps))).error_of(BEYOND) is None
+
+
+@pytest.mark.parametrize(("largest", "seen"), [(1060, False), (2048, True)])
+def test_a_step_a_little_beyond_a_knee_does_not_make_a_slope(largest: int, seen: bool) -> None:
+    """It is 20 % too long; one that goes half as far again as the knee is believed."""
+    tokens = np.array([*range(8, 1000, 8), largest])
+    steps = np.array([totals_of(np.array([count]), np.zeros(1, np.int64)) for count in tokens])
+    duration_s = linear_s(steps) * np.where(tokens == largest, 1.2, 1.0)
+    weights = fit_baseline(StepSamples(steps, duration_s), np.ones(len(steps)), np.array([1.0]), BASES[-1])
+    assert (weights[FIRST_KNEE:].sum() > 0) == seen
 
 
 def test_conformal_quantile_of_few_errors_is_unknown() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from slotune.profiler.profile import Profile, linear_profile, load_profile
 from slotune.profiler.provenance import MEASURED
-from slotune.profiler.surrogate_model import RegimeError
+from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, lines, step_time_error
 
 
@@ -67,6 +67,13 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
     assert "2.0% (median on steps held out, 90 % within 8.0%)" in told[1]
     assert told[2] == "25.0% of the steps lie outside what the profile was made from: extrapolated, off by more"
     assert len(lines(measured.trust())) == 2
+
+
+def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: Profile) -> None:
+    beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
+    trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(0.25)
+    assert trust["expected_error"]["step_time_extrapolated"] == {"median": 0.06, "within_90": 0.15}
+    assert lines(trust)[2].endswith("off by more, by 6.0% (median on steps held out that were up to twice as large)")
 
 
 def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fit() -> None:
