@@ -12,6 +12,7 @@ from ..errors import InputError
 KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 """Bytes an element of the KV cache takes, by `kv_cache_dtype` (vllm/config/cache.py); "auto" is the model's own."""
 
+F64 = npt.NDArray[np.float64]
 MIB = float(1 << 20)
 GIB = float(1 << 30)
 
@@ -116,12 +117,15 @@ class KvCapacity:
         if not usable:
             return replace(self, observations=everything)
         surplus = np.array([self._surplus_bytes(o) for o in usable])
-        fixed, per_token, per_seq = _corrections(surplus, [_activation_terms(o.settings) for o in usable])
+        known = (self.bytes_per_batched_token, self.bytes_per_seq)
+        fixed, per_token, per_seq = _corrections(
+            surplus, np.array([_activation_terms(o.settings) for o in usable]), known
+        )
         return replace(
             self,
             fixed_bytes=self.fixed_bytes + fixed,
-            bytes_per_batched_token=max(0.0, self.bytes_per_batched_token + per_token),
-            bytes_per_seq=max(0.0, self.bytes_per_seq + per_seq),
+            bytes_per_batched_token=self.bytes_per_batched_token + per_token,
+            bytes_per_seq=self.bytes_per_seq + per_seq,
             observations=everything,
         )
 
@@ -147,12 +151,22 @@ def _uses_utilization(observation: KvObservation, capacity: KvCapacity) -> bool:
     return observation.settings.get("kv_cache_memory_bytes", capacity.kv_cache_memory_bytes) is None
 
 
-def _corrections(surplus: npt.NDArray[np.float64], terms: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Least-squares corrections of (fixed, per token, per sequence); a term that the starts did not vary stays."""
-    activations = np.array(terms)
-    centre = activations.mean(axis=0)
-    slopes, *_ = np.linalg.lstsq(activations - centre, surplus - surplus.mean(), rcond=1e-9)
-    return float(surplus.mean() - slopes @ centre), float(slopes[0]), float(slopes[1])
+def _corrections(surplus: F64, terms: F64, known: tuple[float, float]) -> tuple[float, float, float]:
+    """Least-squares corrections of (fixed, per token, per sequence); a term that the starts did not vary stays.
+
+    No term falls below 0: one that would is held there, and the others explain what is left.
+    """
+    least, slopes, free = -np.array(known), np.zeros(2), [0, 1]
+    while free:
+        rest = surplus - terms @ slopes
+        centred = terms[:, free] - terms[:, free].mean(axis=0)
+        found, *_ = np.linalg.lstsq(centred, rest - rest.mean(), rcond=1e-9)
+        below = [i for i, slope in zip(free, found, strict=True) if slope < least[i]]
+        if not below:
+            slopes[free] = found
+            break
+        slopes[below], free = least[below], [i for i in free if i not in below]
+    return float((surplus - terms @ slopes).mean()), float(slopes[0]), float(slopes[1])
 
 
 def _named(settings: Mapping[str, Any]) -> str:

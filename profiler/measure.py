@@ -163,11 +163,11 @@ class _Work:
             while self._left_s() > 0 and (scenario := self._choose()) is not None:
                 self._run(scenario)
         except KeyboardInterrupt:
-            return "cut short by the user"
+            return "by the user"
         except EngineError as error:
             if not len(self._collected):
                 raise
-            return f"cut short because the engine failed: {error}"
+            return f"the engine failed: {error}"
         return None
 
     def _left_s(self) -> float:

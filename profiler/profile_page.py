@@ -7,6 +7,7 @@ import numpy as np
 from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.step_time import SHAPE_NAMES
 from .profile import Profile
+from .provenance import MEASURED
 from .surrogate_model import RegimeError
 
 HULL_SHOWN = ("tokens", "prefill_tokens", "decode_rows", "mean_prefill_context", "mean_decode_context")
@@ -68,6 +69,8 @@ def kv_lines(profile: Profile) -> list[str]:
         lines.append(
             f"formula refined by {len(errors)} start(s) of the engine, off by at most {100 * worst:.2g} % there"
         )
+    elif profile.source == MEASURED:
+        lines.append("as one start of the engine had it")
     else:
         lines.append("from the memory formula alone: no start of the engine was observed")
     return lines

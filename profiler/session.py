@@ -18,7 +18,7 @@ from .load import Answer, Call, send
 from .overhead import Passages, passages
 from .prompts import random_tokens
 from .recording import StepTail
-from .server import Server
+from .server import DEATH_S, Server
 from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
@@ -29,8 +29,6 @@ SENTINEL_PROMPT, SENTINEL_TOKENS = 128, 10
 WARM_UP_GROUPS = (((64,), (64, 64, 64)), ((256,),))
 CAP_PREFIX = re.compile(r"^slotune-cap\d+-")
 RECORD_TIMEOUT_S = 5.0
-DEATH_S = 5.0
-"""How long after its connections broke an engine may still be dying."""
 
 
 class Collected:

@@ -37,6 +37,7 @@ from .surrogate_errors import (
     I64,
     NEGLIGIBLE,
     Mask,
+    Singles,
     blocks_of_time,
     errors_by_regime,
     folds,
@@ -112,7 +113,8 @@ def fit(
     """
     _check(samples)
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
-    medians, counts, places = merge_alike(samples)
+    medians, owner, places = merge_alike(samples)
+    counts = np.bincount(owner).astype(np.float64)
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     parts = folds(medians, seed)
@@ -128,8 +130,9 @@ def fit(
     text = None if residual is None else residual.model_to_string()
     fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
     scale = _missing_share(fitted, samples)
-    errors = errors_by_regime(held_out_s[best][known] * scale, medians[known]) if known.any() else ()
-    errors += _errors_beyond(medians, counts, sizes, basis, seed, best, scale)
+    singles = Singles(samples.duration_s, owner)
+    errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
+    errors += _errors_beyond(medians, counts, sizes, basis, seed, best, scale, singles)
     return replace(fitted, weights_s=weights * scale, held_out=errors)
 
 
@@ -140,9 +143,9 @@ def _check(samples: StepSamples) -> None:
         raise InputError(f"step durations: {int(bad.sum())} of {len(bad)} are not above 0, the first is {worst:g} ms")
 
 
-def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64, I64]:
-    """Steps of the same rows and nearly the same contexts as one, that of median duration; how many it stands for, and
-    its place among the samples.
+def merge_alike(samples: StepSamples) -> tuple[StepSamples, I64, I64]:
+    """Steps of the same rows and nearly the same contexts as one, that of median duration; which one each sample went
+    into, and its place among the samples.
 
     Of an even number, the mean of the two in the middle, and the place of the first.
     """
@@ -150,12 +153,13 @@ def merge_alike(samples: StepSamples) -> tuple[StepSamples, F64, I64]:
     contexts = [PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MAX_CONTEXT]
     key[:, contexts] = np.floor(np.log2(np.maximum(key[:, contexts], 1.0)) * ALIKE_PER_OCTAVE)
     _, owner, counts = np.unique(key, axis=0, return_inverse=True, return_counts=True)
-    order = np.lexsort((*samples.totals.T, samples.duration_s, owner.ravel()))
+    owner = owner.ravel()
+    order = np.lexsort((*samples.totals.T, samples.duration_s, owner))
     starts = np.cumsum(counts) - counts
     places = order[starts + (counts - 1) // 2]
     below, above = samples[places], samples[order[starts + counts // 2]]
     middle = StepSamples((below.totals + above.totals) / 2, (below.duration_s + above.duration_s) / 2)
-    return middle, counts.astype(np.float64), places
+    return middle, owner, places
 
 
 def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int] = PLAIN) -> F64:
@@ -262,7 +266,14 @@ def _held_out(
 
 
 def _errors_beyond(
-    samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int], seed: int, trees: int, scale: float
+    samples: StepSamples,
+    counts: F64,
+    graph_sizes: F64,
+    basis: Sequence[int],
+    seed: int,
+    trees: int,
+    scale: float,
+    singles: Singles,
 ) -> tuple[RegimeError, ...]:
     """The error on steps up to twice as large as any that was fitted, in the way in which it is largest; nothing where
     too few steps could tell.
@@ -272,7 +283,7 @@ def _errors_beyond(
     found = []
     for outer, asked in outer_parts(samples, MIN_COMPOSITIONS):
         held_out_s, _ = _held_out(samples, counts, graph_sizes, basis, seed, [outer])
-        found.append(regime_error(BEYOND, held_out_s[trees, asked] * scale, samples.duration_s[asked]))
+        found.append(regime_error(BEYOND, held_out_s[trees] * scale, asked, samples, singles))
     return (max(found, key=attrgetter("median")),) if found else ()
 
 

@@ -1,5 +1,7 @@
 """How well a fit predicts steps that it has not seen: folds, the choice of the simplest model, errors by regime."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -93,22 +95,41 @@ def regime_names(totals: F64) -> list[str]:
     return [f"{REGIME_NAMES[kind]} {size}" for kind, size in zip(kinds, sizes, strict=True)]
 
 
-def errors_by_regime(predicted_s: F64, samples: StepSamples) -> tuple[RegimeError, ...]:
-    """Errors of held-out predictions, of all steps and of each regime that has any."""
+@dataclass(frozen=True, slots=True)
+class Singles:
+    """The steps as they were measured, before alike ones were made one."""
+
+    duration_s: F64
+    owner: I64
+    """Which of the merged steps each went into."""
+
+
+def errors_by_regime(predicted_s: F64, known: Mask, samples: StepSamples, singles: Singles) -> tuple[RegimeError, ...]:
+    """Errors of held-out predictions, of all steps and of each regime that has any.
+
+    Args:
+        predicted_s: (steps,) for the merged steps `samples`.
+        known: of which there is a prediction.
+    """
     names = np.array(regime_names(samples.totals))
     regimes = ["all", *(f"{kind} {size}" for kind in REGIME_NAMES for size in ("small", "large"))]
-    masks = [(name, (names == name) | (name == "all")) for name in regimes]
-    return tuple(regime_error(name, predicted_s[m], samples.duration_s[m]) for name, m in masks if m.any())
+    masks = [(name, known & ((names == name) | (name == "all"))) for name in regimes]
+    return tuple(regime_error(name, predicted_s, mask, samples, singles) for name, mask in masks if mask.any())
 
 
-def regime_error(regime: str, predicted_s: F64, measured_s: F64) -> RegimeError:
-    """The errors of some held-out predictions, at least one."""
-    errors = np.abs(predicted_s / measured_s - 1)
+def regime_error(regime: str, predicted_s: F64, mask: Mask, samples: StepSamples, singles: Singles) -> RegimeError:
+    """The errors of the held-out predictions in `mask`, at least one.
+
+    The bound is one on single steps, which scatter around the median of their kind.
+    """
+    predicted, measured, single = predicted_s[mask], samples.duration_s[mask], mask[singles.owner]
+    errors = np.abs(predicted / measured - 1)
+    scattered = np.abs(predicted_s[singles.owner[single]] / singles.duration_s[single] - 1)
     return RegimeError(
         regime=regime,
         compositions=len(errors),
         median=float(np.median(errors)),
         mean=float(errors.mean()),
-        p90=conformal_quantile(errors, COVERAGE),
-        bias=float(predicted_s.sum() / measured_s.sum() - 1),
+        p90=conformal_quantile(scattered, COVERAGE),
+        bias=float(predicted.sum() / measured.sum() - 1),
     )

@@ -23,7 +23,8 @@ BEYOND = "beyond"
 
 @dataclass(frozen=True, slots=True)
 class RegimeError:
-    """Held-out relative errors |predicted / measured - 1| of the steps of one regime."""
+    """Held-out relative errors |predicted / measured - 1| of the kinds of steps of one regime: alike steps are one, of
+    their median."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -33,7 +34,8 @@ class RegimeError:
     median: float
     mean: float
     p90: float | None
-    """The error that COVERAGE of new steps stay within, by split conformal prediction; None if too few are known."""
+    """The error that COVERAGE of new single steps stay within, by split conformal prediction; None if too few are
+    known."""
     bias: float
     """Total predicted time over total measured time, less one: what a mean latency inherits."""
 

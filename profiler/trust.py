@@ -116,10 +116,10 @@ def _sentence(profile: "Profile") -> str:
         )
     if everything is None:
         return "the error to expect is not known: no measured step was held out to tell it"
-    within = "" if everything.p90 is None else f", 90 % within {everything.p90:.1%}"
+    within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     return (
-        f"expect a step's time to be off by {everything.median:.1%} (median on steps held out{within}); waiting "
-        "times are off by more near saturation"
+        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within}); "
+        "waiting times are off by more near saturation"
     )
 
 

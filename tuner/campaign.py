@@ -39,6 +39,17 @@ class Progressed:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of runs: they follow one another on the same machine, and are compared with each other."""
+
+    number: int
+    batch: int
+    """0: the best as predicted; from 1 on what the corrected model promises."""
+    members: int
+    """How many runs it is to have."""
+
+
 Watch = Callable[[Progressed], None]
 
 
@@ -53,16 +64,38 @@ class Campaign:
         self._done = 0
         self._known = {(settings_key(t.settings), t.repeat): t for t in study.trials("hardware")}
 
-    def measure(self, settings: Settings, number: int) -> bool:
-        """Whether `settings` ran in round `number`, now or before; one that failed in any round is not tried again."""
+    def next_round(self, batch: int, members: int) -> Round:
+        """The last round, where it is one of this batch that was stopped before all had run; else a new one."""
+        last = max((number for _, number in self._known), default=-1)
+        runs = [trial for (_, number), trial in self._known.items() if number == last]
+        is_open = any(t.details.get("batch") == batch and len(runs) < t.details["round_members"] for t in runs)
+        return Round(last if is_open else last + 1, batch, members)
+
+    def first_round(self, batch: int) -> int:
+        """The first round of a batch or of a later one; beyond all where there is none yet."""
+        later = [number for (_, number), trial in self._known.items() if trial.details.get("batch", 0) >= batch]
+        return min(later, default=max((number for _, number in self._known), default=-1) + 1)
+
+    def compared(self, settings: Settings, default: Settings) -> int:
+        """In how many rounds `settings` ran beside the default, or at all where the default fails."""
+        mine, theirs = self._rounds(settings), self._rounds(default)
+        return len(mine if self.failed(default) else mine & theirs)
+
+    def _rounds(self, settings: Settings) -> set[int]:
+        key = settings_key(settings)
+        return {number for (known, number), trial in self._known.items() if known == key and trial.metrics is not None}
+
+    def measure(self, settings: Settings, in_round: Round) -> bool:
+        """Whether `settings` ran in a round, now or before; one that failed in any round is not tried again."""
         if self.failed(settings):
             return False
+        number = in_round.number
         key = (settings_key(settings), number)
         if key in self._known:
             self._done += 1
         else:
             self._watch(Progressed(self._done, self._total, None, f"round {number + 1}: {_shown(settings)}"))
-            trial = self._ran(settings, number)
+            trial = self._ran(settings, in_round)
             self._study.add(trial)
             self._known[key] = trial
             self._done += 1
@@ -82,7 +115,8 @@ class Campaign:
         key = settings_key(settings)
         return any(trial.metrics is None for (known, _), trial in self._known.items() if known == key)
 
-    def _ran(self, settings: Settings, number: int) -> Trial:
+    def _ran(self, settings: Settings, in_round: Round) -> Trial:
+        number = in_round.number
         digest = hashlib.sha256(settings_key(settings).encode()).hexdigest()[:8]
         folder = self._study.folder / RUNS / f"round-{number + 1}-{digest}"
         start_s = time.monotonic()
@@ -92,13 +126,13 @@ class Campaign:
             if error.reason in NOT_A_CONFIGURATIONS_FAULT:
                 raise
             details: Mapping[str, Any] = self._run.identity()
-            return self._trial(settings, number, folder, start_s, None, details, error.reason, str(error))
-        return self._trial(settings, number, folder, start_s, measured.metrics, measured.details)
+            return self._trial(settings, in_round, folder, start_s, None, details, error.reason, str(error))
+        return self._trial(settings, in_round, folder, start_s, measured.metrics, measured.details)
 
     def _trial(
         self,
         settings: Settings,
-        number: int,
+        in_round: Round,
         folder: Path,
         start_s: float,
         metrics: Mapping[str, float] | None,
@@ -106,16 +140,22 @@ class Campaign:
         failure: str | None = None,
         message: str | None = None,
     ) -> Trial:
+        place = {
+            "order": len(self._known),
+            "batch": in_round.batch,
+            "round_members": in_round.members,
+            "folder": str(folder.relative_to(self._study.folder)),
+        }
         return Trial(
             settings,
             metrics,
             failure,
             message,
             "hardware",
-            number,
+            in_round.number,
             "validate",
             time.monotonic() - start_s,
-            {**details, "order": len(self._known), "folder": str(folder.relative_to(self._study.folder))},
+            {**details, **place},
         )
 
 

@@ -45,6 +45,14 @@ class Compared:
     step_time_ratios: Mapping[int, float] = field(default_factory=dict)
     """By round, the time of the run's steps over the time predicted for the same compositions."""
 
+    errors: Mapping[int, str] = field(default_factory=dict)
+    """By round, why the first of the requests that were not answered was not."""
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it ran, and never failed."""
+        return bool(self.runs) and not self.failures
+
     def measured(self, quantity: Quantity) -> Interval:
         """Mean over the runs."""
         return mean_interval([quantity.of(metrics) for metrics in self.runs.values()])
@@ -125,9 +133,20 @@ def _compared(
         predicted.get(settings_key(settings)),
         runs,
         failures,
-        {trial.repeat: trial.details["predicted_at_speed"] for trial in timed},
+        {trial.repeat: _with_nan(trial.details["predicted_at_speed"]) for trial in timed},
         {trial.repeat: trial.details["step_time_ratio"] for trial in timed},
+        {trial.repeat: trial.details["first_error"] for trial in mine if trial.details.get("first_error")},
     )
+
+
+def _with_nan(metrics: Mapping[str, float | None]) -> Metrics:
+    """JSON has no NaN: null stands for it."""
+    return {key: math.nan if value is None else value for key, value in metrics.items()}
+
+
+def comparisons(found: Sequence[Compared]) -> int:
+    """How many configurations are compared with the default (first in `found`), for intervals that hold together."""
+    return max(sum(bool(one.runs) for one in found[1:]), 1)
 
 
 def changes_text(settings: Mapping[str, object], default: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..simulator.slo import OF_ALL
 from .comparison import Compared, Quantity
 from .objective import Metrics
 from .space import F64, SearchSpace
@@ -39,7 +40,9 @@ class Correction:
             if known.any():
                 mean = logs[known].mean()
                 shift = (mean + (weights[known] * logs[known]).sum()) / (1 + weights[known].sum())
-                metrics[key] = predicted[key] * math.exp(shift)
+                # A target is read off all requests where some were not answered.
+                for name in {key, key + OF_ALL} & predicted.keys():
+                    metrics[name] = predicted[name] * math.exp(shift)
         return metrics
 
 

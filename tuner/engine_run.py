@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, InputError
+from ..profiler.devices import gpus, processor
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
 from ..profiler.model_folder import read_model_folder
 from ..profiler.profile import Profile
 from ..profiler.prompts import random_tokens
 from ..profiler.recording import StepTail
-from ..profiler.server import Server, running_server
+from ..profiler.server import DEATH_S, Server, running_server
 from ..simulator.metrics import summarise
 from ..simulator.steps import StepRecord
 from ..traces.trace import Trace
@@ -73,10 +74,12 @@ class EngineRun:
                 seed=self.seed,
                 max_concurrency=self.max_concurrency,
             )
-            server.check()
+            first_error = next(filter(None, result.errors), None)
+            server.check(DEATH_S if first_error else 0.0)
         _check_answered(result)
         metrics = measured_metrics(result, self.goodput, self.percentiles)
-        return Measured(metrics, self._details(server) | self._speed(settings, steps.read()))
+        details = self._details(server) | self._speed(settings, steps.read()) | {"first_error": first_error}
+        return Measured(metrics, details)
 
     def _speed(self, settings: Mapping[str, Any], records: Sequence[StepRecord]) -> dict[str, Any]:
         speed = run_speed(records, self.profile, settings, self.trace, self.percentiles, self.max_concurrency)
@@ -84,7 +87,9 @@ class EngineRun:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same in all runs that are compared."""
-        return {"model": self.model, "vllm_version": self.launch.version}
+        devices = gpus()
+        device = f"{devices[0].name}, driver {devices[0].driver}" if devices else processor()
+        return {"model": self.model, "vllm_version": self.launch.version, "device": device}
 
     def _vocabulary(self) -> int:
         folder = read_model_folder(self.model)

@@ -122,7 +122,8 @@ class Objective:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
 
         With goals: below MISSED for configurations that meet the targets, above it by the log of the worst ratio for
-        those that do not. Without: the log of the worst ratio. FAILED lies above everything.
+        those that do not, or by the share of unanswered requests where the reference answers more. Without: the log of
+        the worst ratio. FAILED lies above everything.
         """
         goals = self.effective_goals()
         if metrics is None:
@@ -132,6 +133,8 @@ class Objective:
             return (_below(MISSED, max(_log(worst), -GOAL_SPAN)),)
         if not self.meets(metrics):
             return (MISSED + _below(GOAL_SPAN, max(_log(worst), 0.0)),) * len(goals)
+        if not answers_as_many(metrics, reference):
+            return (MISSED + failed_share(metrics),) * len(goals)
         return tuple(goal.loss(metrics, reference) + HEADROOM_WEIGHT * min(worst, 2.0) for goal in goals)
 
 
@@ -140,6 +143,11 @@ def failed_share(metrics: Metrics) -> float:
     failed = metrics.get("failed", 0.0)
     total = failed + metrics.get("completed", 0.0)
     return failed / total if total else 1.0
+
+
+def answers_as_many(metrics: Metrics, reference: Metrics) -> bool:
+    """Whether it does not owe its latencies to requests that it leaves unanswered and the reference does not."""
+    return failed_share(metrics) <= (failed_share(reference) if reference else 0.0) + 1 - GOOD_SHARE
 
 
 def _below(bound: float, value: float) -> float:

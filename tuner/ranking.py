@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from .comparison import Quantity, quantities
-from .objective import Metrics, Objective
+from .objective import Metrics, Objective, answers_as_many
 from .space import SearchSpace
 from .study import Trial, settings_key
 
@@ -44,6 +44,8 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
     if not objective.meets(trial.metrics):
         return False
     goals = objective.effective_goals()
+    if goals and not answers_as_many(trial.metrics, best.metrics):
+        return False
     if not goals:
         return mine <= theirs + HEADROOM_TIE
     return all(
@@ -59,8 +61,9 @@ def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpa
     plain_first = sorted(trials, key=lambda t: (len(space.changes(t.settings)), t.number or 0))
     by_loss: dict[tuple[float, ...], Trial] = {}
     for trial in plain_first:
-        if trial.metrics is not None and objective.meets(trial.metrics):
-            losses = tuple(goal.loss(trial.metrics, reference) for goal in objective.effective_goals())
+        metrics = trial.metrics
+        if metrics is not None and objective.meets(metrics) and answers_as_many(metrics, reference):
+            losses = tuple(goal.loss(metrics, reference) for goal in objective.effective_goals())
             by_loss.setdefault(losses, trial)
 
     def beaten(mine: tuple[float, ...]) -> bool:

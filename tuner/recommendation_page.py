@@ -12,7 +12,7 @@ from .sensitivity import Sensitivity
 from .study import Trial, settings_key
 from .validate_page import document as validation_document
 from .validate_page import measured_document
-from .validation import Validation
+from .validation import Validation, nothing_said
 
 SHOWN = {
     "mean_ttft_ms": "TTFT mean, ms",
@@ -78,7 +78,7 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
     if measured is None:
         return []
     if measured.verdict is None:
-        return ["No run on the engine has succeeded so far."]
+        return [nothing_said(measured.found)]
     lines = [f"Recommended by what was measured on the engine: {measured.verdict.sentence}"]
     if settings_key(recommendation.simulated.settings) != settings_key(recommendation.best.settings):
         other = changes_text(recommendation.simulated.settings, recommendation.task.asked.engine)

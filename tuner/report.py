@@ -36,7 +36,7 @@ from .report_tables import (
 from .study import Study, Trial, settings_key, write_file
 from .sweep import MOST_REQUESTS, one_at_a_time, over_rates, trace_rate
 from .task import Task, load_task
-from .verdict import decide
+from .validation import nothing_said, verdict_on
 
 REPORT_FILE = "report.html"
 TRIALS_SHOWN = 15
@@ -72,7 +72,7 @@ class Page:
         if not self.trials:
             raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
         self.found = compared(study)
-        self.verdict = decide(self.found, self.objective)
+        self.verdict = verdict_on(self.found, study, task)
         self.default: Settings = dict(study.asked.engine)
         self.best = self._best()
         self.default_metrics = self._predicted(self.default)
@@ -164,9 +164,7 @@ class Page:
         if unanswered := (best or {}).get("failed"):
             sentences.append(f"{unanswered:,.0f} requests are not answered with the recommended settings, each a miss.")
         sentences += self._spread() + self._other_steps()
-        sentences.append(
-            self.verdict.sentence if self.verdict else "Not yet measured on the engine: run slotune validate."
-        )
+        sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.found))
         return sentences
 
     def _spread(self) -> list[str]:
@@ -208,7 +206,7 @@ class Page:
         panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
-            "sentences": [self.verdict.sentence] if self.verdict else ["No run on the engine succeeded."],
+            "sentences": [self.verdict.sentence] if self.verdict else [nothing_said(self.found)],
             "table": validation_table(self.found, self.shown, name),
             "failures": failures_table(failures, self.default),
             "scatter": predicted_against_measured(drawn) if drawn else "",

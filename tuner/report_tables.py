@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from .comparison import Compared, Quantity, changes_text
+from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
 from .objective import Metrics, Objective
 from .study import Trial
-from .verdict import percent
+from .verdict import mean_merit, percent
 
 NONE = "-"
 
@@ -85,7 +86,7 @@ def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Ob
         for side in sides:
             cells.append(_predicted(quantity, side.predicted, objective))
             if side.measured and side.measured.runs:
-                cells.append(_measured(quantity, side.measured))
+                cells.append(_measured(quantity, side.measured, objective))
         target = f"≤\N{NO-BREAK SPACE}{quantity.slo.limit_ms:g}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
         rows.append(Row((_named(quantity), target), cells))
     return Table(columns, rows, labels=2)
@@ -98,9 +99,9 @@ def _predicted(quantity: Quantity, metrics: Metrics | None, objective: Objective
     return Cell(number(quantity.of(metrics)), _status(ratio))
 
 
-def _measured(quantity: Quantity, one: Compared) -> Cell:
+def _measured(quantity: Quantity, one: Compared, objective: Objective) -> Cell:
     interval = one.measured(quantity)
-    ratio = interval.value / quantity.slo.limit_ms if quantity.slo else math.nan
+    ratio = mean_merit(one, partial(objective.ratio, quantity.slo)) if quantity.slo else math.nan
     return Cell(number(interval.value), _status(ratio), between(interval))
 
 
@@ -125,12 +126,11 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
 
     The second error is that for steps as slow as they were in each run."""
     default, rows = found[0], []
-    comparisons = max(sum(bool(one.runs) for one in found[1:]), 1)
     for one in found:
         for place, quantity in enumerate(shown):
             if not one.runs:
                 continue
-            change = one.against(default, quantity, comparisons)
+            change = one.against(default, quantity, comparisons(found))
             name = f"{one.name}, {_runs(one)}" if place == 0 else ""
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
 from ..profiler.profile import Profile
 from ..profiler.surrogate_steps import samples_of
 from ..simulator.metrics import summarise
@@ -46,12 +47,15 @@ def run_speed(
     percentiles: Sequence[float],
     max_concurrency: int | None,
 ) -> RunSpeed | None:
-    """The speed of the run that made `records`; None where it recorded no step, on a full disk for example."""
+    """The speed of the run that made `records`; None where it recorded no step, on a full disk for
+    example, or where the profile holds for impossible what the engine ran."""
     samples = samples_of(records)
     if not len(samples):
         return None
-    timing = profile.timing(settings)
+    try:
+        timing, engine = profile.timing(settings), profile.engine_config(settings)
+    except InputError:
+        return None
     ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
-    engine = profile.engine_config(settings)
     result = simulate(trace, engine, timing.slowed(ratio), max_concurrency=max_concurrency)
     return RunSpeed(ratio, len(samples), summarise(result.requests, result.gaps, {}, percentiles))

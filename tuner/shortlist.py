@@ -1,6 +1,7 @@
 """What is worth measuring: first by the simulator alone, then by the simulator corrected by what was measured."""
 
 import math
+from dataclasses import replace
 
 from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
@@ -53,7 +54,7 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
 def _earlier(one: Compared, before_round: int) -> Compared:
     runs = {number: metrics for number, metrics in one.runs.items() if number < before_round}
     failures = [trial for trial in one.failures if trial.repeat < before_round]
-    return Compared(one.name, one.settings, one.predicted, runs, failures)
+    return replace(one, runs=runs, failures=failures)
 
 
 def _promises(trial: Trial, verdict: Verdict, objective: Objective) -> bool:
@@ -62,12 +63,14 @@ def _promises(trial: Trial, verdict: Verdict, objective: Objective) -> bool:
     if verdict.meets_targets and not objective.meets(metrics):
         return False
     merit = merit_of(objective) if verdict.meets_targets else objective.worst_ratio
-    return merit(metrics) < mean_merit(verdict.recommended, merit) * (1 - _noise(verdict))
+    measured = mean_merit(verdict.recommended, merit)
+    # Without a measured merit the model was not corrected: it would promise the same for ever.
+    return math.isfinite(measured) and merit(metrics) < measured * (1 - _noise(verdict))
 
 
 def _noise(verdict: Verdict) -> float:
     """Half the width of the paired interval, as a share; a tie where there is none."""
     change = verdict.advantage
-    if change is None or math.isnan(change.low):
+    if change is None or not (change.value and math.isfinite(change.low)):
         return TIE
     return max(TIE, (change.high - change.low) / 2 / change.value)

@@ -260,8 +260,13 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 def _to_json(values: Mapping[str, Any]) -> str:
     """JSON, with None for a number that has no value (JSON has no NaN)."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    return json.dumps(plain, allow_nan=False)
+    return json.dumps(_without_nan(values), allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _from_row(row: tuple[Any, ...]) -> Trial:

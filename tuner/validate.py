@@ -12,10 +12,10 @@ from pathlib import Path
 from ..errors import InputError
 from ..profiler.launch import find_vllm
 from ..simulator.engine_config import Settings
-from .campaign import Campaign, Run, Watch
+from .campaign import Campaign, Round, Run, Watch
 from .engine_run import EngineRun, model_to_serve
 from .shortlist import promising, shortlist
-from .study import Study
+from .study import Study, settings_key
 from .task import Task, load_task
 from .validation import Validation, best_yaml, validation_of
 
@@ -68,13 +68,13 @@ def validated(
     _check_identity(study, run)
     default = dict(study.asked.engine)
     campaign = Campaign(study, run, watch)
-    candidates = iter(shortlist(study, task))
-    _measure(campaign, default, list(islice(candidates, top)), candidates, range(repeats))
+    candidates = (settings for settings in shortlist(study, task) if not campaign.failed(settings))
+    _measure(campaign, default, list(islice(candidates, top)), candidates, repeats, 0)
     for batch in count(1):
-        better = promising(study, task, batch * repeats) if campaign.spent_s() < budget_s else []
+        better = promising(study, task, campaign.first_round(batch)) if campaign.spent_s() < budget_s else []
         if not better:
             break
-        _measure(campaign, default, better[:top], iter(()), range(batch * repeats, (batch + 1) * repeats))
+        _measure(campaign, default, better[:top], iter(()), repeats, batch)
     found = validation_of(study, task)
     if found.verdict:
         study.write_best(best_yaml(found, found.verdict))
@@ -82,26 +82,36 @@ def validated(
 
 
 def _measure(
-    campaign: Campaign, default: Settings, candidates: Sequence[Settings], spare: Iterator[Settings], rounds: range
+    campaign: Campaign,
+    default: Settings,
+    candidates: Sequence[Settings],
+    spare: Iterator[Settings],
+    repeats: int,
+    batch: int,
 ) -> None:
-    """Measure the default and the candidates in each round; one that fails makes room for the next of `spare`."""
-    chosen = [default, *candidates]
-    for number in rounds:
-        campaign.expect(len(chosen) * len(rounds[number - rounds.start :]))
-        for settings in rotated(chosen, number):
-            campaign.measure(settings, number)
-        for settings in [settings for settings in chosen if campaign.failed(settings)]:
+    """Run rounds until each candidate ran beside the default `repeats` times; one that fails makes room for the next of
+    `spare`. Who comes late runs beside the default again: the machine may have changed since."""
+    chosen = [settings for settings in (default, *candidates) if not campaign.failed(settings)]
+    while missing := {settings_key(s): repeats - campaign.compared(s, default) for s in chosen}:
+        campaign.expect(sum(max(runs, 0) for runs in missing.values()))
+        members = [s for s in chosen if missing[settings_key(s)] > 0]
+        if not members:
+            break
+        if default in chosen and default not in members:
+            members.insert(0, default)
+        in_round = campaign.next_round(batch, len(members))
+        for settings in rotated(members, in_round.number):
+            campaign.measure(settings, in_round)
+        for settings in [settings for settings in members if campaign.failed(settings)]:
             chosen.remove(settings)
             if settings != default:
-                chosen += _replacement(campaign, spare, rounds[: number - rounds.start + 1])
-        if not chosen:
-            break
+                chosen += _replacement(campaign, spare, in_round)
 
 
-def _replacement(campaign: Campaign, spare: Iterator[Settings], rounds: range) -> list[Settings]:
-    """The next candidate that runs, measured in every round so far; empty where none is left."""
+def _replacement(campaign: Campaign, spare: Iterator[Settings], in_round: Round) -> list[Settings]:
+    """The next candidate that runs, beginning with this round; empty where none is left."""
     for settings in spare:
-        if all(campaign.measure(settings, number) for number in rounds):
+        if campaign.measure(settings, in_round):
             return [settings]
     return []
 
@@ -116,7 +126,7 @@ def _check_identity(study: Study, run: Run) -> None:
     """Runs of another model or vLLM cannot be compared with new ones."""
     for trial in study.trials("hardware"):
         for name, value in run.identity().items():
-            if trial.details.get(name) != value:
+            if trial.details.get(name, value) != value:
                 raise InputError(
                     f"{study.folder}: measured with {name} {trial.details.get(name)}, now it is {value}; validate with "
                     "the same, or tune again in a new folder"

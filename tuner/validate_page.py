@@ -1,14 +1,13 @@
 """A validation as people and programs read it."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from ..profiler.trust import lines as trust_lines
-from .comparison import Compared, Quantity, changes_text
+from .comparison import Compared, changes_text, comparisons
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table
-from .validation import Validation
+from .validation import Validation, nothing_said
 from .verdict import meets, percent
 
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
@@ -45,14 +44,23 @@ def notes(validation: Validation) -> list[str]:
         for one in validation.found
         for trial in one.failures
     ]
+    lines += [line for one in validation.found if (line := _unanswered(one))]
     lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
     lines += [f"Predictions: {line}" for line in trust_lines(trust_of(validation))]
     if validation.verdict:
         name = validation.verdict.recommended.name
         lines.append(f"Recommended: {name}. {validation.verdict.sentence}")
     else:
-        lines.append("No run on the engine succeeded, so nothing is recommended.")
+        lines.append(f"{nothing_said(validation.found)} Nothing is recommended.")
     return lines
+
+
+def _unanswered(one: Compared) -> str | None:
+    """How many requests its runs left unanswered, each a miss, and why the first was; None where all were answered."""
+    failed = sum(metrics.get("failed", 0) for metrics in one.runs.values())
+    asked = failed + sum(metrics.get("completed", 0) for metrics in one.runs.values())
+    why = next((f", the first because: {error}" for error in one.errors.values()), "")
+    return f"{one.name}: {failed:.0f} of {asked:.0f} requests were not answered{why}" if failed else None
 
 
 def drift_text(validation: Validation) -> str:
@@ -62,7 +70,7 @@ def drift_text(validation: Validation) -> str:
     return (
         f"the default's runs lie apart by {', '.join(known)}"
         if known
-        else "one run of the default cannot tell its drift"
+        else f"{len(validation.found[0].runs) or 'no'} run of the default cannot tell its drift"
     )
 
 
@@ -126,12 +134,12 @@ def measured_document(validation: Validation, one: Compared) -> dict[str, Any] |
         "prediction_error": {q.key: one.prediction_error(q) for q in validation.quantities},
         "prediction_error_at_step_times": {q.key: one.error_at_speed(q) for q in validation.quantities},
         "step_time_ratio": {str(number + 1): ratio for number, ratio in sorted(one.step_time_ratios.items())},
-        "against_default": {q.key: _against(one, default, q) for q in validation.quantities if one is not default},
+        "against_default": {
+            q.key: _interval(one.against(default, q, comparisons(validation.found)))
+            for q in validation.quantities
+            if one is not default
+        },
     }
-
-
-def _against(one: Compared, default: Compared, quantity: Quantity) -> Mapping[str, Any]:
-    return _interval(one.against(default, quantity))
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

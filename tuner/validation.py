@@ -1,5 +1,6 @@
 """What the runs on the engine say of a study's configurations, and what follows from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from .comparison import Compared, Quantity, compared, quantities
 from .deployment import served
 from .export import vllm_yaml
 from .intervals import spread
+from .shortlist import shortlist
 from .study import Study
 from .task import Task
 from .verdict import Verdict, decide
@@ -22,7 +24,7 @@ class Validation:
     found: tuple[Compared, ...]
     """The default first."""
     verdict: Verdict | None
-    """None where no run succeeded."""
+    """None where no configuration ran without failing, or nothing but the default has run yet."""
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -36,7 +38,24 @@ class Validation:
 def validation_of(study: Study, task: Task) -> Validation:
     """What the runs that are in the study say."""
     found = compared(study)
-    return Validation(study.folder, task, tuple(found), decide(found, task.objective))
+    return Validation(study.folder, task, tuple(found), verdict_on(found, study, task))
+
+
+def verdict_on(found: Sequence[Compared], study: Study, task: Task) -> Verdict | None:
+    """The verdict on a study's configurations; None where none ran without failing, or no candidate has had its turn:
+    a validation that was stopped after the default says nothing yet."""
+    if len(found) == 1 and shortlist(study, task):
+        return None
+    return decide(found, task.objective)
+
+
+def nothing_said(found: Sequence[Compared]) -> str:
+    """Why there is no verdict."""
+    if not any(one.runs or one.failures for one in found):
+        return "Not yet measured on the engine: run slotune validate."
+    if found[0].is_steady:
+        return "Only the default has run on the engine so far: `slotune validate` goes on."
+    return "No configuration ran on the engine without failing."
 
 
 def best_yaml(validation: Validation, verdict: Verdict) -> str:
@@ -51,11 +70,10 @@ def best_yaml(validation: Validation, verdict: Verdict) -> str:
 
 
 def require_targets(validation: Validation) -> None:
-    """Raise EngineError where nothing ran, InfeasibleError where no measured configuration meets the targets."""
+    """Raise EngineError where there is no verdict, InfeasibleError where nothing measured meets the targets."""
     if validation.verdict is None:
-        first = next(trial for one in validation.found for trial in one.failures)
-        raise EngineError(
-            f"no configuration ran on the engine; the first failed, {first.failure}: {first.message}", "none"
-        )
+        failures = [trial for one in validation.found for trial in one.failures]
+        why = f"; the first failed, {failures[0].failure}: {failures[0].message}" if failures else ""
+        raise EngineError(nothing_said(validation.found).rstrip(".") + why, "none")
     if not validation.verdict.meets_targets:
         raise InfeasibleError(f"{validation.verdict.sentence} Allow more, lower --rate, or plan for more replicas.")

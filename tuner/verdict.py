@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .comparison import Compared, changes_text
+from .comparison import Compared, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
-from .objective import Metrics, Objective
+from .objective import Metrics, Objective, answers_as_many
 
 MANIFOLD = 5.0
 """From here on a change is told as a factor."""
@@ -34,27 +34,31 @@ class Verdict:
 
 
 def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
-    """The verdict on the default (first in `found`) and the others; None where nothing was measured."""
-    default, others = found[0], [one for one in found[1:] if one.runs]
-    if not others and not default.runs:
+    """The verdict on the default (first in `found`) and the others; None where none ran without failing.
+
+    One that failed in any run is not recommended, however good its other runs were.
+    """
+    default, others = found[0], [one for one in found[1:] if one.is_steady]
+    if not others and not default.is_steady:
         return None
     good = [one for one in others if meets(one, objective)]
     if not good:
-        return _without_candidate(default, others, objective)
+        return _without_candidate(found, objective)
+    if not default.is_steady:
+        best = min(good, key=lambda one: mean_merit(one, merit_of(objective)))
+        how = "failed on the engine" if default.failures else "did not run"
+        return Verdict(best, True, True, None, f"The default {how}; of those that ran, this one is best.")
     merit = merit_of(objective) if meets(default, objective) else objective.worst_ratio
-    if not default.runs:
-        best = min(good, key=lambda one: mean_merit(one, merit))
-        return Verdict(best, True, True, None, "The default did not run; of those that did, this one is best.")
     # By pairs and not by means: later batches of runs may have met a slower machine.
-    advantages = {one.name: _advantage(one, default, merit, len(others)) for one in good}
-    best = min(good, key=lambda one: _or_last(advantages[one.name].value))
+    advantages = {one.name: _advantage(one, default, merit, comparisons(found)) for one in good}
+    best = min(good, key=lambda one: (*_standing(advantages[one.name]), mean_merit(one, merit)))
     advantage = advantages[best.name]
     if not meets(default, objective):
-        return _over_missing_default(best, advantage)
+        return _over_missing_default(best, advantage, objective)
     if advantage.high < 1:
-        what = f"{_better(advantage)} than the default in {merit_name(objective)}"
-        return Verdict(best, True, True, advantage, f"Measured {what}, beyond the noise between runs.")
-    return Verdict(default, True, True, advantage, _as_good(best, default, advantage))
+        what = f"{_better(advantage, objective)}, beyond the noise between runs."
+        return Verdict(best, True, True, advantage, f"Measured {what}")
+    return Verdict(default, True, True, advantage, _as_good(best, default, advantage, objective))
 
 
 def meets(one: Compared, objective: Objective) -> bool:
@@ -99,50 +103,96 @@ def mean_merit(one: Compared, merit: Merit) -> float:
 
 
 def _advantage(best: Compared, default: Compared, merit: Merit, comparisons: int) -> Interval:
-    rounds = sorted(best.runs.keys() & default.runs.keys())
-    mine, theirs = [merit(best.runs[r]) for r in rounds], [merit(default.runs[r]) for r in rounds]
-    return paired_ratio(mine, theirs, comparisons=comparisons)
+    """Merit against the default's. Infinite where `best` has none in a round in which the default has; 0 where only
+    `best` ever has one."""
+    pairs = [
+        (merit(mine) if answers_as_many(mine, theirs) else math.inf, merit(theirs))
+        for mine, theirs in ((best.runs[r], default.runs[r]) for r in sorted(best.runs.keys() & default.runs.keys()))
+    ]
+    if any(math.isinf(mine) and math.isfinite(theirs) for mine, theirs in pairs):
+        return Interval(math.inf, math.nan, math.inf, len(pairs))
+    known = [(mine, theirs) for mine, theirs in pairs if math.isfinite(mine)]
+    if known and all(math.isinf(theirs) for _, theirs in known):
+        bound = 0.0 if len(known) > 1 else math.nan
+        return Interval(0.0, bound, bound, len(known))
+    return paired_ratio([mine for mine, _ in known], [theirs for _, theirs in known], comparisons=comparisons)
 
 
-def _or_last(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _standing(advantage: Interval) -> tuple[int, float]:
+    """To order by: those proven first, then those with an interval, each by its advantage."""
+    proof = 0 if advantage.high < 1 else 1 if math.isfinite(advantage.low) else 2
+    return proof, math.inf if math.isnan(advantage.value) else advantage.value
 
 
-def _better(advantage: Interval) -> str:
-    return f"{100 * (1 - advantage.value):.0f} % better ({_range(advantage)})"
+def _better(advantage: Interval, objective: Objective) -> str:
+    name = merit_name(objective)
+    if advantage.value == 0:
+        return f"better in {advantage.runs} paired runs, in which the default has nothing to show for {name}"
+    change = _as_told(advantage, objective)
+    if _is_maximised(objective):
+        return f"{100 * (change.value - 1):.0f} % more {name} than the default ({_range(change)})"
+    return f"{100 * (1 - change.value):.0f} % better than the default in {name} ({_range(change)})"
+
+
+def _is_maximised(objective: Objective) -> bool:
+    """Whether the merit is one metric of which more is better."""
+    goals = objective.effective_goals()
+    return len(goals) == 1 and goals[0].maximize
+
+
+def _as_told(advantage: Interval, objective: Objective) -> Interval:
+    """The ratio of the metric itself: a merit is lower where it is better."""
+    if not _is_maximised(objective):
+        return advantage
+    return Interval(1 / advantage.value, 1 / advantage.high, 1 / advantage.low, advantage.runs)
 
 
 def _range(change: Interval) -> str:
     if math.isnan(change.low):
-        return f"{change.runs} paired run, no interval"
+        return f"{change.runs or 'no'} paired run, no interval"
     return f"between {percent(change.low)} and {percent(change.high)}, {change.runs} paired runs"
 
 
-def _without_candidate(default: Compared, others: Sequence[Compared], objective: Objective) -> Verdict:
-    if meets(default, objective):
-        missed = "No other measured configuration meets the targets; the default does."
-        alone = "Nothing else was measured: no other is predicted to behave differently."
-        return Verdict(default, True, True, None, missed if others else alone)
-    nearest = min(
-        [one for one in (default, *others) if one.runs], key=lambda one: mean_merit(one, objective.worst_ratio)
-    )
+def _without_candidate(found: Sequence[Compared], objective: Objective) -> Verdict:
+    default, ran = found[0], [one for one in found if one.is_steady]
+    if default.is_steady and meets(default, objective):
+        return Verdict(default, True, True, None, _alone(found[1:]))
+    nearest = min(ran, key=lambda one: mean_merit(one, objective.worst_ratio))
     ratio = mean_merit(nearest, objective.worst_ratio)
-    sentence = f"No measured configuration meets the targets; the nearest has {ratio:.3g} times the latency allowed."
-    return Verdict(nearest, False, False, None, sentence)
+    missed = (
+        f"has {ratio:.3g} times the latency allowed"
+        if math.isfinite(ratio)
+        else "leaves more requests unanswered than they allow"
+    )
+    return Verdict(nearest, False, False, None, f"No measured configuration meets the targets; the nearest {missed}.")
 
 
-def _over_missing_default(best: Compared, advantage: Interval) -> Verdict:
+def _alone(others: Sequence[Compared]) -> str:
+    if any(one.is_steady for one in others):
+        return "No other measured configuration meets the targets; the default does."
+    if others:
+        return "No other configuration ran on the engine without failing; the default did."
+    return "Nothing else was measured: no other is predicted to behave differently."
+
+
+def _over_missing_default(best: Compared, advantage: Interval, objective: Objective) -> Verdict:
+    worst = Objective(slos=objective.limits)  # the goals do not count where the default misses
     if advantage.high < 1:
-        sentence = f"Meets the targets, which the default misses; worst latency {_better(advantage)}."
+        sentence = f"Meets the targets, which the default misses; {_better(advantage, worst)}."
         return Verdict(best, True, True, advantage, sentence)
     sentence = f"Meets the targets on average and the default does not, but within the noise ({_range(advantage)})."
     return Verdict(best, True, False, advantage, sentence)
 
 
-def _as_good(best: Compared, default: Compared, advantage: Interval) -> str:
+def _as_good(best: Compared, default: Compared, advantage: Interval, objective: Objective) -> str:
     shown = f"{best.name} ({changes_text(best.settings, default.settings)})"
+    if math.isinf(advantage.value):
+        lacks = f"answers fewer requests in some round, or has nothing to show for {merit_name(objective)}"
+        return f"The default is better: the best other, {shown}, {lacks}."
+    if not advantage.runs:
+        return f"No paired run tells {shown} from the default: it takes rounds in which both have a merit."
     if math.isnan(advantage.low):
         return f"One paired run cannot tell {shown} from the default; repeat at least 3 times."
-    return (
-        f"The default is as good: the best other, {shown}, differs by {percent(advantage.value)}, {_range(advantage)}."
-    )
+    change = _as_told(advantage, objective)
+    told = f"the best other, {shown}, differs by {percent(change.value)} in {merit_name(objective)}, {_range(change)}"
+    return f"The default is {'better' if advantage.low > 1 else 'as good'}: {told}."

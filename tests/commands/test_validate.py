@@ -148,3 +148,14 @@ def wait_until(done: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not done():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
+
+
+def test_an_engine_that_dies_near_the_end_has_failed(
+    slotune: Callable[..., Any], study: Path, fake_vllm: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Four requests to warm up, then thirty: the last one kills it, while the answers before are whole."""
+    monkeypatch.setenv("FAKE_VLLM_DEATH", "34")
+    done = slotune("validate", study, "--top", 1, "--repeats", 1, "--vllm-python", fake_vllm, "--model", "org/m")
+    assert done.code == 1
+    assert all(trial.metrics is None for trial in hardware(study))
+    assert "No configuration ran on the engine without failing; the first failed" in done.err

@@ -68,6 +68,18 @@ def test_real_starts_correct_the_formula() -> None:
     assert max(abs(error) for error in learned.errors()) < 1e-3
 
 
+def test_a_start_that_found_less_memory_than_it_should_spreads_its_error() -> None:
+    """Fewer batched tokens and fewer blocks: no term may be negative, so the starts are met in the mean."""
+    limits = ({}, {"max_num_batched_tokens": 4096}, {"max_num_seqs": 128})
+    starts = zip(limits, (20_000, 19_600, 20_050), strict=True)
+    blank = KvCapacity(kv_bytes_per_token=131072, total_bytes=80 * GIB)
+    seen = [KvObservation(asked(**{"max_num_batched_tokens": 8192, "max_num_seqs": 256} | s), n) for s, n in starts]
+    learned = blank.observed(seen)
+    assert learned.bytes_per_batched_token == 0 <= learned.bytes_per_seq
+    assert abs(sum(learned.errors())) < 1e-3
+    assert max(map(abs, learned.errors())) < 0.011
+
+
 def test_one_start_moves_what_is_fixed_and_nothing_else() -> None:
     learned = FORMULA.observed([KvObservation(asked(), 20_000)])
     assert learned.num_gpu_blocks(asked()) == 20_000

@@ -64,7 +64,7 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
     trust = measured.trust(0.25)
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
     told = lines(trust)
-    assert "2.0% (median on steps held out, 90 % within 8.0%)" in told[1]
+    assert "2.0% (median on those held out; 90 % of single steps within 8.0%)" in told[1]
     assert told[2] == "25.0% of the steps lie outside what the profile was made from: extrapolated, off by more"
     assert len(lines(measured.trust())) == 2
 

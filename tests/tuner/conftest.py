@@ -72,6 +72,10 @@ class FakeEngine:
     stop_after: int | None = None
     """KeyboardInterrupt comes in place of the run after so many."""
     model: str = "org/model"
+    speed: float = 1.0
+    """Of the machine, against the one that the other numbers are for."""
+    unanswered: int = 0
+    """Requests of each run."""
     calls: list[tuple[dict[str, Any], int]] = field(default_factory=list)
     """Settings and round of each run."""
 
@@ -83,12 +87,14 @@ class FakeEngine:
         if reason := self.fails(settings):
             raise EngineError(f"it said {reason}", reason)
         noise = np.random.default_rng(len(self.calls)).normal(1, 0.002)
-        factor = self.slower * (1 + 0.1 * ((number - 1) % 3)) * noise
+        factor = self.slower / self.speed * (1 + 0.1 * ((number - 1) % 3)) * noise
         metrics = dict(self.task.simulated()(dict(settings)).metrics or {})
         for key in metrics:
             if key.endswith("_ms"):
                 metrics[key] *= factor * (self.ttft_slower if "ttft" in key else 1.0)
-        return Measured(metrics, self.identity())
+        metrics["failed"] += self.unanswered
+        metrics["completed"] -= self.unanswered
+        return Measured(metrics, self.identity() | ({"first_error": "400 no"} if self.unanswered else {}))
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.model, "vllm_version": "0.32.0"}

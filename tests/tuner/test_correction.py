@@ -43,3 +43,11 @@ def test_near_measurements_count_most():
 
 def test_settings_outside_the_space_teach_nothing():
     assert learned([ran(150.0, max_num_seqs=7)], SHOWN, SPACE).corrected({}, PREDICTED) == PREDICTED
+
+
+def test_what_targets_read_is_corrected_where_requests_are_not_answered():
+    predicted = PREDICTED | {"p99_ttft_ms_of_all": 120.0, "p99_tpot_ms_of_all": 11.0}
+    one = Compared("one", {}, predicted, {0: {"p99_ttft_ms": 300.0, "p99_ttft_ms_of_all": 360.0}})
+    corrected = learned([one], SHOWN, SPACE).corrected({}, predicted)
+    assert (corrected["p99_ttft_ms"], corrected["p99_ttft_ms_of_all"]) == pytest.approx((300, 360))
+    assert corrected["p99_tpot_ms_of_all"] == 11

@@ -87,3 +87,11 @@ def test_nothing_to_tune_for():
         Objective()
     with pytest.raises(InputError, match="--goodput"):
         Objective((TTFT,), (Goal("request_goodput", True),))
+
+
+def test_leaving_requests_unanswered_is_no_way_to_be_fast():
+    latency = Objective(goals=(parse_goal("mean_ttft_ms", maximize=False),))
+    everyone = {"mean_ttft_ms": 100.0, "completed": 100, "failed": 0}
+    fewer = {"mean_ttft_ms": 10.0, "completed": 60, "failed": 40}
+    assert latency.costs(everyone, everyone) < latency.costs(fewer, everyone) < latency.costs(None, everyone)
+    assert latency.costs(fewer, fewer) < latency.costs(everyone | {"failed": 67}, fewer)

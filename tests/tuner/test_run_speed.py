@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import Profile
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
@@ -15,6 +17,7 @@ from slotune.tuner.comparison import Compared, Quantity
 from slotune.tuner.run_speed import run_speed
 
 SETTINGS = {"max_num_seqs": 8, "async_scheduling": False}
+KV = KvCapacity(kv_bytes_per_token=131072, kv_cache_memory_bytes=GIB)
 TTFT = Quantity("mean TTFT", "ms", "mean_ttft_ms")
 
 
@@ -46,3 +49,12 @@ def test_a_slower_machine_is_told_from_a_wrong_schedule(
 
 def test_a_run_without_recorded_steps_has_no_speed(small_profile: Profile, small_trace: Callable[..., Trace]) -> None:
     assert run_speed([], small_profile, SETTINGS, small_trace(), (), None) is None
+
+
+def test_what_the_profile_holds_for_impossible_has_no_speed(
+    small_profile: Profile, small_trace: Callable[..., Trace]
+) -> None:
+    trace = small_trace(20, rate=12.0)
+    records, _ = on_a_slower_machine(small_profile, trace, 1.0)
+    impossible = SETTINGS | {"max_model_len": 4096, "num_gpu_blocks_override": 3}
+    assert run_speed(records, replace(small_profile, kv=KV), impossible, trace, (), None) is None

@@ -166,3 +166,12 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
     with Study.create(tmp_path / "s", ASKED) as study:
         assert [trial.settings["max_num_seqs"] for trial in study.trials()] == list(range(int(added)))
         study.add(RAN)
+
+
+def test_numbers_without_a_value_are_kept_also_inside_details(tmp_path):
+    with Study.create(tmp_path / "study", ASKED) as study:
+        told = {"predicted_at_speed": {"mean_tpot_ms": math.nan, "mean_ttft_ms": 3.0}}
+        study.add(Trial({}, {"mean_tpot_ms": math.nan}, where="hardware", details=told))
+        (kept,) = study.trials("hardware")
+    assert kept.details == {"predicted_at_speed": {"mean_tpot_ms": None, "mean_ttft_ms": 3.0}}
+    assert math.isnan(kept.metrics["mean_tpot_ms"])

@@ -10,12 +10,13 @@ from slotune.tuner import ranking
 from slotune.tuner.campaign import Progressed
 from slotune.tuner.comparison import default_metrics
 from slotune.tuner.export import recommended
+from slotune.tuner.report_tables import Side, Table, answer_table
 from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import rotated, validated
 from slotune.tuner.validate_page import document, notes, rows
-from slotune.tuner.validation import Validation, require_targets
+from slotune.tuner.validation import Validation, require_targets, validation_of
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 
@@ -191,3 +192,68 @@ def test_a_person_sees_each_run_begin_and_end(study: Path, fake_engine: Any):
         *((0, 2, True), (1, 2, False)),
         *((1, 2, True), (2, 2, False)),
     ]
+
+
+def test_a_validation_that_was_stopped_after_the_default_says_nothing(study: Path, fake_engine: Any):
+    with pytest.raises(KeyboardInterrupt):
+        run(study, fake_engine, stop_after=1)
+    with Study.open(study) as opened:
+        cut = validation_of(opened, load_task(opened.asked))
+    assert cut.verdict is None
+    assert "Only the default has run on the engine so far" in notes(cut)[-1]
+    with pytest.raises(EngineError, match="Only the default has run"):
+        require_targets(cut)
+    whole, _ = run(study, fake_engine)
+    assert whole.verdict is not None
+
+
+def test_who_comes_later_runs_beside_the_default_again(study: Path, fake_engine: Any):
+    """The machine has become 10 % faster since, which is no merit of the latecomers."""
+    run(study, fake_engine, top=1)
+    more, fake = run(study, fake_engine, top=3, speed=1.1)
+    assert [number for _, number in fake.calls] == [4] * 3 + [5] * 3 + [6] * 3
+    assert [len(one.runs) for one in more.found] == [6, 3, 3, 3]
+    ttft = next(q for q in more.quantities if q.key == "mean_ttft_ms")
+    default, late = more.found[0], more.found[2]
+    expected = (late.predicted or {})["mean_ttft_ms"] / (default.predicted or {})["mean_ttft_ms"]
+    assert late.against(default, ttft).value == pytest.approx(expected, rel=0.01)
+
+
+def test_a_replacement_is_compared_with_runs_of_its_own_time(study: Path, fake_engine: Any):
+    with Study.open(study) as opened:
+        bad = shortlist(opened, load_task(opened.asked))[0]
+    seen: list[Any] = []
+
+    def dies_in_its_third_run(settings: Any) -> str | None:
+        seen.append(dict(settings))
+        return "crashed" if dict(settings) == bad and seen.count(bad) == 3 else None
+
+    validation, fake = run(study, fake_engine, top=1, fails=dies_in_its_third_run)
+    replacement = validation.found[-1]
+    assert sorted(replacement.runs) == [2, 3, 4]
+    assert {number for settings, number in fake.calls if settings == DEFAULT} == {1, 2, 3, 4, 5}
+    assert validation.verdict is not None
+    assert validation.verdict.recommended.name in ("default", replacement.name)
+
+
+def test_requests_that_were_not_answered_are_told(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, unanswered=8)
+    assert "default: 24 of 240 requests were not answered, the first because: 400 no" in notes(validation)
+    assert validation.verdict is not None
+    assert validation.verdict.sentence.endswith("the nearest leaves more requests unanswered than they allow.")
+    cells = [row.cells[-1].status for row in _answer(validation).rows if row.labels[1]]
+    assert cells == ["missed", "missed"]
+
+
+def _answer(validation: Validation) -> Table:
+    one = validation.found[0]
+    return answer_table(validation.quantities, [Side(one.name, one.predicted, one)], validation.task.objective)
+
+
+def test_intervals_in_json_hold_together_as_those_in_the_text_do(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, top=3)
+    told = document(validation)["configurations"][1]["measured"]["against_default"]["mean_ttft_ms"]
+    ttft = next(q for q in validation.quantities if q.key == "mean_ttft_ms")
+    assert (told["low"], told["high"]) == pytest.approx(
+        (lambda change: (change.low, change.high))(validation.found[1].against(validation.found[0], ttft, 3))
+    )

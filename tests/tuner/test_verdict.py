@@ -7,26 +7,40 @@ import pytest
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.comparison import Compared
 from slotune.tuner.objective import Objective, parse_goal
+from slotune.tuner.study import Trial
 from slotune.tuner.verdict import decide
 
 TTFT = Objective(slos=(parse_slo("p99:ttft:500"),))
 THROUGHPUT = Objective(slos=TTFT.slos, goals=(parse_goal("throughput", maximize=True),))
 
 
-def measured(name: str, *ttft_ms: float, throughput: float = 1000.0) -> Compared:
-    """A configuration with a run for each p99 TTFT; NaN: that round has none."""
+GOODPUT = Objective(goodput={"ttft": 500.0})
+
+
+def measured(
+    name: str, *ttft_ms: float, throughput: float = 1000.0, failed: int = 0, crashes: bool = False
+) -> Compared:
+    """A configuration with a run for each p99 TTFT; NaN: that round has none. `failed` of 100 requests unanswered."""
     settings = {} if name == "default" else {"max_num_seqs": 64}
     runs = {
         number: {
             "p99_ttft_ms": value,
             "output_throughput": throughput * (1 + number / 100),
-            "completed": 100,
-            "failed": 0,
+            "completed": 100 - failed,
+            "failed": failed,
         }
         for number, value in enumerate(ttft_ms)
         if not math.isnan(value)
     }
-    return Compared(name, settings, None, runs)
+    failures = [Trial(settings, None, "out-of-memory", where="hardware", repeat=len(ttft_ms))] if crashes else []
+    return Compared(name, settings, None, runs, failures)
+
+
+def good(name: str, *request_goodput: float) -> Compared:
+    """A configuration with a run for each goodput."""
+    settings = {} if name == "default" else {"max_num_seqs": 64}
+    numbers = {"completed": 100, "failed": 0}
+    return Compared(name, settings, None, {r: numbers | {"request_goodput": g} for r, g in enumerate(request_goodput)})
 
 
 def test_nothing_measured_is_no_verdict():
@@ -111,3 +125,75 @@ def test_only_rounds_that_both_ran_are_compared():
     nan = math.nan
     found = decide([measured("default", 100, 200, 300, nan), measured("#1", nan, 100, 150, 155)], TTFT)
     assert found.advantage.runs == 2
+
+
+def test_what_failed_on_the_engine_is_not_recommended_however_fast_it_was():
+    default, other = measured("default", 200, 210, 205), measured("#2", 199, 211, 204)
+    crashed = measured("#1", 100, 105, crashes=True)
+    found = decide([default, crashed, other], TTFT)
+    assert found.recommended.name == "default"
+    alone = decide([default, crashed], TTFT)
+    assert (alone.recommended.name, alone.advantage) == ("default", None)
+    assert "No other configuration ran on the engine without failing" in alone.sentence
+    assert decide([measured("default", 200, crashes=True), crashed], TTFT) is None
+
+
+def test_a_default_that_failed_once_is_not_kept():
+    found = decide([measured("default", 200, 210, crashes=True), measured("#1", 300, 310, 305)], TTFT)
+    assert found.recommended.name == "#1"
+    assert "The default failed on the engine" in found.sentence
+
+
+def test_one_lucky_run_does_not_hide_what_is_proven():
+    nan = math.nan
+    lucky = measured("#1", nan, nan, 90)
+    found = decide([measured("default", 200, 210, 205), lucky, measured("#2", 120, 126, 123)], TTFT)
+    assert (found.recommended.name, found.proven) == ("#2", True)
+    assert found.sentence.startswith("Measured 40 % better")
+
+
+def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
+    found = decide([good("default", 0, 0, 0), good("#1", 5, 5.1, 4.9), good("#2", 7, 7.1, 6.9)], GOODPUT)
+    assert (found.recommended.name, found.proven) == ("#2", True)
+    assert "in which the default has nothing to show for request_goodput" in found.sentence
+    lost = decide([good("default", 5, 5, 5), good("#1", 10, 0, 10.1)], GOODPUT)
+    assert lost.recommended.name == "default"
+    assert "has nothing to show for request_goodput" in lost.sentence
+    neither = decide([good("default", 0, 0), good("#1", 0, 0)], GOODPUT)
+    assert neither.recommended.name == "default"
+    assert "No paired run tells #1" in neither.sentence
+    once = decide([good("default", 0), good("#1", 5)], GOODPUT)
+    assert once.recommended.name == "default"
+    assert "One paired run cannot tell" in once.sentence
+
+
+def test_a_default_that_answers_too_few_loses_to_the_fastest_that_answers_all():
+    default = measured("default", 90, 90, 90, failed=5)
+    found = decide([default, measured("#1", 90, 91, 92), measured("#2", 30, 31, 32)], TTFT)
+    assert (found.recommended.name, found.proven) == ("#2", True)
+
+
+def test_unanswered_requests_make_no_configuration_faster():
+    latency = Objective(goals=(parse_goal("p99_ttft_ms", maximize=False),))
+    found = decide([measured("default", 200, 210, 205), measured("#1", 100, 105, 102, failed=60)], latency)
+    assert found.recommended.name == "default"
+    assert "answers fewer requests" in found.sentence
+    everyone = decide([measured("default", 200, 210, failed=60), measured("#1", 100, 105, failed=60)], latency)
+    assert everyone.recommended.name == "#1"
+
+
+@pytest.mark.parametrize(
+    ("goodput", "told"),
+    [
+        ((10, 10.1, 9.9), "Measured 100 % more request_goodput than the default (between +"),
+        ((3.7, 3.75, 3.8), "The default is better: the best other, #1 (max_num_seqs=64), differs by -25.0 %"),
+        ((5.1, 4.9, 5.2), "The default is as good: the best other, #1 (max_num_seqs=64), differs by +1.3 %"),
+    ],
+)
+def test_of_what_is_maximised_more_is_said_to_be_more(goodput: tuple[float, ...], told: str):
+    assert decide([good("default", 5, 5, 5), good("#1", *goodput)], GOODPUT).sentence.startswith(told)
+
+
+def test_none_meeting_for_want_of_answers_has_no_factor():
+    found = decide([measured("default", 100, 100, failed=5), measured("#1", 100, 100, failed=4)], TTFT)
+    assert found.sentence.endswith("the nearest leaves more requests unanswered than they allow.")
