@@ -80,6 +80,7 @@ def command(
         plan,
         require_targets,
         trust_of,
+        warnings,
         what_if,
         with_other_step_times,
     )
@@ -97,6 +98,8 @@ def command(
     else:
         _print([plans[0], *sides, *plans[1:]], gpu_hour_cost)
         tell_trust(trust_of(plans))
+    for line in warnings(plans):
+        click.echo(f"Warning: {line}", err=True)
     require_targets(plans)
 
 

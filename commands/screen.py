@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..tuner.objective import Objective
     from ..tuner.screen import Screened
 
+WRONG = ("failed", "answers_cut")
+"""Shown where there are any."""
 SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_throughput")
 
 
@@ -145,8 +147,8 @@ def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)
-    unanswered = ["failed"] if any((row.outcome.metrics or {}).get("failed") for row in rows) else []
-    shown = [*SHOWN, *unanswered]
+    wrong = [key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows)]
+    shown = [*SHOWN, *wrong]
     columns = [*names, *map(labelled, shown)] + (["targets"] if targeted else []) + ["failure"]
     lines = []
     for row in rows:

@@ -89,6 +89,7 @@ def command(
       slotune tune --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --slo p99:tpot:30 --out studies/chat
     """
     from ..profiler.profile import load_profile
+    from ..simulator.misses import lines as unanswered
     from ..tuner.recommendation import require_targets
     from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
@@ -110,6 +111,8 @@ def command(
         found = _validated(found, validate_best, vllm_python, model, as_json)
     if as_json:
         emit_json(document(found))
+    for line in unanswered(found.best.metrics or {}):
+        click.echo(f"Warning: with what is recommended {line}", err=True)
     require_targets(found)
 
 

@@ -1,6 +1,6 @@
 """Why requests were not answered, in words: what a percentile of the others would hide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -27,10 +27,23 @@ def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[s
 
 def cut_short(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig) -> str | None:
     """How many answers are shorter than the trace's because max_model_len ends them; None where none is."""
-    short = requests.finished & (requests.output_tokens < asked_tokens)
-    if not short.any():
-        return None
-    return f"{int(short.sum())} answers end at max_model_len={engine.max_model_len}, before the trace's do"
+    cut = answers_cut(requests, asked_tokens)
+    return f"{cut} answers end at max_model_len={engine.max_model_len}, before the trace's do" if cut else None
+
+
+def answers_cut(requests: RequestTable, asked_tokens: np.ndarray) -> int:
+    """How many answers are shorter than the trace's."""
+    return int((requests.finished & (requests.output_tokens < asked_tokens)).sum())
+
+
+def lines(metrics: Mapping[str, float]) -> list[str]:
+    """What is wrong with a run's answers, where anything is: a sentence each."""
+    told = []
+    if failed := metrics.get("failed"):
+        told.append(f"{failed:,.0f} of {failed + metrics['completed']:,.0f} requests are not answered, each a miss")
+    if cut := metrics.get("answers_cut"):
+        told.append(f"{cut:,.0f} answers end at max_model_len, before the trace's do: the numbers are of shorter ones")
+    return told
 
 
 def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,8 +12,8 @@ from .trace import F64
 LONGEST_S = 1e9
 """Of a trace: 30 years, still in whole microseconds as a float."""
 
-IDLE_GAPS = 50.0
-"""Of Poisson arrivals one load in 10^21 begins with more."""
+IDLE_GAPS, IDLE_LONGEST_GAPS = 12.0, 2.0
+"""No load begins with more mean gaps (of Poisson arrivals 6 in a million do) and more of its own longest gap."""
 
 
 def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, group: int = 1) -> F64:
@@ -35,10 +35,12 @@ def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, 
 
 
 def idle_s(arrival_s: F64) -> float:
-    """The time before the first request, where it is longer than any load begins with: more than IDLE_GAPS mean gaps.
+    """The time before the first request, where it is longer than any load begins with: IDLE_GAPS and IDLE_LONGEST_GAPS.
 
     So begins a piece that was cut out of a longer trace. 0 otherwise.
     """
+    gaps_s = np.diff(np.sort(arrival_s))
     start_s = float(arrival_s.min())
-    mean_gap_s = (float(arrival_s.max()) - start_s) / max(len(arrival_s) - 1, 1)
-    return start_s if start_s > IDLE_GAPS * mean_gap_s else 0.0
+    mean_s = float(gaps_s.sum()) / max(len(gaps_s), 1)
+    longest_s = max(IDLE_GAPS * mean_s, IDLE_LONGEST_GAPS * float(gaps_s.max(initial=0.0)))
+    return start_s if start_s > longest_s else 0.0

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
-from .arrivals import idle_s
+from .arrivals import LONGEST_S, idle_s
 from .trace import NAMED, Trace
 
 MAX_TOKENS = 2**31 - 1
+LATEST_S = 1e11
+"""Beyond any clock, seconds since 1970 among them; floats still tell microseconds apart."""
 LATE_S = 60.0
 """A file that begins with a longer idle time than any load (`idle_s`) and than this is a piece of a longer one."""
 
@@ -51,7 +53,9 @@ class Columns:
     row_of_id: dict[str, int] = field(default_factory=dict)
 
     def add(self, arrival_s: float, input_tokens: int, output_tokens: int, priority: int = 0) -> None:
-        """A request with the runs that were added since the last one."""
+        """A request with the runs that were added since the last one. BadRow for a time that no clock shows."""
+        if arrival_s > LATEST_S:
+            raise BadRow(f"arrives at {arrival_s:g} s; the latest that is read is {LATEST_S:.0e}")
         self.arrival_s.append(arrival_s)
         self.input_tokens.append(input_tokens)
         self.output_tokens.append(output_tokens)
@@ -80,8 +84,11 @@ class Columns:
         arrival_s = np.frombuffer(self.arrival_s, np.float64)
         start_s = arrival_s.min()
         cut_out = start_s > LATE_S and idle_s(arrival_s) > 0
+        shifted_s = arrival_s - start_s if wall_clock or cut_out else arrival_s
+        if shifted_s.max() > LONGEST_S:
+            raise InputError(f"{source}: its requests arrive over {shifted_s.max():g} s; the most is {LONGEST_S:.0e}")
         trace = Trace(
-            arrival_s=arrival_s - start_s if wall_clock or cut_out else arrival_s,
+            arrival_s=shifted_s,
             input_tokens=np.frombuffer(self.input_tokens, np.int32),
             output_tokens=np.frombuffer(self.output_tokens, np.int32),
             priority=np.frombuffer(self.priority, np.int32),

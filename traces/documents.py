@@ -98,9 +98,12 @@ def _token_counts(texts: list[str], folder: Path) -> list[int]:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(f"{folder}: no tokenizer.json in it: give the folder of a model")
+    with file.open("rb") as content:
+        _document(content, str(file))  # the library's own error is of no kind that could be caught
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+    whole_texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(whole_texts)]
 
 
 def _document(stream: IO[bytes], source: str) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import InputError
 from .arrivals import arrival_times
+from .columns import MAX_TOKENS
 from .lengths import Lengths, constant, lognormal, three_figures, uniform
 from .trace import F64, I32, NAMED, Trace
 
@@ -101,18 +102,26 @@ def with_conversations(trace: Trace, turns: int, users: int, rng: np.random.Gene
         names[i] = conversation[user]
         said[user] = prompts[i] + trace.output_tokens[i]
         turn[user] += 1
-    runs = replace(trace, input_tokens=prompts.astype(np.int32))
+    runs = replace(trace, input_tokens=_checked(prompts))
     return _led_by(runs, names, prompts, tuple(f"conversation {c}" for c in range(conversation.max() + 1)))
 
 
 def with_system_prompts(trace: Trace, count: int, tokens: int, rng: np.random.Generator) -> Trace:
     """Each prompt behind one of `count` system prompts of `tokens` tokens, drawn at random, one a conversation."""
-    longer = replace(trace, input_tokens=trace.input_tokens + np.int32(tokens))
+    longer = replace(trace, input_tokens=_checked(trace.input_tokens + np.int64(tokens)))
     dialogue = np.arange(len(trace))
     if len(trace.run_name) == len(trace):  # every prompt begins with its conversation
         dialogue = np.unique(trace.run_name, return_inverse=True)[1]
     names = rng.integers(0, count, dialogue.max() + 1)[dialogue]
     return _led_by(longer, names, np.full(len(trace), tokens), tuple(f"system {k}" for k in range(count)))
+
+
+def _checked(tokens: np.ndarray) -> I32:
+    """Raise InputError for prompts that a trace could not hold."""
+    longest = int(tokens.max())
+    if longest > MAX_TOKENS:
+        raise InputError(f"a prompt would have {longest:,} tokens; the most is {MAX_TOKENS:,}")
+    return tokens.astype(np.int32)
 
 
 def _led_by(trace: Trace, leader: np.ndarray, tokens: np.ndarray, prefix_name: tuple[str, ...]) -> Trace:

@@ -31,11 +31,14 @@ class Lengths:
     def sample(self, count: int, rng: np.random.Generator) -> I32:
         """(count,) tokens, at least 1 each, evenly over the distribution, in random order.
 
-        Their percentiles, as numpy.percentile defines them, are the distribution's.
+        Their percentiles, as numpy.percentile defines them, are the distribution's. Raises InputError for lengths
+        beyond MAX_TOKENS.
         """
         half = 0.5 / count
         rank = rng.permutation(count) / max(count - 1, 1)
         tokens = self.quantile(np.clip(rank, half, 1 - half))
+        if tokens.max() > MAX_TOKENS:
+            raise InputError(f"lengths up to {tokens.max():.3g} tokens; the most is {MAX_TOKENS:,}")
         return np.clip(np.rint(tokens), 1, MAX_TOKENS).astype(np.int32)
 
 

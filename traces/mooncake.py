@@ -7,7 +7,6 @@ the last one clipped to the prompt. Optional: "id", "priority", and instead of h
 
 import gzip
 import json
-import math
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ import numpy as np
 from pydantic_core import from_json  # three times as fast as json.loads on short lines
 
 from ..errors import InputError
-from .columns import MAX_TOKENS, BadRow, Columns, whole
+from .columns import LATEST_S, MAX_TOKENS, BadRow, Columns, whole
 from .trace import NAMED, Trace
 
 HASH_TOKENS = 512
@@ -66,8 +65,10 @@ def _add(columns: Columns, row: dict[str, Any]) -> None:
         if key not in row:
             raise BadRow(f"no key {key!r}")
     timestamp = row["timestamp"]
-    if type(timestamp) not in (int, float) or not 0 <= timestamp < math.inf:
-        raise BadRow(f"timestamp {timestamp!r} is not a number of milliseconds from 0 up")
+    if type(timestamp) not in (int, float) or not 0 <= timestamp <= 1000 * LATEST_S:
+        raise BadRow(
+            f"timestamp {repr(timestamp)[:40]} is not a number of milliseconds from 0 up to {1000 * LATEST_S:.0e}"
+        )
     prompt = whole(row["input_length"], "input_length", 1)
     output = whole(row["output_length"], "output_length", 1)
     hash_ids, prefix = row.get("hash_ids"), row.get("prefix")

@@ -78,7 +78,7 @@ def _read(
     stream: IO[bytes], source: str, names: Sequence[str], add: Callable[..., None], optional: Sequence[str] = ()
 ) -> None:
     """Call `add` with the fields of each line under `names`, then those of `optional` that the header has."""
-    rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""))
+    rows = csv.reader(io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline=""))
     try:
         header = [name.strip() for name in next(rows, [])]
         missing = [name for name in names if name not in header]
@@ -90,8 +90,15 @@ def _read(
                 continue
             if len(row) <= max(index):
                 raise BadRow(f"{len(row)} fields, the header has {len(header)}")
+            if not all(map(_is_utf8, row)):
+                raise BadRow("not CSV text: not UTF-8")
             add(*[row[i] for i in index])
     except BadRow as error:
         raise InputError(f"{source}:{max(rows.line_num, 1)}: {error}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{source}:{rows.line_num + 1}: not CSV text: {error}") from None
+    except csv.Error as error:
+        raise InputError(f"{source}:{max(rows.line_num, 1)}: not CSV text: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes that are not are read as lone surrogates, so that an error has the number of their line."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import InputError
-from .arrivals import arrival_times, idle_s
+from .arrivals import LONGEST_S, arrival_times, idle_s
 from .trace import Trace
 
 
@@ -19,6 +19,8 @@ def rescaled(trace: Trace, rate: float) -> Trace:
     last_s = float(arrival_s[-1])
     if last_s == 0:
         raise InputError("the trace has no arrival times to rescale: give it some with `slotune trace convert --rate`")
+    if len(trace) / rate > LONGEST_S:
+        raise InputError(f"{len(trace)} requests at {rate:g} per second take longer than {LONGEST_S:.0e} s")
     return replace(trace, arrival_s=arrival_s * (len(trace) / rate / last_s))
 
 

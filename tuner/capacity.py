@@ -12,6 +12,8 @@ from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
+from ..simulator.misses import answers_cut
+from ..simulator.misses import lines as unanswered
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
@@ -23,6 +25,8 @@ TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
 BEYOND, LEAST_REQUESTS = 10, 1000
 """A percentile stands on at least so many requests beyond it, a load on at least so many in all."""
+CONFIRMING_REQUESTS = 10_000
+"""And the load on which a rate that was found must hold: long waits come in bursts, which a short load may lack."""
 STAYS = 20.0
 """The load lasts this many times as long as a request stays in an unloaded engine, or as the largest limit."""
 LOADED_STAYS = 10.0
@@ -82,13 +86,15 @@ class Capacity:
     failed: Probe
 
 
-def probe(scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: int = 1) -> Probe:
+def probe(
+    scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: int = 1, least: int = LEAST_REQUESTS
+) -> Probe:
     """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays alone, and against the
-    time that it stays under this load."""
+    time that it stays under this load, and of at least `least` requests a replica."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
     most = min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
-    least = max([LEAST_REQUESTS, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
-    requests = max(min(least, most), len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
+    fewest = max([least * replicas, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
+    requests = max(min(fewest, most), len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
     while True:
         tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
         if tried.certain or requests >= most:
@@ -114,6 +120,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
+    metrics["answers_cut"] = answers_cut(result.requests, load.output_tokens)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and keeps_up(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)
@@ -122,7 +129,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
 def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
     if objective.fulfilled(metrics) and not steady:
         return QUEUE
-    if objective.slos and objective.meets(metrics) and not objective.fulfilled(metrics):
+    if objective.meets(metrics) and not (objective.slos and objective.fulfilled(metrics)):
         return GOODPUT
     ratios = {str(slo): objective.ratio(slo, metrics) for slo in objective.limits}
     return max(ratios, key=lambda name: ratios[name])
@@ -146,6 +153,9 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
     if not alone.ok:
         missed = {str(s): scenario.objective.ratio(s, alone.metrics) for s in scenario.objective.limits}
         worst = max(missed, key=lambda name: missed[name])
+        if math.isinf(missed[worst]):
+            why = unanswered(alone.metrics)[0]
+            raise InfeasibleError(f"{scenario.name}: no rate meets the targets: {why}: `slotune simulate` tells why")
         raise InfeasibleError(
             f"{scenario.name}: no rate meets the targets: {worst} is missed by requests that are alone in the engine "
             f"({missed[worst]:.3g} times the limit)"
@@ -157,7 +167,8 @@ def find_capacity(scenario: Scenario, seed: int) -> Capacity:
     """The highest rate on the ordering `seed`, within TOLERANCE. Raises InfeasibleError where no rate will do."""
     alone, stay_s = unloaded(scenario)
     try:
-        return highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
+        found = highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
+        return confirmed(lambda rate: probe(scenario, rate, stay_s, seed, least=CONFIRMING_REQUESTS), found)
     except InfeasibleError as error:
         raise InfeasibleError(f"{scenario.name}: {error}") from error
 
@@ -174,6 +185,17 @@ def highest_rate(at: Callable[[float], Probe], nothing: Probe, start: float) -> 
         if failed is None:
             return Capacity(low, high)
         low, high = nothing, failed
+
+
+def confirmed(at: Callable[[float], Probe], found: Capacity) -> Capacity:
+    """The rate that was found or, where it fails on the longer loads of `at`, the next below it that does not, in steps
+    of TOLERANCE. Raises InfeasibleError where none does."""
+    failed, rate = found.failed, found.best.rate
+    while not (tried := at(rate)).ok:
+        failed, rate = tried, rate * (1 - TOLERANCE)
+        if rate < LEAST_SHARE * found.best.rate:
+            raise InfeasibleError(f"no rate meets the targets: {failed.binding} stops even {rate:.2g} requests/s")
+    return Capacity(tried, failed)
 
 
 def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Probe, Probe]:

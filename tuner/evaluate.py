@@ -19,6 +19,7 @@ from ..errors import InputError, SlotuneError
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
+from ..simulator.misses import answers_cut
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
@@ -78,6 +79,7 @@ class SimulatedRun:
         )
         metrics = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
         metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
+        metrics["answers_cut"] = answers_cut(result.requests, self.trace.output_tokens)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 

@@ -29,7 +29,7 @@ GOOD_SHARE = 0.99
 BETWEEN_TOKENS = ("tpot", "itl")
 GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
 HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
-GOAL_SPAN = 3.0  # a factor of 20 better or worse than the default; beyond it differences no longer matter
+GOAL_SPAN = 3.0  # a factor of 20 better or worse than the default; costs of more are bent to stay within
 MISSED = GOAL_SPAN + 1.0  # above every cost of a configuration that meets its targets
 FAILED = MISSED + GOAL_SPAN + 1.0
 """Cost of a configuration that did not run: finite (SMAC cannot take infinities), just above the worst that did."""
@@ -43,12 +43,12 @@ class Goal:
     maximize: bool
 
     def loss(self, metrics: Metrics, reference: Metrics) -> float:
-        """Log of the ratio to the reference's value, positive where worse, within ±GOAL_SPAN."""
+        """Log of the ratio to the reference's value, positive where worse; infinite without a value."""
         value, base = metrics.get(self.metric, math.nan), reference.get(self.metric, math.nan)
         if not (math.isfinite(value) and value > 0):
-            return GOAL_SPAN
+            return math.inf
         ratio = math.log(value / base) if math.isfinite(base) and base > 0 else math.log(value) / 10
-        return min(max(-ratio if self.maximize else ratio, -GOAL_SPAN), GOAL_SPAN)
+        return -ratio if self.maximize else ratio
 
 
 def parse_goal(name: str, *, maximize: bool) -> Goal:
@@ -135,7 +135,9 @@ class Objective:
             return (MISSED + _below(GOAL_SPAN, max(_log(worst), 0.0)),) * len(goals)
         if not answers_as_many(metrics, reference):
             return (MISSED + failed_share(metrics),) * len(goals)
-        return tuple(goal.loss(metrics, reference) + HEADROOM_WEIGHT * min(worst, 2.0) for goal in goals)
+        losses = [goal.loss(metrics, reference) for goal in goals]
+        bent = [math.copysign(_below(GOAL_SPAN, abs(loss)), loss) for loss in losses]
+        return tuple(loss + HEADROOM_WEIGHT * min(worst, 2.0) for loss in bent)
 
 
 def failed_share(metrics: Metrics) -> float:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import step_time_error
 from ..simulator.engine_config import parse_settings
+from ..simulator.misses import lines as unanswered
 from .capacity import Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .evaluate import workers
 from .sensitivity import factors
@@ -236,6 +237,17 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
     }
 
 
+def warnings(plans: Sequence[Plan]) -> list[str]:
+    """What is wrong with the answers that the plans count, where anything is."""
+    return [
+        f"{one.scenario.name}: {line}" for one in plans if one.capacities for line in unanswered(_shown(one).metrics)
+    ]
+
+
+def _shown(one: Plan) -> Probe:
+    return one.at_rate or one.capacities[0].best
+
+
 def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
     """How far to believe the plans: at the rates they name, the largest share of extrapolated steps."""
     probes = [
@@ -250,7 +262,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     if not one.capacities:
         nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
         return nothing | {"rate": one.rate, "reason": one.reason}
-    metrics = one.at_rate.metrics if one.at_rate else one.capacities[0].best.metrics
+    shown = _shown(one)
     answered = one.rate is None or one.replicas is not None
     cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
     return {
@@ -266,7 +278,8 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "cost_per_hour": cost,
         "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
         "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
-        "metrics": dict(metrics),
+        "metrics": dict(shown.metrics),
+        "metrics_rate": shown.rate,  # of the first ordering where no forecast was given
         "reason": one.reason,
     }
 
@@ -274,7 +287,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
 def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
     if cost_per_hour is None:
         return None
-    metrics = (one.at_rate or one.capacities[0].best).metrics
+    metrics = _shown(one).metrics
     made = metrics["total_output_tokens"] + (0 if outputs_only else metrics["total_input_tokens"])
     tokens = made / (metrics["completed"] + metrics["failed"])
     return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6 if tokens else None

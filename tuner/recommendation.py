@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
+from ..simulator.misses import lines as unanswered
 from ..simulator.slo import Slo
 from . import validation
 from .deployment import checkpoint_note, served
@@ -122,7 +123,7 @@ def _circumstance_lines(recommendation: Recommendation) -> list[str]:
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
         *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),
-        *([f"{metrics['failed']:.0f} requests are not answered, each a miss"] if metrics.get("failed") else []),
+        *unanswered(metrics),
         *told,
     ]
 

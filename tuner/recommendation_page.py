@@ -22,6 +22,11 @@ SHOWN = {
     "request_throughput": "requests/s",
     "output_throughput": "output tokens/s",
 }
+WRONG = {
+    "failed": "requests not answered, each a miss",
+    "answers_cut": "answers that end at max_model_len, before the trace's do",
+}
+"""Shown where there are any."""
 
 
 def comparison(recommendation: Recommendation) -> list[tuple[str, object, object]]:
@@ -36,9 +41,10 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
         if key in goals:
             rows += _spread_row(recommendation, partial(range_text, key=key))
             rows += _steps_row(recommendation, partial(steps_range_text, key=key))
-    of_default, of_best = (int((trial.metrics or {}).get("failed", 0)) for trial in (default, best))
-    if of_default or of_best:
-        rows.append(("requests not answered, each a miss", of_default, of_best))
+    for key, label in WRONG.items():
+        of_default, of_best = (int((trial.metrics or {}).get(key, 0)) for trial in (default, best))
+        if of_default or of_best:
+            rows.append((label, of_default, of_best))
     for slo in task.objective.slos:
         rows.append((str(slo), verdict_text(task.objective, slo, default), verdict_text(task.objective, slo, best)))
         rows += _spread_row(recommendation, partial(met_text, objective=task.objective, slo=slo))

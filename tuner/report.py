@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import SlotuneError
 from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
+from ..simulator.misses import lines as unanswered
 from .comparison import Compared, Quantity, compared, quantities
 from .deployment import served
 from .export import command_line
@@ -161,8 +162,7 @@ class Page:
             sentences.append("Predicted: " + "; ".join(falls) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
-        if unanswered := (best or {}).get("failed"):
-            sentences.append(f"{unanswered:,.0f} requests are not answered with the recommended settings, each a miss.")
+        sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
         sentences += self._spread() + self._other_steps()
         sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.found))
         return sentences

@@ -52,11 +52,9 @@ def _order(trace: Trace, rng: np.random.Generator, seed: int) -> I64:
 
 def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
     taken = trace.taken(rows)
-    names = int(trace.run_name.max(initial=-1)) + 1
-    of_copy = np.repeat(copy, np.diff(taken.run_offsets))
-    return replace(
-        taken, arrival_s=arrival_s, run_name=taken.run_name + names * of_copy, request_id=None, prefix_name=()
-    )
+    names, name = np.unique(taken.run_name, return_inverse=True)
+    run_name = name + len(names) * np.repeat(copy, np.diff(taken.run_offsets))
+    return replace(taken, arrival_s=arrival_s, run_name=run_name, request_id=None, prefix_name=())
 
 
 def queue_growth(result: SimulationResult) -> float:

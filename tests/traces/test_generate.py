@@ -1,5 +1,7 @@
 """Workloads from figures: the figures hold, and what is shared is what was asked to be."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from slotune.traces import trace_stats
 from slotune.traces.arrivals import arrival_times
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import make_trace, parse_lengths
-from slotune.traces.lengths import lognormal
+from slotune.traces.lengths import constant, lognormal
 
 CHAT = (parse_lengths("1155/1020/4142"), parse_lengths("211/129/601"))
 
@@ -129,3 +131,18 @@ def test_a_conversation_keeps_its_system_prompt():
     of = {conversation: set(systems[conversations == conversation]) for conversation in set(conversations)}
     assert {len(system) for system in of.values()} == {1}
     assert len(set(systems)) == 4
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"system_prompts": 1, "system_prompt_tokens": 2**31 - 1},
+        {"system_prompts": 1, "system_prompt_tokens": 99_999_999_999},
+        {"turns": 20, "users": 1, "lengths": (constant(2e8), constant(2e8))},
+        {"lengths": (constant(1e20), constant(1))},
+    ],
+)
+def test_more_tokens_than_a_trace_can_hold_are_refused(more: dict[str, Any]) -> None:
+    words: dict[str, Any] = {"lengths": (constant(10), constant(10))} | more
+    with pytest.raises(InputError, match="the most is"):
+        make_trace(30, 5.0, **words, seed=0)

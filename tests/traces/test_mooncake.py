@@ -69,7 +69,14 @@ def test_out_of_order_lines_are_sorted_and_equal_times_keep_the_order_of_the_fil
 
 @pytest.mark.parametrize(
     ("start_ms", "gap_ms", "first_s"),
-    [(0, 100, 0.0), (59_000, 100, 59.0), (61_000, 100, 0.0), (300_000, 10_000, 300.0), (3_600_000, 0, 0.0)],
+    [
+        (0, 100, 0.0),
+        (59_000, 100, 59.0),
+        (61_000, 100, 0.0),
+        (100_000, 10_000, 100.0),
+        (300_000, 10_000, 0.0),
+        (3_600_000, 0, 0.0),
+    ],
 )
 def test_a_trace_keeps_its_own_zero_unless_no_load_would_begin_so_late(
     start_ms: int, gap_ms: int, first_s: float
@@ -219,3 +226,16 @@ def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_trace(read(*[GOOD] * 2000), path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("t.jsonl", "old")]
+
+
+@pytest.mark.parametrize("timestamp", [1e19, 10**400])
+def test_a_time_that_no_clock_shows_is_refused(timestamp: float) -> None:
+    with pytest.raises(InputError, match=r"1: timestamp 1e\+?1|1: timestamp 1000000"):
+        read({**GOOD, "timestamp": timestamp})
+
+
+def test_seconds_since_1970_are_read_and_a_span_of_centuries_is_not() -> None:
+    epoch_ms = 1_700_000_000_000
+    assert read(*({**GOOD, "timestamp": epoch_ms + 1000 * k} for k in range(3))).arrival_s.tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match=r"arrive over 2e\+10 s"):
+        read(GOOD, {**GOOD, "timestamp": 2e13})

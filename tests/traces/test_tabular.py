@@ -66,7 +66,7 @@ def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(file: Path) -> No
         (VIDUR + "1,2,3\n-1,2,3\n", "3: arrived_at '-1' is not a number of seconds"),
         (VIDUR + "inf,2,3\n", "2: arrived_at 'inf' is not a number of seconds"),
         (VIDUR + "1,2.5,3\n", "2: num_prefill_tokens '2.5' is not a whole number"),
-        (VIDUR.encode() + b"1,2,3\n\xff,1,1\n", "not CSV text: 'utf-8' codec can't decode byte 0xff"),
+        (VIDUR.encode() + b"1,2,3\n\xff,1,1\n", "3: not CSV text: not UTF-8"),
         (VIDUR, " no request in it"),
     ],
 )
@@ -81,3 +81,13 @@ def test_a_missing_column_is_named(file: Path) -> None:
     file.write_text("TIMESTAMP,ContextTokens\n")
     with pytest.raises(InputError, match=r"t\.csv:1: no column 'GeneratedTokens' in the header"):
         read_trace(file, format="azure")
+
+
+def test_a_bad_byte_far_down_has_the_number_of_its_line(file: Path) -> None:
+    with pytest.raises(InputError, match=r":2002: not CSV text: not UTF-8"):
+        read(file, VIDUR.encode() + b"1,2,3\n" * 2000 + b"1,\xff,3\n")
+
+
+def test_a_field_too_long_for_csv_has_the_number_of_its_line(file: Path) -> None:
+    with pytest.raises(InputError, match=r":3: not CSV text: field larger"):
+        read(file, VIDUR + "1,2,3\n1,2," + "3" * 140_000 + "\n")

@@ -7,6 +7,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.traces import Trace, trace_stats
+from slotune.traces.arrivals import arrival_times, idle_s
 from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.transform import at_rate, converted, first, head, rescaled, spread, with_arrivals
@@ -91,3 +92,22 @@ def test_a_rate_is_that_of_the_requests_and_not_of_the_time_before_them(late_s: 
 def test_requests_that_all_come_at_once_get_arrivals_of_their_own_wherever_they_stand() -> None:
     burst = plain(np.full(50, 5.0), np.full(50, 9, np.int32), np.full(50, 9, np.int32))
     assert len(np.unique(at_rate(burst, 10.0, 0).arrival_s)) > 40
+
+
+@pytest.mark.parametrize(("count", "late_s"), [(20, 4.5), (50, 4.5), (100, 4.9), (100, 1.5)])
+def test_a_short_piece_that_begins_late_has_the_rate_of_its_requests(count: int, late_s: float) -> None:
+    lengths = np.full(count, 9, np.int32)
+    late = plain(np.arange(1, count + 1) / 10 + late_s, lengths, lengths)
+    assert trace_stats(late)["request_rate"] == pytest.approx(10, rel=0.06)
+
+
+@pytest.mark.parametrize("cv", [1.0, 3.0])
+def test_a_load_hardly_ever_begins_with_what_is_taken_for_a_late_beginning(cv: float) -> None:
+    starts = [idle_s(arrival_times(100, 10.0, cv, np.random.default_rng(seed))) for seed in range(300)]
+    assert sum(start > 0 for start in starts) <= 3
+
+
+def test_arrivals_over_centuries_are_refused() -> None:
+    made = plain(np.arange(1, 11) / 10, np.full(10, 9, np.int32), np.full(10, 9, np.int32))
+    with pytest.raises(InputError, match="10 requests at 1e-12 per second take longer than"):
+        at_rate(made, 1e-12, 0)

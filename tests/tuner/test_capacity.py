@@ -9,9 +9,19 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.slo import Slo
-from slotune.traces.generate import make_trace
+from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.lengths import constant
-from slotune.tuner.capacity import TOLERANCE, Probe, Scenario, find_capacity, highest_rate, probe, unloaded
+from slotune.tuner.capacity import (
+    TOLERANCE,
+    Capacity,
+    Probe,
+    Scenario,
+    confirmed,
+    find_capacity,
+    highest_rate,
+    probe,
+    unloaded,
+)
 from slotune.tuner.objective import Objective
 
 NOTHING = Probe(0.0, {}, True, "queue")
@@ -135,3 +145,49 @@ def test_a_percentile_stands_on_ten_requests_beyond_it(scenario):
     for percentile, least in ((50.0, 1000), (99.0, 1000), (99.9, 10_000), (100.0, 1000)):
         tried = probe(scenario(Slo(percentile, "ttft", 1e4)), 0.5, 0.01, 0)
         assert least <= tried.metrics["completed"] < 1.1 * least
+
+
+def test_a_rate_that_fails_on_a_longer_load_is_lowered_until_it_does_not():
+    found = Capacity(Probe(100.0, {}, True, "queue"), Probe(102.0, {}, False, "queue"))
+    kept = confirmed(limited(lambda rate: rate <= 100), found)
+    assert (kept.best.rate, kept.failed.rate) == (100.0, 102.0)
+    lowered = confirmed(limited(lambda rate: rate <= 93), found)
+    assert 93 * (1 - TOLERANCE) <= lowered.best.rate <= 93 < lowered.failed.rate <= 93 / (1 - TOLERANCE)
+    with pytest.raises(InfeasibleError, match="p99:ttft:500 stops even"):
+        confirmed(limited(lambda rate: False), found)
+
+
+def test_a_few_seats_take_on_a_short_trace_what_they_take_on_a_long_one():
+    """Long waits come in bursts, which a thousand requests may lack."""
+    profile = linear_profile(0.008, 2e-5, 1e-4, 2e-8)
+    lengths = (parse_lengths("1155/1020/4142"), parse_lengths("211/129/601"))
+    found = [
+        find_capacity(
+            Scenario(
+                "base",
+                profile,
+                make_trace(count, 5.0, lengths, seed=seed),
+                Objective((Slo(99.0, "ttft", 2000.0),)),
+                {"max_num_seqs": 16},
+            ),
+            seed=1,
+        ).best.rate
+        for count, seed in ((20_000, 1), (1000, 1), (1000, 2), (1000, 3), (1000, 4))
+    ]
+    assert max(found[1:]) < 1.06 * found[0]
+
+
+def test_answers_that_max_model_len_cuts_are_counted(scenario):
+    tried = probe(scenario(Slo(99.0, "ttft", 500.0), max_model_len=200), 5.0, 1.0, 0)
+    assert tried.metrics["answers_cut"] > 0
+    assert probe(scenario(Slo(99.0, "ttft", 500.0)), 5.0, 1.0, 0).metrics["answers_cut"] == 0
+
+
+def test_targets_missed_for_want_of_answers_name_that(scenario):
+    with pytest.raises(InfeasibleError, match=r"no rate .*: \d+ of \d+ requests are not answered, each a miss: `slo"):
+        find_capacity(scenario(Slo(99.0, "ttft", 500.0), max_model_len=200), seed=0)
+
+
+def test_with_goodput_alone_goodput_binds(scenario):
+    only = replace(scenario(Slo(99.0, "ttft", 60.0)), objective=Objective(goodput={"ttft": 60.0}))
+    assert find_capacity(only, seed=0).failed.binding == "goodput"

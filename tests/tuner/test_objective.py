@@ -6,7 +6,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.slo import Slo
-from slotune.tuner.objective import FAILED, MISSED, Goal, Objective, parse_goal
+from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal
 
 TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
 
@@ -95,3 +95,12 @@ def test_leaving_requests_unanswered_is_no_way_to_be_fast():
     fewer = {"mean_ttft_ms": 10.0, "completed": 60, "failed": 40}
     assert latency.costs(everyone, everyone) < latency.costs(fewer, everyone) < latency.costs(None, everyone)
     assert latency.costs(fewer, fewer) < latency.costs(everyone | {"failed": 67}, fewer)
+
+
+def test_however_far_from_the_default_better_is_better_and_within_the_span():
+    goal = parse_goal("p99_ttft_ms", maximize=False)
+    objective, reference = Objective((), (goal,)), run(ttft=1000)
+    costs = [objective.costs(run(ttft=ttft), reference)[0] for ttft in (1e9, 1e5, 5e4, 1000, 200, 40, 20, 10)]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == len(costs)
+    assert max(map(abs, costs)) <= GOAL_SPAN
+    assert costs[4] == math.log(0.2)

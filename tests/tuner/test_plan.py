@@ -10,7 +10,7 @@ from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import ORDERINGS, document, fewest_that_do, plan, require_targets, what_if
+from slotune.tuner.plan import ORDERINGS, document, fewest_that_do, plan, require_targets, warnings, what_if
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,13 @@ def test_costs_are_of_the_tokens_that_are_made(base):
     expected = 3.0 / 3600 / (told["max_request_rate"] * made * served) * 1e6
     assert served < 1
     assert told["cost_per_million_output_tokens"] == pytest.approx(expected, rel=0.2)
+
+
+def test_what_is_wrong_with_the_answers_is_told_beside_the_plans(base):
+    longest = int(base.trace.input_tokens.max()) + 2
+    found = plan([replace(base, settings=base.settings | {"max_model_len": longest}), base], jobs=1)
+    (line,) = warnings(found)
+    assert line.startswith("base: ") and line.endswith("before the trace's do: the numbers are of shorter ones")
+    told = document(found, None)
+    assert told["metrics"]["answers_cut"] > 0
+    assert told["metrics_rate"] == found[0].capacities[0].best.rate

@@ -55,3 +55,12 @@ def test_the_front_holds_no_beaten_and_no_double():
     beaten, misses = trial(210.0, 25.0), trial(600.0, 1.0)
     front = pareto_front([double, fast, steady, beaten, misses], objective, SPACE, trial(300.0, 30.0).metrics)
     assert front == [fast, steady]
+
+
+def test_far_from_the_default_nothing_is_a_tie_that_is_none():
+    goal = Objective((), (Goal("p99_ttft_ms", False),))
+    default, good, best = trial(1642.0), trial(56.0, max_num_seqs=64), trial(30.5, max_num_seqs=64, block_size=32)
+    assert recommended([default, good, best], goal, SPACE, default.metrics) is best
+    both = Objective((), (Goal("p99_ttft_ms", False), Goal("p99_tpot_ms", False)))
+    quick, quicker = trial(50.0, 20.0, max_num_seqs=64), trial(20.0, 20.1, max_num_seqs=32)
+    assert pareto_front([quick, quicker], both, SPACE, default.metrics) == [quicker, quick]

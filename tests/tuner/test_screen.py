@@ -128,3 +128,12 @@ def test_goodput_to_sort_by_has_to_be_told_what_is_good():
     assert check_metric("request_goodput", {"ttft": 1.0}) == "request_goodput"
     with pytest.raises(InputError, match="add --goodput"):
         check_metric("request_goodput", {})
+
+
+def test_shorter_answers_are_no_better_ones(small_profile, small_trace):
+    run = SimulatedRun(small_profile, small_trace(200))
+    longest = int((run.trace.input_tokens).max()) + 1
+    rows = screen([{"max_model_len": longest}, {"max_num_seqs": 1}], run, {}, sort="p99_e2el_ms", jobs=1)
+    assert rows[1].settings == {"max_model_len": longest}
+    assert rows[1].outcome.metrics["answers_cut"] > rows[0].outcome.metrics["answers_cut"] == 0
+    assert rows[1].outcome.metrics["p99_e2el_ms"] < rows[0].outcome.metrics["p99_e2el_ms"]

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from slotune.simulator.simulation import simulate
+from slotune.traces.generate import make_trace
+from slotune.traces.lengths import constant
+from slotune.traces.stats import trace_stats
 from slotune.tuner.steady_load import keeps_up, ordered, queue_growth, scaled_lengths
 
 
@@ -82,3 +85,14 @@ def test_conversations_stay_as_they_are_in_every_order(small_trace):
         doubled = trace.input_tokens.tolist() * 2
         starts = [k for k in range(100) if doubled[k : k + 100] == moved]
         assert starts and (first is None or starts[0] != 0)
+
+
+def test_copies_of_named_prefixes_share_nothing_either(small_trace):
+    """Named runs have negative numbers: a load may find no more in the prefix cache than the trace does."""
+    talk = make_trace(200, 5.0, (constant(600), constant(50)), turns=6, users=10, seed=3)
+    assert talk.run_name.max() < 0
+    load = ordered(talk, 600, 5.0, 0)
+    shares = [trace_stats(one)["prefix_hit_share"] for one in (talk, load)]
+    assert shares[1] == pytest.approx(shares[0])
+    names = [set(load.run_name[i * 200 : (i + 1) * 200].tolist()) for i in range(3)]
+    assert len(set.union(*names)) == sum(map(len, names))
