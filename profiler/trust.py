@@ -22,6 +22,17 @@ NOT_SIMULATED = {
     "prefill_context_parallel_size": "is not simulated",
 }
 """Arguments that may only be 1, which changes nothing, and why."""
+OTHER_SCHEDULES = {
+    "decode_context_parallel_size": 1,
+    "kv_offloading_size": None,
+    "kv_transfer_config": None,
+    "ec_transfer_config": None,
+    "prefill_schedule_interval": 1,
+    "scheduler_cls": None,
+    "performance_mode": "balanced",
+}
+"""Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
+under which it does not."""
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
@@ -33,7 +44,7 @@ _NAMES_AND_LOGS = """
     log_config_file log_level logging_config aggregate_engine_logging show_hidden_metrics_for_version cudagraph_metrics
     kv_cache_metrics kv_cache_metrics_sample enable_mfu_metrics custom_histogram_buckets shutdown_timeout
     distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port max_logprobs generation_config
-    override_generation_config allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
+    allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
     prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
 """
 WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
@@ -48,12 +59,18 @@ def is_unset(value: Any) -> bool:
 def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     """A line for each setting that was asked for and whose effect on time the profile does not hold.
 
-    None for what the simulation follows, for what the profile was made with, and for what has no effect on time.
+    None for what the simulation follows, for what the profile was made with, and for what has no effect on time. And a
+    line for each that changes the schedule in ways that are not simulated, the profile's own among them.
     """
     known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | GRAPH_SETTINGS - {"enforce_eager"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
-    lines = []
+    lines = [
+        f"{name}={value}: vLLM schedules by other rules then, which are not simulated"
+        for name, value in {**profile.defaults, **settings}.items()
+        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
+    ]
+    known |= OTHER_SCHEDULES.keys()
     for name, value in settings.items():
         made_with = _made_with(profile, name)
         if name in known or value == made_with or (made_with is None and is_unset(value)):

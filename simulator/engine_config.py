@@ -150,14 +150,17 @@ def _key(name: str) -> str:
 
 
 def setting(name: str, value: Any, where: str) -> Settings:
-    """One setting, checked, under vLLM's name; `no-NAME` is NAME off.
+    """One setting, checked, under vLLM's name; `no-NAME` is NAME off, and where it is false nothing, as in vLLM.
 
     Raises InputError, which begins with `where`, for a name that vLLM does not have and a value of the wrong type.
     """
     key = _key(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:
-        return {key[3:]: False}
+        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(parsed, bool):
+            raise InputError(f"{where}: {key} takes bool, not {value!r}")
+        return {key[3:]: False} if parsed else {}
     if key not in valid:
         raise unknown_name("engine setting", name, valid)
     return {key: typed(key, value, where)}
@@ -313,6 +316,11 @@ def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
         raise InputError(
             f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be above the {slots} draft slots a request "
             f"of speculative_config, for {rows} requests"
+        )
+    if 0 < engine.long_prefill_token_threshold <= speculation.num_speculative_tokens:
+        raise InputError(
+            f"long_prefill_token_threshold={engine.long_prefill_token_threshold}: must be above the "
+            f"{speculation.num_speculative_tokens} draft tokens of speculative_config; vLLM's scheduler fails otherwise"
         )
     if engine.pipeline_parallel_size > 1:
         raise InputError("speculative_config: is not simulated with pipeline_parallel_size above 1")

@@ -8,7 +8,7 @@ from . import kv_cache, policies, queue, scheduler
 from .compiled import entry, inner
 from .features import add_row
 from .outcome import end_request
-from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, VLLM_V1, WAITING
+from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, WAITING
 from .step_time import is_extrapolated, step_time_s
 
 # Why `advance` came back.
@@ -32,7 +32,7 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             return HORIZON, state.now_s
         if state.num_ended >= stop_after:
             return REQUEST_ENDED, state.now_s
-        _admit_arrivals(engine)
+        _admit_arrivals(engine, state.now_s)
         if not _has_work(engine):
             if state.next_arrival == state.num_arrivals:
                 return IDLE, state.now_s
@@ -52,6 +52,8 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
                 continue
         if engine.flights[state.first_in_flight].end_s > state.dies_s:
             return DIED, state.now_s
+        if engine.rules[0].max_queued_reqs > 0 or engine.rules[0].max_queued_tokens > 0:
+            _admit_arrivals(engine, engine.flights[state.first_in_flight].end_s)  # shed by what the client knows then
         _end_step(engine)
 
 
@@ -75,12 +77,12 @@ def _schedules_again(engine):
 
 
 @inner
-def _admit_arrivals(engine):
+def _admit_arrivals(engine, until_s):
     state = engine.state[0]
     while state.next_arrival < state.num_arrivals:
         index = engine.arrivals[state.next_arrival]
         request = engine.requests[index]
-        if request.ready_s > state.now_s:
+        if request.ready_s > until_s:
             break
         state.next_arrival += 1
         if _is_refused(engine, request):
@@ -95,14 +97,14 @@ def _is_refused(engine, request):
     """Prompts that can never run, and load shedding.
 
     Sources: InputProcessor (vllm/v1/engine/input_processor.py) for max_model_len; AsyncLLM's admission check
-    (vllm/v1/engine/async_llm.py) for max_num_queued_*. A prompt larger than the whole KV cache, or than the budget
-    where prompts are not chunked, would block vLLM's queue for ever; here it is refused.
+    (vllm/v1/engine/async_llm.py) for max_num_queued_*. A prompt larger than the whole KV cache would block vLLM's queue
+    for ever; here it is refused. What may not be chunked and is larger than the budget waits, as in vLLM: a part of it
+    may be in the prefix cache when it comes to the front (`_fail_stuck`).
     """
     rules, state = engine.rules[0], engine.state[0]
-    whole_prompts = rules.policy == VLLM_V0 or (rules.policy == VLLM_V1 and not rules.chunked_prefill)
     if request.prompt >= rules.max_model_len or kv_cache.exceeds_cache(engine, request.prompt):
         return True
-    if whole_prompts and request.prompt > rules.token_budget:
+    if rules.policy == VLLM_V0 and request.prompt > rules.token_budget:
         return True
     if 0 < rules.max_queued_reqs < state.num_running + state.num_waiting + 1:
         return True
@@ -276,6 +278,7 @@ def _add_tokens(engine, index, count, is_stale):
     rules, request = engine.rules[0], engine.requests[index]
     count = min(count, rules.max_model_len - request.known, request.max_tokens - (request.known - request.prompt))
     request.known += count
+    engine.state[0].fruitless = 0
     was_running = request.status == RUNNING
     if rules.asynchronous and not is_stale:
         request.placeholders -= count

@@ -21,7 +21,11 @@ def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[s
             found.append(f"{count} {reason}")
         left = left & ~concerned
     if failed.any():
-        found.append(f"{int(failed.sum())} outgrew the KV cache or were lost with their replica")
+        whole = "" if engine.enable_chunked_prefill else ", did not fit into one step and may not be chunked"
+        found.append(
+            f"{int(failed.sum())} outgrew the KV cache{whole}, preempted each other for ever, or were lost with their "
+            "replica"
+        )
     return found
 
 
@@ -51,7 +55,7 @@ def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iter
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
-    if policy == "vllm-v0" or (policy == "vllm-v1" and not engine.enable_chunked_prefill):
+    if policy == "vllm-v0":
         budget = engine.max_num_batched_tokens
         yield f"have prompts over max_num_batched_tokens={budget} that may not be chunked", prompts > budget
     yield "were turned away by max_num_queued_reqs or max_num_queued_tokens", np.ones(len(prompts), np.bool_)

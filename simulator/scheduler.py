@@ -9,6 +9,10 @@ from .compiled import inner
 from .outcome import end_request
 from .state import FAILED, PREEMPTED, RUNNING
 
+MOST_FRUITLESS = 10_000
+"""Preemptions without a token sampled. Each of the running requests may be preempted once while prompts are computed,
+and no engine has so many seats."""
+
 
 @inner
 def schedule(engine):
@@ -98,12 +102,21 @@ def make_room(engine, index, tokens):
             cancelled = _cancel_row(engine, victim)
             state.restored_tokens += cancelled
             state.cursor -= place < state.cursor if engine.rules[0].keeps_place else cancelled > 0
-        _preempt(engine, victim, victim == index and kv_cache.exceeds_cache(engine, target))
+        _preempt(engine, victim, _is_hopeless(engine, victim, victim == index))
         if victim == index:
             return False
     if need > 0:
         kv_cache.grow(engine, index, need)
     return True
+
+
+@inner
+def _is_hopeless(engine, index, is_alone):
+    """Whether a preempted request can never run again: what it knows outgrows the whole cache, or requests preempt each
+    other without a token coming of it. vLLM would try for ever."""
+    request, rules = engine.requests[index], engine.rules[0]
+    whole = min(request.known + rules.lookahead_tokens, rules.max_model_len)
+    return (is_alone and kv_cache.exceeds_cache(engine, whole)) or engine.state[0].fruitless > MOST_FRUITLESS
 
 
 @inner
@@ -115,7 +128,7 @@ def _victim(engine):
     worst = 0
     for place in range(1, last + 1):
         one, other = engine.requests[engine.running[place]], engine.requests[engine.running[worst]]
-        later = one.priority == other.priority and one.ready_s > other.ready_s
+        later = one.priority == other.priority and one.stamp_s > other.stamp_s
         if one.priority > other.priority or later:
             worst = place
     return worst
@@ -131,10 +144,8 @@ def _remove_running(engine, place):
 
 @inner
 def _preempt(engine, index, is_hopeless):
-    """Scheduler._preempt_request: blocks freed, nothing computed, outputs kept, back to the front of the queue.
-
-    A request that has outgrown the whole cache can never run again: it fails here, where vLLM would try for ever.
-    """
+    """Scheduler._preempt_request: blocks freed, nothing computed, outputs kept, back to the front of the queue, or
+    failed where it is hopeless."""
     request, state = engine.requests[index], engine.state[0]
     kv_cache.release(engine, index)
     request.computed = 0
@@ -143,6 +154,7 @@ def _preempt(engine, index, is_hopeless):
         request.placeholders = 0
     request.drafts = 0
     request.preemptions += 1
+    state.fruitless += 1
     if is_hopeless:
         end_request(engine, index, FAILED, state.now_s)
     else:

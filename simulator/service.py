@@ -48,6 +48,9 @@ class Service:
         self._outages = outages
         self._up = [True] * len(fleet)
         self._losses = np.zeros(len(sent_s), np.int64)
+        self._planned_rank = self._requests.rank.copy()
+        self._priority_class = np.unique(self._requests.priority, return_inverse=True)[1]
+        self._moment_s, self._moments = -1.0, 0
         self._free_places = max_concurrency
         self._answered: simpy.Event | None = None  # what the client waits for while no place is free
         self._next_sending_s = 0.0
@@ -89,11 +92,23 @@ class Service:
             self._requests.finish_s[request] = now_s
             self._answer(now_s)
             return
+        self._requests.stamp_s[request] = now_s
+        self._requests.rank[request] = self._rank(request)
         self._requests.ready_s[request] = now_s + self._before_s[request]
         replica = up[self._choose(up, request, now_s)]
         self._placed[request] = replica.index
         replica.send(request)
         self._rouse(replica)
+
+    def _rank(self, request: int) -> int:
+        """The place in vLLM's order of (priority, arrival, id), by when it is sent: of two sent at one moment, the one
+        that was to be sent first."""
+        if self._environment.now > self._moment_s:
+            self._moment_s = self._environment.now
+            self._moments += 1
+        bits = len(self._planned_rank).bit_length()
+        place = (int(self._priority_class[request]) << (bits + RETRIES)) + self._moments
+        return (place << bits) + int(self._planned_rank[request])
 
     def _rouse(self, replica: Replica) -> None:
         if not self._wake[replica.index].triggered:

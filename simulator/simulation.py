@@ -99,12 +99,13 @@ def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_
     rank = np.arange(len(trace))
     if by_priority:
         names = np.array([trace.id_of(i) for i in range(len(trace))])
-        rank[np.lexsort((names, ready_s, trace.priority))] = np.arange(len(trace))
+        rank[np.lexsort((names, trace.arrival_s, trace.priority))] = np.arange(len(trace))
     return state.new_requests(
         prompt=trace.input_tokens,
         max_tokens=trace.output_tokens,
         priority=trace.priority,
         rank=rank,
+        stamp_s=trace.arrival_s,
         ready_s=ready_s,
         **contents,
     )

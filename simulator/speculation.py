@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from .versions import VersionRules
 
 I8 = npt.NDArray[np.int8]
@@ -25,6 +25,21 @@ ASYNCHRONOUS = READS_HIDDEN_STATES | {"draft_model", "ngram_gpu"}
 """Methods that async scheduling works with (VllmConfig.__post_init__)."""
 METHODS = tuple(sorted(ASYNCHRONOUS | {"ngram", "medusa", "mlp_speculator"}))
 MOST_TOKENS = 127
+UNSIMULATED = frozenset(
+    {"num_speculative_tokens_per_batch_size", "enable_adaptive_verification", "disable_padded_drafter_batch"}
+)
+"""Keys that change the schedule in ways that are not simulated."""
+_KEYS = """
+    enforce_eager num_speculative_tokens model method draft_tensor_parallel_size tensor_parallel_size quantization
+    moe_backend attention_backend kv_cache_dtype max_model_len revision code_revision index_share_for_mtp_iteration
+    disable_padded_drafter_batch disable_eagle_block_drop use_local_argmax_reduction use_heterogeneous_vocab
+    prompt_lookup_max prompt_lookup_min parallel_drafting num_speculative_tokens_per_batch_size
+    suffix_decoding_max_tree_depth suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor
+    suffix_decoding_min_token_prob draft_load_config rejection_sample_method synthetic_acceptance_rates
+    synthetic_acceptance_length enable_adaptive_verification
+"""
+KEYS = frozenset(_KEYS.split())
+"""What vLLM's SpeculativeConfig takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,11 @@ def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
     (`rejection_sample_method: synthetic`, vLLM's own way to state it).
     """
     given = _mapping(config)
+    for name in given.keys() - KEYS:
+        raise unknown_name("key of speculative_config", name, sorted(KEYS))
+    for name in sorted(UNSIMULATED & given.keys()):
+        if given[name]:
+            raise InputError(f"speculative_config: {name} is not simulated")
     method, tokens = given.get("method"), given.get("num_speculative_tokens")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")

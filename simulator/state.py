@@ -79,6 +79,7 @@ REQUEST = np.dtype(
         ("max_tokens", np.int64),  # tokens to generate
         ("priority", np.int64),
         ("rank", np.int64),  # place in vLLM's order of (priority, arrival, id): Request.__lt__ in vllm/v1/request.py
+        ("stamp_s", np.float64),  # when it reaches the server: Request.arrival_time
         ("ready_s", np.float64),  # when it reaches the engine
         ("shared_start", np.int64),  # its leading blocks that others have too: engine.shared[start:start + count]
         ("shared_count", np.int64),
@@ -111,6 +112,7 @@ GIVEN = (
     "max_tokens",
     "priority",
     "rank",
+    "stamp_s",
     "ready_s",
     "shared_start",
     "shared_count",
@@ -144,6 +146,7 @@ STATE = np.dtype(
         ("num_running_rows", np.int64),  # those of requests that were running before
         ("prefill_scheduled", np.int64),  # whether one of them was in the middle of its prompt
         ("num_preempted", np.int64),
+        ("fruitless", np.int64),  # preemptions since a token was sampled
         ("num_skipped", np.int64),
         ("cursor", np.int64),  # place in running
         ("restored_tokens", np.int64),  # token budget that preempting rows of this step gave back

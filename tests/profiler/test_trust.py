@@ -86,3 +86,13 @@ def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fi
 def test_a_formula_s_error_is_not_known() -> None:
     trust = linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust()
     assert trust["expected_error"]["step_time"] is None and "not known" in lines(trust)[1]
+
+
+def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_made_with_it(measured: Profile) -> None:
+    made = replace(measured, defaults={"decode_context_parallel_size": 2, "performance_mode": "balanced"})
+    assert made.trust(0.0, {})["not_represented"] == [
+        "decode_context_parallel_size=2: vLLM schedules by other rules then, which are not simulated"
+    ]
+    (told,) = measured.trust(0.0, {"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
+    assert told.startswith("performance_mode=throughput: vLLM schedules by other rules")
+    assert measured.trust(0.0, {"override_generation_config": {"max_new_tokens": 4}})["not_represented"]

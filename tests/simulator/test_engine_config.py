@@ -39,3 +39,11 @@ def test_other_words_are_no_numbers(text: str):
 def test_the_setting_that_is_wrong_is_the_one_that_is_blamed(name: str):
     with pytest.raises(InputError, match=f"^{name}=0: must be at least 1"):
         resolve({name: 0}, {}, 100)
+
+
+def test_a_no_that_is_false_says_nothing_as_in_vllm(tmp_path: Path):
+    file = tmp_path / "engine.yaml"
+    file.write_text("no-enable-prefix-caching: false\nno-async-scheduling: true\n")
+    assert parse_settings([], file) == {"async_scheduling": False}
+    with pytest.raises(InputError, match="no_enable_prefix_caching takes bool, not 'maybe'"):
+        parse_settings(["no_enable_prefix_caching=maybe"])

@@ -136,6 +136,12 @@ def test_a_mean_length_is_spread_as_vllm_spreads_it() -> None:
         ({"synthetic_acceptance_rates": [0.5, 0.6, 0.1]}, "not rise"),
         ({"synthetic_acceptance_rates": [0.5]}, "expected 3"),
         ({"rejection_sample_method": "standard"}, "--acceptance-rate"),
+        ({"num_speculative_token": 4}, "did you mean num_speculative_tokens"),
+        (
+            {"num_speculative_tokens_per_batch_size": [[1, 8, 4]]},
+            "num_speculative_tokens_per_batch_size is not simulated",
+        ),
+        ({"disable_padded_drafter_batch": True}, "disable_padded_drafter_batch is not simulated"),
     ],
 )
 def test_what_vllm_refuses_is_refused(changed: dict[str, Any], said: str) -> None:
@@ -148,3 +154,10 @@ def test_methods_without_async_scheduling() -> None:
     assert not resolve(config, {}, 100).async_scheduling
     with pytest.raises(InputError, match="does not work with speculative method ngram"):
         resolve(config | {"async_scheduling": True}, {}, 100)
+
+
+def test_a_threshold_below_the_drafts_ends_vllm_and_is_refused() -> None:
+    drafting = {"speculative_config": assume_acceptance(CONFIG, "0.5"), "long_prefill_token_threshold": 3}
+    with pytest.raises(InputError, match="must be above the 3 draft tokens"):
+        resolve(drafting, {}, 100)
+    assert resolve(drafting | {"long_prefill_token_threshold": 4}, {}, 100).long_prefill_token_threshold == 4

@@ -1,0 +1,101 @@
+"""Corners in which a simulation once said something else than vLLM: what fails, what is refused, who is first."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slotune.simulator.request_table import FAILED, FINISHED, REJECTED
+from slotune.simulator.simulation import simulate
+from slotune.simulator.speculation import Speculation
+from slotune.simulator.timing import Overhead, Timing
+from slotune.tests.simulator.runs import TIMING, Run, Setup, make_trace, plain_engine, run
+
+
+def rows(made: Run) -> list[list[tuple[str, int, int]]]:
+    return [list(step.rows) for step in made.steps]
+
+
+def test_what_fits_without_its_drafts_is_preempted_and_goes_on() -> None:
+    """265 tokens in 17 usable blocks of 16; with eight drafts and as many slots of lookahead they do not fit."""
+    drafting = Speculation("eagle", 8, (0.0,) * 8)
+    engine = plain_engine(num_gpu_blocks=18, max_model_len=2048, max_num_batched_tokens=100, max_num_seqs=24)
+    made = run(Setup(make_trace([0.0], [250], [15]), replace(engine, speculative_config=drafting)))
+    assert made.result.requests.status.tolist() == [FINISHED]
+    assert made.result.requests.output_tokens.tolist() == [15]
+    assert made.result.requests.preemptions.tolist() == [8]
+
+
+def test_a_prompt_that_may_not_be_chunked_is_cut_by_the_threshold_before_it_is_held_against_the_budget() -> None:
+    engine = plain_engine(
+        enable_chunked_prefill=False,
+        max_model_len=200,
+        max_num_batched_tokens=200,
+        max_num_scheduled_tokens=140,
+        long_prefill_token_threshold=81,
+        max_num_seqs=16,
+    )
+    made = run(Setup(make_trace([0.00939, 0.010416], [1, 177], [2, 1]), engine))
+    assert rows(made)[:3] == [[("0", 1, 0)], [("0", 1, 1), ("1", 81, 0)], [("1", 96, 81)]]
+    assert made.result.requests.status.tolist() == [FINISHED, FINISHED]
+
+
+def test_a_prompt_that_never_fits_into_one_step_fails_when_all_else_is_done() -> None:
+    engine = plain_engine(
+        enable_chunked_prefill=False,
+        max_model_len=200,
+        max_num_batched_tokens=200,
+        max_num_scheduled_tokens=100,
+        max_num_seqs=16,
+    )
+    made = run(Setup(make_trace([0.0, 0.001, 0.002], [10, 150, 10], [5, 5, 5]), engine))
+    assert made.result.requests.status.tolist() == [FINISHED, FAILED, FINISHED]
+    first, _, last = made.result.requests.finish_s.tolist()
+    assert last > first  # it stood behind the one that does not fit
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_a_client_that_waits_is_served_in_the_order_of_its_sendings(policy: str) -> None:
+    """Thirty equal requests, all at once, four under way: `10` is no earlier than `9`."""
+    engine = plain_engine(max_num_seqs=1, scheduling_policy=policy)
+    setup = Setup(make_trace([0.0] * 30, [20] * 30, [3] * 30), engine, max_concurrency=4)
+    finish_s = run(setup).result.requests.finish_s
+    assert np.all(np.diff(finish_s[4:]) > 0)
+    assert finish_s[4:].min() > finish_s[:4].max()
+
+
+def test_of_equal_priorities_the_first_at_the_server_is_first_however_long_its_tokenising_takes() -> None:
+    """vLLM stamps a request before it tokenises it."""
+    engine = plain_engine(max_num_seqs=1, scheduling_policy="priority", num_gpu_blocks=5000)
+    trace = make_trace([0.0, 0.1, 0.11], [500, 60_000, 100], [300, 1, 1])
+    timing = Timing(TIMING.step, Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001))
+    long, short = simulate(trace, engine, timing).requests.first_token_s[1:]
+    assert long < short
+
+
+def test_load_is_shed_by_what_is_under_way_when_a_request_arrives() -> None:
+    """The first request is done by the end of a step that is under way when the second one comes."""
+    engine = plain_engine(max_num_queued_reqs=1)
+    made = run(Setup(make_trace([0.0, 0.003], [100, 100], [1, 1]), engine))
+    assert made.steps[0].end_s > 0.003
+    assert made.result.requests.status.tolist() == [FINISHED, REJECTED]
+    later = run(Setup(make_trace([0.0, made.steps[0].end_s + 1e-6], [100, 100], [1, 1]), engine))
+    assert later.result.requests.status.tolist() == [FINISHED, FINISHED]
+
+
+def test_requests_that_preempt_each_other_for_ever_fail_and_the_others_are_served() -> None:
+    """Of equal priority and arrival vLLM preempts the first, which comes back first."""
+    engine = plain_engine(
+        max_model_len=600,
+        max_num_seqs=2,
+        scheduling_policy="priority",
+        scheduler_reserve_full_isl=False,
+        max_num_batched_tokens=64,
+        long_prefill_token_threshold=32,
+        num_gpu_blocks=36,
+    )
+    together = run(Setup(make_trace([0.0] * 3, [512] * 3, [2] * 3), engine))
+    assert sorted(together.result.requests.status.tolist())[0] == FINISHED
+    assert FAILED in together.result.requests.status
+    apart = run(Setup(make_trace([0.0, 1e-6, 2e-6], [512] * 3, [2] * 3), engine))
+    assert apart.result.requests.status.tolist() == [FINISHED] * 3
