@@ -1,5 +1,6 @@
 """slotune simulate: one configuration on one trace."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -198,9 +199,10 @@ def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | Non
     table(["ms", *SHOWN], rows)
     lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
     for target in slo:
-        value = cell(target.value_ms(metrics))
+        value_ms = target.value_ms(metrics)
         verdict = _verdict(target, metrics)
-        lines.append((str(target), f"{verdict}, {value} ms" if value else verdict))
+        value = "too few answers" if math.isinf(value_ms) else f"{cell(value_ms)} ms"
+        lines.append((str(target), verdict if math.isnan(value_ms) else f"{verdict}, {value}"))
         if steps:
             lines.append((f"  {steps.label}", steps.both(partial(_verdict, target))))
     table(["", ""], lines)

@@ -138,6 +138,8 @@ def kv_capacity(
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
     per_token = bytes_per_block / block_size * element / (used or element)
     if fixed_share := facts.get("kv_cache_memory_bytes"):
+        if not facts.get("num_gpu_blocks_override"):  # of pipeline stages, the one with the most layers bounds all
+            per_token = max(per_token, fixed_share / (blocks * block_size) * element / (used or element))
         return KvCapacity(per_token, kv_cache_memory_bytes=float(fixed_share), element_bytes=element), None
     devices = gpus()
     if not devices or not devices[0].total_bytes:

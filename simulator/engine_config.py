@@ -162,7 +162,7 @@ def setting(name: str, value: Any, where: str) -> Settings:
             raise InputError(f"{where}: {key} takes bool, not {value!r}")
         return {key[3:]: False} if parsed else {}
     if key not in valid:
-        raise unknown_name("engine setting", name, valid)
+        raise InputError(f"{where}: {unknown_name('engine setting', name, valid)}")
     return {key: typed(key, value, where)}
 
 

@@ -43,7 +43,8 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
                 return HORIZON, ready_s
             state.now_s = ready_s
             continue
-        if _has_requests(engine) and state.num_in_flight < engine.rules[0].depth:  # none is free before it dies
+        has_room = state.num_in_flight < engine.rules[0].depth and state.holds == 0  # none is free before it dies
+        if has_room and _has_requests(engine):
             rows = _schedule(engine, compared_policy)
             _launch(engine, model, memo, totals, rows, record)
             if rows == 0 and state.num_preempted == 0:
@@ -53,7 +54,11 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
         if engine.flights[state.first_in_flight].end_s > state.dies_s:
             return DIED, state.now_s
         if engine.rules[0].max_queued_reqs > 0 or engine.rules[0].max_queued_tokens > 0:
-            _admit_arrivals(engine, engine.flights[state.first_in_flight].end_s)  # shed by what the client knows then
+            end_s = engine.flights[state.first_in_flight].end_s
+            state.holds = end_s > horizon_s
+            if state.holds:
+                return HORIZON, end_s
+            _admit_arrivals(engine, end_s)  # shed by what the client knows then
         _end_step(engine)
 
 

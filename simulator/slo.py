@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
+ROUNDING = 1e-9
 OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 
@@ -25,17 +26,21 @@ class Slo:
     @property
     def key(self) -> str:
         """The metric's key in `summarise`'s result, vLLM's spelling: p99_ttft_ms."""
-        return f"p{_digits(self.percentile)}_{self.metric}_ms"
+        return f"p{digits(self.percentile)}_{self.metric}_ms"
 
     def value_ms(self, metrics: Mapping[str, float]) -> float:
-        """The latency that the limit is for: of all requests where some were not answered; NaN where there is none."""
-        return metrics.get(self.key + OF_ALL, metrics.get(self.key, math.nan))
+        """The latency that the limit is for: of all requests where some were not answered, infinite where these are
+        more than the percentile leaves out; NaN where there is none."""
+        failed, answered = metrics.get("failed", 0.0), metrics.get(self.key, math.nan)
+        if failed > (1 - self.percentile / 100 + ROUNDING) * (failed + metrics.get("completed", 0.0)):
+            return math.nan if math.isnan(answered) else math.inf
+        return metrics.get(self.key + OF_ALL, answered)
 
     def __str__(self) -> str:
-        return f"p{_digits(self.percentile)}:{self.metric}:{_digits(self.limit_ms)}"
+        return f"p{digits(self.percentile)}:{self.metric}:{digits(self.limit_ms)}"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """All digits of a number, none that it does not have, no exponent."""
     return np.format_float_positional(value, trim="-")
 

@@ -36,7 +36,7 @@ _KEYS = """
     prompt_lookup_max prompt_lookup_min parallel_drafting num_speculative_tokens_per_batch_size
     suffix_decoding_max_tree_depth suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor
     suffix_decoding_min_token_prob draft_load_config rejection_sample_method synthetic_acceptance_rates
-    synthetic_acceptance_length enable_adaptive_verification
+    synthetic_acceptance_length enable_adaptive_verification draft_sample_method dspark_draft_topk
 """
 KEYS = frozenset(_KEYS.split())
 """What vLLM's SpeculativeConfig takes."""

@@ -146,6 +146,7 @@ STATE = np.dtype(
         ("num_running_rows", np.int64),  # those of requests that were running before
         ("prefill_scheduled", np.int64),  # whether one of them was in the middle of its prompt
         ("num_preempted", np.int64),
+        ("holds", np.int64),  # 1: the step in front ends once all arrivals before its end are known
         ("fruitless", np.int64),  # preemptions since a token was sampled
         ("num_skipped", np.int64),
         ("cursor", np.int64),  # place in running
@@ -360,7 +361,7 @@ def start(engine: Engine, now_s: float, dies_s: float) -> None:
     """
     state, seats, blocks = engine.state[0], len(engine.free_slots), engine.blocks
     state.now_s, state.last_emission_s, state.dies_s = now_s, now_s, dies_s
-    for name in ("num_running", "num_waiting", "heap_size", "ended_since", "first_in_flight", "num_in_flight"):
+    for name in ("num_running", "num_waiting", "heap_size", "ended_since", "first_in_flight", "num_in_flight", "holds"):
         state[name] = 0
     state.next_arrival = state.num_arrivals = 0
     state.free_blocks = engine.rules[0].num_blocks - 1

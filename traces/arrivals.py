@@ -12,8 +12,9 @@ from .trace import F64
 LONGEST_S = 1e9
 """Of a trace: 30 years, still in whole microseconds as a float."""
 
-IDLE_GAPS, IDLE_LONGEST_GAPS = 12.0, 2.0
-"""No load begins with more mean gaps (of Poisson arrivals 6 in a million do) and more of its own longest gap."""
+IDLE_GAPS, IDLE_LONGEST_GAPS, IDLE_FEW = 12.0, 3.0, 500.0
+"""A load hardly begins with more mean gaps and more of its own longest gap; with more still, where the gaps are fewer
+than IDLE_FEW / IDLE_GAPS, since few gaps say little of their mean."""
 
 
 def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, group: int = 1) -> F64:
@@ -42,5 +43,6 @@ def idle_s(arrival_s: F64) -> float:
     gaps_s = np.diff(np.sort(arrival_s))
     start_s = float(arrival_s.min())
     mean_s = float(gaps_s.sum()) / max(len(gaps_s), 1)
-    longest_s = max(IDLE_GAPS * mean_s, IDLE_LONGEST_GAPS * float(gaps_s.max(initial=0.0)))
+    least = max(IDLE_GAPS, IDLE_FEW / max(len(gaps_s), 1))
+    longest_s = max(least * mean_s, IDLE_LONGEST_GAPS * float(gaps_s.max(initial=0.0)))
     return start_s if start_s > longest_s else 0.0

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,12 +64,14 @@ class Campaign:
         self._done = 0
         self._known = {(settings_key(t.settings), t.repeat): t for t in study.trials("hardware")}
 
-    def next_round(self, batch: int, members: int) -> Round:
-        """The last round, where it is one of this batch that was stopped before all had run; else a new one."""
+    def next_round(self, batch: int, members: Sequence[Settings]) -> Round:
+        """The last round, where it is one of this batch that was stopped before all of its own had run and some of
+        `members` have not; else a new one."""
         last = max((number for _, number in self._known), default=-1)
         runs = [trial for (_, number), trial in self._known.items() if number == last]
-        is_open = any(t.details.get("batch") == batch and len(runs) < t.details["round_members"] for t in runs)
-        return Round(last if is_open else last + 1, batch, members)
+        was_stopped = any(t.details.get("batch") == batch and len(runs) < t.details["round_members"] for t in runs)
+        is_open = was_stopped and any((settings_key(one), last) not in self._known for one in members)
+        return Round(last if is_open else last + 1, batch, len(members))
 
     def first_round(self, batch: int) -> int:
         """The first round of a batch or of a later one; beyond all where there is none yet."""

@@ -129,9 +129,9 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
 def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
     if objective.fulfilled(metrics) and not steady:
         return QUEUE
-    if objective.meets(metrics) and not (objective.slos and objective.fulfilled(metrics)):
-        return GOODPUT
     ratios = {str(slo): objective.ratio(slo, metrics) for slo in objective.limits}
+    if not objective.slos or (objective.good_ratio(metrics) and max(ratios.values()) <= 1):
+        return GOODPUT
     return max(ratios, key=lambda name: ratios[name])
 
 

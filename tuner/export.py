@@ -41,6 +41,8 @@ def serve_arguments(settings: Mapping[str, Any]) -> list[str]:
     """The arguments of `vllm serve MODEL` that say the same as the YAML."""
     arguments: list[str] = []
     for flag, value in _flags(settings).items():
+        if value == []:
+            continue  # as vLLM reads it in a file
         arguments.append(f"--{flag}")
         if isinstance(value, list):
             arguments += [str(item) for item in value]

@@ -27,7 +27,7 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]],
     if winner is None or winner.metrics is None:
         return
     without = [_less(winner.settings, {name}) for name in task.space.changes(winner.settings)]
-    legal = [settings for settings in without if not task.refuses(settings)]
+    legal = [settings for settings in without if not task.refuses(settings) and _is_allowed(settings, task)]
     outcomes = list(run_all(map(Variation, legal)))
     idle = {
         next(iter(winner.settings.keys() - settings.keys()))
@@ -35,12 +35,19 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]],
         if _same(outcome.metrics, winner.metrics)
     }
     settings = _less(winner.settings, idle)
+    if not _is_allowed(settings, task):
+        return
     known = {settings_key(trial.settings) for trial in study.trials("simulation")}
     if not idle or settings_key(settings) in known:
         return
     outcome = next(run_all([Variation(settings)]))
     if _same(outcome.metrics, winner.metrics):
         study.add(Trial(settings, outcome.metrics, origin=ORIGIN, duration_s=outcome.duration_s))
+
+
+def _is_allowed(settings: Settings, task: Task) -> bool:
+    """Whether vLLM takes the other defaults beside these settings, and does not lower one of them."""
+    return bool(task.space.allowed(task.space.vector(settings)[None])[0])
 
 
 def _less(settings: Mapping[str, Any], names: set[str]) -> Settings:

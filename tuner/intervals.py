@@ -52,7 +52,8 @@ def paired_ratio(
     """
     pairs = [(v, r) for v, r in zip(values, references, strict=True) if _positive(v) and _positive(r)]
     logs = np.array([math.log(v / r) for v, r in pairs])
-    value, low, high = np.exp(_t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))).tolist()
+    with np.errstate(over="ignore"):  # two runs that lie far apart tell nothing
+        value, low, high = np.exp(_t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))).tolist()
     return Interval(value, low, high, len(pairs))
 
 

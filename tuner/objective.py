@@ -26,6 +26,9 @@ ROUNDING = 1e-9
 GOOD_SHARE = 0.99
 """With --goodput: the share of requests that must be good, as in vLLM's recipes."""
 
+KEEPS_UP = 0.9
+"""Of the default's requests a second: below it a queue grows that does not grow under the default."""
+
 BETWEEN_TOKENS = ("tpot", "itl")
 GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
 HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
@@ -100,23 +103,25 @@ class Objective:
         """Whether a target is met."""
         return self.ratio(slo, metrics) <= 1
 
+    def good_ratio(self, metrics: Metrics) -> float:
+        """Where goodput is a target beside others: GOOD_SHARE over the share of requests that are good; 0 where enough
+        are, or goodput is no target."""
+        share = good_share(metrics) if self.slos and self.goodput else 1.0
+        if share >= GOOD_SHARE:
+            return 0.0
+        return GOOD_SHARE / share if share > 0 else math.inf
+
     def worst_ratio(self, metrics: Metrics) -> float:
-        """The largest ratio over all limits; 0 without any."""
-        return max((self.ratio(slo, metrics) for slo in self.limits), default=0.0)
+        """The largest ratio over all limits, or of goodput where too few requests are good; 0 without any."""
+        return max([self.good_ratio(metrics), *(self.ratio(slo, metrics) for slo in self.limits)])
 
     def meets(self, metrics: Metrics) -> bool:
-        """Whether every target is met."""
-        return all(self.keeps(slo, metrics) for slo in self.slos)
+        """Whether every target is met; goodput is one beside others, and a goal by itself."""
+        return all(self.keeps(slo, metrics) for slo in self.slos) and self.good_ratio(metrics) == 0
 
     def fulfilled(self, metrics: Metrics) -> bool:
-        """Whether every target is met and, with goodput limits, GOOD_SHARE of all requests are good."""
-        if not self.meets(metrics):
-            return False
-        if not self.goodput:
-            return True
-        throughput = metrics["request_throughput"]
-        good = metrics["request_goodput"] / throughput * (1 - failed_share(metrics)) if throughput else 0.0
-        return good >= GOOD_SHARE
+        """Whether every target is met, and goodput's GOOD_SHARE also where it stands alone."""
+        return self.meets(metrics) and (not self.goodput or good_share(metrics) >= GOOD_SHARE)
 
     def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
@@ -129,8 +134,11 @@ class Objective:
         if metrics is None:
             return (FAILED,) * max(len(goals), 1)
         worst = self.worst_ratio(metrics)
+        if math.isinf(worst):  # a share of the requests gets nothing: the fewer they are, the better
+            return (MISSED + GOAL_SPAN + failed_share(metrics) / 2,) * max(len(goals), 1)
         if not goals:
-            return (_below(MISSED, max(_log(worst), -GOAL_SPAN)),)
+            slow = 0.0 if keeps_up(metrics, reference) else MISSED
+            return (_below(MISSED + GOAL_SPAN, slow + max(_log(worst), -GOAL_SPAN)),)
         if not self.meets(metrics):
             return (MISSED + _below(GOAL_SPAN, max(_log(worst), 0.0)),) * len(goals)
         if not answers_as_many(metrics, reference):
@@ -145,6 +153,18 @@ def failed_share(metrics: Metrics) -> float:
     failed = metrics.get("failed", 0.0)
     total = failed + metrics.get("completed", 0.0)
     return failed / total if total else 1.0
+
+
+def good_share(metrics: Metrics) -> float:
+    """Share of all requests that are good."""
+    throughput = metrics["request_throughput"]
+    return metrics["request_goodput"] / throughput * (1 - failed_share(metrics)) if throughput else 0.0
+
+
+def keeps_up(metrics: Metrics, reference: Metrics) -> bool:
+    """Whether it answers as many requests a second as the reference, within what the end of a short trace moves."""
+    least = KEEPS_UP * reference.get("request_throughput", 0.0)
+    return not metrics.get("request_throughput", math.inf) < least
 
 
 def answers_as_many(metrics: Metrics, reference: Metrics) -> bool:

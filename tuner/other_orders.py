@@ -16,7 +16,7 @@ import numpy as np
 from ..simulator.engine_config import Settings
 from .evaluate import Outcome
 from .objective import Metrics, Objective
-from .ranking import ranked, recommended, unlike
+from .ranking import pareto_front, ranked, recommended, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
 from .variation import ORDERS, Variation
@@ -99,10 +99,10 @@ def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) ->
     the `settings_key` of configurations that are out of the question.
     """
     trials = [trial for trial in _ran(study) if settings_key(trial.settings) not in without]
-    orders = orders_of(study)
-    ordered = [trial for trial in _best_few(trials, task) if settings_key(trial.settings) in orders]
+    orders, eligible = orders_of(study), _eligible(trials, task)
+    ordered = [trial for trial in eligible if settings_key(trial.settings) in orders]
     if not ordered:
-        return recommended(trials, task.objective, task.space, _reference(trials))
+        return recommended(eligible, task.objective, task.space, _reference(trials))
     means = [replace(trial, metrics=orders[settings_key(trial.settings)].mean()) for trial in ordered]
     default = orders.get(settings_key(study.asked.engine))
     best = recommended(means, task.objective, task.space, default.mean() if default else _reference(means))
@@ -119,13 +119,24 @@ def _reference(trials: Sequence[Trial]) -> Metrics:
 
 
 def _best_few(trials: Sequence[Trial], task: Task) -> list[Trial]:
-    """The best trials that are predicted to differ, none that misses targets where the best meets them."""
+    """The best trials that are predicted to differ, of those that are eligible."""
     objective, space = task.objective, task.space
-    best = recommended(trials, objective, space, _reference(trials))
+    eligible = _eligible(trials, task)
+    best = recommended(eligible, objective, space, _reference(trials))
     if best is None:
         return []
-    order = [trial for trial in ranked(trials, objective, space, _reference(trials)) if _rivals(trial, best, objective)]
+    order = ranked(eligible, objective, space, _reference(trials))
     return list(islice(unlike([best, *order], [], objective), FINALISTS))
+
+
+def _eligible(trials: Sequence[Trial], task: Task) -> list[Trial]:
+    """Those that may be recommended: none that misses targets where the best meets them and, with several goals, none
+    that another beats in all of them."""
+    objective, space, reference = task.objective, task.space, _reference(trials)
+    if len(objective.goals) > 1 and (front := pareto_front(trials, objective, space, reference)):
+        return front
+    best = recommended(trials, objective, space, reference)
+    return [trial for trial in trials if best is not None and _rivals(trial, best, objective)]
 
 
 def _rivals(trial: Trial, best: Trial, objective: Objective) -> bool:

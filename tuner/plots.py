@@ -160,7 +160,8 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
         if meeting:
             best = pick.accumulate([p.value for p in meeting])
             axis.step([p.number for p in meeting], best, where="post", color=GREEN, label="best so far")
-        if all(p.value > 0 for p in points if np.isfinite(p.value)):
+        finite = [p.value for p in points if np.isfinite(p.value)]
+        if finite and min(finite) > 0:
             _log_y(axis)
         axis.set(xlabel="trial (red line: failed)", ylabel=label)
         axis.legend()

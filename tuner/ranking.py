@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from .comparison import Quantity, quantities
-from .objective import Metrics, Objective, answers_as_many
+from .objective import Metrics, Objective, answers_as_many, failed_share, keeps_up
 from .space import SearchSpace
 from .study import Trial, settings_key
 
@@ -40,11 +40,13 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
         return False
     mine, theirs = objective.worst_ratio(trial.metrics), objective.worst_ratio(best.metrics)
     if not objective.meets(best.metrics):
-        return mine <= theirs * (1 + TIE)
+        return mine <= theirs * (1 + TIE) and failed_share(trial.metrics) <= failed_share(best.metrics)
     if not objective.meets(trial.metrics):
         return False
     goals = objective.effective_goals()
     if goals and not answers_as_many(trial.metrics, best.metrics):
+        return False
+    if not goals and keeps_up(best.metrics, reference) and not keeps_up(trial.metrics, reference):
         return False
     if not goals:
         return mine <= theirs + HEADROOM_TIE

@@ -149,7 +149,12 @@ def verdict_text(objective: Objective, slo: Slo, trial: Trial) -> str:
     """Whether a configuration is predicted to meet a target, and with what."""
     if trial.metrics is None:
         return f"does not start: {trial.message}"
-    return f"{_met(objective, slo, trial.metrics)} ({slo.value_ms(trial.metrics):.4g} ms)"
+    return f"{_met(objective, slo, trial.metrics)} ({milliseconds(slo.value_ms(trial.metrics))})"
+
+
+def milliseconds(value: float) -> str:
+    """A latency in words; infinite where more requests are not answered than the percentile leaves out."""
+    return "too few answers" if math.isinf(value) else f"{value:.4g} ms"
 
 
 def _met(objective: Objective, slo: Slo, metrics: Metrics) -> str:
@@ -176,4 +181,4 @@ def steps_range_text(steps: Sensitivity, key: str) -> str:
 def steps_text(steps: Sensitivity, objective: Objective, slo: Slo) -> str:
     """Whether a target is met with faster and with slower steps, and with what."""
     met = steps.both(partial(_met, objective, slo))
-    return f"{met} ({steps.both(lambda metrics: f'{slo.value_ms(metrics):.4g}')} ms)"
+    return f"{met} ({steps.both(lambda metrics: milliseconds(slo.value_ms(metrics)))})".replace(" ms /", " /")

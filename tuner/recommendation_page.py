@@ -123,7 +123,7 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
     orders, steps = recommendation.orders_of(trial), recommendation.sensitivity_of(trial)
     return {
         "engine": dict(trial.settings),
-        "resolved": recommendation.task.space.resolved(trial.settings),
+        "resolved": recommendation.task.resolved(trial.settings),
         "predicted": None if metrics is None else dict(metrics),
         "failure": trial.message,
         "targets": {} if metrics is None else targets_met(objective, metrics),

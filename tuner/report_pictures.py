@@ -76,10 +76,21 @@ def effects_section(
         panels.append(
             EffectPanel(name, [str(v) for v in values], [effect_of(v.metrics, objective) for v in mine], current)
         )
-    matter = sorted((panel for panel in panels if _swing(panel) >= NO_EFFECT), key=_swing, reverse=True)
-    without = ", ".join(panel.title for panel in panels if _swing(panel) < NO_EFFECT)
+    acting = {name for name, mine in by_name.items() if _acts(mine, objective)}
+    matter = sorted((panel for panel in panels if panel.title in acting), key=_swing, reverse=True)
+    without = ", ".join(panel.title for panel in panels if panel.title not in acting)
     picture = effects_of_settings(matter, effect_label(objective)) if matter else ""
     return {"picture": picture, "without": without} if panels else None
+
+
+def _acts(variations: Sequence[OneChange], objective: Objective) -> bool:
+    """Whether a setting moves any goal or the worst latency by more than NO_EFFECT, or has values that cannot run."""
+    if any(variation.metrics is None for variation in variations):
+        return True
+    known = [variation.metrics or {} for variation in variations]
+    looked_at = [[metrics.get(goal.metric, math.nan) for metrics in known] for goal in objective.effective_goals()]
+    looked_at.append([objective.worst_ratio(metrics) for metrics in known])
+    return any(not max(values) <= NO_EFFECT * min(values) for values in looked_at)
 
 
 def _swing(panel: EffectPanel) -> float:

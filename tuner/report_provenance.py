@@ -1,11 +1,13 @@
 """Where a study's numbers come from, how far to trust them, and how to make them again."""
 
+import json
 import platform
 import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from ..simulator.slo import digits
 from .objective import Metrics
 from .report_tables import NONE, Cell, Row, Table, number
 from .study import Study
@@ -19,7 +21,7 @@ def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, A
         "profile": f"{asked.profile} ({task.profile.source}; SHA-256 {asked.profile_digest[:12]})",
         "engine": " ".join(str(v) for v in (task.profile.engine.name, task.profile.engine.version) if v),
         "trace": f"{asked.trace} (SHA-256 {asked.trace_digest[:12]})",
-        "targets": " ".join([*asked.slos, *(f"goodput {k}:{v:g}" for k, v in asked.goodput.items())]),
+        "targets": " ".join([*asked.slos, *(f"goodput {k}:{digits(v)}" for k, v in asked.goodput.items())]),
         "goals": " ".join([*(f"maximize {m}" for m in asked.maximize), *(f"minimize {m}" for m in asked.minimize)]),
         "optimizer": f"{asked.optimizer}, seed {asked.seed}",
         "policy": asked.policy,
@@ -43,16 +45,21 @@ def _p90(error: Mapping[str, Any]) -> str:
     return number(100 * error["p90_error"]) if error["p90_error"] is not None else NONE
 
 
+def _typed(value: Any) -> str:
+    """As --engine reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def commands(study: Study) -> str:
     """The command lines that make the study again."""
     asked, folder = study.asked, str(study.folder)
     words = ["slotune", "tune", "--profile", asked.profile, "--trace", asked.trace]
     for option, values in (
         ("--slo", asked.slos),
-        ("--goodput", [f"{metric}:{ms:g}" for metric, ms in asked.goodput.items()]),
+        ("--goodput", [f"{metric}:{digits(ms)}" for metric, ms in asked.goodput.items()]),
         ("--maximize", asked.maximize),
         ("--minimize", asked.minimize),
-        ("--engine", [f"{name}={value}" for name, value in asked.engine.items()]),
+        ("--engine", [f"{name}={_typed(value)}" for name, value in asked.engine.items()]),
         ("--rate", [asked.rate] if asked.rate else []),
         ("--max-concurrency", [asked.max_concurrency] if asked.max_concurrency else []),
     ):

@@ -157,7 +157,7 @@ def _runs(one: Compared) -> str:
 
 
 def _change(ratio: float) -> str:
-    return NONE if math.isnan(ratio) else percent(ratio)
+    return percent(ratio) if math.isfinite(ratio) else NONE
 
 
 def _percents(change: Interval) -> str:

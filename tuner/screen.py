@@ -14,7 +14,7 @@ import yaml
 
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
-from ..simulator.engine_config import Settings, typed, vllm_argument_names
+from ..simulator.engine_config import Settings, setting
 from ..simulator.slo import OF_ALL
 from .evaluate import Outcome, SimulatedRun, workers
 from .objective import LATENCIES, THROUGHPUTS, Metrics, Objective
@@ -69,11 +69,7 @@ def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:
 def _settings(item: Mapping[Any, Any], where: str) -> Settings:
     settings: Settings = {}
     for name, value in item.items():
-        key = str(name).strip().lstrip("-").replace("-", "_")
-        if key not in vllm_argument_names():
-            error = unknown_name("engine setting", str(name), vllm_argument_names())
-            raise InputError(f"{where}: {error}")
-        settings[key] = typed(key, value, where)
+        settings |= setting(str(name), value, where)
     return settings
 
 
@@ -100,7 +96,8 @@ def screen(
         for index, outcome in enumerate(run_all([common | settings for settings in configurations])):
             rows.append(Screened(index, configurations[index], outcome))
             on_done(index + 1)
-    return sorted(rows, key=_order(sort, objective))
+    reference = next((row.outcome.metrics for row in rows if row.outcome.metrics), {})
+    return sorted(rows, key=_order(sort, objective, reference))
 
 
 def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
@@ -126,14 +123,16 @@ def check_metric(name: str, goodput: Mapping[str, float]) -> str:
     return name
 
 
-def _order(sort: str | None, objective: Objective | None) -> Callable[[Screened], tuple[float, float, int]]:
+def _order(
+    sort: str | None, objective: Objective | None, reference: Metrics
+) -> Callable[[Screened], tuple[float, float, int]]:
     def key(row: Screened) -> tuple[float, float, int]:
         metrics = row.outcome.metrics
         if metrics is None:
             return 1.0, 0.0, row.index
         place = 0.5 if metrics["answers_cut"] else 0.0  # shorter answers are no faster ones
         if sort is None and objective is not None:
-            return place, sum(objective.costs(metrics, {})), row.index
+            return place, sum(objective.costs(metrics, reference)), row.index
         metric = sort or "output_throughput"
         return place, -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics), row.index
 

@@ -92,10 +92,6 @@ class SearchSpace:
         mended[too_large, threshold] = 0  # the first value, off unless the user fixed another
         return mended
 
-    def resolved(self, settings: Mapping[str, Any]) -> Settings:
-        """The settings with the default of every knob that they do not name."""
-        return {knob.name: knob.default for knob in self.knobs} | dict(settings)
-
     def codes(self, vectors: F64) -> npt.NDArray[np.int64]:
         """One number for each row of `vectors`, equal for equal configurations only."""
         places = np.concatenate([[1], np.cumprod(self.sizes()[:-1])])
@@ -112,7 +108,8 @@ def build_space(
     """The space around the configuration that `fixed` resolves to on this hardware.
 
     `default` is that configuration, resolved; `made_with` are the settings that hold where nobody asks for others;
-    `fixed_cache` says that the KV cache has a fixed size, as on a CPU, so that the share of the memory does not matter.
+    `fixed_cache` says that the KV cache has a fixed size, as on a CPU, or one that is not known, so that the share of
+    the memory does not matter.
     Ranges reach from a 64th of vLLM's default for this hardware to twice
     it, as vLLM's defaults grow with the hardware (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
     """

@@ -49,7 +49,15 @@ class Task:
             percentiles=tuple(slo.percentile for slo in self.objective.limits),
         )
 
-    def refuses(self, settings: Settings) -> bool:
+    def resolved(self, settings: Mapping[str, Any]) -> Settings:
+        """The settings with what the engine takes for every knob that they do not name, given the others."""
+        knobs = {knob.name: knob.default for knob in self.space.knobs}
+        if self.refuses(settings):
+            return knobs | dict(settings)
+        engine = self.profile.engine_config(settings)
+        return {name: getattr(engine, name, default) for name, default in knobs.items()} | dict(settings)
+
+    def refuses(self, settings: Mapping[str, Any]) -> bool:
         """Whether the profile knows that the engine would not start with these settings."""
         try:
             self.profile.engine_config(settings)
@@ -117,7 +125,7 @@ def load_task(asked: Asked) -> Task:
             default,
             asked.engine,
             made_with=profile.defaults,
-            fixed_cache=profile.kv is not None and profile.kv.total_bytes is None,
+            fixed_cache=profile.kv is None or profile.kv.total_bytes is None,
         ),
     )
 

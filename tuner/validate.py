@@ -93,13 +93,14 @@ def _measure(
     `spare`. Who comes late runs beside the default again: the machine may have changed since."""
     chosen = [settings for settings in (default, *candidates) if not campaign.failed(settings)]
     while missing := {settings_key(s): repeats - campaign.compared(s, default) for s in chosen}:
-        campaign.expect(sum(max(runs, 0) for runs in missing.values()))
         members = [s for s in chosen if missing[settings_key(s)] > 0]
         if not members:
             break
-        if default in chosen and default not in members:
-            members.insert(0, default)
-        in_round = campaign.next_round(batch, len(members))
+        if default in chosen:  # it runs in every round
+            missing[settings_key(default)] = max(missing.values())
+            members = [default, *(s for s in members if s != default)]
+        campaign.expect(sum(max(runs, 0) for runs in missing.values()))
+        in_round = campaign.next_round(batch, members)
         for settings in rotated(members, in_round.number):
             campaign.measure(settings, in_round)
         for settings in [settings for settings in members if campaign.failed(settings)]:
@@ -124,8 +125,10 @@ def rotated(configurations: Sequence[Settings], number: int) -> list[Settings]:
 
 def _check_identity(study: Study, run: Run) -> None:
     """Runs of another model or vLLM cannot be compared with new ones."""
-    for trial in study.trials("hardware"):
-        for name, value in run.identity().items():
+    trials = study.trials("hardware")
+    identity = run.identity() if trials else {}
+    for trial in trials:
+        for name, value in identity.items():
             if trial.details.get(name, value) != value:
                 raise InputError(
                     f"{study.folder}: measured with {name} {trial.details.get(name)}, now it is {value}; validate with "

@@ -8,6 +8,7 @@ intervals are Bonferroni's.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .comparison import Compared, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
@@ -50,7 +51,8 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
         return Verdict(best, True, True, None, f"The default {how}; of those that ran, this one is best.")
     merit = merit_of(objective) if meets(default, objective) else objective.worst_ratio
     # By pairs and not by means: later batches of runs may have met a slower machine.
-    advantages = {one.name: _advantage(one, default, merit, comparisons(found)) for one in good}
+    answers = meets(default, objective) and any(not goal.maximize for goal in objective.effective_goals())
+    advantages = {one.name: _advantage(one, default, merit, comparisons(found), answers=answers) for one in good}
     best = min(good, key=lambda one: (*_standing(advantages[one.name]), mean_merit(one, merit)))
     advantage = advantages[best.name]
     if not meets(default, objective):
@@ -63,10 +65,8 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
 
 def meets(one: Compared, objective: Objective) -> bool:
     """Whether the mean over the runs meets every target."""
-    return bool(one.runs) and all(
-        mean_merit(one, lambda metrics, slo=slo: objective.ratio(slo, metrics)) <= 1  # type: ignore[misc]
-        for slo in objective.slos
-    )
+    ratios: list[Merit] = [objective.good_ratio, *(partial(objective.ratio, slo) for slo in objective.slos)]
+    return bool(one.runs) and all(mean_merit(one, ratio) <= 1 for ratio in ratios)
 
 
 def merit_of(objective: Objective) -> Merit:
@@ -102,19 +102,23 @@ def mean_merit(one: Compared, merit: Merit) -> float:
     return mean_interval(values).value if values and all(map(math.isfinite, values)) else math.inf
 
 
-def _advantage(best: Compared, default: Compared, merit: Merit, comparisons: int) -> Interval:
-    """Merit against the default's. Infinite where `best` has none in a round in which the default has; 0 where only
-    `best` ever has one."""
+def _advantage(best: Compared, default: Compared, merit: Merit, comparisons: int, *, answers: bool) -> Interval:
+    """Merit against the default's. Infinite where `best` has none in a round in which the default has; 0 where that is
+    so the other way round, more than once, and `best` is worse in no round.
+
+    With `answers`, a run that leaves more requests unanswered has no merit.
+    """
     pairs = [
-        (merit(mine) if answers_as_many(mine, theirs) else math.inf, merit(theirs))
+        (merit(mine) if not answers or answers_as_many(mine, theirs) else math.inf, merit(theirs))
         for mine, theirs in ((best.runs[r], default.runs[r]) for r in sorted(best.runs.keys() & default.runs.keys()))
     ]
     if any(math.isinf(mine) and math.isfinite(theirs) for mine, theirs in pairs):
         return Interval(math.inf, math.nan, math.inf, len(pairs))
     known = [(mine, theirs) for mine, theirs in pairs if math.isfinite(mine)]
-    if known and all(math.isinf(theirs) for _, theirs in known):
-        bound = 0.0 if len(known) > 1 else math.nan
-        return Interval(0.0, bound, bound, len(known))
+    wins = sum(math.isinf(theirs) for _, theirs in known)
+    if wins and all(mine <= theirs for mine, theirs in known):
+        bound = 0.0 if wins > 1 else math.nan
+        return Interval(0.0, bound, bound, wins)
     return paired_ratio([mine for mine, _ in known], [theirs for _, theirs in known], comparisons=comparisons)
 
 
@@ -127,7 +131,7 @@ def _standing(advantage: Interval) -> tuple[int, float]:
 def _better(advantage: Interval, objective: Objective) -> str:
     name = merit_name(objective)
     if advantage.value == 0:
-        return f"better in {advantage.runs} paired runs, in which the default has nothing to show for {name}"
+        return f"better in {_paired(advantage)}, in which the default has nothing to show for {name}"
     change = _as_told(advantage, objective)
     if _is_maximised(objective):
         return f"{100 * (change.value - 1):.0f} % more {name} than the default ({_range(change)})"
@@ -144,13 +148,18 @@ def _as_told(advantage: Interval, objective: Objective) -> Interval:
     """The ratio of the metric itself: a merit is lower where it is better."""
     if not _is_maximised(objective):
         return advantage
-    return Interval(1 / advantage.value, 1 / advantage.high, 1 / advantage.low, advantage.runs)
+    value, low, high = (1 / bound if bound else math.inf for bound in (advantage.value, advantage.high, advantage.low))
+    return Interval(value, low, high, advantage.runs)
 
 
 def _range(change: Interval) -> str:
     if math.isnan(change.low):
-        return f"{change.runs or 'no'} paired run, no interval"
-    return f"between {percent(change.low)} and {percent(change.high)}, {change.runs} paired runs"
+        return f"{_paired(change)}, no interval"
+    return f"between {percent(change.low)} and {percent(change.high)}, {_paired(change)}"
+
+
+def _paired(change: Interval) -> str:
+    return "1 paired run" if change.runs == 1 else f"{change.runs or 'no'} paired runs"
 
 
 def _without_candidate(found: Sequence[Compared], objective: Objective) -> Verdict:
@@ -180,7 +189,8 @@ def _over_missing_default(best: Compared, advantage: Interval, objective: Object
     if advantage.high < 1:
         sentence = f"Meets the targets, which the default misses; {_better(advantage, worst)}."
         return Verdict(best, True, True, advantage, sentence)
-    sentence = f"Meets the targets on average and the default does not, but within the noise ({_range(advantage)})."
+    doubt = "not in every round" if math.isinf(advantage.value) else f"within the noise ({_range(advantage)})"
+    sentence = f"Meets the targets on average and the default does not, but {doubt}."
     return Verdict(best, True, False, advantage, sentence)
 
 

@@ -27,3 +27,14 @@ def test_a_client_that_never_waits_for_a_place(drawn: Setup) -> None:
     assert rows_by_replica(coupled) == rows_by_replica(apart)
     for one, other in zip(columns(apart.result.requests), columns(coupled.result.requests), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@settings(deadline=None)
+@given(setups(("vllm-v1",)))
+def test_load_is_shed_alike_whether_anything_waits_or_not(drawn: Setup) -> None:
+    """What arrives during a step is judged by what was under way, also where it is sent while the step runs."""
+    shedding = replace(drawn.engine, max_num_queued_reqs=2)
+    apart = run(replace(drawn, engine=shedding, router="round-robin", replicas=2, max_concurrency=None))
+    coupled = run(replace(apart.setup, max_concurrency=len(drawn.trace)))
+    assert rows_by_replica(coupled) == rows_by_replica(apart)
+    assert coupled.result.requests.status.tolist() == apart.result.requests.status.tolist()

@@ -104,3 +104,29 @@ def test_however_far_from_the_default_better_is_better_and_within_the_span():
     assert costs == sorted(costs, reverse=True) and len(set(costs)) == len(costs)
     assert max(map(abs, costs)) <= GOAL_SPAN
     assert costs[4] == math.log(0.2)
+
+
+def test_goodput_beside_a_target_is_a_target():
+    objective = Objective((TTFT,), (), {"tpot": 30.0})
+    rates = {"request_throughput": 10.0}
+    good, few, none = (run(**rates, request_goodput=rate) for rate in (9.95, 5.0, 0.0))
+    assert objective.meets(good) and not objective.meets(few)
+    assert objective.worst_ratio(good) == 0.5
+    assert objective.worst_ratio(few) == pytest.approx(0.99 / 0.5)
+    assert objective.costs(good, {}) < objective.costs(few, {}) < objective.costs(none, {}) < objective.costs(None, {})
+
+
+def test_the_fewer_requests_go_unanswered_the_better():
+    objective = Objective((TTFT,))
+    costs = [objective.costs(run(completed=1000.0 - lost, failed=lost), {})[0] for lost in (147.0, 156.0, 900.0)]
+    assert costs == sorted(costs) and costs[0] < costs[1] < costs[2] < FAILED
+    assert objective.costs(run(ttft=1e9), {})[0] < costs[0]
+
+
+def test_a_queue_that_the_default_does_not_have_is_no_headroom():
+    tpot = Objective((TPOT,))
+    default = run(tpot=14.0, request_throughput=16.5)
+    strangled = run(tpot=8.0, request_throughput=10.8)
+    assert tpot.meets(strangled)
+    assert tpot.costs(default, default) < tpot.costs(strangled, default)
+    assert tpot.costs(strangled, {}) < tpot.costs(default, {})

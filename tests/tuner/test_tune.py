@@ -63,6 +63,9 @@ def test_no_recommended_change_is_without_effect(found):
     predicted = run(settings).metrics
     assert settings
     for name in settings:
+        without = {key: value for key, value in settings.items() if key != name}
+        if not found.task.space.allowed(found.task.space.vector(without)[None])[0]:
+            continue  # vLLM would lower the default of what is left out
         less = run({key: value for key, value in settings.items() if key != name}).metrics
         assert less is None or any(less[key] != predicted[key] for key in predicted), f"{name} does nothing"
 

@@ -257,3 +257,14 @@ def test_intervals_in_json_hold_together_as_those_in_the_text_do(study: Path, fa
     assert (told["low"], told["high"]) == pytest.approx(
         (lambda change: (change.low, change.high))(validation.found[1].against(validation.found[0], ttft, 3))
     )
+
+
+def test_a_round_that_was_stopped_is_not_waited_for_where_less_is_asked_for(study: Path, fake_engine: Any):
+    with pytest.raises(KeyboardInterrupt):
+        run(study, fake_engine, top=2, stop_after=2)
+    seen: list[Progressed] = []
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        fewer = validated(opened, task, fake_engine(task), top=1, repeats=2, watch=seen.append)
+    assert [len(one.runs) for one in fewer.found] == [2, 2]
+    assert (seen[-1].done, seen[-1].total) == (2, 2)

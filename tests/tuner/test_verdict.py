@@ -197,3 +197,35 @@ def test_of_what_is_maximised_more_is_said_to_be_more(goodput: tuple[float, ...]
 def test_none_meeting_for_want_of_answers_has_no_factor():
     found = decide([measured("default", 100, 100, failed=5), measured("#1", 100, 100, failed=4)], TTFT)
     assert found.sentence.endswith("the nearest leaves more requests unanswered than they allow.")
+
+
+def test_goodput_out_of_nothing_counts_where_the_rest_is_equal():
+    found = decide([good("default", 0, 0, 5), good("#1", 5, 5, 5)], GOODPUT)
+    assert (found.recommended.name, found.proven) == ("#1", True)
+    assert "better in 2 paired runs, in which" in found.sentence
+
+
+def test_goodput_counts_unanswered_requests_once():
+    default, fewer = good("default", 5, 5, 5), good("#1", 10, 10, 10.1)
+    runs = {number: dict(run) | {"completed": 80, "failed": 20} for number, run in fewer.runs.items()}
+    found = decide([default, Compared("#1", fewer.settings, None, runs)], GOODPUT)
+    assert (found.recommended.name, found.proven) == ("#1", True)
+
+
+def test_a_percentile_s_target_leaves_requests_out_as_it_says():
+    median = Objective(slos=(parse_slo("p50:ttft:500"),))
+
+    def halved(name, *ttft_ms, failed=0):
+        one = measured(name, *ttft_ms, failed=failed)
+        return Compared(
+            name, one.settings, None, {k: dict(r) | {"p50_ttft_ms": r["p99_ttft_ms"]} for k, r in one.runs.items()}
+        )
+
+    found = decide([halved("default", 600, 610, 605), halved("#1", 200, 205, 202, failed=5)], median)
+    assert (found.recommended.name, found.proven) == ("#1", True)
+
+
+def test_runs_that_lie_worlds_apart_prove_nothing_and_break_nothing():
+    others = [good(f"#{i}", 0.02, 5.1) for i in range(1, 21)]
+    found = decide([good("default", 5, 0.01), *others], GOODPUT)
+    assert found.recommended.name == "default"
