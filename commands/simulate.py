@@ -102,7 +102,8 @@ def command(
     metrics = summary(result)
     steps = None
     if len(result.requests) * asked["replicas"] <= MOST_SIMULATED_AGAIN:
-        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)))
+        extrapolated = result.extrapolated_steps / max(result.steps, 1)
+        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), extrapolated)
     else:
         told = (
             f"Note: over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"

@@ -147,9 +147,11 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.recommendation_page import comparison, keep_line, measured_lines, trust_of
+    from ..tuner.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
+    if found.front:
+        table(*front_table(found), title="Pareto front: none is beaten in every goal")
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(trust_of(found))

@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 
 from ..errors import InputError
 from ..simulator.features import (
+    CONSTANT,
     DECODE_CONTEXT,
     DENSE_TOKENS,
     FIRST_KNEE,
@@ -171,8 +172,13 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     DENSE_TOKENS is but the sum of two others and is left out.
     """
     everything = physics_of(samples.totals, graph_sizes)
+    reaches, varies = everything.max(axis=0), np.ptp(everything, axis=0) > 0  # what is always the same is the constant
     used = [
-        i for i in basis if everything[:, i].max() > LEAST_REACH.get(i, 0.0) and (i != DENSE_TOKENS or len(graph_sizes))
+        i
+        for i in basis
+        if (varies[i] or i == CONSTANT)
+        and reaches[i] > LEAST_REACH.get(i, 0.0)
+        and (i != DENSE_TOKENS or len(graph_sizes))
     ]
     features = everything[:, used]
     scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute

@@ -15,8 +15,8 @@ from .surrogate_samples import StepSamples, join
 def samples_of_files(paths: Iterable[Path]) -> StepSamples:
     """Samples of step records in files (JSON lines), each file a recording of its own.
 
-    Raises InputError for a file that is unreadable or holds no step, and for records that are not in the order in which
-    their steps ended: shuffled, or of several engines that are not told apart.
+    Raises InputError for a file that is unreadable or holds no step, for records that are not in the order in which
+    their steps ended, and for those of pipeline stages or of several engines that are not told apart.
     """
     parts = []
     for path in paths:
@@ -28,15 +28,29 @@ def samples_of_files(paths: Iterable[Path]) -> StepSamples:
 
 
 def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]:
-    ended_s: dict[int, float] = {}
+    last: dict[int, StepRecord] = {}
+    steps = apart = 0
     for record in records:
-        if record.end_s < ended_s.get(record.replica, record.end_s):
+        before = last.get(record.replica)
+        if before is not None and record.end_s < before.end_s:
             raise InputError(
                 f"{path}: step {record.step} ends before the step that comes before it; give each recording a file of "
                 'its own, and each engine in one its "replica"'
             )
-        ended_s[record.replica] = record.end_s
+        if before is not None and record.start_s < before.end_s:
+            apart += not {row[0] for row in record.rows} & {row[0] for row in before.rows}
+        steps += 1
+        last[record.replica] = record
         yield record
+    if apart > MOST_APART * max(steps, 1):
+        raise InputError(
+            f"{path}: of {steps} steps {apart} overlap the one before them and share no request with it: these are "
+            'pipeline stages, whose steps\' stay is not told, or several engines that no "replica" tells apart'
+        )
+
+
+MOST_APART = 0.2
+"""Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
 
 
 class _Last(NamedTuple):

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
+from ..simulator.features import REGIME_NAMES
 from .graph_sizes import GRAPH_SETTINGS
-from .provenance import CLOSED_FORM, KERNEL_TABLES
+from .provenance import CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS
 from .surrogate_model import BEYOND
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.17, 0.08
 benchmarks/accuracy/silicon_sample.py, H200 and B200."""
 SEEN_OUTSIDE_MS = "14 to 20"
 """benchmarks/accuracy/kubecon.py: what its TTFTs lack at 31 requests/s and at 1, added to what is assumed."""
+
+MOST_EXTRAPOLATED = 0.05
+"""Of a run's steps; fewer hardly bend it."""
 
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
@@ -92,16 +96,20 @@ def _made_with(profile: "Profile", name: str) -> Any:
     return profile.defaults.get(name, getattr(profile.engine, name, None))
 
 
-def step_time_error(profile: "Profile") -> float | None:
+def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> float | None:
     """By what share all steps of a run may be too short or too long; None where nothing tells it.
 
-    For measured steps it is the median error of one that was held out, for kernel tables the median error of TPOT on
-    measured engines.
+    For measured steps it is the median error of one that was held out, or of one beyond the others where more than
+    MOST_EXTRAPOLATED of the run's lie outside what was measured; for kernel tables the median error of TPOT on measured
+    engines.
     """
     if profile.source == KERNEL_TABLES:
         return TABLES_TPOT_ERROR
     everything = profile.step.error_of("all")
-    return None if everything is None else everything.median
+    if everything is None:
+        return None
+    beyond = profile.step.error_of(BEYOND) if extrapolated_share > MOST_EXTRAPOLATED else None
+    return everything.median if beyond is None else max(everything.median, beyond.median)
 
 
 def expected_error(profile: "Profile") -> dict[str, Any]:
@@ -114,7 +122,15 @@ def expected_error(profile: "Profile") -> dict[str, Any]:
         "mean_tpot": TABLES_TPOT_ERROR if tables else None,
         "sentence": _sentence(profile),
         "outside_steps": _outside_steps(profile),
+        "unmeasured": _unmeasured(profile),
     }
+
+
+def _unmeasured(profile: "Profile") -> list[str]:
+    """Kinds of steps of which the profile was made without any; none of a formula."""
+    if profile.source == CLOSED_FORM:
+        return []
+    return [name for name, box in zip(REGIME_NAMES, profile.step.hull, strict=True) if (box[:, 0] > box[:, 1]).any()]
 
 
 def _share(profile: "Profile", regime: str) -> dict[str, Any] | None:
@@ -135,13 +151,19 @@ def _sentence(profile: "Profile") -> str:
         return "the error to expect is not known: no measured step was held out to tell it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     return (
-        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within}); "
-        "waiting times are off by more near saturation"
+        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within}) "
+        "under traffic like what was measured; waiting times are off by more near saturation"
     )
 
 
 def _outside_steps(profile: "Profile") -> str | None:
     """What is to be said of the time outside the engine's steps; nothing where it was measured, or none is assumed."""
+    lacking_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
+    if profile.source == STEP_RECORDS and not lacking_ms:
+        return (
+            "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs; with the load "
+            f"generator of one measured H100 it was {SEEN_OUTSIDE_MS} ms"
+        )
     if profile.source != KERNEL_TABLES:
         return None
     assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
@@ -159,9 +181,15 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     if trust["extrapolated_share"] > 0:
         share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
         known = (
-            f", by {beyond['median']:.1%} (median on steps held out that were up to twice as large)" if beyond else ""
+            f", by {beyond['median']:.1%} (median) up to twice beyond it and by an unknown share farther out"
+            if beyond
+            else ""
         )
         told.append(
             f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated, off by more{known}"
         )
+        if missing := trust["expected_error"]["unmeasured"]:
+            told.append(
+                f"the profile was made without any {' and any '.join(missing)} steps: what they take is not known"
+            )
     return told

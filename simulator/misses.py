@@ -20,11 +20,13 @@ def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[s
         if count:
             found.append(f"{count} {reason}")
         left = left & ~concerned
-    if failed.any():
-        whole = "" if engine.enable_chunked_prefill else ", did not fit into one step and may not be chunked"
+    whole = policy == "vllm-v1" and not engine.enable_chunked_prefill
+    too_long = failed & (requests.prompt_tokens > engine.token_budget) & whole
+    if too_long.any():
+        found.append(f"{int(too_long.sum())} {_over_budget(engine)}")
+    if remaining := int((failed & ~too_long).sum()):
         found.append(
-            f"{int(failed.sum())} outgrew the KV cache{whole}, preempted each other for ever, or were lost with their "
-            "replica"
+            f"{remaining} outgrew the KV cache, preempted each other for ever, or were lost with their replica"
         )
     return found
 
@@ -50,12 +52,15 @@ def lines(metrics: Mapping[str, float]) -> list[str]:
     return told
 
 
+def _over_budget(engine: EngineConfig) -> str:
+    return f"have prompts over max_num_batched_tokens={engine.token_budget} that may not be chunked"
+
+
 def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:
     prompts = requests.prompt_tokens
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":
-        budget = engine.max_num_batched_tokens
-        yield f"have prompts over max_num_batched_tokens={budget} that may not be chunked", prompts > budget
+        yield _over_budget(engine), prompts > engine.max_num_batched_tokens
     yield "were turned away by max_num_queued_reqs or max_num_queued_tokens", np.ones(len(prompts), np.bool_)

@@ -5,6 +5,7 @@ them.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ def _record(document: dict[str, Any], where: str) -> StepRecord:
         raise InputError(f"{where}: a step needs {error.args[0]}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: not a step record: {error}") from error
+    if not (math.isfinite(record.start_s) and math.isfinite(record.end_s)):
+        raise InputError(f"{where}: start_ms {document['start_ms']} or end_ms {document['end_ms']} is no time")
     if record.end_s < record.start_s:
         raise InputError(f"{where}: end_ms {document['end_ms']} lies before start_ms {document['start_ms']}")
     if any(tokens < 1 or context < 0 for _, tokens, context in record.rows):

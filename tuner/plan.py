@@ -17,7 +17,7 @@ from ..errors import InfeasibleError, InputError
 from ..profiler.trust import step_time_error
 from ..simulator.engine_config import parse_settings
 from ..simulator.misses import lines as unanswered
-from .capacity import Capacity, Probe, Scenario, find_capacity, probe, unloaded
+from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .evaluate import workers
 from .sensitivity import factors
 from .steady_load import scaled_lengths
@@ -124,7 +124,8 @@ Answer = TypeVar("Answer")
 
 def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
     if question.replicas:
-        return probe(scenario, question.rate, question.stay_s, question.seed, question.replicas)
+        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / question.replicas))
+        return probe(scenario, question.rate, question.stay_s, question.seed, question.replicas, least)
     return find_capacity(scenario, question.seed)
 
 

@@ -78,6 +78,16 @@ def keep_line(recommendation: Recommendation) -> list[str]:
     return ["Nothing that was tried is worth a change: keep the default settings."] if same else []
 
 
+def front_table(recommendation: Recommendation) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the Pareto front: the goals, and what each configuration changes."""
+    goals, default = recommendation.task.objective.goals, recommendation.task.asked.engine
+    rows: list[list[object]] = [
+        [*((trial.metrics or {}).get(goal.metric) for goal in goals), changes_text(trial.settings, default)]
+        for trial in recommendation.front
+    ]
+    return [*(goal.metric for goal in goals), "changes"], rows
+
+
 def measured_lines(recommendation: Recommendation) -> list[str]:
     """What the runs on the engine say, and what the simulations would rather have; empty where nothing was measured."""
     measured, folder = recommendation.measured, recommendation.folder

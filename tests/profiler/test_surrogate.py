@@ -13,6 +13,7 @@ from slotune.simulator.features import (
     DECODE_CONTEXT,
     DECODE_ROWS,
     FIRST_KNEE,
+    HAS_PREFILL,
     MIXED_DECODE_CONTEXT,
     MIXED_DECODE_ROWS,
     PREFILL_ROWS,
@@ -225,3 +226,11 @@ def test_too_few_different_steps_are_refused() -> None:
     steps = np.repeat(random_steps(4, seed=9), 100, axis=0)
     with pytest.raises(InputError, match="4 different steps"):
         fit(StepSamples(steps, linear_s(steps)))
+
+
+def test_steps_that_all_have_a_prefill_leave_the_constant_a_constant() -> None:
+    steps = random_steps(400, seed=9)
+    mixed = steps[steps[:, PREFILL_TOKENS] > 0]
+    weights = fit(StepSamples(mixed, linear_s(mixed))).weights_s
+    assert weights[HAS_PREFILL] == 0
+    assert weights[CONSTANT] == pytest.approx(5e-3, rel=1e-3)

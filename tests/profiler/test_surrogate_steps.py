@@ -1,5 +1,6 @@
 """Which time belongs to which recorded step."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -83,3 +84,29 @@ def test_fit_on_the_command_line(tmp_path: Path, slotune: Callable[..., tuple[in
     assert (tmp_path / "p" / "steps.parquet").is_file()
     code, _, err = slotune("profile", "fit", tmp_path / "steps.jsonl", "--out", tmp_path)
     assert code == 2 and "not a profile" in err
+
+
+def overlapping(*rows: tuple[str, int]) -> str:
+    """Steps of 20 ms, each beginning 10 ms after the one before: (request, context) of the one row of each."""
+    steps = (
+        {"step": k, "start_ms": 10.0 * k, "end_ms": 10.0 * k + 20, "rows": [[name, 1, context]]}
+        for k, (name, context) in enumerate(rows)
+    )
+    return "".join(json.dumps(step) + "\n" for step in steps)
+
+
+def test_pipeline_stages_and_engines_that_are_not_told_apart_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text(overlapping(*((name, k) for k in range(20) for name in "ab")))
+    with pytest.raises(InputError, match="40 steps 39 overlap the one before them and share no request"):
+        samples_of_files([file])
+    file.write_text(overlapping(*(("a", k) for k in range(40))))
+    assert len(samples_of_files([file])) == 40
+
+
+@pytest.mark.parametrize("end_ms", ["NaN", "Infinity"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, end_ms: str) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"step": 0, "start_ms": 0, "end_ms": ' + end_ms + ', "rows": [["a", 1, 1]]}\n')
+    with pytest.raises(InputError, match=r"steps\.jsonl:1: .*is no time"):
+        samples_of_files([file])

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from slotune.profiler.profile import Profile, linear_profile, load_profile
-from slotune.profiler.provenance import MEASURED
+from slotune.profiler.provenance import MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, lines, step_time_error
+from slotune.simulator.timing import Overhead
 
 
 @pytest.fixture
@@ -73,7 +75,27 @@ def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: P
     beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
     trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(0.25)
     assert trust["expected_error"]["step_time_extrapolated"] == {"median": 0.06, "within_90": 0.15}
-    assert lines(trust)[2].endswith("off by more, by 6.0% (median on steps held out that were up to twice as large)")
+    assert lines(trust)[2].endswith(", by 6.0% (median) up to twice beyond it and by an unknown share farther out")
+    assert step_time_error(measured, 0.5) == 0.02
+    assert (
+        step_time_error(replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))), 0.5)
+        == 0.06
+    )
+
+
+def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) -> None:
+    hull = measured.step.hull.copy()
+    hull[1] = [np.inf, -np.inf]
+    trust = replace(measured, step=replace(measured.step, hull=hull)).trust(0.01)
+    assert lines(trust)[-1] == "the profile was made without any prefill steps: what they take is not known"
+    assert "without any" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
+
+
+def test_what_step_records_do_not_hold_is_told(measured: Profile) -> None:
+    records = replace(measured, source=STEP_RECORDS)
+    assert "in none of these TTFTs" in lines(records.trust())[2]
+    known = replace(records, overhead=Overhead(before_s=0.005))
+    assert len(lines(known.trust())) == 2
 
 
 def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fit() -> None:
