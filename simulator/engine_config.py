@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ HUMAN_READABLE = frozenset(
 """Settings whose numbers vLLM takes with a suffix (EngineArgs, vllm/engine/arg_utils.py)."""
 
 
+_TEXTS = """
+    model model_weights tokenizer hf_config_path allowed_local_media_path download_dir config_format master_addr
+    data_parallel_address offload_backend revision code_revision tokenizer_revision mm_encoder_attn_dtype
+    mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_path io_processor_plugin video_pruning_method reasoning_parser
+    reasoning_parser_plugin spec_method spec_model show_hidden_metrics_for_version otlp_traces_endpoint worker_cls
+    worker_extension_cls log_config_file generation_config model_impl
+"""
+TEXTS = frozenset(_TEXTS.split())
+"""Settings that are text (`str` in EngineArgs), whatever YAML would make of it: a revision 0123456 is no number."""
+
+
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
     return frozenset(argument_versions())
@@ -168,7 +180,11 @@ def setting(name: str, value: Any, where: str) -> Settings:
 
 def typed(name: str, value: Any, where: str) -> Any:
     """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
+    if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
+        return value
     parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    if isinstance(parsed, date):  # YAML's; no setting is one
+        return str(value)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = _human_readable(parsed)
     kind = _kind(name)

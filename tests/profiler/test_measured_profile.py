@@ -101,3 +101,13 @@ def test_whether_every_layer_keeps_every_token(config: dict[str, Any], uniform: 
 
 def test_an_observed_start_remembers_the_format_of_its_cache() -> None:
     assert observation_of(facts(cache_dtype="fp8")).settings["kv_cache_dtype"] == "fp8"
+
+
+def test_of_unequal_pipeline_stages_the_largest_bounds_the_blocks() -> None:
+    """61 layers in four stages: the scheduler tells of the first, 15, and the third has 16."""
+    layer = 16 * 4096.0
+    share = 20 * GIB
+    blocks = int(share // (16 * layer))
+    found, _ = kv_capacity({}, facts(kv_bytes_per_block=15 * layer, num_gpu_blocks=blocks, kv_cache_memory_bytes=share))
+    assert found is not None
+    assert found.num_gpu_blocks(LIMITS) == pytest.approx(blocks, abs=1)

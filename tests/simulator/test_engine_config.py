@@ -47,3 +47,11 @@ def test_a_no_that_is_false_says_nothing_as_in_vllm(tmp_path: Path):
     assert parse_settings([], file) == {"async_scheduling": False}
     with pytest.raises(InputError, match="no_enable_prefix_caching takes bool, not 'maybe'"):
         parse_settings(["no_enable_prefix_caching=maybe"])
+
+
+@pytest.mark.parametrize("text", ["0123456", "1.10", "1_000", "on", "2024-01-01"])
+def test_text_stays_text_whatever_yaml_would_make_of_it(text: str):
+    assert parse_settings([f"revision={text}", "quantization=2024-01-01"]) == {
+        "revision": text,
+        "quantization": "2024-01-01",
+    }

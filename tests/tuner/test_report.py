@@ -112,3 +112,12 @@ def test_a_profile_that_changed_is_not_reported_on(searched: Path, tmp_path: Pat
     (folder / "profile" / "profile.json").write_text((folder / "profile" / "profile.json").read_text() + "\n")
     with pytest.raises(InputError, match="the profile changed"):
         write_report(folder / "study")
+
+
+def test_a_study_in_which_no_request_is_served_in_time_has_a_report(searched: Path, tmp_path: Path):
+    study = shutil.copytree(searched, tmp_path / "study")
+    with Study.open(study, writable=True) as opened:
+        for trial in opened.trials("simulation"):
+            lost = dict(trial.metrics or {}) | {"failed": 70.0, "completed": 10.0}
+            opened.add(Trial(trial.settings, lost, origin=trial.origin))
+    assert "no configuration meets every target" in write_report(study, jobs=1).read_text()

@@ -12,7 +12,7 @@ from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile import save_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.recommendation import require_targets
-from slotune.tuner.recommendation_page import comparison, document
+from slotune.tuner.recommendation_page import comparison, document, front_table
 from slotune.tuner.study import Study
 from slotune.tuner.task import ask, load_task
 from slotune.tuner.tune import tune
@@ -176,3 +176,32 @@ def test_bad_settings_end_before_anything_is_written(files, tmp_path):
             jobs=1,
         )
     assert not (tmp_path / "study").exists()
+
+
+def test_what_is_told_as_resolved_is_what_the_engine_takes(found):
+    """vLLM lowers max_num_seqs to a smaller token budget."""
+    resolved = found.task.resolved({"max_num_batched_tokens": 96})
+    engine = found.task.profile.engine_config({"max_num_batched_tokens": 96})
+    assert resolved["max_num_seqs"] == engine.max_num_seqs == 96
+    assert (
+        document(found)["best"]["resolved"]["max_num_seqs"]
+        == found.task.profile.engine_config(found.best.settings).max_num_seqs
+    )
+
+
+def test_with_several_goals_the_recommendation_lies_on_the_front_that_is_told(files, tmp_path):
+    question = ask(*files, minimize=["mean_ttft_ms", "p99_tpot_ms"], trials=24)
+    both = tune(question, tmp_path / "study", jobs=1)
+    assert len(both.front) > 1
+    assert both.best.settings in [trial.settings for trial in both.front]
+    columns, rows = front_table(both)
+    assert columns == ["mean_ttft_ms", "p99_tpot_ms", "changes"]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
+def test_goodput_beside_a_target_decides(files, tmp_path):
+    """Small budgets keep the time between tokens and starve the first ones."""
+    strict = ask(*files, slos=[parse_slo("p99:tpot:60")], goodput={"ttft": 150.0}, trials=16)
+    found = tune(strict, tmp_path / "study", jobs=1)
+    best, default = (found.task.objective.good_ratio(trial.metrics) for trial in (found.best, found.default))
+    assert best <= default
