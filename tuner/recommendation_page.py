@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any
 
 from .comparison import changes_text, quantities
-from .objective import Metrics, Objective
+from .objective import GOOD_SHARE, Metrics, Objective, good_share
 from .other_orders import OtherOrders
 from .recommendation import Recommendation, met_text, range_text, steps_range_text, steps_text, verdict_text
 from .sensitivity import Sensitivity
 from .study import Trial, settings_key
+from .task import Task
 from .validate_page import document as validation_document
 from .validate_page import measured_document
 from .validation import Validation, nothing_said
@@ -45,11 +46,20 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
         of_default, of_best = (int((trial.metrics or {}).get(key, 0)) for trial in (default, best))
         if of_default or of_best:
             rows.append((label, of_default, of_best))
+    if task.objective.slos and task.objective.goodput:
+        rows.append((f"{GOOD_SHARE:.0%} of requests good", _good_text(task, default), _good_text(task, best)))
     for slo in task.objective.slos:
         rows.append((str(slo), verdict_text(task.objective, slo, default), verdict_text(task.objective, slo, best)))
         rows += _spread_row(recommendation, partial(met_text, objective=task.objective, slo=slo))
         rows += _steps_row(recommendation, partial(steps_text, objective=task.objective, slo=slo))
     return rows
+
+
+def _good_text(task: Task, trial: Trial) -> str:
+    if trial.metrics is None:
+        return f"does not start: {trial.message}"
+    met = "missed" if task.objective.good_ratio(trial.metrics) else "met"
+    return f"{met} ({good_share(trial.metrics):.1%})"
 
 
 def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], str]) -> list[tuple[str, object, object]]:
@@ -103,8 +113,9 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
 
 
 def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
-    """Each target as it was written, and whether it is met."""
-    return {str(slo): objective.keeps(slo, metrics) for slo in objective.slos}
+    """Each target as it was written, goodput where it is one beside others, and whether it is met."""
+    met = {str(slo): objective.keeps(slo, metrics) for slo in objective.slos}
+    return met | ({"goodput": objective.good_ratio(metrics) == 0} if objective.slos and objective.goodput else {})
 
 
 def document(recommendation: Recommendation) -> dict[str, Any]:

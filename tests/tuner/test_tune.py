@@ -205,3 +205,6 @@ def test_goodput_beside_a_target_decides(files, tmp_path):
     found = tune(strict, tmp_path / "study", jobs=1)
     best, default = (found.task.objective.good_ratio(trial.metrics) for trial in (found.best, found.default))
     assert best <= default
+    assert document(found)["best"]["targets"]["goodput"] == (best == 0)
+    (row,) = [row for row in comparison(found) if row[0] == "99% of requests good"]
+    assert row[2].startswith("met" if best == 0 else "missed")
