@@ -239,7 +239,7 @@ def _end_step(engine):
     state.first_in_flight = (entry + 1) % len(engine.flights)
     state.num_in_flight -= 1
     flight.rows = 0
-    together = stopped = 0
+    together = stopped = sampled = 0
     for k in range(rows):
         row = engine.rows[entry, k]
         request = engine.requests[row.request]
@@ -248,6 +248,7 @@ def _end_step(engine):
         if is_stale:
             request.stale -= row.tokens
         if row.samples and request.status < FINISHED:
+            sampled = 1
             accepted = _verify_drafts(engine, row, is_stale)
             stopped += _add_tokens(engine, row.request, 1 + accepted, is_stale)
             together += _emit(engine, request)
@@ -255,6 +256,8 @@ def _end_step(engine):
         _log_gap(engine, state.now_s - state.last_emission_s, together)
     if rows > 0:
         state.last_emission_s = state.now_s
+    if sampled > 0:
+        state.fruitless = 0
     if stopped > 0:
         _drop_ended(engine)
 
@@ -283,7 +286,6 @@ def _add_tokens(engine, index, count, is_stale):
     rules, request = engine.rules[0], engine.requests[index]
     count = min(count, rules.max_model_len - request.known, request.max_tokens - (request.known - request.prompt))
     request.known += count
-    engine.state[0].fruitless = 0
     was_running = request.status == RUNNING
     if rules.asynchronous and not is_stale:
         request.placeholders -= count
