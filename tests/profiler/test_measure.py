@@ -76,7 +76,7 @@ def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert any("cut short by the user" in note for note in load_profile(tmp_path / "profile").notes)
+    assert any("cut short: by the user" in note for note in load_profile(tmp_path / "profile").notes)
     assert not any(one.is_running() for one in engine)
 
 
