@@ -100,9 +100,9 @@ def command(
             write_requests(result.requests, requests_out)
     summary = partial(_summary, slo, goodput)
     metrics = summary(result)
+    extrapolated = result.extrapolated_steps / max(result.steps, 1)
     steps = None
     if len(result.requests) * asked["replicas"] <= MOST_SIMULATED_AGAIN:
-        extrapolated = result.extrapolated_steps / max(result.steps, 1)
         steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), extrapolated)
     else:
         told = (
@@ -113,7 +113,7 @@ def command(
         "metrics": metrics,
         "engine": asdict(profile.engine_config(settings)),
         "profile": profile.describe(),
-        "trust": profile.trust(result.extrapolated_steps / max(result.steps, 1), settings),
+        "trust": profile.trust(extrapolated, settings),
         "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
     }
     if slo:

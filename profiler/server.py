@@ -40,7 +40,7 @@ START_TIMEOUT_S = 1800.0
 STOP_GRACE_S = 20.0
 DEATH_S = 15.0
 """How long after its answers began to fail an engine may still be dying: every 5 s the API server looks whether the
-engine core lives (vllm/entrypoints/launcher.py, watchdog_loop), and then takes a while to end."""
+engine core lives (vllm/entrypoints/launchers/launcher.py, watchdog_loop), and then takes a while to end."""
 POLL_S = 0.2
 PORT_ATTEMPTS = 3
 OWN_SETTINGS = ("model", "host", "port", "scheduler_cls", "config", "uds", "api_key")

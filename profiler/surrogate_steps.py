@@ -11,6 +11,9 @@ from ..simulator.features import totals_of
 from ..simulator.steps import StepRecord, read_steps
 from .surrogate_samples import StepSamples, join
 
+MOST_APART = 0.2
+"""Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
+
 
 def samples_of_files(paths: Iterable[Path]) -> StepSamples:
     """Samples of step records in files (JSON lines), each file a recording of its own.
@@ -47,10 +50,6 @@ def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]
             f"{path}: of {steps} steps {apart} overlap the one before them and share no request with it: these are "
             'pipeline stages, whose steps\' stay is not told, or several engines that no "replica" tells apart'
         )
-
-
-MOST_APART = 0.2
-"""Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
 
 
 class _Last(NamedTuple):

@@ -11,6 +11,7 @@ from ..errors import InputError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 ROUNDING = 1e-9
+"""Of shares of requests."""
 OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 

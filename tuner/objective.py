@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError, unknown_name
-from ..simulator.slo import Slo
+from ..simulator.slo import ROUNDING, Slo
 
 Metrics = Mapping[str, float]
 
@@ -22,7 +22,6 @@ LATENCIES = tuple(
     for what in ("mean", "median", "p90", "p95", "p99")
 )
 
-ROUNDING = 1e-9
 GOOD_SHARE = 0.99
 """With --goodput: the share of requests that must be good, as in vLLM's recipes."""
 
