@@ -1,5 +1,6 @@
 """slotune plan: how much one engine takes, and how many a forecast needs."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +88,14 @@ def command(
 
     announce_compilation()
     first = _scenario(**base)
-    steps = with_other_step_times(first)
-    scenarios = [first, *(what_if(first, change) for change in changes), *steps]
+    scenarios = [first, *(what_if(first, change) for change in changes)]
     note_ignored(first.profile, *(scenario.settings for scenario in scenarios))
+    on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", len(scenarios) * ORDERINGS) as bar:
-        found = plan(scenarios, rate, jobs=jobs, dask_scheduler=dask_scheduler, on_done=bar.update)
-    plans, sides = found[: 1 + len(changes)], found[1 + len(changes) :]
+        plans = on_workers(scenarios, on_done=bar.update)
+    steps = with_other_step_times(plans[0])
+    with progress("plan for other step times", len(steps) * ORDERINGS) as bar:
+        sides = on_workers(steps, on_done=bar.update)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))
     else:

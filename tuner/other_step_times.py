@@ -19,7 +19,7 @@ ORIGIN = "other step time"
 
 def sensitivities_of(study: Study, task: Task) -> dict[str, Sensitivity]:
     """What the study knows of other step times, by `settings_key`."""
-    error = step_time_error(task.profile)
+    error = _error(study, task)
     if error is None:
         return {}
     known = _known(study)
@@ -36,7 +36,7 @@ def run_other_step_times(
 ) -> None:
     """Run the default and the finalists with faster and slower steps, each put in the study when it ends; known ones
     are not run."""
-    error = step_time_error(task.profile)
+    error = _error(study, task)
     if error is None:
         return
     known = _known(study)
@@ -61,6 +61,14 @@ def run_other_step_times(
         )
         study.add(trial)
         on_trial(trial)
+
+
+def _error(study: Study, task: Task) -> float | None:
+    """What all of them are varied by: the error of extrapolated steps where any of them makes many."""
+    keys = finalists(study, task).keys()
+    metrics = [trial.metrics or {} for trial in study.trials("simulation") if settings_key(trial.settings) in keys]
+    shares = [float(one.get("extrapolated_share", 0.0)) for one in metrics]
+    return step_time_error(task.profile, max(shares, default=0.0))
 
 
 def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:

@@ -210,15 +210,19 @@ def what_if(base: Scenario, text: str) -> Scenario:
     return replace(base, name=text, trace=scaled_lengths(base.trace, inputs=inputs, outputs=outputs))
 
 
-def with_other_step_times(base: Scenario) -> list[Scenario]:
+def with_other_step_times(base: Plan) -> list[Scenario]:
     """The base with steps that are faster and slower by its profile's error; none where that is not known."""
-    error = step_time_error(base.profile)
+    error = _step_time_error(base)
     if error is None:
         return []
     return [
-        replace(base, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)
+        replace(base.scenario, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)
         for how, factor in zip(("faster", "slower"), factors(error), strict=True)
     ]
+
+
+def _step_time_error(one: Plan) -> float | None:
+    return step_time_error(one.scenario.profile, _extrapolated_share([one]))
 
 
 def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
@@ -228,9 +232,8 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
     """
     base = plans[0]
     sides = dict(zip(("faster", "slower"), (described(one, gpu_hour_cost) for one in steps), strict=False))
-    error = step_time_error(base.scenario.profile)
     return described(base, gpu_hour_cost) | {
-        "sensitivity": {"step_time_error": error} | sides if sides else None,
+        "sensitivity": {"step_time_error": _step_time_error(base)} | sides if sides else None,
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
         "profile": base.scenario.profile.describe(),
@@ -251,11 +254,14 @@ def _shown(one: Plan) -> Probe:
 
 def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
     """How far to believe the plans: at the rates they name, the largest share of extrapolated steps."""
+    return plans[0].scenario.profile.trust(_extrapolated_share(plans), *(one.scenario.settings for one in plans))
+
+
+def _extrapolated_share(plans: Sequence[Plan]) -> float:
     probes = [
         probe for one in plans for probe in (one.at_rate, *(capacity.best for capacity in one.capacities)) if probe
     ]
-    shares = [float(probe.metrics.get("extrapolated_share", 0.0)) for probe in probes]
-    return plans[0].scenario.profile.trust(max(shares, default=0.0), *(one.scenario.settings for one in plans))
+    return max((float(probe.metrics.get("extrapolated_share", 0.0)) for probe in probes), default=0.0)
 
 
 def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,28 @@ def test_samples_cover_all_regimes_and_fit_the_cache() -> None:
         assert not step.prefill_rows or step.chunk_tokens >= 2, "one token after a context would be a decode"
         assert step.max_context <= 8192
     assert steps == list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
+
+
+def test_a_third_of_the_samples_fill_a_budget() -> None:
+    steps = list(sample_compositions(capacity_tokens=400_000, max_context=8192, seed=0))
+    for prefill, decode in [(True, False), (False, True), (True, True)]:
+        tokens = [s.tokens for s in steps if ((s.prefill_rows > 0), (s.decode_rows > 0)) == (prefill, decode)]
+        assert 0.3 < np.mean([count & (count - 1) == 0 for count in tokens if count > 32]) < 0.4
+
+
+def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half_as_much_again() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p", precision="fp8")
+    tables = silicon.KernelTables("h200_sxm", LLAMA, layout_of(1, 1, "fp8", {}))
+    full = [
+        Composition(1, tokens - decodes, 0, decodes, 1000, 1500) for tokens in (512, 1024, 2048) for decodes in (16, 32)
+    ]
+    more = [replace(step, chunk_tokens=step.chunk_tokens + 1) for step in full]
+    sizes = profile.step.graph_sizes
+    table_ms, more_ms = (np.array([tables.step_ms(step, sizes) for step in steps]) for steps in (full, more))
+    assert (more_ms > 1.3 * table_ms).all(), "the cliff that the fit must not smooth"
+    fitted_ms = 1e3 * step_times_s(profile.step.model, np.array([step.totals() for step in full]))
+    assert fitted_ms == pytest.approx(table_ms, rel=0.08)
 
 
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slotune.profiler.profile import Profile, load_profile
-from slotune.profiler.provenance import KERNEL_TABLES
+from slotune.profiler.provenance import KERNEL_TABLES, MEASURED
+from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR
 from slotune.simulator.slo import Slo
+from slotune.simulator.step_time import unbounded_hull
 from slotune.tuner.capacity import Scenario
 from slotune.tuner.objective import Objective
 from slotune.tuner.other_orders import FINALISTS
@@ -89,11 +92,11 @@ def test_a_study_whose_profile_has_no_known_error_runs_nothing(opened: Any):
 def test_a_plan_for_faster_and_slower_steps(tables_profile: Profile, small_trace: Any):
     objective = Objective((Slo(99.0, "ttft", 200.0),))
     base = Scenario("base", tables_profile, small_trace(), objective, {"max_num_seqs": 8})
-    faster, slower = with_other_step_times(base)
+    (alone,) = plan([base], 100.0, jobs=1)
+    faster, slower = with_other_step_times(alone)
     assert [faster.name, slower.name] == [f"steps {100 * ERROR:.2g}% {how}" for how in ("faster", "slower")]
     assert slower.step_factor == what_if(base, f"step_time=x{1 + ERROR}").step_factor == 1 + ERROR
-    plans = plan([base, faster, slower], 100.0, jobs=1)
-    told = document(plans[:1], 2.0, plans[1:])
+    told = document([alone], 2.0, plan([faster, slower], 100.0, jobs=1))
     sides = told["sensitivity"]
     assert sides["step_time_error"] == ERROR
     rates = [sides["slower"]["max_request_rate"], told["max_request_rate"], sides["faster"]["max_request_rate"]]
@@ -102,10 +105,38 @@ def test_a_plan_for_faster_and_slower_steps(tables_profile: Profile, small_trace
     assert told["what_if"] == []
 
 
+@pytest.mark.parametrize(("greatest", "error"), [(np.inf, 0.02), (100.0, 0.06)])
+def test_a_plan_mostly_outside_what_was_measured_varies_steps_by_the_error_there(
+    small_profile: Profile, small_trace: Any, greatest: float, error: float
+):
+    hull = unbounded_hull()
+    hull[..., 1] = greatest
+    held_out = (RegimeError("all", 30, 0.02, 0.03, 0.05, 0.0), RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0))
+    step = replace(small_profile.step, hull=hull, held_out=held_out)
+    profile = replace(small_profile, source=MEASURED, step=step)
+    (alone,) = plan([Scenario("base", profile, small_trace(), Objective((Slo(99.0, "ttft", 200.0),)))], jobs=1)
+    sides = with_other_step_times(alone)
+    assert [side.step_factor for side in sides] == list(factors(error))
+    assert document([alone], None, plan(sides, jobs=1))["sensitivity"]["step_time_error"] == error
+
+
+@pytest.mark.parametrize(("share", "error"), [(0.04, 0.02), (0.5, 0.06)])
+def test_finalists_outside_what_was_measured_are_varied_by_the_error_there(opened: Any, share: float, error: float):
+    study, task = opened
+    held_out = (RegimeError("all", 30, 0.02, 0.03, 0.05, 0.0), RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0))
+    profile = replace(task.profile, source=MEASURED, step=replace(task.profile.step, held_out=held_out))
+    task = replace(task, profile=profile)
+    best = study.trials("simulation")[0]
+    study.add(replace(best, metrics={**best.metrics, "extrapolated_share": share}))
+    assert {variation.step_factor for variation in all_run(study, task)} == set(factors(error))
+    assert all(one.step_time_error == error for one in sensitivities_of(study, task).values())
+
+
 def test_a_plan_whose_profile_has_no_known_error(small_profile: Profile, small_trace: Any):
     base = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "ttft", 200.0),)))
-    assert with_other_step_times(base) == []
-    assert document(plan([base], jobs=1), None)["sensitivity"] is None
+    plans = plan([base], jobs=1)
+    assert with_other_step_times(plans[0]) == []
+    assert document(plans, None)["sensitivity"] is None
 
 
 def test_the_error_of_the_bundled_profile_is_known():
