@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 COMPILED_PACKAGES = ("traces", "simulator")
@@ -89,9 +89,10 @@ def _private_folder() -> Path:
 
 
 def _drop_unused(base: Path) -> None:
-    """Remove the folders of sources that have not been compiled for long; a lost race to remove one is no harm."""
+    """Remove the folders of sources that have not been compiled for long; another process may be at it too."""
     for folder in base.glob("numba-*"):
-        if time.time() - folder.stat().st_mtime > UNUSED_AFTER_S:
-            import shutil
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > UNUSED_AFTER_S:
+                import shutil
 
-            shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder)

@@ -51,13 +51,14 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
 
 
 def _checked_keys(row: dict[str, Any]) -> set[str]:
-    """The keys of `row`; BadRow for one that looks like a misspelt key of ours which is not there."""
+    """Keys of `row` that need not be looked at again; BadRow for one that looks like a misspelt key of ours which is
+    not there."""
     absent = KEYS - row.keys()
     for key in sorted(row.keys() - KEYS):
         near = get_close_matches(key.lower(), absent, n=1, cutoff=TYPO_SIMILARITY)
         if near:
             raise BadRow(f"unknown key {key!r}: did you mean {near[0]!r}?")
-    return set(row)
+    return {key for key in row if not get_close_matches(key.lower(), KEYS, n=1, cutoff=TYPO_SIMILARITY)}
 
 
 def _add(columns: Columns, row: dict[str, Any]) -> None:

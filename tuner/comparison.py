@@ -65,16 +65,19 @@ class Compared:
         return paired_ratio(mine, theirs, comparisons=comparisons)
 
     def prediction_error(self, quantity: Quantity) -> float:
-        """Predicted over measured, less one; NaN where either is missing."""
-        measured = self.measured(quantity).value
-        return quantity.of(self.predicted) / measured - 1 if measured else math.nan
+        """Predicted over measured, less one; NaN where either is missing or infinite."""
+        return _error(quantity.of(self.predicted), self.measured(quantity).value)
 
     def error_at_speed(self, quantity: Quantity) -> float:
         """The same with each run predicted for steps as slow as its own were: what schedule and overhead are off by."""
         rounds = sorted(self.runs.keys() & self.at_speed.keys())
         measured = mean_interval([quantity.of(self.runs[number]) for number in rounds]).value
         predicted = mean_interval([quantity.of(self.at_speed[number]) for number in rounds]).value
-        return predicted / measured - 1 if measured else math.nan
+        return _error(predicted, measured)
+
+
+def _error(predicted: float, measured: float) -> float:
+    return predicted / measured - 1 if measured and math.isfinite(predicted) and math.isfinite(measured) else math.nan
 
 
 def quantities(objective: Objective) -> list[Quantity]:

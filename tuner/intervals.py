@@ -33,7 +33,10 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean over runs (geometric where all values are positive); runs without the value (NaN) do not count."""
+    """Mean over runs (geometric where all values are positive); infinite where it is so in any run, and runs without
+    the value (NaN) do not count."""
+    if any(map(math.isinf, values)):
+        return Interval(math.inf, math.nan, math.nan, len(values))
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) and (known > 0).all():
         value, low, high = np.exp(_t_interval(np.log(known), confidence)).tolist()

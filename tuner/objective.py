@@ -45,7 +45,11 @@ class Goal:
     maximize: bool
 
     def loss(self, metrics: Metrics, reference: Metrics) -> float:
-        """Log of the ratio to the reference's value, positive where worse; infinite without a value."""
+        """Log of the ratio to the reference's value, positive where worse; infinite without a value.
+
+        Against a reference that has none, such as a goodput of 0, a tenth of the value's own log: that orders values
+        of any unit and stays within GOAL_SPAN.
+        """
         value, base = metrics.get(self.metric, math.nan), reference.get(self.metric, math.nan)
         if not (math.isfinite(value) and value > 0):
             return math.inf

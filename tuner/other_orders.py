@@ -16,7 +16,7 @@ import numpy as np
 from ..simulator.engine_config import Settings
 from .evaluate import Outcome
 from .objective import Metrics, Objective
-from .ranking import pareto_front, ranked, recommended, unlike
+from .ranking import pareto_front, ranked, recommended, reference_of, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
 from .variation import ORDERS, Variation
@@ -102,10 +102,10 @@ def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) ->
     orders, eligible = orders_of(study), _eligible(trials, task)
     ordered = [trial for trial in eligible if settings_key(trial.settings) in orders]
     if not ordered:
-        return recommended(eligible, task.objective, task.space, _reference(trials))
+        return recommended(eligible, task.objective, task.space, reference_of(trials))
     means = [replace(trial, metrics=orders[settings_key(trial.settings)].mean()) for trial in ordered]
     default = orders.get(settings_key(study.asked.engine))
-    best = recommended(means, task.objective, task.space, default.mean() if default else _reference(means))
+    best = recommended(means, task.objective, task.space, default.mean() if default else reference_of(means))
     return next(trial for trial in ordered if best is not None and trial.number == best.number)
 
 
@@ -113,26 +113,21 @@ def _ran(study: Study) -> list[Trial]:
     return [trial for trial in study.trials("simulation") if trial.metrics is not None]
 
 
-def _reference(trials: Sequence[Trial]) -> Metrics:
-    """What goals are measured against: the first trial, which is the default where it ran."""
-    return (trials[0].metrics or {}) if trials else {}
-
-
 def _best_few(trials: Sequence[Trial], task: Task) -> list[Trial]:
     """The best trials that are predicted to differ, of those that are eligible."""
     objective, space = task.objective, task.space
     eligible = _eligible(trials, task)
-    best = recommended(eligible, objective, space, _reference(trials))
+    best = recommended(eligible, objective, space, reference_of(trials))
     if best is None:
         return []
-    order = ranked(eligible, objective, space, _reference(trials))
+    order = ranked(eligible, objective, space, reference_of(trials))
     return list(islice(unlike([best, *order], [], objective), FINALISTS))
 
 
 def _eligible(trials: Sequence[Trial], task: Task) -> list[Trial]:
     """Those that may be recommended: none that misses targets where the best meets them and, with several goals, none
     that another beats in all of them."""
-    objective, space, reference = task.objective, task.space, _reference(trials)
+    objective, space, reference = task.objective, task.space, reference_of(trials)
     if len(objective.goals) > 1 and (front := pareto_front(trials, objective, space, reference)):
         return front
     best = recommended(trials, objective, space, reference)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from .comparison import Quantity, quantities
-from .objective import Metrics, Objective, answers_as_many, failed_share, keeps_up
+from .objective import Goal, Metrics, Objective, answers_as_many, failed_share, keeps_up
 from .space import SearchSpace
 from .study import Trial, settings_key
 
@@ -14,6 +14,11 @@ HEADROOM_TIE = 0.02
 """Latencies within 2 % of their limit are ties where the targets are met: nobody changes a setting for less."""
 ALIKE = 0.005
 """Predictions within half a percent of each other: the engine would not tell such configurations apart either."""
+
+
+def reference_of(trials: Sequence[Trial]) -> Metrics:
+    """What goals are measured against: the first trial that ran, which is the default where it did."""
+    return next((trial.metrics for trial in trials if trial.metrics is not None), {})
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
@@ -50,9 +55,12 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
         return False
     if not goals:
         return mine <= theirs + HEADROOM_TIE
-    return all(
-        goal.loss(trial.metrics, reference) <= goal.loss(best.metrics, reference) + math.log1p(TIE) for goal in goals
-    )
+    return all(_ties(goal, trial.metrics, best.metrics) for goal in goals)
+
+
+def _ties(goal: Goal, mine: Metrics, best: Metrics) -> bool:
+    """Whether it is worse by no more than TIE; everything ties with a best that has no value."""
+    return math.isinf(goal.loss(best, best)) or goal.loss(mine, best) <= math.log1p(TIE)
 
 
 def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:

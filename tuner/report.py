@@ -20,7 +20,7 @@ from .objective import Metrics
 from .other_orders import orders_of, picked
 from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
-from .ranking import ranked
+from .ranking import ranked, reference_of
 from .recommendation import met_text, steps_text
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
@@ -232,7 +232,7 @@ class Page:
         return latency_against_rate(panels, trace_rate(self.task.trace))
 
     def _trials(self) -> dict[str, Any]:
-        order = ranked(self.trials, self.objective, self.task.space, self.default_metrics or {})
+        order = ranked(self.trials, self.objective, self.task.space, reference_of(self.trials))
         failed = [trial for trial in self.trials if trial.metrics is None]
         meeting = sum(self.objective.meets(trial.metrics or {}) for trial in order)
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..simulator.engine_config import Settings
 from .evaluate import Outcome, RunAll
 from .objective import Metrics, Objective
-from .ranking import as_good, recommended
+from .ranking import as_good, recommended, reference_of
 from .search_candidates import Candidates
 from .space import F64, SearchSpace
 from .study import Study, Trial, settings_key
@@ -135,8 +135,11 @@ class Search:
         self._proposer = proposer
         self._runner = runner
         self._trials = trials
-        self.reference: Metrics = {}
-        """What goals are measured against: the default's metrics, or the first others where it did not run."""
+
+    @property
+    def reference(self) -> Metrics:
+        """What goals are measured against."""
+        return reference_of(self._runner.trials())
 
     @property
     def space(self) -> SearchSpace:
@@ -149,7 +152,6 @@ class Search:
         self._candidates.take(self.space.vector({}))
         fresh = [(origin, vector) for origin, vector in others if self._take_new(vector)][: self._trials - 1]
         trials = self._runner.run([Proposal(origin, self.space.settings(vector)) for origin, vector in fresh])
-        self.reference = next((t.metrics for t in [default, *trials] if t.metrics is not None), {})
         for vector, trial in zip([self.space.vector({}), *(v for _, v in fresh)], [default, *trials], strict=True):
             self._tell(vector, trial)
         return default

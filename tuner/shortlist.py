@@ -9,7 +9,7 @@ from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned
 from .objective import Objective
 from .other_orders import picked
-from .ranking import TIE, ranked, unlike
+from .ranking import TIE, ranked, reference_of, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
 from .verdict import Verdict, decide, mean_merit, merit_of
@@ -24,10 +24,9 @@ def shortlist(study: Study, task: Task) -> list[Settings]:
     trials = study.trials("simulation")
     if not trials:
         raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
-    reference = default_metrics(study)
-    order = ranked(trials, task.objective, task.space, reference)
+    order = ranked(trials, task.objective, task.space, reference_of(trials))
     best = picked(study, task)
-    default = Trial(study.asked.engine, reference or None)
+    default = Trial(study.asked.engine, default_metrics(study) or None)
     return [dict(trial.settings) for trial in unlike([best, *order] if best else order, [default], task.objective)]
 
 
@@ -46,7 +45,7 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
     trials = [t for t in study.trials("simulation") if t.metrics is not None]
     corrected = [Trial(t.settings, correction.corrected(t.settings, t.metrics or {}), number=t.number) for t in trials]
     known = [trial for trial in corrected if settings_key(trial.settings) in tried]
-    order = ranked(corrected, task.objective, task.space, default_metrics(study))
+    order = ranked(corrected, task.objective, task.space, reference_of(trials))
     unknown = unlike(order, known, task.objective)
     return [dict(trial.settings) for trial in unknown if _promises(trial, verdict, task.objective)]
 
