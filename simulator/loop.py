@@ -147,11 +147,14 @@ def _launch(engine, model, memo, totals, rows, record):
     """Put the scheduled step in flight: how long it takes, and when it ends."""
     state, flight = engine.state[0], engine.flights[scheduler.next_flight(engine)]
     start_s = max(state.now_s, engine.stage_free_s[0])
+    if len(engine.stage_free_s) > 1:
+        start_s = max(start_s, _inputs_known_s(engine, rows))
     flight.rows = rows
     flight.end_s = start_s
     if rows > 0:
         _sum_rows(engine, totals, rows)
         flight.end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
+        _note_samples(engine, rows, flight.end_s)
         if flight.end_s <= state.dies_s:
             state.num_steps += 1
             state.num_extrapolated += is_extrapolated(model, totals)
@@ -187,6 +190,26 @@ def _run_stages(engine, start_s, step_s):
         end_s = max(end_s, engine.stage_free_s[stage]) + step_s / stages
         engine.stage_free_s[stage] = end_s
     return end_s
+
+
+@inner
+def _inputs_known_s(engine, rows):
+    """When the tokens from which the step's decodes start are there: the first stage waits for what the last one
+    sampled, however early the step was scheduled (get_prev_sampled_outputs in vllm/v1/worker/gpu/pp_utils.py)."""
+    entry, known_s = scheduler.next_flight(engine), 0.0
+    for k in range(rows):
+        known_s = max(known_s, engine.requests[engine.rows[entry, k].request].sampled_s)
+    return known_s
+
+
+@inner
+def _note_samples(engine, rows, end_s):
+    entry = scheduler.next_flight(engine)
+    if len(engine.stage_free_s) > 1:
+        for k in range(rows):
+            row = engine.rows[entry, k]
+            if row.samples:
+                engine.requests[row.request].sampled_s = end_s
 
 
 @inner

@@ -97,6 +97,7 @@ REQUEST = np.dtype(
         ("held", np.int64),  # KV blocks held
         ("hashed", np.int64),  # num_cached_block: leading blocks that others can hit
         ("slot", np.int64),  # row of the block table
+        ("sampled_s", np.float64),  # when the last token that it was scheduled for has left the last pipeline stage
         ("key", np.int64),  # place in the waiting queue: lower is nearer to the front
         ("sent", np.int64),  # output tokens sent to the client
         ("cached", np.int64),  # prompt tokens found in the prefix cache at first admission; -1 before

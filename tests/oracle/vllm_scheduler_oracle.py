@@ -129,6 +129,7 @@ class VirtualEngine:
         self.live, self.first, self.done, self.cached, self.preemptions = {}, {}, {}, {}, {}
         self.in_flight = deque()
         self.now, self.stage_free = 0.0, [0.0] * stages
+        self.sampled_at = {}
         self.step = 0
 
     def run(self, max_steps):
@@ -183,15 +184,21 @@ class VirtualEngine:
             self.preemptions[rid] = live[rid].num_preemptions
         for new in output.scheduled_new_reqs:
             self.cached.setdefault(new.req_id, context[new.req_id])
-        start = end = max(self.now, self.stage_free[0])
+        start = end = max(self.now, self.stage_free[0], *self.inputs_known(tokens))
         if tokens:
             end = self.run_stages(start, step_ms(self.cost, [(tokens[r], context[r]) for r in tokens]))
+            self.sampled_at.update(dict.fromkeys(samples, end))
             self.step += 1
             self.write_step(start, end, tokens, context, preempted)
         # the drafts of a request that was just admitted are padding
         drafts = {rid: len(ids) for rid, ids in output.scheduled_spec_decode_tokens.items() if rid in running}
         self.in_flight.append((end, output, tokens, samples, drafts))
         return tokens, preempted
+
+    def inputs_known(self, tokens):
+        """When the last stage has sampled what the first one needs (vllm/v1/worker/gpu/pp_utils.py): a request's next
+        row may be scheduled before."""
+        return [self.sampled_at.get(rid, 0.0) for rid in tokens] if len(self.stage_free) > 1 else []
 
     def run_stages(self, start, duration):
         """Each pipeline stage takes an equal share of the step, one step at a time; returns the end of the last."""

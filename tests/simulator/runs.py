@@ -189,14 +189,16 @@ def plain_engine(**settings: Any) -> EngineConfig:
 def token_times(run: Run) -> dict[int, list[float]]:
     """When each output token of each request was made, replayed from the steps alone.
 
-    A row makes a token if with it the request has computed all its tokens: prompt and outputs so far.
+    A row makes a token if with it the request has computed all its tokens, prompt and outputs so far; not beyond the
+    last, since steps that are scheduled ahead may hold a row of a request that turns out to be done.
     """
+    limits = run.setup.trace.output_tokens
     known = dict(enumerate(run.setup.trace.input_tokens.tolist()))
     times: dict[int, list[float]] = {request: [] for request in known}
     for step in run.steps:
         for name, tokens, context in step.rows:
             request = int(name)
-            if context + tokens == known[request]:
+            if context + tokens == known[request] and len(times[request]) < limits[request]:
                 known[request] += 1
                 times[request].append(step.end_s)
     return times

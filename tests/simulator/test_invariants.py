@@ -28,6 +28,7 @@ def test_every_simulation(setup: Setup) -> None:
     no_row_beyond_the_limits(made)
     blocks_are_neither_negative_nor_leaked(made)
     time_goes_forward(made)
+    no_decode_begins_before_its_token_is_sampled(made)
     first_come_is_first_admitted(made)
 
 
@@ -77,7 +78,10 @@ def tokens_are_conserved(made: Run) -> None:
             assert made.setup.engine.async_scheduling
             assert preemptions[request] > 0
         elif table.status[request] == FINISHED:
-            assert computed[request] == table.prompt_tokens[request] + table.output_tokens[request] - 1
+            in_vain = computed[request] - (table.prompt_tokens[request] + table.output_tokens[request] - 1)
+            # vLLM before 0.23 may schedule further rows of a request while its last token passes the stages.
+            scheduled_ahead = made.setup.engine.async_scheduling and made.setup.engine.pipeline_parallel_size > 1
+            assert in_vain == 0 or (scheduled_ahead and 0 < in_vain < made.setup.engine.pipeline_parallel_size)
 
 
 def no_row_beyond_the_limits(made: Run) -> None:
@@ -111,6 +115,17 @@ def time_goes_forward(made: Run) -> None:
         for step in steps:
             assert step.end_s > step.start_s
             assert all(arrival_s[int(name)] <= step.start_s + 1e-12 for name, _, _ in step.rows)
+
+
+def no_decode_begins_before_its_token_is_sampled(made: Run) -> None:
+    requests = made.result.requests
+    for index in range(made.setup.replicas):
+        ends: dict[str, float] = {}
+        for step in made.steps_of(index):
+            for name, _, context in step.rows:
+                if context >= requests.prompt_tokens[int(name)] and not requests.preemptions[int(name)]:
+                    assert step.start_s >= ends[name] - 1e-12
+                ends[name] = step.end_s
 
 
 def first_come_is_first_admitted(made: Run) -> None:

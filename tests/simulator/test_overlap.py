@@ -1,5 +1,8 @@
 """Asynchronous scheduling hides the scheduler, not the work: where nothing is scarce the schedule is the same."""
 
+from itertools import pairwise
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +33,19 @@ def test_a_finished_request_keeps_its_seat_and_blocks_for_one_more_step() -> Non
     )
     assert [names for _, names in rows(waiting)] == [["0"], ["0"], ["1"], ["1"], ["1"]]
     assert rows(waiting) == rows(overlapping)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_a_lone_request_passes_all_stages_before_its_next_token(stages: int) -> None:
+    """However many steps are scheduled ahead (PPHandler in vllm/v1/worker/gpu/pp_utils.py)."""
+    trace = make_trace([0.0, 0.0], [16, 16], [5, 5])
+    waiting, overlapping = (
+        run(Setup(trace, plain_engine(async_scheduling=value, pipeline_parallel_size=stages, max_num_seqs=4)))
+        for value in (False, True)
+    )
+    steps = [step for step in overlapping.steps if step.rows]
+    assert len(steps) == 5 and all(after.start_s == before.end_s for before, after in pairwise(steps))
+    assert (waiting.result.requests.finish_s == overlapping.result.requests.finish_s).all()
 
 
 def rows(made: Run) -> list[tuple[float, list[str]]]:
