@@ -7,6 +7,7 @@ does not grow (see steady_load).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
@@ -18,6 +19,7 @@ from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .evaluate import SimulatedRun
+from .lasting_prefixes import lasting
 from .objective import GOOD_SHARE, Metrics, Objective
 from .steady_load import is_steady, keeps_up, ordered
 
@@ -34,8 +36,7 @@ LOADED_STAYS = 10.0
 MOST_REQUESTS = 50_000
 """For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 MOST_FLEET_REQUESTS = 1_000_000
-LIGHT_REQUESTS = 200
-LIGHT_RATE = 1e-6
+LIGHT_RATE = 1e-4
 """Requests a second at which no two meet."""
 MOST_DOUBLINGS = 24
 BELOW = (0.97, 0.93)
@@ -92,9 +93,9 @@ def probe(
     """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays alone, and against the
     time that it stays under this load, and of at least `least` requests a replica."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
-    most = min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
-    fewest = max([least * replicas, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
-    requests = max(min(fewest, most), len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
+    most = _most(replicas)
+    fewest = _fewest(scenario, replicas, least)
+    requests = max(fewest, len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
     while True:
         tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
         if tried.certain or requests >= most:
@@ -104,6 +105,16 @@ def probe(
             return tried
         # A batch that only seems to grow, by chance or because it was empty at first, does not under a longer load.
         requests = min(max(wanted, 2 * requests), most)
+
+
+def _most(replicas: int) -> int:
+    return min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
+
+
+def _fewest(scenario: Scenario, replicas: int, least: int) -> int:
+    """At least `least` requests a replica, and enough for every percentile that is a limit."""
+    enough = max([least * replicas, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
+    return min(enough, _most(replicas))
 
 
 def _least_requests(percentile: float) -> int:
@@ -136,12 +147,13 @@ def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
 
 
 def unloaded(scenario: Scenario) -> tuple[Probe, float]:
-    """A load so light that requests hardly meet, and how long a request stays then (seconds).
+    """As many requests as any rate is tried on, so rare that they hardly meet, and how long one stays then (seconds).
 
     Raises InfeasibleError where the targets are missed even so.
     """
-    count = min(LIGHT_REQUESTS, len(scenario.trace))
-    alone = _run(scenario, ordered(head(scenario.trace, count), count, LIGHT_RATE, 0), LIGHT_RATE, 0, 1)
+    count = _fewest(scenario, 1, LEAST_REQUESTS)
+    whole = head(scenario.trace, min(len(scenario.trace), MOST_REQUESTS))
+    alone = _run(scenario, ordered(whole, count, LIGHT_RATE, 0), LIGHT_RATE, 0, 1)
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
     if not stay_s > 0:
         raise InputError("no request of the trace could be served: see `slotune simulate` for the reasons")
@@ -163,12 +175,17 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
     return alone, stay_s
 
 
-def find_capacity(scenario: Scenario, seed: int) -> Capacity:
-    """The highest rate on the ordering `seed`, within TOLERANCE. Raises InfeasibleError where no rate will do."""
-    alone, stay_s = unloaded(scenario)
+def find_capacity(scenario: Scenario, seed: int, alone: Probe, stay_s: float) -> Capacity:
+    """The highest rate on the ordering `seed`, within TOLERANCE; `alone` and `stay_s` are what `unloaded` tells.
+
+    Raises InfeasibleError where no rate will do.
+    """
+    # What waits for the first prefill of a lasting prefix is many of a short load's requests and few of a service's.
+    least = CONFIRMING_REQUESTS if lasting(scenario.trace).any() else LEAST_REQUESTS
+    tried = partial(probe, scenario, stay_s=stay_s, seed=seed)
     try:
-        found = highest_rate(lambda rate: probe(scenario, rate, stay_s, seed), replace(alone, rate=0.0), 1 / stay_s)
-        return confirmed(lambda rate: probe(scenario, rate, stay_s, seed, least=CONFIRMING_REQUESTS), found)
+        found = highest_rate(partial(tried, least=least), replace(alone, rate=0.0), 1 / stay_s)
+        return confirmed(partial(tried, least=CONFIRMING_REQUESTS), found)
     except InfeasibleError as error:
         raise InfeasibleError(f"{scenario.name}: {error}") from error
 

@@ -109,46 +109,64 @@ def require_targets(plans: Sequence[Plan]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """Capacity on one ordering or, with replicas, whether they serve the rate on it."""
+class _CapacityOn:
+    """What one engine takes on an ordering."""
 
     seed: int
-    rate: float = 0.0
-    stay_s: float = 0.0
-    replicas: int = 0
+    alone: Probe
+    stay_s: float
+
+    def ask(self, scenario: Scenario) -> Capacity:
+        return find_capacity(scenario, self.seed, self.alone, self.stay_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _ServesOn:
+    """What comes of a rate on so many replicas on an ordering."""
+
+    seed: int
+    rate: float
+    replicas: int
+    stay_s: float
+
+    def ask(self, scenario: Scenario) -> Probe:
+        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / self.replicas))
+        return probe(scenario, self.rate, self.stay_s, self.seed, self.replicas, least)
+
+
+_Question = _CapacityOn | _ServesOn
 AskAll = Callable[[Sequence[_Question]], Any]
 Answer = TypeVar("Answer")
 
 
 def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
-    if question.replicas:
-        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / question.replicas))
-        return probe(scenario, question.rate, question.stay_s, question.seed, question.replicas, least)
-    return find_capacity(scenario, question.seed)
+    return question.ask(scenario)
 
 
 def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Callable[[], None]) -> Plan:
+    alone, stay_s = unloaded(scenario)
     capacities: list[Capacity] = []
-    for capacity in ask_all([_Question(seed) for seed in range(ORDERINGS)]):
+    for capacity in ask_all([_CapacityOn(seed, alone, stay_s) for seed in range(ORDERINGS)]):
         capacities.append(capacity)
         step()
-    alone = Plan(scenario, tuple(capacities), rate, None, None)
-    if rate is None:
-        return alone
-    _, stay_s = unloaded(scenario)
-    fewest = max(1, math.ceil(rate / alone.interval[1]))
+    one_engine = Plan(scenario, tuple(capacities), rate, None, None)
+    return one_engine if rate is None else _fleet(one_engine, rate, stay_s, ask_all)
+
+
+def _fleet(one_engine: Plan, rate: float, stay_s: float, ask_all: AskAll) -> Plan:
+    """The plan with the fewest replicas that serve the rate on every ordering, or the reason why none do."""
+    scenario = one_engine.scenario
+    fewest = max(1, math.ceil(rate / one_engine.interval[1]))
     if fewest > MOST_REPLICAS:
         reason = (
             f"{scenario.name}: {rate:g} requests/s need {fewest:,} replicas or more, and at most {MOST_REPLICAS:,} are "
             "simulated: plan for a part of the rate and multiply"
         )
-        return replace(alone, reason=reason)
+        return replace(one_engine, reason=reason)
 
     def worst_on(replicas: int) -> Probe | None:
         """What came of the ordering that did worst; None where one missed the targets."""
-        probes: list[Probe] = list(ask_all([_Question(seed, rate, stay_s, replicas) for seed in range(ORDERINGS)]))
+        probes: list[Probe] = list(ask_all([_ServesOn(seed, rate, replicas, stay_s) for seed in range(ORDERINGS)]))
         if not all(p.ok for p in probes):
             return None
         return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
@@ -156,12 +174,13 @@ def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Call
     most = fewest + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * fewest))
     found = fewest_that_do(worst_on, fewest, most)
     if found is not None:
-        return replace(alone, replicas=found[0], at_rate=found[1])
+        return replace(one_engine, replicas=found[0], at_rate=found[1])
     reason = (
         f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s "
-        f"although one takes {alone.max_request_rate:.3g}; the {scenario.router} router spreads the load too unevenly"
+        f"although one takes {one_engine.max_request_rate:.3g}; the {scenario.router} router spreads the load too "
+        "unevenly"
     )
-    return replace(alone, reason=reason)
+    return replace(one_engine, reason=reason)
 
 
 def fewest_that_do(does: Callable[[int], Answer | None], start: int, most: int) -> tuple[int, Answer] | None:

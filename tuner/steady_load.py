@@ -14,6 +14,7 @@ from ..simulator.request_table import RequestTable
 from ..simulator.simulation import SimulationResult
 from ..traces.trace import F64, I64, Trace
 from ..traces.transform import at_rate
+from .lasting_prefixes import lasting
 
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)
@@ -29,7 +30,7 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
 
     Blocks of about sqrt(n) consecutive requests are shuffled with the gaps between them, so bursts stay together. Where
     prompts share tokens, as the turns of a conversation do, the trace begins elsewhere instead: shuffled turns would
-    find less in the prefix cache. A repeated request is a new one: copies share no tokens with each other.
+    find less in the prefix cache. A repeated request is a new one: copies share lasting prefixes and nothing else.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
@@ -53,7 +54,8 @@ def _order(trace: Trace, rng: np.random.Generator, seed: int) -> I64:
 def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
     taken = trace.taken(rows)
     names, name = np.unique(taken.run_name, return_inverse=True)
-    run_name = name + len(names) * np.repeat(copy, np.diff(taken.run_offsets))
+    copies = np.repeat(copy, np.diff(taken.run_offsets))
+    run_name = name + len(names) * np.where(lasting(trace)[name], 0, copies)
     return replace(taken, arrival_s=arrival_s, run_name=run_name, request_id=None, prefix_name=())
 
 

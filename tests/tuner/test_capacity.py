@@ -71,6 +71,10 @@ def scenario(small_profile, small_trace):
     return make
 
 
+def capacity_of(scenario, seed):
+    return find_capacity(scenario, seed, *unloaded(scenario))
+
+
 def test_a_limit_of_days_does_not_make_a_load_of_days(scenario, monkeypatch):
     monkeypatch.setattr("slotune.tuner.capacity.MOST_REQUESTS", 2000)
     tried = probe(scenario(Slo(99.0, "ttft", 1e9), max_num_seqs=4), 1000.0, 1.0, 0)
@@ -81,7 +85,7 @@ def test_a_limit_of_days_does_not_make_a_load_of_days(scenario, monkeypatch):
 def test_a_saturated_engine_is_not_capacity_although_its_target_is_met(scenario):
     """With four places, time per token stays low however long the queue is: only the queue tells."""
     tpot_only = scenario(Slo(99.0, "tpot", 100.0), max_num_seqs=4)
-    found = find_capacity(tpot_only, seed=0)
+    found = capacity_of(tpot_only, 0)
     assert found.failed.binding == "queue"
     # Four places, each held for a request's stay: no more can pass than that.
     stay_s = found.best.metrics["mean_e2el_ms"] - found.best.metrics["mean_ttft_ms"]
@@ -90,13 +94,13 @@ def test_a_saturated_engine_is_not_capacity_although_its_target_is_met(scenario)
 
 
 def test_capacity_depends_on_the_target(scenario):
-    rates = [find_capacity(scenario(Slo(99.0, "ttft", ms)), seed=1).best.rate for ms in (60, 500)]
+    rates = [capacity_of(scenario(Slo(99.0, "ttft", ms)), 1).best.rate for ms in (60, 500)]
     assert rates[0] < rates[1]
 
 
 def test_a_target_that_a_lone_request_misses(scenario):
     with pytest.raises(InfeasibleError, match="p99:tpot:2 is missed by requests that are alone"):
-        find_capacity(scenario(Slo(99.0, "tpot", 2.0)), seed=0)
+        capacity_of(scenario(Slo(99.0, "tpot", 2.0)), 0)
 
 
 @pytest.mark.parametrize("slo", [Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 60.0)])
@@ -107,7 +111,7 @@ def test_no_more_than_the_engine_can_make_is_capacity(slo):
     """
     profile = linear_profile(0.005, 1e-6, 5e-5, 0.0)
     trace = make_trace(1000, 10.0, (constant(16), constant(200)), seed=0)
-    found = find_capacity(Scenario("base", profile, trace, Objective((slo,)), {"max_num_seqs": 1024}), seed=0)
+    found = capacity_of(Scenario("base", profile, trace, Objective((slo,)), {"max_num_seqs": 1024}), 0)
     assert found.best.rate == pytest.approx(1024 / 200 / 0.0562, rel=0.03)
 
 
@@ -117,7 +121,7 @@ def test_requests_that_are_turned_away_are_no_queue(small_profile, small_trace):
     scenario = Scenario(
         "base", small_profile, trace, Objective((Slo(50.0, "ttft", 500.0),)), {"max_model_len": longest}
     )
-    found = find_capacity(scenario, seed=0)
+    found = capacity_of(scenario, 0)
     assert found.best.metrics["failed"] > 0 and found.best.rate > 10
 
 
@@ -128,14 +132,41 @@ def test_a_target_that_some_requests_miss_by_themselves_is_told(small_profile, s
     scenario = Scenario(
         "base", small_profile, replace(trace, input_tokens=lengths), Objective((Slo(99.0, "ttft", 200.0),))
     )
-    with pytest.raises(InfeasibleError, match="base: no rate meets the targets: p99:ttft:200 stops even"):
-        find_capacity(scenario, seed=0)
+    with pytest.raises(
+        InfeasibleError, match="base: no rate meets the targets: p99:ttft:200 is missed by requests that are alone"
+    ):
+        capacity_of(scenario, 0)
+
+
+def test_a_few_long_prompts_do_not_stop_every_rate_wherever_they_are(small_profile, small_trace):
+    """One in 200 requests is above the limit by itself: no 99th percentile."""
+    limit = Objective((Slo(99.0, "ttft", 200.0),))
+    found = []
+    for first in (0, 1500):
+        trace = small_trace(2000)
+        lengths = trace.input_tokens.copy()
+        lengths[first : first + 100 : 10] = 20_000
+        found.append(
+            capacity_of(Scenario("base", small_profile, replace(trace, input_tokens=lengths), limit), 0).best.rate
+        )
+    assert found[0] == pytest.approx(found[1], rel=0.25) and found[0] > 1
+
+
+def test_the_system_prompts_of_a_short_trace_are_warm_in_the_next_copy(small_profile):
+    """100 requests make each of five system prompts five per cent of them cold; the service goes on."""
+    lengths = (constant(100), constant(20))
+    rates = []
+    for count in (100, 10_000):
+        trace = make_trace(count, 5.0, lengths, system_prompts=5, system_prompt_tokens=4000, seed=0)
+        scenario = Scenario("base", small_profile, trace, Objective((Slo(99.0, "ttft", 100.0),)))
+        rates.append(capacity_of(scenario, 0).best.rate)
+    assert rates[0] == pytest.approx(rates[1], rel=0.15)
 
 
 def test_what_binds_is_named(small_profile, small_trace):
     objective = Objective((Slo(99.0, "ttft", 5000.0),), (), {"tpot": 6.0})
     scenario = Scenario("base", small_profile, small_trace(), objective)
-    assert find_capacity(scenario, seed=0).failed.binding == "goodput"
+    assert capacity_of(scenario, 0).failed.binding == "goodput"
     hopeless = replace(scenario, objective=replace(objective, goodput={"tpot": 1.0}))
     with pytest.raises(InfeasibleError, match="fewer than 99% of the requests are good even alone"):
         unloaded(hopeless)
@@ -162,7 +193,7 @@ def test_a_few_seats_take_on_a_short_trace_what_they_take_on_a_long_one():
     profile = linear_profile(0.008, 2e-5, 1e-4, 2e-8)
     lengths = (parse_lengths("1155/1020/4142"), parse_lengths("211/129/601"))
     found = [
-        find_capacity(
+        capacity_of(
             Scenario(
                 "base",
                 profile,
@@ -170,7 +201,7 @@ def test_a_few_seats_take_on_a_short_trace_what_they_take_on_a_long_one():
                 Objective((Slo(99.0, "ttft", 2000.0),)),
                 {"max_num_seqs": 16},
             ),
-            seed=1,
+            1,
         ).best.rate
         for count, seed in ((20_000, 1), (1000, 1), (1000, 2), (1000, 3), (1000, 4))
     ]
@@ -184,10 +215,10 @@ def test_answers_that_max_model_len_cuts_are_counted(scenario):
 
 
 def test_targets_missed_for_want_of_answers_name_that(scenario):
-    with pytest.raises(InfeasibleError, match=r"no rate .*: \d+ of \d+ requests are not answered, each a miss: `slo"):
-        find_capacity(scenario(Slo(99.0, "ttft", 500.0), max_model_len=200), seed=0)
+    with pytest.raises(InfeasibleError, match=r"no rate .*: 969 of 1,020 requests are not answered, each a miss: `slo"):
+        capacity_of(scenario(Slo(99.0, "ttft", 500.0), max_model_len=200), 0)
 
 
 def test_with_goodput_alone_goodput_binds(scenario):
     only = replace(scenario(Slo(99.0, "ttft", 60.0)), objective=Objective(goodput={"ttft": 60.0}))
-    assert find_capacity(only, seed=0).failed.binding == "goodput"
+    assert capacity_of(only, 0).failed.binding == "goodput"

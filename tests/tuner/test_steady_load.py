@@ -34,11 +34,20 @@ def test_seed_0_keeps_the_order_and_others_do_not(small_trace):
     assert np.array_equal(shuffled.input_tokens, ordered(trace, 60, 4.0, 1).input_tokens)
 
 
-def test_copies_share_nothing_with_each_other(small_trace):
+def test_copies_share_what_all_requests_begin_with(small_trace):
     load = ordered(small_trace(10, shared=64), 30, 4.0, 1)
-    names = [set(load.run_name[i * 10 : (i + 1) * 10].tolist()) for i in range(3)]
-    assert [len(name) for name in names] == [1, 1, 1]
-    assert len(set.union(*names)) == 3
+    assert len(set(load.run_name.tolist())) == 1
+
+
+def test_copies_share_system_prompts_and_no_conversation():
+    """Also where every conversation goes on through the whole trace."""
+    lengths = (constant(600), constant(50))
+    talk = make_trace(200, 5.0, lengths, turns=20, users=10, system_prompts=2, system_prompt_tokens=300, seed=3)
+    load = ordered(talk, 600, 5.0, 0)
+    firsts = load.run_name[load.run_offsets[:-1]]
+    assert len(set(firsts.tolist())) == 2
+    others = set(load.run_name.tolist()) - set(firsts.tolist())
+    assert len(others) == 3 * len(set(talk.run_name.tolist()) - set(talk.run_name[talk.run_offsets[:-1]].tolist()))
 
 
 def test_a_trace_without_arrival_times_gets_some(small_trace):
