@@ -90,7 +90,7 @@ def cell(value: object) -> str:
 
 
 @contextmanager
-def writing(path: Path | None) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Name the file in the error that ends the writing of it, as on a full disk."""
     try:
         yield

@@ -79,7 +79,7 @@ def command(
     from ..tuner.screen import check_metric, document, read_configurations, require_targets, screen, trust_of, write_csv
 
     announce_compilation()
-    sort = check_metric(sort, common["goodput"]) if sort else None
+    sort = check_metric(sort, common["goodput"], common["slo"]) if sort else None
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
     if acceptance_rate:

@@ -1,7 +1,6 @@
 """slotune simulate: one configuration on one trace."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -185,8 +184,11 @@ def _simulated(
     def run(timing: "Timing", writer: StepWriter | None = None) -> "SimulationResult":
         return simulate(load, config, timing, seed=seed, replicas=replicas, outages=outage, steps_out=writer, **service)
 
-    with writing(steps_out), steps_out.open("w") if steps_out else nullcontext() as out:
-        result = run(timing, StepWriter(out, load, replicas) if out else None)
+    if steps_out is None:
+        result = run(timing)
+    else:
+        with writing(steps_out), steps_out.open("w") as out:
+            result = run(timing, StepWriter(out, load, replicas))
     return _Run(known, settings, load.output_tokens, result, lambda factor: run(timing.slowed(factor)))
 
 

@@ -10,10 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import EngineError, InputError
 
@@ -83,27 +81,6 @@ class Launch:
             folder = site / f"vllm-{version}.dist-info"
             folder.mkdir(exist_ok=True)
             (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-
-
-def arguments(settings: Mapping[str, Any]) -> list[str]:
-    """The command-line words for vLLM settings, by their underscore names; None means unset.
-
-    A mapping becomes JSON, a list several words, a switch --name or --no-name (vllm/utils/argparse_utils.py).
-    """
-    words: list[str] = []
-    for name, value in settings.items():
-        flag = name.replace("_", "-")
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, Mapping):
-            words += [f"--{flag}", json.dumps(value)]
-        elif isinstance(value, list | tuple):
-            words += [f"--{flag}", *map(str, value)]
-        else:
-            words += [f"--{flag}", str(value)]
-    return words
 
 
 def find_vllm(given: str | None = None) -> Launch:

@@ -31,8 +31,9 @@ from typing import Any
 
 from ..errors import EngineError, InputError
 from .diagnosis import diagnose
-from .launch import Launch, arguments
+from .launch import Launch
 from .model_folder import read_model_folder
+from .vllm_arguments import serve_arguments
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 1800.0
@@ -155,7 +156,7 @@ def _start(
     (folder / "facts.json").unlink(missing_ok=True)
     command = [*launch.command, model, "--host", HOST, "--port", str(port), "--scheduler-cls", SCHEDULER]
     with ExitStack() as undo:  # whatever goes wrong, Ctrl-C included, the engine must go
-        process = _spawn([*command, *arguments(settings)], log_path, variables)
+        process = _spawn([*command, *serve_arguments(settings)], log_path, variables)
         undo.callback(_stop, process)
         _wait_healthy(process, url, log_path, timeout_s)
         name = settings.get("served_model_name", model)

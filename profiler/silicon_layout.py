@@ -9,9 +9,8 @@ from ..simulator.engine_config import PROFILED, SIMULATED
 from .graph_sizes import GRAPH_SETTINGS
 from .trust import WITHOUT_EFFECT, is_unset
 
-FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | {"enable_expert_parallel", "kv_cache_dtype"}) - {
-    "speculative_config"
-}
+OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
+FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {"speculative_config"}
 """Settings that an import follows, or that change nothing; what drafting costs is in no table."""
 CACHE_FORMATS = {"bfloat16": "bfloat16", "float16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 """The tables' names of vLLM's kv_cache_dtype, where they hold it."""

@@ -41,7 +41,7 @@ TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
 _NAMES_AND_LOGS = """
-    model tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
+    tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
     download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
     max_parallel_loading_workers pt_load_map_location safetensors_load_strategy safetensors_prefetch_block_size
     safetensors_prefetch_num_threads use_tqdm_on_load skip_tokenizer_init disable_log_stats enable_log_requests
@@ -77,7 +77,7 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     known |= OTHER_SCHEDULES.keys()
     for name, value in settings.items():
         made_with = _made_with(profile, name)
-        if name in known or value == made_with or (made_with is None and is_unset(value)):
+        if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         lines.append(

@@ -53,7 +53,7 @@ def lines(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _over_budget(engine: EngineConfig) -> str:
-    return f"have prompts over max_num_batched_tokens={engine.token_budget} that may not be chunked"
+    return f"have prompts over the {engine.token_budget} tokens of a step that may not be chunked"
 
 
 def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -62,5 +62,5 @@ def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iter
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":
-        yield _over_budget(engine), prompts > engine.max_num_batched_tokens
+        yield _over_budget(engine), prompts > engine.token_budget
     yield "were turned away by max_num_queued_reqs or max_num_queued_tokens", np.ones(len(prompts), np.bool_)

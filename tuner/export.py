@@ -1,11 +1,5 @@
-"""Settings in the forms people deploy: a `vllm serve --config` file, a command line, a Kubernetes Deployment.
+"""Settings in the forms people deploy: a `vllm serve --config` file, a command line, a Kubernetes Deployment."""
 
-vLLM 0.32 silently drops `name: false` from a config file given to `vllm serve` (its root parser looks for `--no-name`
-among its own options and not the subcommand's: vllm/utils/argparse_utils.py, load_config_file). What is off is
-therefore written `no-name: true`, which every entry point takes.
-"""
-
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,15 +8,13 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, SlotuneError
+from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.engine_config import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
 from .study import BEST_FILE, read_asked
 
 FORMS = ("yaml", "command", "kubernetes")
 YAML_SUFFIXES = (".yaml", ".yml")
-
-ONLY_ON = frozenset({"aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats"})
-"""Switches without a `--no-` form: off is how they are when nobody names them."""
 
 SERVE_PORT = 8000  # vllm serve's default
 IMAGE = "vllm/vllm-openai"
@@ -33,29 +25,13 @@ def vllm_yaml(settings: Mapping[str, Any], model: str | None = None, comments: I
     lines = [f"# {line}\n" for comment in comments for line in comment.splitlines()]
     if not model:
         lines.append("#model: the profile does not say which; `vllm serve MODEL --config` this file\n")
-    flags = ({"model": model} if model else {}) | _flags(settings)
-    return "".join(lines) + str(yaml.safe_dump(flags, sort_keys=False))
-
-
-def serve_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """The arguments of `vllm serve MODEL` that say the same as the YAML."""
-    arguments: list[str] = []
-    for flag, value in _flags(settings).items():
-        if value == []:
-            continue  # as vLLM reads it in a file
-        arguments.append(f"--{flag}")
-        if isinstance(value, list):
-            arguments += [str(item) for item in value]
-        elif isinstance(value, dict):
-            arguments.append(json.dumps(value))
-        elif value is not True:
-            arguments.append(str(value))
-    return arguments
+    named = ({"model": model} if model else {}) | flags(_judged_by_the_model(settings))
+    return "".join(lines) + str(yaml.safe_dump(named, sort_keys=False))
 
 
 def command_line(settings: Mapping[str, Any], model: str) -> str:
     """A `vllm serve` command, quoted for a POSIX shell."""
-    return shlex.join(["vllm", "serve", model, *serve_arguments(settings)])
+    return shlex.join(["vllm", "serve", model, *serve_arguments(_judged_by_the_model(settings))])
 
 
 def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None = None, gpu: bool = True) -> str:
@@ -64,7 +40,7 @@ def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None =
         "name": "vllm",
         "image": f"{IMAGE}:v{version.partition('+')[0]}" if version else IMAGE,
         "command": ["vllm", "serve"],
-        "args": [model, *serve_arguments(settings)],
+        "args": [model, *serve_arguments(_judged_by_the_model(settings))],
         "ports": [{"name": "http", "containerPort": SERVE_PORT}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
     }
@@ -83,21 +59,10 @@ def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None =
     return str(yaml.safe_dump(deployment, sort_keys=False))
 
 
-def _flags(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under the spelling of vLLM's flags; what is off as `no-name: true`."""
-    flags: dict[str, Any] = {}
-    for name, given in settings.items():
-        flag = name.replace("_", "-")
-        value = without_acceptance(given) if name == "speculative_config" and given else given
-        if value is None or (value is False and name in ONLY_ON):
-            continue
-        if value is False:
-            flags[f"no-{flag}"] = True
-        elif name == "speculative_config":
-            flags[flag] = without_acceptance(value)
-        else:
-            flags[flag] = list(value) if isinstance(value, tuple) else value
-    return flags
+def _judged_by_the_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the acceptance that was assumed of their drafts."""
+    config = settings.get("speculative_config")
+    return {**settings, **({"speculative_config": without_acceptance(config)} if config else {})}
 
 
 def recommended(folder: Path) -> tuple[Settings, str | None]:

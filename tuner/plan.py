@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import step_time_error
-from ..simulator.engine_config import parse_settings
+from ..simulator.engine_config import setting
 from ..simulator.misses import lines as unanswered
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .evaluate import workers
@@ -209,12 +209,11 @@ def what_if(base: Scenario, text: str) -> Scenario:
 
     Raises InputError for anything else.
     """
-    name, found, value = text.partition("=")
+    name, _, value = text.partition("=")
     if name == "rate":
         raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
     if name not in (*LENGTHS, STEP_TIME):
-        settings = parse_settings([text]) if found else parse_settings([f"{text}="])
-        changed = replace(base, name=text, settings=base.settings | settings)
+        changed = replace(base, name=text, settings=base.settings | setting(name, value, f"--what-if {text}"))
         changed.profile.engine_config(changed.settings)
         return changed
     try:

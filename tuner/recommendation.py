@@ -1,6 +1,5 @@
 """What a search recommends, with all that it rests on."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +8,10 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
-from ..simulator.misses import lines as unanswered
 from ..simulator.slo import Slo
 from . import validation
-from .deployment import checkpoint_note, served
-from .export import vllm_yaml
-from .objective import Metrics, Objective
+from .best_yaml import best_yaml
+from .objective import GOOD_SHARE, Metrics, Objective, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
 from .study import Trial, settings_key
@@ -83,6 +80,17 @@ def require_targets(recommendation: Recommendation) -> None:
             f"{worst.key} {worst.value_ms(metrics):.4g} ms where {worst.limit_ms:g} are allowed: allow more, lower "
             "--rate, or plan for more replicas"
         )
+    if objective.good_ratio(metrics):
+        raise InfeasibleError(
+            f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
+            f"{good_share(metrics):.1%} of the requests are good where {GOOD_SHARE:.0%} are needed"
+        )
+
+
+def good_text(objective: Objective, metrics: Metrics) -> str:
+    """Where goodput is a target beside others: whether enough requests are good, and how many are."""
+    met = "met" if objective.good_ratio(metrics) == 0 else "missed"
+    return f"{met} ({good_share(metrics):.1%})"
 
 
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
@@ -96,36 +104,17 @@ def after_measuring(recommendation: Recommendation, measured: Validation) -> Rec
     return replace(recommendation, measured=measured, best=best)
 
 
-def best_yaml(recommendation: Recommendation) -> str:
-    """best.yaml: the settings as `vllm serve --config` reads them, headed by what they were chosen on."""
-    measured = recommendation.measured
+def best_yaml_of(recommendation: Recommendation) -> str:
+    """best.yaml, headed by what was measured where anything was, and otherwise by what was predicted."""
+    measured, task = recommendation.measured, recommendation.task
     if measured and measured.verdict:
-        return validation.best_yaml(measured, measured.verdict)
-    asked = recommendation.task.asked
-    comments = [
-        f"recommended by slotune {asked.versions.slotune} after {recommendation.trials} simulated configurations",
-        recommendation.task.profile.provenance,
-        f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
-        *_circumstance_lines(recommendation),
+        return validation.best_yaml_of(measured, measured.verdict)
+    found = [
+        f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
+        task.profile.provenance,
         *_target_lines(recommendation),
     ]
-    profile = recommendation.task.profile
-    return vllm_yaml(served(profile, recommendation.settings), profile.engine.model, comments)
-
-
-def _circumstance_lines(recommendation: Recommendation) -> list[str]:
-    """What the numbers rest on beside profile and trace, and which requests they leave out."""
-    asked, metrics = recommendation.task.asked, recommendation.best.metrics or {}
-    acceptance = asked.engine.get("speculative_config")
-    told = recommendation.task.profile.trust(0.0, recommendation.settings)["not_represented"]
-    return [
-        *filter(None, [checkpoint_note(recommendation.task.profile)]),
-        *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
-        *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
-        *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),
-        *unanswered(metrics),
-        *told,
-    ]
+    return best_yaml(task, recommendation.settings, found, recommendation.best.metrics)
 
 
 def _target_lines(recommendation: Recommendation) -> list[str]:
@@ -135,6 +124,8 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     lines = [
         f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
     ]
+    if objective.slos and objective.goodput and best.metrics is not None:
+        lines.append(f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation")
     for slo in objective.slos:
         line = f"{slo}: {verdict_text(objective, slo, best)} in simulation"
         if orders:

@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 from .comparison import changes_text, quantities
-from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .objective import GOOD_SHARE, Metrics, Objective
 from .other_orders import OtherOrders
-from .recommendation import Recommendation, met_text, range_text, steps_range_text, steps_text, verdict_text
+from .recommendation import Recommendation, good_text, met_text, range_text, steps_range_text, steps_text, verdict_text
 from .sensitivity import Sensitivity
 from .study import Trial, settings_key
 from .task import Task
@@ -58,8 +58,7 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
 def _good_text(task: Task, trial: Trial) -> str:
     if trial.metrics is None:
         return f"does not start: {trial.message}"
-    met = "missed" if task.objective.good_ratio(trial.metrics) else "met"
-    return f"{met} ({good_share(trial.metrics):.1%})"
+    return good_text(task.objective, trial.metrics)
 
 
 def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], str]) -> list[tuple[str, object, object]]:

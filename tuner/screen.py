@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import yaml
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings, setting
-from ..simulator.slo import OF_ALL
+from ..simulator.slo import OF_ALL, Slo
 from .evaluate import Outcome, SimulatedRun, workers
-from .objective import LATENCIES, THROUGHPUTS, Metrics, Objective
+from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
 from .study import write_file
 
 MOST_CONFIGURATIONS = 1_000_000
@@ -96,8 +96,7 @@ def screen(
         for index, outcome in enumerate(run_all([common | settings for settings in configurations])):
             rows.append(Screened(index, configurations[index], outcome))
             on_done(index + 1)
-    reference = next((row.outcome.metrics for row in rows if row.outcome.metrics), {})
-    return sorted(rows, key=_order(sort, objective, reference))
+    return sorted(rows, key=_order(sort, objective, [row.outcome.metrics for row in rows if row.outcome.metrics]))
 
 
 def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
@@ -114,23 +113,27 @@ def meets(row: Screened, objective: Objective | None) -> bool | None:
     return objective.fulfilled(row.outcome.metrics)
 
 
-def check_metric(name: str, goodput: Mapping[str, float]) -> str:
-    """The metric to sort by. Raises InputError for one that does not exist."""
+def check_metric(name: str, goodput: Mapping[str, float], slos: Iterable[Slo] = ()) -> str:
+    """The metric to sort by, one of `slos` among them. Raises InputError for one that does not exist."""
+    name, valid = ALIASES.get(name, name), (*THROUGHPUTS, *LATENCIES, *(slo.key for slo in slos))
     if name == "request_goodput" and not goodput:
         raise InputError("--sort request_goodput needs to know what a good request is: add --goodput ttft:500")
-    if name not in (*THROUGHPUTS, *LATENCIES):
-        raise unknown_name("metric", name, (*THROUGHPUTS, *LATENCIES))
+    if name not in valid:
+        raise unknown_name("metric", name, (*valid, *ALIASES))
     return name
 
 
 def _order(
-    sort: str | None, objective: Objective | None, reference: Metrics
+    sort: str | None, objective: Objective | None, ran: Sequence[Metrics]
 ) -> Callable[[Screened], tuple[float, float, int]]:
+    reference, most = ran[0] if ran else {}, min(ran, key=failed_share, default={})
+
     def key(row: Screened) -> tuple[float, float, int]:
         metrics = row.outcome.metrics
         if metrics is None:
             return 1.0, 0.0, row.index
-        place = 0.5 if metrics["answers_cut"] else 0.0  # shorter answers are no faster ones
+        # Shorter answers are no faster ones, nor is one of them that turns requests away.
+        place = 0.5 if metrics["answers_cut"] or (sort in LATENCIES and not answers_as_many(metrics, most)) else 0.0
         if sort is None and objective is not None:
             return place, sum(objective.costs(metrics, reference)), row.index
         metric = sort or "output_throughput"

@@ -10,7 +10,7 @@ from .feasibility import FeasibilityForest
 from .other_orders import orders_of, picked, run_other_orders
 from .other_step_times import run_other_step_times, sensitivities_of
 from .ranking import pareto_front
-from .recommendation import Recommendation, after_measuring, best_yaml
+from .recommendation import Recommendation, after_measuring, best_yaml_of
 from .search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
@@ -59,7 +59,7 @@ def tune(
         run_other_step_times(study, task, run_all, tell)
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)
-        study.write_best(best_yaml(found))
+        study.write_best(best_yaml_of(found))
     return found
 
 

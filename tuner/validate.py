@@ -17,7 +17,7 @@ from .engine_run import EngineRun, model_to_serve
 from .shortlist import promising, shortlist
 from .study import Study, settings_key
 from .task import Task, load_task
-from .validation import Validation, best_yaml, validation_of
+from .validation import Validation, best_yaml_of, validation_of
 
 
 def validate(
@@ -77,7 +77,7 @@ def validated(
         _measure(campaign, default, better[:top], iter(()), repeats, batch)
     found = validation_of(study, task)
     if found.verdict:
-        study.write_best(best_yaml(found, found.verdict))
+        study.write_best(best_yaml_of(found, found.verdict))
     return found
 
 

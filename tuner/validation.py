@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineError, InfeasibleError
+from .best_yaml import best_yaml
 from .comparison import Compared, Quantity, compared, quantities
-from .deployment import served
-from .export import vllm_yaml
 from .intervals import spread
 from .shortlist import shortlist
 from .study import Study
@@ -58,15 +57,11 @@ def nothing_said(found: Sequence[Compared]) -> str:
     return "No configuration ran on the engine without failing."
 
 
-def best_yaml(validation: Validation, verdict: Verdict) -> str:
-    """best.yaml: the settings as `vllm serve --config` reads them, headed by what was measured."""
-    asked, one = validation.task.asked, verdict.recommended
-    comments = [
-        f"recommended by slotune {asked.versions.slotune} after {len(one.runs)} runs on the engine",
-        verdict.sentence,
-        f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else ""),
-    ]
-    return vllm_yaml(served(validation.task.profile, one.settings), validation.task.profile.engine.model, comments)
+def best_yaml_of(validation: Validation, verdict: Verdict) -> str:
+    """best.yaml, headed by what was measured."""
+    task, one = validation.task, verdict.recommended
+    who = f"recommended by slotune {task.asked.versions.slotune} after {len(one.runs)} runs on the engine"
+    return best_yaml(task, one.settings, [who, verdict.sentence])
 
 
 def require_targets(validation: Validation) -> None:

@@ -159,7 +159,7 @@ def test_a_change_that_makes_no_sense_leaves_the_plan_alone(slotune, files):
 
 @pytest.mark.parametrize(
     ("chunked", "reason"),
-    [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over max_num_batched_tokens=64")],
+    [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over the 64 tokens of a step")],
 )
 def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(slotune, files, chunked, reason):
     limits = (
@@ -173,6 +173,40 @@ def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(s
     assert ran.code == 0
     (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
     assert reason in warning and ("have prompts" in warning) == (chunked == "false")
+
+
+def test_a_prompt_over_the_scheduled_tokens_is_not_said_to_meet_a_queue_limit(slotune, files):
+    """vllm-v0 takes whole prompts: max_num_scheduled_tokens bounds them too."""
+    ran = slotune("simulate", *files, "--policy", "vllm-v0", "--engine", "max_num_scheduled_tokens=64")
+    (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
+    assert "have prompts over the 64 tokens of a step" in warning and "turned away" not in warning
+
+
+def test_metrics_to_sort_by_have_the_names_of_goals_and_targets(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [4, 8]\n")
+    words = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--slo", "p99.9:ttft:60000", "--json", "--jobs", 1)
+    for name in ("throughput", "p99.9_ttft_ms"):
+        assert slotune(*words, "--sort", name).code == 0
+    refused = slotune(*words, "--sort", "goodput")
+    assert refused.code == 2 and "--goodput" in refused.err
+
+
+@pytest.mark.parametrize("metric", ["mean_ttft_ms", "median_ttft_ms", "p95_ttft_ms"])
+def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, files, tmp_path, metric):
+    (tmp_path / "list.yaml").write_text("- max_num_seqs: 2\n- {max_num_seqs: 2, max_num_queued_reqs: 3}\n")
+    ran = slotune("screen", *files, "--configs", tmp_path / "list.yaml", "--rate", 1000, "--sort", metric, "--json")
+    best, last = json.loads(ran.out)["configurations"]
+    assert last["metrics"]["failed"] > 0 == best["metrics"]["failed"]
+
+
+def test_a_model_other_than_the_profile_s_is_told(slotune):
+    ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", "chat", "--engine", "model=other/model")
+    assert "model=other/model: profile h200-llama-3.1-8b was made with meta-llama/Meta-Llama-3.1-8B" in ran.err
+
+
+def test_a_change_s_unknown_setting_is_named_as_a_change(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--what-if", "max_num_sequences=3")
+    assert ran.code == 2 and "--what-if max_num_sequences=3" in ran.err
 
 
 def test_a_setting_beyond_all_bounds_is_refused(slotune, files):

@@ -1,4 +1,4 @@
-"""Which vLLM is found, and with which words and variables it is started."""
+"""Which vLLM is found, and with which variables it is started."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import EngineError, InputError
-from slotune.profiler.launch import Launch, arguments, find_vllm
+from slotune.profiler.launch import Launch, find_vllm
 
 
 def interpreter(folder: Path, versions: str, module: str = "true") -> Path:
@@ -65,23 +65,6 @@ def test_the_vllm_on_the_path_is_taken_where_this_interpreter_has_none(
 ) -> None:
     monkeypatch.setenv("PATH", f"{fake_vllm.parent}{os.pathsep}{os.environ['PATH']}")
     assert find_vllm().command == (str(fake_vllm), "serve")
-
-
-def test_settings_become_words() -> None:
-    settings = {
-        "max_num_seqs": 64,
-        "enable_prefix_caching": False,
-        "enforce_eager": True,
-        "max_model_len": None,
-        "cudagraph_capture_sizes": [1, 8],
-        "compilation_config": {"level": 3},
-        "gpu_memory_utilization": 0.9,
-    }
-    assert arguments(settings) == [
-        *("--max-num-seqs", "64", "--no-enable-prefix-caching", "--enforce-eager"),
-        *("--cudagraph-capture-sizes", "1", "8", "--compilation-config", '{"level": 3}'),
-        *("--gpu-memory-utilization", "0.9"),
-    ]
 
 
 def test_the_user_s_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

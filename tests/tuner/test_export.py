@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from slotune.errors import InputError
+from slotune.profiler.vllm_arguments import serve_arguments
 from slotune.simulator.engine_config import parse_settings
-from slotune.tuner.export import command_line, kubernetes, serve_arguments, vllm_yaml, write_export
+from slotune.tuner.export import command_line, kubernetes, vllm_yaml, write_export
 
 SETTINGS = {
     "max_num_batched_tokens": 512,
@@ -111,7 +112,3 @@ def test_vllms_own_parsers_hear_every_setting(tmp_path: Path, vllm_python: str):
     )
     for heard in json.loads(done.stdout.splitlines()[-1]):
         assert heard == SETTINGS | {"cudagraph_capture_sizes": [1, 2, 4]}
-
-
-def test_an_empty_list_is_left_out_of_a_command_line():
-    assert serve_arguments({"ignore_patterns": [], "max_num_seqs": 8}) == ["--max-num-seqs", "8"]

@@ -11,7 +11,7 @@ from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile import save_profile
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.recommendation import require_targets
+from slotune.tuner.recommendation import best_yaml_of, require_targets
 from slotune.tuner.recommendation_page import comparison, document, front_table
 from slotune.tuner.study import Study
 from slotune.tuner.task import ask, load_task
@@ -82,6 +82,15 @@ def test_best_yaml_is_what_vllm_reads(found):
     named = {key.removeprefix("no-").replace("-", "_"): value for key, value in yaml.safe_load(text).items()}
     assert {name: named[name] for name in found.best.settings} == found.best.settings
     assert "not from a measurement" in text
+
+
+def test_goodput_beside_targets_is_one_of_them(found):
+    objective = replace(found.task.objective, goodput={"ttft": 1.0})
+    metrics = dict(found.best.metrics) | {"request_goodput": 0.25 * found.best.metrics["request_throughput"]}
+    few = replace(found, task=replace(found.task, objective=objective), best=replace(found.best, metrics=metrics))
+    with pytest.raises(InfeasibleError, match=r"25.0% of the requests are good where 99% are needed"):
+        require_targets(few)
+    assert "# 99% of requests good: missed (25.0%) in simulation" in best_yaml_of(few)
 
 
 def test_the_document_has_what_the_design_promises(found):

@@ -1,5 +1,6 @@
 """Measuring a study's best on an engine: what is run, in which order, what is kept, what is concluded."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import rotated, validated
 from slotune.tuner.validate_page import document, notes, rows
-from slotune.tuner.validation import Validation, require_targets, validation_of
+from slotune.tuner.validation import Validation, best_yaml_of, require_targets, validation_of
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 
@@ -158,6 +159,8 @@ def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_en
     assert validation.verdict is not None
     assert recommended(study)[0] == {"max_model_len": 8192} | dict(validation.verdict.recommended.settings)
     assert validation.verdict.sentence in (study / "best.yaml").read_text()
+    limited = replace(validation.task, asked=validation.task.asked.model_copy(update={"max_concurrency": 64}))
+    assert "# at most 64 requests in flight" in best_yaml_of(replace(validation, task=limited), validation.verdict)
     told = document(validation)
     assert told["best"]["engine"] == dict(validation.verdict.recommended.settings)
     assert [run["round"] for run in told["best"]["measured"]["runs"]] == [1, 2, 3]
