@@ -20,11 +20,11 @@ from ..errors import InputError
 from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from .graph_sizes import captured_graph_sizes, most_captured
-from .kv_capacity import KV_DTYPE_BYTES, KvCapacity
 from .model_folder import keeps_every_token
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
-from .silicon_layout import Layout, layout_of, own_cache_format
+from .silicon_layout import Layout, layout_of
+from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note
 from .silicon_omitted import MIXED_DECODES, OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, SPLIT_ATTENTION, Omitted
 from .surrogate import fit
 from .surrogate_samples import StepSamples
@@ -96,6 +96,11 @@ class KernelTables:
         self._is_latent = any("mla" in name for name, _ in near)
         self.mixed_decodes = 1.0 if self._has_kernel_each() else MIXED_DECODES
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return bool(self.model_info.get("num_experts"))
+
     def _has_kernel_each(self) -> bool:
         """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
         (vllm/model_executor/layers/attention/mla_attention.py)."""
@@ -104,7 +109,7 @@ class KernelTables:
     def _has_decode_layers(self) -> bool:
         """Whether decodes have other kernels beside attention than prefills of as many tokens: experts that run beside
         the shared ones, states that are one a sequence. Plain dense layers see tokens only."""
-        return bool(self.model_info.get("num_experts")) or not keeps_every_token(self.model_info.get("raw_config", {}))
+        return self.is_mixture or not keeps_every_token(self.model_info.get("raw_config", {}))
 
     def dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
         """Everything but attention and logits, for a step of `tokens` tokens."""
@@ -248,50 +253,6 @@ def _log_between(share: float, low: int, high: int) -> int:
     return round(float(low * (max(high, low) / low) ** share))
 
 
-def kv_capacity(tables: KernelTables, system: str, model: str, layout: Layout) -> KvCapacity | None:
-    """The package's own estimate of what the weights, activations and runtime take, as a formula of the settings.
-
-    A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
-    (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer. None for a model whose
-    layers do not all keep every token, or of which the package knows too little.
-    """
-    from aiconfigurator_core.sdk.memory import estimate_kv_cache
-
-    if not keeps_every_token(tables.model_info.get("raw_config", {})):
-        return None
-
-    def estimate(tokens: int) -> dict[str, Any]:
-        result: dict[str, Any] = estimate_kv_cache(
-            model,
-            system,
-            "vllm",
-            backend_version=tables.version,
-            max_num_tokens=tokens,
-            max_batch_size=256,
-            memory_fraction_kind="of_total",
-            memory_fraction_value=0.92,
-            **layout.arguments(tables.model_info),
-        )
-        return result
-
-    try:
-        small, large = estimate(4096), estimate(8192)
-    except ValueError:  # the package lacks what it takes to tell
-        return None
-    per_token = (small["total_kv_size_bytes"] - large["total_kv_size_bytes"]) / 4096
-    reserved = 0.92 * large["total_gpu_capacity_bytes"] - large["total_kv_size_bytes"]
-    layers = int(tables.model_info["layers"])
-    share = math.ceil(layers / layout.pp) / layers
-    own, asked = (KV_DTYPE_BYTES[of(tables.model_info)] for of in (own_cache_format, layout.cache_format))
-    return KvCapacity(
-        kv_bytes_per_token=share * large["kv_size_per_token_bytes"] * own / asked,
-        total_bytes=float(large["total_gpu_capacity_bytes"]),
-        fixed_bytes=reserved - 8192 * per_token,
-        bytes_per_batched_token=per_token,
-        element_bytes=own,
-    )
-
-
 def import_silicon(
     system: str,
     model: str,
@@ -310,22 +271,24 @@ def import_silicon(
     `settings` become the profile's defaults; of them async_scheduling, the CUDA-graph sizes, kv_cache_dtype and
     enable_expert_parallel change step times.
 
-    Raises InputError where the package is not installed or does not know the system or the model, and for settings
-    that the tables would not follow.
+    Raises InputError where the package is not installed or does not know the system or the model, for settings that the
+    tables would not follow, and where nothing is left for a KV cache.
     """
     layout = layout_of(tp, pp, precision, settings or {})
     tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
     defaults = {"max_model_len": max_context, **limits, **(settings or {})}
-    capacity = kv_capacity(tables, system, model, layout)
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
-    tokens = UNLIMITED_BLOCKS
+    capacity = kv_capacity(tables, system, model, layout, GRAPHS_GIB if len(graph_sizes) else 0.0)
+    blocks = UNLIMITED_BLOCKS
     if capacity is not None:
-        tokens = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
-    tokens *= engine.block_size
-    steps = list(sample_compositions(tokens, max_context, seed))
+        blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
+    if blocks < 2:
+        mend = "give more GPUs or raise gpu_memory_utilization"
+        raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
+    steps = list(sample_compositions(blocks * engine.block_size, max_context, seed))
     samples = StepSamples(
         np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
         np.array([tables.step_ms(step, graph_sizes, engine.async_scheduling) for step in steps]) / 1e3,
@@ -342,7 +305,7 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, layout, engine.async_scheduling),
+        notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults, tables.is_mixture)),
     )
 
 
@@ -355,7 +318,7 @@ def _batch_defaults(system: str, memory_bytes: float) -> dict[str, int]:
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool) -> tuple[str, ...]:
+def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool, memory: str) -> tuple[str, ...]:
     gap_ms, eager_ms = (tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
     stages = (f"{layout.pp} pipeline stages: no measured run of any was compared with",) if layout.pp > 1 else ()
@@ -365,6 +328,7 @@ def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool) -> tupl
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         slowed,
         "held-out errors are those of the fit to the tables, not of the tables to a real engine: see docs/trust.md",
-        "the time outside the engine's steps (HTTP, tokeniser) is an assumption; KV capacity is an estimate",
+        "the time outside the engine's steps (HTTP, tokeniser) is an assumption",
+        memory,
         "measure your own machine with `slotune profile measure` before you trust a decision to it",
     )
