@@ -45,12 +45,13 @@ def summarise(
 ) -> dict[str, float]:
     """The metrics of a run: rates per second, latencies in milliseconds; NaN where there is nothing to measure.
 
-    The run lasts from the trace's time zero to the last answer, as a replay of `vllm bench serve` does.
+    The run lasts from the trace's time zero to the last answer or, if that is later, to the last request that gets
+    none, as a replay of `vllm bench serve` does.
     `goodput` gives milliseconds by metric (ttft, tpot, e2el), all of which a good request keeps. PERCENTILES are
     always reported, `percentiles` names further ones.
     """
     done = requests.finished
-    duration_s = float(np.max(requests.finish_s[done], initial=0.0))
+    duration_s = float(np.max(np.where(done, requests.finish_s, requests.arrival_s), initial=0.0))
     metrics = _throughput(requests, done, duration_s)
     if goodput:
         metrics["request_goodput"] = _per_second(_good(requests, goodput).sum(), duration_s)

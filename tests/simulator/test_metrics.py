@@ -62,7 +62,8 @@ def naive_metrics(made: Run) -> dict[str, float]:
         seen["itl"] += list(np.diff(chunks[i]) * 1e3)
         seen["tpot"] += [tpot * 1e3] if outputs > 1 else []
         good += ttft * 1e3 <= 60.0 and tpot * 1e3 <= 7.0 and e2el * 1e3 <= 400.0
-    duration_s = max((chunks[i][-1] for i in done), default=0.0)
+    unanswered = set(range(len(table))) - set(done)
+    duration_s = max([0.0, *(chunks[i][-1] for i in done), *(float(table.arrival_s[i]) for i in unanswered)])
     metrics = naive_throughput(made, done, duration_s, good)
     for name, values in seen.items():
         metrics |= naive_distribution(name, np.array(values))
