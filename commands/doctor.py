@@ -5,13 +5,11 @@ import click
 from .options import json_option
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this one.")
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
-    """What is installed, which engine would start, what is missing.
-
-    With the command that gets it.
+    """What is installed, which engine would start, what is missing and how to get it.
 
     \b
     Example:

@@ -32,7 +32,7 @@ vllm_version_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group()
 def command() -> None:
     """Make a profile of an engine, or look at one.
 

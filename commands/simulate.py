@@ -137,9 +137,7 @@ def _summary(slo: tuple["Slo", ...], goodput: dict[str, float], result: "Simulat
 
 def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
     """Each target, and whether it is met."""
-    from ..tuner.objective import Objective
-
-    return {str(target): Objective(slo).keeps(target, metrics) for target in slo}
+    return {str(target): target.is_met(metrics) for target in slo}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,4 +214,4 @@ def _value(key: str, metrics: "Metrics") -> str:
 
 
 def _verdict(target: "Slo", metrics: "Metrics") -> str:
-    return "kept" if _targets((target,), metrics)[str(target)] else "missed"
+    return "kept" if target.is_met(metrics) else "missed"

@@ -76,8 +76,6 @@ class LoadResult:
     """Between the chunks of each finished request."""
     errors: tuple[str | None, ...]
     """For each request, why it failed."""
-    start_clock_s: float
-    """`time.perf_counter` at the start: the engine's step records are on that clock."""
 
     def metrics(self, goodput: Mapping[str, float] | None = None) -> dict[str, float]:
         """As `simulator.metrics.summarise`."""
@@ -250,5 +248,4 @@ def _result(calls: Sequence[Call], answers: Sequence[Answer], start: float) -> L
         requests=table,
         gaps=Gaps(gap_s, np.ones(len(gap_s), dtype=np.int64)),
         errors=tuple(answer.error for answer in answers),
-        start_clock_s=start,
     )

@@ -8,8 +8,6 @@ from typing import Any
 
 from ..errors import InputError
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
-
 OTHER_STATES = (
     "hybrid_override_pattern",
     "layers_block_type",
@@ -36,10 +34,6 @@ class ModelFolder:
     def vocabulary(self) -> int:
         """Number of token ids."""
         return int(self._text_config().get("vocab_size", 32000))
-
-    @property
-    def has_weights(self) -> bool:
-        return any(next(self.path.glob(pattern), None) for pattern in WEIGHTS)
 
     def _text_config(self) -> dict[str, Any]:
         nested: dict[str, Any] = self.config.get("text_config", self.config)

@@ -67,10 +67,6 @@ class Server:
     """How long the start took."""
     process: "subprocess.Popen[bytes]"
 
-    @property
-    def num_gpu_blocks(self) -> int:
-        return int(self.facts["num_gpu_blocks"])
-
     def check(self, wait_s: float = 0.0) -> None:
         """Raise EngineError if the engine has died.
 

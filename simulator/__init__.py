@@ -1,1 +1,2 @@
-"""A pure model of the engine: scheduler, KV cache, step loop, replicas, metrics. Open engine.py first."""
+"""A pure model of the engine: scheduler, KV cache, step loop, replicas, metrics. Open simulation.py first, then
+scheduler.py."""

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
+BETWEEN_TOKENS = ("tpot", "itl")
 ROUNDING = 1e-9
 """Of shares of requests."""
 OF_ALL = "_of_all"
@@ -32,10 +33,27 @@ class Slo:
     def value_ms(self, metrics: Mapping[str, float]) -> float:
         """The latency that the limit is for: of all requests where some were not answered, infinite where these are
         more than the percentile leaves out; NaN where there is none."""
-        failed, answered = metrics.get("failed", 0.0), metrics.get(self.key, math.nan)
-        if failed > (1 - self.percentile / 100 + ROUNDING) * (failed + metrics.get("completed", 0.0)):
+        answered = metrics.get(self.key, math.nan)
+        if self._lacks_answers(metrics):
             return math.nan if math.isnan(answered) else math.inf
         return metrics.get(self.key + OF_ALL, answered)
+
+    def ratio(self, metrics: Mapping[str, float]) -> float:
+        """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
+        value_ms = self.value_ms(metrics)
+        if not math.isnan(value_ms):
+            return value_ms / self.limit_ms
+        # Answers of a single token have no second one to wait for.
+        answered = metrics.get("completed", 0.0) > 0 and not self._lacks_answers(metrics)
+        return 0.0 if answered and self.metric in BETWEEN_TOKENS else math.inf
+
+    def is_met(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the limit is kept."""
+        return self.ratio(metrics) <= 1
+
+    def _lacks_answers(self, metrics: Mapping[str, float]) -> bool:
+        failed = metrics.get("failed", 0.0)
+        return failed > (1 - self.percentile / 100 + ROUNDING) * (failed + metrics.get("completed", 0.0))
 
     def __str__(self) -> str:
         return f"p{digits(self.percentile)}:{self.metric}:{digits(self.limit_ms)}"

@@ -62,7 +62,7 @@ class Campaign:
         self._watch = watch
         self._total = 0
         self._done = 0
-        self._known = {(settings_key(t.settings), t.repeat): t for t in study.trials("hardware")}
+        self._known = {(t.key, t.repeat): t for t in study.trials("hardware")}
 
     def next_round(self, batch: int, members: Sequence[Settings]) -> Round:
         """The last round, where it is one of this batch that was stopped before all of its own had run and some of

@@ -140,7 +140,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
 def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
     if objective.fulfilled(metrics) and not steady:
         return QUEUE
-    ratios = {str(slo): objective.ratio(slo, metrics) for slo in objective.limits}
+    ratios = {str(slo): slo.ratio(metrics) for slo in objective.limits}
     if not objective.slos or (objective.good_ratio(metrics) and max(ratios.values()) <= 1):
         return GOODPUT
     return max(ratios, key=lambda name: ratios[name])
@@ -163,7 +163,7 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
             "alone in the engine"
         )
     if not alone.ok:
-        missed = {str(s): scenario.objective.ratio(s, alone.metrics) for s in scenario.objective.limits}
+        missed = {str(s): s.ratio(alone.metrics) for s in scenario.objective.limits}
         worst = max(missed, key=lambda name: missed[name])
         if math.isinf(missed[worst]):
             why = unanswered(alone.metrics)[0]

@@ -49,6 +49,11 @@ class Compared:
     """By round, why the first of the requests that were not answered was not."""
 
     @property
+    def key(self) -> str:
+        """Alike for trials of the same settings."""
+        return settings_key(self.settings)
+
+    @property
     def is_steady(self) -> bool:
         """Whether it ran, and never failed."""
         return bool(self.runs) and not self.failures
@@ -109,9 +114,9 @@ def _metric_quantity(key: str) -> Quantity:
 def compared(study: Study) -> list[Compared]:
     """The default, then every other configuration that was tried on the engine, in the order of its first run."""
     hardware = study.trials("hardware")
-    predicted = {settings_key(trial.settings): trial.metrics for trial in study.trials("simulation")}
+    predicted = {trial.key: trial.metrics for trial in study.trials("simulation")}
     default = dict(study.asked.engine)
-    tried = {settings_key(trial.settings): dict(trial.settings) for trial in hardware}
+    tried = {trial.key: dict(trial.settings) for trial in hardware}
     tried.pop(settings_key(default), None)
     named = [(DEFAULT, default)] + [(f"#{i}", settings) for i, settings in enumerate(tried.values(), 1)]
     return [_compared(name, settings, predicted, hardware) for name, settings in named]
@@ -120,13 +125,13 @@ def compared(study: Study) -> list[Compared]:
 def default_metrics(study: Study) -> Metrics:
     """What was predicted for the default; empty where it cannot run."""
     key = settings_key(study.asked.engine)
-    return next((t.metrics for t in study.trials("simulation") if settings_key(t.settings) == key), None) or {}
+    return next((t.metrics for t in study.trials("simulation") if t.key == key), None) or {}
 
 
 def _compared(
     name: str, settings: Settings, predicted: Mapping[str, Metrics | None], hardware: Iterable[Trial]
 ) -> Compared:
-    mine = [trial for trial in hardware if settings_key(trial.settings) == settings_key(settings)]
+    mine = [trial for trial in hardware if trial.key == settings_key(settings)]
     runs = {trial.repeat: trial.metrics for trial in mine if trial.metrics is not None}
     failures = [trial for trial in mine if trial.metrics is None]
     timed = [trial for trial in mine if trial.metrics is not None and "step_time_ratio" in trial.details]

@@ -13,7 +13,6 @@ from ..simulator.engine_config import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
 from .study import BEST_FILE, read_asked
 
-FORMS = ("yaml", "command", "kubernetes")
 YAML_SUFFIXES = (".yaml", ".yml")
 
 SERVE_PORT = 8000  # vllm serve's default
@@ -85,7 +84,7 @@ def grounds(folder: Path) -> list[str]:
 
 
 def exported(folder: Path, model: str | None = None) -> dict[str, str]:
-    """A study's recommendation in every form of FORMS; `model` overrides the one that was profiled.
+    """A study's recommendation in every form, by its name; `model` overrides the one that was profiled.
 
     Raises InputError where no model is known: a command needs one.
     """

@@ -37,7 +37,7 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]],
     settings = _less(winner.settings, idle)
     if not _is_allowed(settings, task):
         return
-    known = {settings_key(trial.settings) for trial in study.trials("simulation")}
+    known = {trial.key for trial in study.trials("simulation")}
     if not idle or settings_key(settings) in known:
         return
     outcome = next(run_all([Variation(settings)]))

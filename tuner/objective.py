@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError, unknown_name
-from ..simulator.slo import ROUNDING, Slo
+from ..simulator.slo import Slo
 
 Metrics = Mapping[str, float]
 
@@ -28,7 +28,6 @@ GOOD_SHARE = 0.99
 KEEPS_UP = 0.9
 """Of the default's requests a second: below it a queue grows that does not grow under the default."""
 
-BETWEEN_TOKENS = ("tpot", "itl")
 GOODPUT_PERCENTILE = 99.0  # where only --goodput is given: the percentile whose headroom breaks ties
 HEADROOM_WEIGHT = 0.05  # against a goal in logs: a tenth of a target is worth half a percent of the goal
 GOAL_SPAN = 3.0  # a factor of 20 better or worse than the default; costs of more are bent to stay within
@@ -93,19 +92,6 @@ class Objective:
             return self.goals
         return (Goal("request_goodput", True),)
 
-    def ratio(self, slo: Slo, metrics: Metrics) -> float:
-        """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
-        value = slo.value_ms(metrics)
-        if failed_share(metrics) > 1 - slo.percentile / 100 + ROUNDING:
-            return math.inf
-        if math.isnan(value):  # answers of a single token have no second one to wait for
-            return 0.0 if slo.metric in BETWEEN_TOKENS else math.inf
-        return value / slo.limit_ms
-
-    def keeps(self, slo: Slo, metrics: Metrics) -> bool:
-        """Whether a target is met."""
-        return self.ratio(slo, metrics) <= 1
-
     def good_ratio(self, metrics: Metrics) -> float:
         """Where goodput is a target beside others: GOOD_SHARE over the share of requests that are good; 0 where enough
         are, or goodput is no target."""
@@ -116,11 +102,11 @@ class Objective:
 
     def worst_ratio(self, metrics: Metrics) -> float:
         """The largest ratio over all limits, or of goodput where too few requests are good; 0 without any."""
-        return max([self.good_ratio(metrics), *(self.ratio(slo, metrics) for slo in self.limits)])
+        return max([self.good_ratio(metrics), *(slo.ratio(metrics) for slo in self.limits)])
 
     def meets(self, metrics: Metrics) -> bool:
         """Whether every target is met; goodput is one beside others, and a goal by itself."""
-        return all(self.keeps(slo, metrics) for slo in self.slos) and self.good_ratio(metrics) == 0
+        return all(slo.is_met(metrics) for slo in self.slos) and self.good_ratio(metrics) == 0
 
     def fulfilled(self, metrics: Metrics) -> bool:
         """Whether every target is met, and goodput's GOOD_SHARE also where it stands alone."""

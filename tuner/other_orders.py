@@ -51,7 +51,7 @@ def orders_of(study: Study) -> dict[str, OtherOrders]:
     runs: dict[str, list[Metrics]] = {}
     for trial in study.trials("other orders"):
         if trial.metrics is not None:
-            runs.setdefault(settings_key(trial.settings), []).append(trial.metrics)
+            runs.setdefault(trial.key, []).append(trial.metrics)
     return {key: OtherOrders(metrics) for key, metrics in runs.items()}
 
 
@@ -62,7 +62,7 @@ def run_other_orders(
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists on every order, each put in the study when it ends; known ones are not run."""
-    known = {(settings_key(trial.settings), trial.repeat) for trial in study.trials("other orders")}
+    known = {(trial.key, trial.repeat) for trial in study.trials("other orders")}
     numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1)
     missing = [
         Variation(settings, number)
@@ -88,8 +88,8 @@ def run_other_orders(
 def finalists(study: Study, task: Task) -> dict[str, Settings]:
     """The default, where it ran, and the best few, by `settings_key`."""
     trials = _ran(study)
-    default = [trial for trial in trials if settings_key(trial.settings) == settings_key(study.asked.engine)]
-    return {settings_key(trial.settings): dict(trial.settings) for trial in [*default, *_best_few(trials, task)]}
+    default = [trial for trial in trials if trial.key == settings_key(study.asked.engine)]
+    return {trial.key: dict(trial.settings) for trial in [*default, *_best_few(trials, task)]}
 
 
 def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) -> Trial | None:
@@ -98,12 +98,12 @@ def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) ->
     The finalists' means over the other orders decide, or the trials alone where those are not known. `without` holds
     the `settings_key` of configurations that are out of the question.
     """
-    trials = [trial for trial in _ran(study) if settings_key(trial.settings) not in without]
+    trials = [trial for trial in _ran(study) if trial.key not in without]
     orders, eligible = orders_of(study), _eligible(trials, task)
-    ordered = [trial for trial in eligible if settings_key(trial.settings) in orders]
+    ordered = [trial for trial in eligible if trial.key in orders]
     if not ordered:
         return recommended(eligible, task.objective, task.space, reference_of(trials))
-    means = [replace(trial, metrics=orders[settings_key(trial.settings)].mean()) for trial in ordered]
+    means = [replace(trial, metrics=orders[trial.key].mean()) for trial in ordered]
     default = orders.get(settings_key(study.asked.engine))
     best = recommended(means, task.objective, task.space, default.mean() if default else reference_of(means))
     return next(trial for trial in ordered if best is not None and trial.number == best.number)

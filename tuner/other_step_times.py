@@ -10,7 +10,7 @@ from .evaluate import Outcome
 from .objective import Metrics
 from .other_orders import finalists
 from .sensitivity import Sensitivity, factors
-from .study import Study, Trial, settings_key
+from .study import Study, Trial
 from .task import Task
 from .variation import Variation
 
@@ -66,7 +66,7 @@ def run_other_step_times(
 def _error(study: Study, task: Task) -> float | None:
     """What all of them are varied by: the error of extrapolated steps where any of them makes many."""
     keys = finalists(study, task).keys()
-    metrics = [trial.metrics or {} for trial in study.trials("simulation") if settings_key(trial.settings) in keys]
+    metrics = [trial.metrics or {} for trial in study.trials("simulation") if trial.key in keys]
     shares = [float(one.get("extrapolated_share", 0.0)) for one in metrics]
     return step_time_error(task.profile, max(shares, default=0.0))
 
@@ -74,7 +74,7 @@ def _error(study: Study, task: Task) -> float | None:
 def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:
     """Metrics by `settings_key` and step factor."""
     return {
-        (settings_key(trial.settings), trial.details["step_factor"]): trial.metrics
+        (trial.key, trial.details["step_factor"]): trial.metrics
         for trial in study.trials("other step times")
         if trial.metrics is not None
     }

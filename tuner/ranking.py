@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .comparison import Quantity, quantities
 from .objective import Goal, Metrics, Objective, answers_as_many, failed_share, keeps_up
 from .space import SearchSpace
-from .study import Trial, settings_key
+from .study import Trial
 
 TIE = 0.01
 """Goals within 1 % are ties: vLLM's recipes use the same, and no engine is steadier from run to run."""
@@ -93,7 +93,7 @@ def unlike(trials: Iterable[Trial], known: Iterable[Trial], objective: Objective
 
 def _alike(one: Trial, other: Trial, shown: Iterable[Quantity]) -> bool:
     """Whether they are the same, or predicted to be within ALIKE of each other in everything shown."""
-    if settings_key(one.settings) == settings_key(other.settings):
+    if one.key == other.key:
         return True
     if one.metrics is None or other.metrics is None:
         return False

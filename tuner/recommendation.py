@@ -14,7 +14,7 @@ from .best_yaml import best_yaml
 from .objective import GOOD_SHARE, Metrics, Objective, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
-from .study import Trial, settings_key
+from .study import Trial
 from .task import Task
 from .validation import Validation
 
@@ -51,11 +51,11 @@ class Recommendation:
 
     def orders_of(self, trial: Trial) -> OtherOrders | None:
         """What a configuration gave on other orders of the requests, where that is known."""
-        return self.orders.get(settings_key(trial.settings))
+        return self.orders.get(trial.key)
 
     def sensitivity_of(self, trial: Trial) -> Sensitivity | None:
         """What a configuration gave with faster and slower steps, where that is known."""
-        return self.sensitivities.get(settings_key(trial.settings))
+        return self.sensitivities.get(trial.key)
 
 
 def require_targets(recommendation: Recommendation) -> None:
@@ -67,14 +67,14 @@ def require_targets(recommendation: Recommendation) -> None:
         validation.require_targets(recommendation.measured)
         return
     metrics, objective = recommendation.best.metrics or {}, recommendation.task.objective
-    missed = [slo for slo in objective.slos if objective.ratio(slo, metrics) > 1]
+    missed = [slo for slo in objective.slos if slo.ratio(metrics) > 1]
     if missed and metrics.get("failed"):
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
             f"{metrics['failed']:.0f} requests are not answered: `slotune simulate` tells why"
         )
     if missed:
-        worst = max(missed, key=lambda slo: objective.ratio(slo, metrics))
+        worst = max(missed, key=lambda slo: slo.ratio(metrics))
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; the nearest on the whole has "
             f"{worst.key} {worst.value_ms(metrics):.4g} ms where {worst.limit_ms:g} are allowed: allow more, lower "
@@ -98,9 +98,7 @@ def after_measuring(recommendation: Recommendation, measured: Validation) -> Rec
     if measured.verdict is None:
         return replace(recommendation, measured=measured)
     one, default = measured.verdict.recommended, recommendation.default
-    best = (
-        default if settings_key(one.settings) == settings_key(default.settings) else Trial(one.settings, one.predicted)
-    )
+    best = default if one.key == default.key else Trial(one.settings, one.predicted)
     return replace(recommendation, measured=measured, best=best)
 
 
@@ -127,20 +125,20 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     if objective.slos and objective.goodput and best.metrics is not None:
         lines.append(f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation")
     for slo in objective.slos:
-        line = f"{slo}: {verdict_text(objective, slo, best)} in simulation"
+        line = f"{slo}: {verdict_text(slo, best)} in simulation"
         if orders:
-            line += f"; in {len(orders.runs)} other orders of the requests {met_text(orders, objective, slo)}"
+            line += f"; in {len(orders.runs)} other orders of the requests {met_text(orders, slo)}"
         if steps:
-            line += f"; with {steps.label} {steps_text(steps, objective, slo)}"
+            line += f"; with {steps.label} {steps_text(steps, slo)}"
         lines.append(line)
     return lines
 
 
-def verdict_text(objective: Objective, slo: Slo, trial: Trial) -> str:
+def verdict_text(slo: Slo, trial: Trial) -> str:
     """Whether a configuration is predicted to meet a target, and with what."""
     if trial.metrics is None:
         return f"does not start: {trial.message}"
-    return f"{_met(objective, slo, trial.metrics)} ({milliseconds(slo.value_ms(trial.metrics))})"
+    return f"{_met(slo, trial.metrics)} ({milliseconds(slo.value_ms(trial.metrics))})"
 
 
 def milliseconds(value: float) -> str:
@@ -148,8 +146,8 @@ def milliseconds(value: float) -> str:
     return "too few answers" if math.isinf(value) else f"{value:.4g} ms"
 
 
-def _met(objective: Objective, slo: Slo, metrics: Metrics) -> str:
-    return "met" if objective.keeps(slo, metrics) else "missed"
+def _met(slo: Slo, metrics: Metrics) -> str:
+    return "met" if slo.is_met(metrics) else "missed"
 
 
 def range_text(orders: OtherOrders, key: str) -> str:
@@ -158,9 +156,9 @@ def range_text(orders: OtherOrders, key: str) -> str:
     return f"{low:.4g} to {high:.4g}"
 
 
-def met_text(orders: OtherOrders, objective: Objective, slo: Slo) -> str:
+def met_text(orders: OtherOrders, slo: Slo) -> str:
     """On how many of the other orders a target is met, and with what."""
-    met = orders.meeting(partial(objective.keeps, slo))
+    met = orders.meeting(slo.is_met)
     return f"met in {met} ({range_text(orders, slo.key)} ms)"
 
 
@@ -169,7 +167,7 @@ def steps_range_text(steps: Sensitivity, key: str) -> str:
     return steps.both(lambda metrics: f"{metrics[key]:.4g}")
 
 
-def steps_text(steps: Sensitivity, objective: Objective, slo: Slo) -> str:
+def steps_text(steps: Sensitivity, slo: Slo) -> str:
     """Whether a target is met with faster and with slower steps, and with what."""
-    met = steps.both(partial(_met, objective, slo))
+    met = steps.both(partial(_met, slo))
     return f"{met} ({steps.both(lambda metrics: milliseconds(slo.value_ms(metrics)))})".replace(" ms /", " /")

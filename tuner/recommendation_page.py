@@ -49,9 +49,9 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
     if task.objective.slos and task.objective.goodput:
         rows.append((f"{GOOD_SHARE:.0%} of requests good", _good_text(task, default), _good_text(task, best)))
     for slo in task.objective.slos:
-        rows.append((str(slo), verdict_text(task.objective, slo, default), verdict_text(task.objective, slo, best)))
-        rows += _spread_row(recommendation, partial(met_text, objective=task.objective, slo=slo))
-        rows += _steps_row(recommendation, partial(steps_text, objective=task.objective, slo=slo))
+        rows.append((str(slo), verdict_text(slo, default), verdict_text(slo, best)))
+        rows += _spread_row(recommendation, partial(met_text, slo=slo))
+        rows += _steps_row(recommendation, partial(steps_text, slo=slo))
     return rows
 
 
@@ -105,7 +105,7 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
     if measured.verdict is None:
         return [nothing_said(measured.found)]
     lines = [f"Recommended by what was measured on the engine: {measured.verdict.sentence}"]
-    if settings_key(recommendation.simulated.settings) != settings_key(recommendation.best.settings):
+    if recommendation.simulated.key != recommendation.best.key:
         other = changes_text(recommendation.simulated.settings, recommendation.task.asked.engine)
         lines.append(f"The simulations alone would have {other}: `slotune validate {folder}` measures it")
     return lines
@@ -113,7 +113,7 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
 
 def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
     """Each target as it was written, goodput where it is one beside others, and whether it is met."""
-    met = {str(slo): objective.keeps(slo, metrics) for slo in objective.slos}
+    met = {str(slo): slo.is_met(metrics) for slo in objective.slos}
     return met | ({"goodput": objective.good_ratio(metrics) == 0} if objective.slos and objective.goodput else {})
 
 
@@ -155,7 +155,7 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
 
 def _measured(measured: Validation, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     key = settings_key(settings)
-    return next((measured_document(measured, one) for one in measured.found if settings_key(one.settings) == key), None)
+    return next((measured_document(measured, one) for one in measured.found if one.key == key), None)
 
 
 def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any]:
@@ -167,5 +167,5 @@ def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any
         "metrics": {
             key: {"mean": mean[key], "low": orders.range(key)[0], "high": orders.range(key)[1]} for key in sorted(keys)
         },
-        "targets_met": {str(slo): orders.meeting(partial(objective.keeps, slo)) for slo in objective.slos},
+        "targets_met": {str(slo): orders.meeting(slo.is_met) for slo in objective.slos},
     }

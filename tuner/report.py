@@ -88,7 +88,7 @@ class Page:
 
     def _predicted(self, settings: Settings) -> Metrics | None:
         """What was simulated of these settings, now if not before."""
-        known = {settings_key(trial.settings): trial.metrics for trial in self.trials}
+        known = {trial.key: trial.metrics for trial in self.trials}
         key = settings_key(settings)
         return known[key] if key in known else self.task.simulated()(settings).metrics
 
@@ -138,7 +138,7 @@ class Page:
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
             "source": f"Where the times come from: {'; '.join(trust_lines(self._trust()))}.",
-            "table": answer_table(self.shown, sides, self.objective),
+            "table": answer_table(self.shown, sides),
             "changes": changes_table(self.best, self._defaults(), self.default),
         }
 
@@ -172,7 +172,7 @@ class Page:
         orders = orders_of(self.study).get(settings_key(self.best))
         if orders is None or not self.objective.slos:
             return []
-        texts = [f"{slo} {met_text(orders, self.objective, slo)}" for slo in self.objective.slos]
+        texts = [f"{slo} {met_text(orders, slo)}" for slo in self.objective.slos]
         return [f"The same requests in {len(orders.runs)} other orders: {'; '.join(texts)}."]
 
     def _other_steps(self) -> list[str]:
@@ -180,7 +180,7 @@ class Page:
         steps = sensitivities_of(self.study, self.task).get(settings_key(self.best))
         if steps is None or not self.objective.slos:
             return []
-        texts = [f"{slo} {steps_text(steps, self.objective, slo)}" for slo in self.objective.slos]
+        texts = [f"{slo} {steps_text(steps, slo)}" for slo in self.objective.slos]
         return [f"With {steps.label}: {'; '.join(texts)}."]
 
     @staticmethod
@@ -188,7 +188,7 @@ class Page:
         return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} ms"
 
     def _measured(self, settings: Settings) -> Compared | None:
-        return next((one for one in self.found if settings_key(one.settings) == settings_key(settings)), None)
+        return next((one for one in self.found if one.key == settings_key(settings)), None)
 
     def _defaults(self) -> dict[str, Any]:
         return {knob.name: knob.default for knob in self.task.space.knobs} | self.default

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from .comparison import Compared, Quantity, changes_text, comparisons
@@ -74,7 +73,7 @@ def _named(quantity: Quantity) -> str:
     return f"{quantity.label}, {quantity.unit}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Objective) -> Table:
+def answer_table(shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
     """Each quantity of each side, predicted and, where there are runs, measured."""
     columns, rows = ["", "target"], []
     for side in sides:
@@ -84,24 +83,24 @@ def answer_table(shown: Sequence[Quantity], sides: Sequence[Side], objective: Ob
     for quantity in shown:
         cells = []
         for side in sides:
-            cells.append(_predicted(quantity, side.predicted, objective))
+            cells.append(_predicted(quantity, side.predicted))
             if side.measured and side.measured.runs:
-                cells.append(_measured(quantity, side.measured, objective))
+                cells.append(_measured(quantity, side.measured))
         target = f"≤\N{NO-BREAK SPACE}{quantity.slo.limit_ms:g}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
         rows.append(Row((_named(quantity), target), cells))
     return Table(columns, rows, labels=2)
 
 
-def _predicted(quantity: Quantity, metrics: Metrics | None, objective: Objective) -> Cell:
+def _predicted(quantity: Quantity, metrics: Metrics | None) -> Cell:
     if metrics is None:
         return Cell(NONE)
-    ratio = objective.ratio(quantity.slo, metrics) if quantity.slo else math.nan
+    ratio = quantity.slo.ratio(metrics) if quantity.slo else math.nan
     return Cell(number(quantity.of(metrics)), _status(ratio))
 
 
-def _measured(quantity: Quantity, one: Compared, objective: Objective) -> Cell:
+def _measured(quantity: Quantity, one: Compared) -> Cell:
     interval = one.measured(quantity)
-    ratio = mean_merit(one, partial(objective.ratio, quantity.slo)) if quantity.slo else math.nan
+    ratio = mean_merit(one, quantity.slo.ratio) if quantity.slo else math.nan
     return Cell(number(interval.value), _status(ratio), between(interval))
 
 

@@ -79,7 +79,7 @@ class Runner:
         self._study = study
         self._run_all = run_all
         self._on_trial = on_trial
-        self._known = {settings_key(trial.settings): trial for trial in study.trials("simulation")}
+        self._known = {trial.key: trial for trial in study.trials("simulation")}
         self._done: dict[str, Trial] = {}
 
     def run(self, proposals: Sequence[Proposal]) -> list[Trial]:

@@ -5,10 +5,11 @@ from scipy.stats import qmc
 
 from ..simulator.engine_config import EngineConfig
 from ..simulator.features import totals_of
+from ..simulator.slo import BETWEEN_TOKENS
 from ..simulator.step_time import new_memo, step_time_s
 from ..simulator.timing import Timing
 from ..traces.trace import Trace
-from .objective import BETWEEN_TOKENS, Objective
+from .objective import Objective
 from .search_candidates import Candidates
 from .space import F64, SearchSpace
 

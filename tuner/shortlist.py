@@ -10,7 +10,7 @@ from .correction import learned
 from .objective import Objective
 from .other_orders import picked
 from .ranking import TIE, ranked, reference_of, unlike
-from .study import Study, Trial, settings_key
+from .study import Study, Trial
 from .task import Task
 from .verdict import Verdict, decide, mean_merit, merit_of
 
@@ -41,10 +41,10 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
     if verdict is None:
         return []
     correction = learned(found, quantities(task.objective), task.space)
-    tried = {settings_key(one.settings) for one in found if one.runs or one.failures}
+    tried = {one.key for one in found if one.runs or one.failures}
     trials = [t for t in study.trials("simulation") if t.metrics is not None]
     corrected = [Trial(t.settings, correction.corrected(t.settings, t.metrics or {}), number=t.number) for t in trials]
-    known = [trial for trial in corrected if settings_key(trial.settings) in tried]
+    known = [trial for trial in corrected if trial.key in tried]
     order = ranked(corrected, task.objective, task.space, reference_of(trials))
     unknown = unlike(order, known, task.objective)
     return [dict(trial.settings) for trial in unknown if _promises(trial, verdict, task.objective)]

@@ -108,6 +108,11 @@ class Trial:
     number: int | None = None
     """Place in the study, given when it is added."""
 
+    @property
+    def key(self) -> str:
+        """Alike for trials of the same settings."""
+        return settings_key(self.settings)
+
 
 class Study:
     """An open study. Close it (or use it as a context manager) so that another process can write."""
@@ -159,7 +164,7 @@ class Study:
         """Put a trial on disk; one of the same settings, place and repeat is replaced."""
         values = (
             trial.where,
-            settings_key(trial.settings),
+            trial.key,
             trial.repeat,
             trial.origin,
             None if trial.metrics is None else _to_json(trial.metrics),

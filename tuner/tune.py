@@ -16,7 +16,7 @@ from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
 from .smac_search import SmacProposer
 from .space import F64
-from .study import Asked, Study, Trial, settings_key
+from .study import Asked, Study, Trial
 from .task import Task, load_task
 from .validation import validation_of
 from .variation import Variation, VariedRun
@@ -71,7 +71,7 @@ def _searched(study: Study) -> int:
 def _concluded(study: Study, task: Task, default: Trial, done: int, front: Sequence[Trial]) -> Recommendation:
     """What is recommended: by the measurements where there are any, otherwise by the simulations."""
     runs = study.trials("hardware")
-    failed = {settings_key(trial.settings): trial.message for trial in runs if trial.metrics is None}
+    failed = {trial.key: trial.message for trial in runs if trial.metrics is None}
     simulated = picked(study, task, failed.keys())
     if simulated is None:
         reason = default.message or next(iter(failed.values()), None)

@@ -8,7 +8,6 @@ intervals are Bonferroni's.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from .comparison import Compared, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
@@ -65,7 +64,7 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
 
 def meets(one: Compared, objective: Objective) -> bool:
     """Whether the mean over the runs meets every target."""
-    ratios: list[Merit] = [objective.good_ratio, *(partial(objective.ratio, slo) for slo in objective.slos)]
+    ratios: list[Merit] = [objective.good_ratio, *(slo.ratio for slo in objective.slos)]
     return bool(one.runs) and all(mean_merit(one, ratio) <= 1 for ratio in ratios)
 
 

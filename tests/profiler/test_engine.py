@@ -74,7 +74,7 @@ def test_the_engine_tells_what_it_decided(server: Server) -> None:
     wanted = {"max_num_batched_tokens": 256, "max_num_seqs": 16, "max_model_len": 2048, "dtype": "torch.float32"}
     assert wanted.items() <= server.facts.items()
     assert server.facts["vllm_version"].startswith("0.")
-    assert server.num_gpu_blocks > 1
+    assert server.facts["num_gpu_blocks"] > 1
     assert server.facts["block_size"] > 0
     assert server.facts["kv_cache_groups"] == ["FullAttentionSpec"]
     assert server.facts["kv_bytes_per_block"] == server.facts["block_size"] * KV_BYTES_PER_TOKEN

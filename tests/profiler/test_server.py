@@ -32,7 +32,11 @@ def test_a_server_is_healthy_tells_its_facts_and_is_gone_afterwards(
     launch = find_vllm(str(fake_vllm))
     with running_server(launch, str(model_folder), {"max_num_seqs": 16}, tmp_path / "run", record=True) as server:
         assert urllib.request.urlopen(f"{server.base_url}/health").status == 200
-        assert (server.num_gpu_blocks, server.facts["block_size"], server.model) == (4096, 16, str(model_folder))
+        assert (server.facts["num_gpu_blocks"], server.facts["block_size"], server.model) == (
+            4096,
+            16,
+            str(model_folder),
+        )
         assert server.steps_path == tmp_path / "run" / "steps.jsonl"
         server.check()
         family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
