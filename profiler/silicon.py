@@ -25,7 +25,15 @@ from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
 from .silicon_layout import Layout, layout_of
 from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note
-from .silicon_omitted import MIXED_DECODES, OMITTED, OVERHEAD, SAMPLER_BYTES_PER_LOGIT, SPLIT_ATTENTION, Omitted
+from .silicon_omitted import (
+    MIXED_DECODES,
+    OMITTED,
+    OVERHEAD,
+    SAMPLER_BYTES_PER_LOGIT,
+    SPLIT_ATTENTION,
+    UNPACKED_DECODES,
+    Omitted,
+)
 from .surrogate import fit
 from .surrogate_samples import StepSamples
 
@@ -94,7 +102,17 @@ class KernelTables:
         near, far = (_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096))
         self._decode_ops = _split(near, far)
         self._is_latent = any("mla" in name for name, _ in near)
-        self.mixed_decodes = 1.0 if self._has_kernel_each() else MIXED_DECODES
+        self.mixed_decodes = self._mixed_decodes(layout)
+
+    def _mixed_decodes(self, layout: Layout) -> float:
+        """How many times longer the attention of decodes takes beside a prefill."""
+        if self._has_kernel_each():
+            return 1.0
+        packed = not UNPACKED_DECODES[0] <= self.gpu["sm_version"] < UNPACKED_DECODES[1]
+        if packed or layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
+            return MIXED_DECODES
+        heads, kv_heads = (max(1, int(self.model_info[name]) // layout.tp) for name in ("n", "n_kv"))
+        return heads / kv_heads
 
     @property
     def is_mixture(self) -> bool:

@@ -16,6 +16,16 @@ MIXED_DECODES = 1.58
 """How many times longer the attention of decodes takes in a step that has a prefill too, where one kernel serves all
 rows (vllm/v1/attention/backends/flash_attn.py): the median of measured layer times of an RTX PRO 6000 under vLLM 0.19
 (benchmarks/accuracy/mixed_attention.py), from 1.3 to 2.9. The tables know each kind of row by itself only."""
+UNPACKED_DECODES = (80, 90)
+"""GPUs from the first to below the second of these compute capabilities (A100, L40S) run FlashAttention 2, which packs
+the query heads of a KV head into one tile only if every row of the step has one query: seqlenq_ngroups_swapped in
+csrc/flash_attn/flash_api.cpp requires max_seqlen_q == 1, and only then does it split a long context too. Beside a
+prefill a decode's keys and values are read once for each query head, so its attention is taken as so many times longer
+as a KV head has query heads. Where no heads share one, nothing was packed, and it takes what it does alone. It is an
+upper limit, since reads may hit the L2 cache: the RTX PRO 6000 of MIXED_DECODES has the same kernel
+(get_flash_attn_version in vllm/v1/attention/backends/fa_utils.py), four query heads a KV head and 128 MB of L2, and
+takes 1.2 to 3.1 times as long, most with many long decodes. The rule was looked for because published A100 runs were
+slower than predicted (benchmarks/accuracy/public_runs.py); its value is not fitted to them."""
 SPLIT_ATTENTION = (100, 110)
 """GPUs from the first to below the second of these compute capabilities (times ten) have a kernel for each kind of row:
 vLLM chooses FlashInfer there (vllm/platforms/cuda.py)."""

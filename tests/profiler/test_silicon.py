@@ -135,7 +135,10 @@ def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
     assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
 
 
-@pytest.mark.parametrize(("system", "times"), [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0)])
+@pytest.mark.parametrize(
+    ("system", "times"),
+    [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
+)
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = silicon.KernelTables(system, LLAMA, Layout())
@@ -143,6 +146,22 @@ def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(syste
     added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
     attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
     assert attention_ms == pytest.approx(times * tables.decode_attention_ms(64, 512))
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "times"),
+    [
+        ("Qwen/Qwen3-32B", Layout(), 8.0),
+        ("Qwen/Qwen3-32B", Layout(4), 8.0),
+        ("Qwen/Qwen3-32B", Layout(16), 4.0),
+        (LLAMA, Layout(kv_cache_dtype="fp8"), silicon.MIXED_DECODES),
+    ],
+)
+def test_flash_attention_2_reads_a_decode_s_cache_once_a_query_head(model: str, layout: Layout, times: float) -> None:
+    """Of the heads that one GPU has; a cache of fp8 is for another kernel."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    system = "l40s" if layout.kv_cache_dtype == "fp8" else "a100_sxm"
+    assert silicon.KernelTables(system, model, layout).mixed_decodes == times
 
 
 def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
