@@ -54,6 +54,8 @@ class KvCapacity:
     kv_cache_memory_bytes: float | None = None
     element_bytes: float = 2.0
     """Bytes of one element of kv_bytes_per_token."""
+    error_bytes: float = 0.0
+    """How far the reservations may be off where no start has told them."""
     observations: tuple[KvObservation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,6 +88,13 @@ class KvCapacity:
     def num_gpu_blocks(self, settings: Mapping[str, Any]) -> int:
         """Blocks that the engine would make; 0 where it would find no memory for any."""
         return max(0, int(self.cache_bytes(settings) // self.block_bytes(settings)))
+
+    def error_share(self, settings: Mapping[str, Any]) -> float:
+        """`error_bytes` over the bytes left for the cache; 0 where the settings say how large it is."""
+        given = ("num_gpu_blocks_override", "kv_cache_memory_bytes")
+        if not self.error_bytes or any(settings.get(name) is not None for name in given):
+            return 0.0
+        return self.error_bytes / max(self.cache_bytes(settings), 1.0)
 
     def checked_blocks(self, settings: Mapping[str, Any]) -> int:
         """num_gpu_blocks_override or else `num_gpu_blocks`; an InputError where vLLM would refuse to start.
@@ -126,6 +135,7 @@ class KvCapacity:
             fixed_bytes=self.fixed_bytes + fixed,
             bytes_per_batched_token=self.bytes_per_batched_token + per_token,
             bytes_per_seq=self.bytes_per_seq + per_seq,
+            error_bytes=0.0,
             observations=everything,
         )
 

@@ -135,6 +135,12 @@ class Profile:
         heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
+    def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
+        if self.kv is None:
+            return 0.0
+        engine = resolve(settings, {**self.defaults, **self.parallelism}, UNLIMITED_BLOCKS, self.engine.version)
+        return self.kv.error_share(self._memory_settings(settings, engine))
+
     def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
         return [*unrepresented(self, settings), *filter(None, [self.overcommitted(settings)])]
 
@@ -186,7 +192,7 @@ class Profile:
         """
         return {
             "provenance": self.provenance,
-            "expected_error": expected_error(self),
+            "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             "extrapolated_share": extrapolated_share,
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),

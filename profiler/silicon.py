@@ -323,7 +323,7 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults, tables.is_mixture)),
+        notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
     )
 
 

@@ -58,16 +58,18 @@ def kv_capacity(
         fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
         bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
         element_bytes=own,
+        error_bytes=GIB * (MIXTURE_ERROR_GIB if tables.is_mixture else DENSE_ERROR_GIB),
     )
 
 
-def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any], is_mixture: bool) -> str:
+def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
     """How far the estimate may be off, for the notes of a profile whose defaults are `settings`."""
     if capacity is None:
         return "KV capacity is not known"
-    error = MIXTURE_ERROR_GIB if is_mixture else DENSE_ERROR_GIB
-    share = 100 * error * GIB / capacity.cache_bytes(settings)
-    return f"KV capacity is an estimate, to about {error:g} GiB a GPU: {share:.2g} % of the KV cache at the defaults"
+    error_gib, share = capacity.error_bytes / GIB, 100 * capacity.error_share(settings)
+    return (
+        f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {share:.2g} % of the KV cache at the defaults"
+    )
 
 
 def _package_estimate(tables: "KernelTables", system: str, model: str, layout: Layout) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.33, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on, the
-larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200 (TTFT 0.165, TPOT 0.075), and of those
-runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.334, nearly all too early; TPOT 0.044)."""
+larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200 (TTFT 0.174, TPOT 0.077), and of those
+runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.332, nearly all too early; TPOT 0.041)."""
 SEEN_OUTSIDE_MS = "14 to 48"
 """What measured TTFTs lack, added to what is assumed: 14 and 20 in benchmarks/accuracy/kubecon.py at 31 requests/s and
 at 1; 19 to 48 in those runs of benchmarks/accuracy/public_runs.py whose requests met few others on a card that has
@@ -23,6 +23,9 @@ tables (A1, A4, D1, K2, G1). Some of it may be the steps' own error."""
 
 MOST_EXTRAPOLATED = 0.05
 """Of a run's steps; fewer hardly bend it."""
+
+MOST_OF_CACHE = 0.05
+"""Of an estimated KV cache; less moves no number by more than steps that are off do."""
 
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
@@ -115,14 +118,18 @@ def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> floa
     return everything.median if beyond is None else max(everything.median, beyond.median)
 
 
-def expected_error(profile: "Profile") -> dict[str, Any]:
-    """The error to expect of predictions, as JSON has it: shares, null where nothing is known."""
+def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
+    """The error to expect of predictions, as JSON has it: shares, null where nothing is known.
+
+    `kv_cache` is the share by which the KV cache may be larger or smaller; 0 where it was told and not estimated.
+    """
     tables = profile.source == KERNEL_TABLES
     return {
         "step_time": _share(profile, "all"),
         "step_time_extrapolated": _share(profile, BEYOND),
         "mean_ttft": TABLES_TTFT_ERROR if tables else None,
         "mean_tpot": TABLES_TPOT_ERROR if tables else None,
+        "kv_cache": kv_cache or None,
         "sentence": _sentence(profile),
         "outside_steps": _outside_steps(profile),
         "unmeasured": _unmeasured(profile),
@@ -181,6 +188,8 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
+    if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:
+        told.append(f"the KV cache is an estimate and may be {share:.0%} larger or smaller: one real start would tell")
     if trust["extrapolated_share"] > 0:
         share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
         known = (

@@ -1,12 +1,11 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import simpy
 
 from ..errors import InputError, unknown_name
 from ..traces.content import block_content
@@ -137,16 +136,9 @@ def _accepted_of(trace: Trace, engine: EngineConfig, seed: int) -> tuple[state.I
 
 def _run_apart(fleet: list[Replica], placed: I64) -> None:
     """Replicas that nothing couples: each runs to its end in one go."""
-    environment = simpy.Environment()
     for replica in fleet:
         replica.send_all(np.flatnonzero(placed == replica.index))
-        environment.process(_run_to_end(environment, replica))
-    environment.run()
-
-
-def _run_to_end(environment: simpy.Environment, replica: Replica) -> Generator[simpy.Event, None, None]:
-    replica.advance(np.inf, len(replica.engine.ended) + 1)
-    yield environment.timeout(max(0.0, replica.next_s - environment.now))
+        replica.advance(np.inf, len(replica.engine.ended) + 1)
 
 
 def _result(

@@ -298,7 +298,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "rate": one.rate,
         "replicas": one.replicas,
         "gpus": one.gpus if answered else None,
-        # Above 1 where replicas take a little more than the median ordering says, within the interval.
+        # Above 1 where the router, which sends every replica the next request in turn, smooths what each gets.
         "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
         "cost_per_hour": cost,
         "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),

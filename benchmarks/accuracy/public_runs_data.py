@@ -122,8 +122,8 @@ _A100_14B = Served("a100_sxm", "Qwen/Qwen3-14B", async_scheduling=False)
 _A100_32B = Served("a100_sxm", "Qwen/Qwen3-32B", async_scheduling=False)
 _DEFAULT = {"gpu_memory_utilization": 0.9}
 _SHORTER = _DEFAULT | {"max_model_len": 32768, "num_gpu_blocks_override": 2450}
-"""The page tells no KV cache, and the profile's estimate (29,200 tokens) could not hold its max_model_len. 39,200 is
-what another report tells of this model on an A100 of 80 GB (a100-quantization-capacity.md beside CSSNOEASY)."""
+"""The page tells no KV cache; 39,200 tokens are what another report tells of this model on an A100 of 80 GB
+(a100-quantization-capacity.md beside CSSNOEASY)."""
 _DENNIS_7B = Served("a100_sxm", "Qwen/Qwen2-7B", async_scheduling=False)
 _DENNIS_32B = Served("a100_sxm", "Qwen/Qwen2.5-32B", async_scheduling=False)
 _24_GIB = {"gpu_memory_utilization": 0.5, "max_model_len": 16384, "num_gpu_blocks_override": 29053}

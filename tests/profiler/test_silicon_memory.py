@@ -1,13 +1,17 @@
 """The estimate of the KV capacity of an engine that was never started."""
 
+from dataclasses import replace
+
 import pytest
 
 from slotune.errors import InputError
 from slotune.profiler import silicon
-from slotune.profiler.kv_capacity import GIB, KvCapacity
+from slotune.profiler.kv_capacity import GIB, KvCapacity, KvObservation
+from slotune.profiler.profile import linear_profile
 from slotune.profiler.silicon import KernelTables, import_silicon
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, kv_capacity, kv_note
+from slotune.profiler.trust import lines
 
 LLAMA, QWEN_32B = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-32B"
 SETTINGS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 16}
@@ -88,9 +92,16 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_the_error_is_told_as_a_share_of_the_cache() -> None:
-    capacity = KvCapacity(1024, total_bytes=30 * GIB, fixed_bytes=7 * GIB)
+    capacity = KvCapacity(1024, total_bytes=30 * GIB, fixed_bytes=7 * GIB, error_bytes=DENSE_ERROR_GIB * GIB)
     settings = {**SETTINGS, "gpu_memory_utilization": 0.9}
     assert DENSE_ERROR_GIB == 1.0
-    assert "about 1 GiB a GPU: 5 % of the KV cache" in kv_note(capacity, settings, is_mixture=False)
-    assert "about 2 GiB a GPU: 10 % of the KV cache" in kv_note(capacity, settings, is_mixture=True)
-    assert kv_note(None, settings, is_mixture=False) == "KV capacity is not known"
+    assert "about 1 GiB a GPU: 5 % of the KV cache" in kv_note(capacity, settings)
+    told = replace(linear_profile(5e-3, 2e-5, 5e-5, 0.0), kv=capacity)
+    wide, narrow = ({"gpu_memory_utilization": share} for share in (0.95, 0.5))
+    assert told.trust(0.0, wide)["expected_error"]["kv_cache"] == pytest.approx(1 / 21.5, rel=0.01)
+    assert "may be 12% larger or smaller" in " ".join(lines(told.trust(0.0, wide, narrow)))
+    assert "larger or smaller" not in " ".join(lines(told.trust(0.0, wide)))
+    assert told.trust(0.0, narrow | {"num_gpu_blocks_override": 9})["expected_error"]["kv_cache"] is None
+    started = capacity.observed([KvObservation(settings, 20_000)])
+    assert replace(told, kv=started).trust(0.0, narrow)["expected_error"]["kv_cache"] is None
+    assert kv_note(None, settings) == "KV capacity is not known"
