@@ -9,7 +9,9 @@ from .options import json_option
 @click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this one.")
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
-    """What is installed, which engine would start, what is missing and how to get it.
+    """What is installed, which engine would start, what is missing.
+
+    What is missing is told with the command that gets it.
 
     \b
     Example:

@@ -12,6 +12,8 @@ from ..errors import InputError
 KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 """Bytes an element of the KV cache takes, by `kv_cache_dtype` (vllm/config/cache.py); "auto" is the model's own."""
 
+DEFAULT_MEMORY_SHARE = 0.92
+"""vLLM's own gpu_memory_utilization (vllm/config/cache.py, CacheConfig)."""
 F64 = npt.NDArray[np.float64]
 MIB = float(1 << 20)
 GIB = float(1 << 30)
@@ -150,7 +152,7 @@ class KvCapacity:
 
 
 def _utilization(settings: Mapping[str, Any]) -> float:
-    return float(settings.get("gpu_memory_utilization", 0.92))  # vllm/config/cache.py, CacheConfig
+    return float(settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE))
 
 
 def _activation_terms(settings: Mapping[str, Any]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ How rich the baseline is and how many trees follow is decided on held-out steps,
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import lightgbm as lgb
@@ -119,22 +119,21 @@ def fit(
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     parts = folds(medians, seed)
-    basis = _choose_basis(medians, counts, sizes, parts)
-    held_out_s, known = _held_out(medians, counts, sizes, basis, seed, parts)
+    form = _Form(sizes, _choose_basis(medians, counts, sizes, parts), seed)
+    held_out_s, known = form.held_out(medians, counts, parts)
     best = _fewest_trees(held_out_s, known, medians)
     if in_order and best:
-        other_times = _held_out(medians, counts, sizes, basis, seed, blocks_of_time(places, seed))
-        best = min(best, _fewest_trees(*other_times, medians))
-    rounds = ROUNDS[best]
-    weights = fit_baseline(medians, counts, sizes, basis)
-    residual = fit_residual(medians, counts, _positive_s(medians, weights, sizes), seed, rounds) if rounds else None
+        best = min(best, _fewest_trees(*form.held_out(medians, counts, blocks_of_time(places, seed)), medians))
+    weights, residual = form.fitted(medians, counts, ROUNDS[best])
     text = None if residual is None else residual.model_to_string()
     fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
     scale = _missing_share(fitted, samples)
     singles = Singles(samples.duration_s, owner)
     errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
-    errors += _errors_beyond(medians, counts, sizes, basis, seed, best, scale, singles)
-    return replace(fitted, weights_s=weights * scale, held_out=errors)
+    for outer, asked in outer_parts(medians, MIN_COMPOSITIONS):
+        beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
+        errors += (regime_error(BEYOND, beyond_s, asked, medians, singles),)
+    return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))
 
 
 def _check(samples: StepSamples) -> None:
@@ -254,43 +253,39 @@ def _choose_basis(samples: StepSamples, counts: F64, graph_sizes: F64, parts: Se
     return BASES[simplest(predicted, samples.duration_s)] if parts else PLAIN
 
 
-def _held_out(
-    samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int], seed: int, parts: Sequence[Mask]
-) -> tuple[F64, Mask]:
-    """(ROUNDS, steps): held-out predictions with so many trees; and of which steps there are any."""
-    predicted, known = np.ones((len(ROUNDS), len(samples))), np.zeros(len(samples), np.bool_)
-    for held in parts:
-        train, test = samples[~held], samples[held]
-        weights = fit_baseline(train, counts[~held], graph_sizes, basis)
-        booster = fit_residual(train, counts[~held], _positive_s(train, weights, graph_sizes), seed, ROUNDS[-1])
-        shapes, base_s = shapes_of(test.totals)[:, :BINNED], _positive_s(test, weights, graph_sizes)
-        for i, rounds in enumerate(ROUNDS):
-            ratio = np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1)) if rounds else 1.0
-            predicted[i, held] = base_s * ratio
-        known |= held
-    return predicted, known
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is fitted, before it is: a baseline of these features, and a residual on it."""
+
+    graph_sizes: F64
+    basis: Sequence[int]
+    seed: int
+
+    def fitted(self, samples: StepSamples, counts: F64, rounds: int) -> tuple[F64, lgb.Booster | None]:
+        """The baseline's weights, and the residual of so many trees; None of none."""
+        weights = fit_baseline(samples, counts, self.graph_sizes, self.basis)
+        base_s = _positive_s(samples, weights, self.graph_sizes)
+        return weights, fit_residual(samples, counts, base_s, self.seed, rounds) if rounds else None
+
+    def held_out(self, samples: StepSamples, counts: F64, parts: Sequence[Mask]) -> tuple[F64, Mask]:
+        """(ROUNDS, steps): predictions of the held-out `parts` with so many trees; and of which steps there are any."""
+        predicted, known = np.ones((len(ROUNDS), len(samples))), np.zeros(len(samples), np.bool_)
+        for held in parts:
+            weights, booster = self.fitted(samples[~held], counts[~held], ROUNDS[-1])
+            assert booster is not None
+            shapes = shapes_of(samples[held].totals)[:, :BINNED]
+            base_s = _positive_s(samples[held], weights, self.graph_sizes)
+            for i, rounds in enumerate(ROUNDS):
+                ratio = np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1)) if rounds else 1.0
+                predicted[i, held] = base_s * ratio
+            known |= held
+        return predicted, known
 
 
-def _errors_beyond(
-    samples: StepSamples,
-    counts: F64,
-    graph_sizes: F64,
-    basis: Sequence[int],
-    seed: int,
-    trees: int,
-    scale: float,
-    singles: Singles,
-) -> tuple[RegimeError, ...]:
-    """The error on steps up to twice as large as any that was fitted, in the way in which it is largest; nothing where
-    too few steps could tell.
-
-    `trees` is a place in ROUNDS. What was fitted to all steps will be asked for steps that are larger than all of them.
-    """
-    found = []
-    for outer, asked in outer_parts(samples, MIN_COMPOSITIONS):
-        held_out_s, _ = _held_out(samples, counts, graph_sizes, basis, seed, [outer])
-        found.append(regime_error(BEYOND, held_out_s[trees] * scale, asked, samples, singles))
-    return (max(found, key=attrgetter("median")),) if found else ()
+def _largest_beyond(errors: tuple[RegimeError, ...]) -> tuple[RegimeError, ...]:
+    """The errors with that of the one way beyond what was fitted in which it is largest, where any could be told."""
+    beyond = max((error for error in errors if error.regime == BEYOND), key=attrgetter("median"), default=None)
+    return tuple(error for error in errors if error.regime != BEYOND or error is beyond)
 
 
 def _fewest_trees(predicted: F64, known: Mask, samples: StepSamples) -> int:

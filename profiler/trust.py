@@ -168,15 +168,14 @@ def _sentence(profile: "Profile") -> str:
 
 def _outside_steps(profile: "Profile") -> str | None:
     """What is to be said of the time outside the engine's steps; nothing where it was measured, or none is assumed."""
-    lacking_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
-    if profile.source == STEP_RECORDS and not lacking_ms:
+    assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
+    if profile.source == STEP_RECORDS and not assumed_ms:
         return (
             "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs; with the load "
             f"generators of measured servers it was {SEEN_OUTSIDE_MS} ms"
         )
     if profile.source != KERNEL_TABLES:
         return None
-    assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
     return (
         f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generators of "
         f"measured servers they were {SEEN_OUTSIDE_MS}, and more in bursts"

@@ -188,6 +188,16 @@ def test_a_table_is_aligned_and_its_cells_short(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_every_policy_and_router_that_is_simulated_can_be_asked_for() -> None:
+    from slotune.commands import options, simulate
+    from slotune.simulator.routing import ROUTERS
+    from slotune.simulator.state import POLICY_NAMES
+
+    (router,) = [one for one in simulate.command.params if one.name == "router"]
+    assert tuple(router.type.to_info_dict()["choices"]) == ROUTERS
+    assert tuple(POLICY_NAMES) == options.POLICIES
+
+
 def test_progress_in_a_log_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     now_s = 0.0
     progress = output.PlainProgress("tune", total=10, clock=lambda: now_s)

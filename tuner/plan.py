@@ -18,9 +18,9 @@ from ..profiler.trust import step_time_error
 from ..simulator.engine_config import setting
 from ..simulator.misses import lines as unanswered
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
-from .evaluate import workers
 from .sensitivity import factors
 from .steady_load import scaled_lengths
+from .workers import workers
 
 ORDERINGS = 5
 MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25

@@ -16,9 +16,10 @@ from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings, setting
 from ..simulator.slo import OF_ALL, Slo
-from .evaluate import Outcome, SimulatedRun, workers
+from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
 from .study import write_file
+from .workers import workers
 
 MOST_CONFIGURATIONS = 1_000_000
 """A grid beyond this is a slip of the pen, not a plan."""

@@ -19,6 +19,7 @@ from ConfigSpace.forbidden import (
     ForbiddenLessThanRelation,
 )
 
+from ..profiler.kv_capacity import DEFAULT_MEMORY_SHARE
 from ..simulator.engine_config import EngineConfig, Settings
 
 F64 = npt.NDArray[np.float64]
@@ -28,7 +29,6 @@ CPU_BLOCK_SIZES = (32, 64, 128)  # multiples of 32 preferred, 128 by default: vl
 GPU_BLOCK_SIZES = (16, 32, 64)  # what FlashAttention and FlashInfer both take
 MEMORY_SHARES = (0.80, 0.85, 0.88, 0.90, 0.92, 0.94, 0.95)  # above 0.95 little is left for what vLLM does not count
 KV_SETTLED_BY = ("num_gpu_blocks_override", "kv_cache_memory_bytes")
-DEFAULT_MEMORY_SHARE = 0.92  # vllm/config/cache.py, gpu_memory_utilization
 
 
 @dataclass(frozen=True, slots=True)

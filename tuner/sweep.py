@@ -11,9 +11,9 @@ from ..simulator.engine_config import Settings
 from ..traces.arrivals import idle_s
 from ..traces.trace import Trace
 from ..traces.transform import head, rescaled
-from .evaluate import workers
 from .objective import Metrics
 from .task import Task
+from .workers import workers
 
 RATE_FACTORS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 MOST_REQUESTS = 10_000  # of the trace: enough for a p99, little enough for a report to be a matter of seconds

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import idle_changes
-from .evaluate import workers
 from .feasibility import FeasibilityForest
 from .other_orders import orders_of, picked, run_other_orders
 from .other_step_times import run_other_step_times, sensitivities_of
@@ -20,6 +19,7 @@ from .study import Asked, Study, Trial
 from .task import Task, load_task
 from .validation import validation_of
 from .variation import Variation, VariedRun
+from .workers import workers
 
 
 def tune(

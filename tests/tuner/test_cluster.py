@@ -14,7 +14,7 @@ import pytest
 from slotune.errors import InputError, SlotuneError
 from slotune.tests.loopback import Loopback, loopback
 from slotune.tuner import cluster
-from slotune.tuner.evaluate import workers
+from slotune.tuner.workers import workers
 
 OWN_PROCESS = "/proc/self"
 """os.readlink of it is the number of the process that asks: on Linux, where the package runs."""

@@ -1,16 +1,8 @@
-"""Workers answer in order, share what they were given, and their ends are known."""
+"""A run has the metrics that are asked for, and one that cannot be is a result."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
-import psutil
 import pytest
 
-from slotune.errors import SlotuneError
-from slotune.tuner.evaluate import SimulatedRun, workers
+from slotune.tuner.evaluate import SimulatedRun
 
 
 @pytest.fixture
@@ -30,67 +22,3 @@ def test_what_the_engine_refuses_is_a_result(run):
     outcome = run({"max_num_batched_tokens": 8, "max_num_seqs": 16})
     assert (outcome.metrics, outcome.failure) == (None, "refused")
     assert outcome.message.startswith("max_num_batched_tokens=8: must be at least max_num_seqs=16")
-
-
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_answers_come_in_order_whatever_the_number_of_workers(run, jobs):
-    with workers(run, jobs) as run_all:
-        outcomes = list(run_all([{"max_num_seqs": n} for n in (1, 2, 4, 8)]))
-    assert [o.metrics for o in outcomes] == [run({"max_num_seqs": n}).metrics for n in (1, 2, 4, 8)]
-
-
-def dies(question):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_dies_is_one_clear_error():
-    with pytest.raises(SlotuneError, match="a worker process died"), workers(dies, 2) as ask_all:
-        list(ask_all([1, 2, 3]))
-
-
-def waits(question):
-    time.sleep(60)
-
-
-def test_nobody_waits_for_the_workers_when_interrupted():
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before, begin = signal.signal(signal.SIGALRM, interrupt), time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt), workers(waits, 2) as ask_all:
-            signal.alarm(1)
-            list(ask_all([1, 2, 3]))
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - begin < 20
-
-
-PARENT = """
-import time
-from slotune.tuner.evaluate import workers
-def wait(question):
-    time.sleep(60)
-with workers(wait, 2) as ask_all:
-    answers = ask_all([1, 2])
-    print("started", flush=True)
-    next(answers)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
-def test_workers_end_with_a_parent_that_was_killed():
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
-        parent.stdout.readline()
-        children = wait_for(lambda: [p for p in psutil.Process(parent.pid).children() if p.is_running()])
-        parent.kill()
-    assert len(children) == 2
-    assert wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
-
-
-def wait_for(condition, at_most_s=20.0):
-    until = time.monotonic() + at_most_s
-    while not (value := condition()) or (isinstance(value, list) and len(value) < 2):
-        assert time.monotonic() < until, "still waiting"
-        time.sleep(0.02)
-    return value
