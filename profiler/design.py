@@ -26,6 +26,9 @@ MIN_PROMPT = 8
 MIN_CAP = 16
 DECODE_TOKENS = (3, 12)
 """Pure decode steps between groups, least and most."""
+LONE, AT_ONCE, ONE_BY_ONE = 0.25, 0.45, 0.65
+"""Shares of scenarios, added up: a lone prompt; a batch that comes at once; one that comes one by one. In the rest come
+groups, each as large as all before."""
 MOST_SPREAD = 1.2
 """Of the log of the prompt lengths in a scenario: contexts in a batch of chat requests differ by as much, and attention
 waits for the longest."""
@@ -69,7 +72,7 @@ def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
     cap = _between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
     length = _between(MIN_PROMPT, longest, length_at)
-    if kind < 0.25:
+    if kind < LONE:
         return Scenario(((length,),), cap, 1)
     batch = _between(1, space.max_num_seqs, batch_at)
     batch = max(1, min(batch, int(space.kv_tokens * KV_SHARE) // (length + 64)))
@@ -77,7 +80,7 @@ def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     lengths = np.clip(length * rng.lognormal(0.0, MOST_SPREAD * spread_at, batch), MIN_PROMPT, longest).astype(int)
     lengths = lengths[np.cumsum(lengths + 64) <= max(space.kv_tokens * KV_SHARE, lengths[0] + 64)].tolist()
     batch = len(lengths)
-    sizes = [batch] if kind < 0.45 else _stairs(batch, single=kind < 0.65)
+    sizes = [batch] if kind < AT_ONCE else _stairs(batch, single=kind < ONE_BY_ONE)
     cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
     return Scenario(_split(lengths, sizes), cap, _between(*DECODE_TOKENS, decode_at))
 

@@ -45,6 +45,7 @@ REFIT_EVERY_S = 30.0
 FIT_SHARE = 0.1
 """Of the time, at most, that fits in between may take."""
 OUTGROWN = 4
+"""Times as many steps as the last fit knew: it is made again before the errors are asked for."""
 SCENARIO_SHARE = 0.1
 """Of the budget, at most, that one scenario may take."""
 STARTS_SHARE = 0.4

@@ -1,5 +1,6 @@
 """What a workload looks like: counts, rates, lengths, burstiness, and how much of the prompts repeats."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
         "output_tokens": _length_stats(trace.output_tokens),
         **_prefix_hit_shares(trace),
     }
+
+
+def request_rate(trace: Trace) -> float:
+    """Requests per second, as `rescaled` counts them; NaN where all arrive at once."""
+    last_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
+    return len(trace) / last_s if last_s > 0 else math.nan
 
 
 def interarrival_cv(arrival_s: F64) -> float | None:

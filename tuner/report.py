@@ -13,6 +13,7 @@ from ..errors import SlotuneError
 from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
 from ..simulator.misses import lines as unanswered
+from ..traces.stats import request_rate
 from .comparison import Compared, Quantity, compared, quantities
 from .deployment import served
 from .export import command_line
@@ -35,7 +36,7 @@ from .report_tables import (
     validation_table,
 )
 from .study import Study, Trial, settings_key, write_file
-from .sweep import MOST_REQUESTS, one_at_a_time, over_rates, trace_rate
+from .sweep import MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validation import nothing_said, verdict_on
 
@@ -117,7 +118,7 @@ class Page:
 
     def _subject(self) -> str:
         facts, trace = self.task.profile.engine, self.task.trace
-        rate = trace_rate(trace)
+        rate = request_rate(trace)
         arrivals = "all at once" if math.isnan(rate) else f"{rate:.3g} requests/s"
         parts = (
             facts.model,
@@ -229,7 +230,7 @@ class Page:
             )
             for quantity in latencies
         ]
-        return latency_against_rate(panels, trace_rate(self.task.trace))
+        return latency_against_rate(panels, request_rate(self.task.trace))
 
     def _trials(self) -> dict[str, Any]:
         order = ranked(self.trials, self.objective, self.task.space, reference_of(self.trials))

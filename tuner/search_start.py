@@ -1,5 +1,7 @@
 """The first configurations: the default, a token budget chosen as Sarathi-Serve does, and a Sobol design."""
 
+import math
+
 import numpy as np
 from scipy.stats import qmc
 
@@ -8,6 +10,7 @@ from ..simulator.features import totals_of
 from ..simulator.slo import BETWEEN_TOKENS
 from ..simulator.step_time import new_memo, step_time_s
 from ..simulator.timing import Timing
+from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .objective import Objective
 from .search_candidates import Candidates
@@ -41,8 +44,8 @@ def sarathi_budget(
 
 def expected_decodes(trace: Trace, between_tokens_s: float) -> int:
     """Requests that decode at once on average, were each token to take `between_tokens_s`: Little's law."""
-    span_s = float(trace.arrival_s[-1] - trace.arrival_s[0])
-    rate = (len(trace) - 1) / span_s if span_s > 0 else float(len(trace))
+    rate = request_rate(trace)
+    rate = float(len(trace)) if math.isnan(rate) else rate
     return max(1, round(rate * float(trace.output_tokens.mean()) * between_tokens_s))
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..simulator.engine_config import Settings
-from ..traces.arrivals import idle_s
-from ..traces.trace import Trace
+from ..traces.stats import request_rate
 from ..traces.transform import head, rescaled
 from .objective import Metrics
 from .task import Task
@@ -37,16 +36,10 @@ class OneChange:
     metrics: Metrics | None
 
 
-def trace_rate(trace: Trace) -> float:
-    """Requests per second, as `rescaled` counts them; NaN where all arrive at once."""
-    last_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
-    return len(trace) / last_s if last_s > 0 else math.nan
-
-
 def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
     """The settings at RATE_FACTORS times the task's own rate; empty where the trace has none."""
     trace = head(task.trace, MOST_REQUESTS)
-    rate = trace_rate(trace)
+    rate = request_rate(trace)
     if math.isnan(rate):
         return []
     points = []
