@@ -95,7 +95,7 @@ def command(
         plans = on_workers(scenarios, on_done=bar.update)
     steps = with_other_step_times(plans[0])
     with progress("plan for other step times", len(steps) * ORDERINGS) as bar:
-        sides = on_workers(steps, on_done=bar.update)
+        sides = on_workers(steps, on_done=bar.update, after=plans)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))
     else:

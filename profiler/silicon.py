@@ -86,23 +86,32 @@ class KernelTables:
         omitted: Omitted = OMITTED,
     ) -> None:
         """Raises InputError where the package lacks the system, the model, or tables for them."""
-        engine, database, utils = _package()
+        engine, database, utils, errors = _package()
+        lacking = (
+            errors.PerfDataNotAvailableError,
+            errors.EmpiricalNotImplementedError,
+            utils.HuggingFaceDownloadError,
+        )
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
             arguments = layout.arguments(self.model_info)
             self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
-        except (ValueError, KeyError, AssertionError, OSError, utils.HuggingFaceDownloadError) as error:
+            self._context_ops, self._decode_ops, names = self._operations()
+        except (ValueError, KeyError, AssertionError, OSError, *lacking) as error:
             line = " ".join(str(error).split())
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
-        context_ops, decode_ops = self._engine.evaluate_context_ops, self._engine.evaluate_generation_ops
-        near, far = (_each(partial(context_ops, batch_size=1, s=128, prefix=context)) for context in (0, 4096))
-        self._context_ops = _split(near, far)
-        near, far = (_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096))
-        self._decode_ops = _split(near, far)
-        self._is_latent = any("mla" in name for name, _ in near)
+        latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
+        self._is_latent = bool(latent) or any("mla" in name for name in names)
         self.mixed_decodes = self._mixed_decodes(layout)
+
+    def _operations(self) -> tuple["_Ops", "_Ops", list[str]]:
+        """Those of prefills and of decodes, and the names of the latter."""
+        context_ops, decode_ops = self._engine.evaluate_context_ops, self._engine.evaluate_generation_ops
+        prefills = [_each(partial(context_ops, batch_size=1, s=128, prefix=context)) for context in (0, 4096)]
+        decodes = [_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096)]
+        return _split(*prefills), _split(*decodes), [name for name, _ in decodes[0]]
 
     def _mixed_decodes(self, layout: Layout) -> float:
         """How many times longer the attention of decodes takes beside a prefill."""
@@ -205,14 +214,14 @@ def _sum(operations: list[tuple[str, float, float, str]]) -> float:
     return sum(ms for _, ms, _, _ in operations)
 
 
-def _package() -> tuple[ModuleType, ModuleType, ModuleType]:
+def _package() -> tuple[ModuleType, ModuleType, ModuleType, ModuleType]:
     try:
-        from aiconfigurator_core.sdk import engine, perf_database, utils
+        from aiconfigurator_core.sdk import engine, errors, perf_database, utils
     except ImportError as error:
         raise InputError(
             f"kernel tables need an optional package ({error}); install it with: pip install 'slotune[silicon]'"
         ) from error
-    return engine, perf_database, utils
+    return engine, perf_database, utils, errors
 
 
 def _table_version(database: ModuleType, system: str) -> str:

@@ -45,8 +45,8 @@ def summarise(
 ) -> dict[str, float]:
     """The metrics of a run: rates per second, latencies in milliseconds; NaN where there is nothing to measure.
 
-    The run lasts from the trace's time zero to the last answer or, if that is later, to the last request that gets
-    none, as a replay of `vllm bench serve` does.
+    The run lasts from the trace's time zero to the last answer, as a replay of `vllm bench serve` does, or to the
+    arrival of the last request that gets none, if that is later.
     `goodput` gives milliseconds by metric (ttft, tpot, e2el), all of which a good request keeps. PERCENTILES are
     always reported, `percentiles` names further ones.
     """

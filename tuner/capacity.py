@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings
@@ -36,8 +38,8 @@ LOADED_STAYS = 10.0
 MOST_REQUESTS = 50_000
 """For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 MOST_FLEET_REQUESTS = 1_000_000
-LIGHT_RATE = 1e-4
-"""Requests a second at which no two meet."""
+LIGHT_GAP_S = 1e4
+"""Longer than any request stays: at such gaps no two meet."""
 MOST_DOUBLINGS = 24
 BELOW = (0.97, 0.93)
 """Shares of a found rate at which the targets must be met too: noise makes single rates pass by luck."""
@@ -147,13 +149,15 @@ def _binding(objective: Objective, metrics: Metrics, steady: bool) -> str:
 
 
 def unloaded(scenario: Scenario) -> tuple[Probe, float]:
-    """As many requests as any rate is tried on, so rare that they hardly meet, and how long one stays then (seconds).
+    """As many requests as a rate is tried on, none of which meets another, and how long one stays then (seconds).
 
     Raises InfeasibleError where the targets are missed even so.
     """
     count = _fewest(scenario, 1, LEAST_REQUESTS)
-    whole = head(scenario.trace, min(len(scenario.trace), MOST_REQUESTS))
-    alone = _run(scenario, ordered(whole, count, LIGHT_RATE, 0), LIGHT_RATE, 0, 1)
+    some = head(scenario.trace, min(len(scenario.trace), max(count, CONFIRMING_REQUESTS)))
+    load = ordered(some, count, 1.0, 0)
+    apart = replace(load, arrival_s=np.arange(len(load), dtype=np.float64) * LIGHT_GAP_S)
+    alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, 1)
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
     if not stay_s > 0:
         raise InputError("no request of the trace could be served: see `slotune simulate` for the reasons")

@@ -3,6 +3,8 @@
 A trace that is repeated stands for more of the same service: its system prompts stay, its conversations are new ones.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,16 +15,23 @@ LONGEST_ABSENCE = 0.5
 LEAST_CONTINUATIONS = 4
 """A turn of a conversation is continued by the next, and once more where an answer is asked for again."""
 
+Mask = npt.NDArray[np.bool_]
 
-def lasting(trace: Trace) -> npt.NDArray[np.bool_]:
+
+@lru_cache(maxsize=1)  # of a million requests it takes seconds, and every load of a plan asks
+def lasting(trace: Trace) -> Mask:
     """(names,): of the sorted distinct names in `trace.run_name`, which are in use all the time and begin prompts that
-    go on in different ways."""
+    go on in different ways; with those that stand before them, as the blocks of a system prompt do."""
     if not len(trace.run_name):
         return np.zeros(0, np.bool_)
     owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
     name = np.unique(trace.run_name, return_inverse=True)[1]
-    absent = _longest_absence(name, owner, len(trace)) <= LONGEST_ABSENCE * len(trace)
-    return absent & (_continuations(trace, name, owner) >= LEAST_CONTINUATIONS)
+    present = _longest_absence(name, owner, len(trace)) <= LONGEST_ABSENCE * len(trace)
+    lasts: Mask = present & (_continuations(trace, name, owner) >= LEAST_CONTINUATIONS)
+    place, last = np.arange(len(name)), np.full(len(trace), -1)
+    np.maximum.at(last, owner[lasts[name]], place[lasts[name]])
+    lasts[name[place <= last[owner]]] = True
+    return lasts & present
 
 
 def _longest_absence(name: I64, owner: I64, requests: int) -> I64:
@@ -42,8 +51,11 @@ def _continuations(trace: Trace, name: I64, owner: I64) -> I64:
     request's own tail being one. A conversation under one name grows with every turn."""
     goes_on = np.append(owner[1:] == owner[:-1], False)
     following = np.where(goes_on, np.roll(name, -1), name.max() + 1 + owner)
-    ways = np.unique(np.stack([name, trace.run_tokens, following]), axis=1)
-    places, counts = np.unique(ways[:2], axis=1, return_counts=True)
-    most = np.zeros(name.max() + 1, np.int64)
-    np.maximum.at(most, places[0], counts)
+    order = np.lexsort((following, trace.run_tokens, name))
+    name, tokens, following = name[order], trace.run_tokens[order], following[order]
+    begins = np.append(True, (np.diff(name) != 0) | (np.diff(tokens) != 0))
+    differs = begins | np.append(True, np.diff(following) != 0)
+    starts = np.flatnonzero(begins)
+    most = np.zeros(name[-1] + 1, np.int64)
+    np.maximum.at(most, name[starts], np.add.reduceat(differs, starts, dtype=np.int64))
     return most

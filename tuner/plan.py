@@ -77,10 +77,12 @@ def plan(
     jobs: int | None = None,
     dask_scheduler: str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
+    after: Sequence[Plan] = (),
 ) -> list[Plan]:
     """A plan for each scenario; one that cannot meet the targets comes back with the reason and no capacities.
 
-    `on_done` hears how many orderings of all scenarios (ORDERINGS each) are done.
+    Raises InputError where the first scenario is wrong in itself, unless other plans came before (`after`). `on_done`
+    hears how many orderings of all scenarios (ORDERINGS each) are done.
     """
     plans: list[Plan] = []
     steps = itertools.count(1)
@@ -96,7 +98,7 @@ def plan(
         except InfeasibleError as error:
             plans.append(Plan(scenario, (), rate, None, None, str(error)))
         except InputError as error:
-            if not plans:  # what is wrong with a change is told beside the base
+            if not (plans or after):  # what is wrong with a change is told beside the base
                 raise
             plans.append(Plan(scenario, (), rate, None, None, f"{scenario.name}: {error}"))
     return plans
@@ -231,7 +233,7 @@ def what_if(base: Scenario, text: str) -> Scenario:
 def with_other_step_times(base: Plan) -> list[Scenario]:
     """The base with steps that are faster and slower by its profile's error; none where that is not known."""
     error = _step_time_error(base)
-    if error is None:
+    if error is None or not base.capacities:
         return []
     return [
         replace(base.scenario, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)

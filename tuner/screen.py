@@ -86,7 +86,7 @@ def screen(
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[Screened]:
     """Every configuration over the `common` settings, best first; those that could not run come last, in file order,
-    and before them those under which max_model_len cuts answers.
+    and before them those under which max_model_len cuts answers or, by a latency, more requests go unanswered.
 
     Best is the smallest latency or the largest throughput `sort`; without it the best for the objective, and without
     either the largest output throughput. The same whatever the number of `jobs`, and on the Dask
@@ -128,13 +128,14 @@ def _order(
     sort: str | None, objective: Objective | None, ran: Sequence[Metrics]
 ) -> Callable[[Screened], tuple[float, float, int]]:
     reference, most = ran[0] if ran else {}, min(ran, key=failed_share, default={})
+    by_latency = sort is not None and sort not in THROUGHPUTS
 
     def key(row: Screened) -> tuple[float, float, int]:
         metrics = row.outcome.metrics
         if metrics is None:
             return 1.0, 0.0, row.index
         # Shorter answers are no faster ones, nor is one of them that turns requests away.
-        place = 0.5 if metrics["answers_cut"] or (sort in LATENCIES and not answers_as_many(metrics, most)) else 0.0
+        place = 0.5 if metrics["answers_cut"] or (by_latency and not answers_as_many(metrics, most)) else 0.0
         if sort is None and objective is not None:
             return place, sum(objective.costs(metrics, reference)), row.index
         metric = sort or "output_throughput"

@@ -105,6 +105,8 @@ def test_what_the_package_does_not_know_is_named(tmp_path: Path, slotune: Callab
     assert code == 2 and "h200_sxm" in err
     code, _, err = slotune(*command, "--system", "h200_sxm", "--model", LLAMA, "--tp", 3)
     assert code == 2 and "tp 3" in err
+    code, _, err = slotune(*command, "--system", "a100_sxm", "--model", "Qwen/Qwen3-32B-FP8", "--tp", 8)
+    assert code == 2 and "no kernel tables for --model Qwen/Qwen3-32B-FP8" in err
     assert not (tmp_path / "p").exists()
 
 

@@ -152,6 +152,14 @@ def test_a_few_long_prompts_do_not_stop_every_rate_wherever_they_are(small_profi
     assert found[0] == pytest.approx(found[1], rel=0.25) and found[0] > 1
 
 
+def test_requests_that_stay_for_minutes_do_not_meet_where_each_is_alone():
+    profile = linear_profile(0.03, 2e-5, 5e-5, 2e-8)
+    trace = make_trace(1000, 1.0, (constant(500), constant(8000)), seed=0)
+    scenario = Scenario("base", profile, trace, Objective((Slo(99.0, "ttft", 100.0),)), {"max_num_seqs": 1})
+    alone, stay_s = unloaded(scenario)
+    assert alone.ok and stay_s == pytest.approx(240, rel=0.05)
+
+
 def test_the_system_prompts_of_a_short_trace_are_warm_in_the_next_copy(small_profile):
     """100 requests make each of five system prompts five per cent of them cold; the service goes on."""
     lengths = (constant(100), constant(20))

@@ -1,5 +1,6 @@
 """A load is the trace again and again, with nothing lost, nothing shared, and a queue that can be judged."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from slotune.simulator.simulation import simulate
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
+from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
 from slotune.tuner.steady_load import keeps_up, ordered, queue_growth, scaled_lengths
 
@@ -48,6 +50,26 @@ def test_copies_share_system_prompts_and_no_conversation():
     assert len(set(firsts.tolist())) == 2
     others = set(load.run_name.tolist()) - set(firsts.tolist())
     assert len(others) == 3 * len(set(talk.run_name.tolist()) - set(talk.run_name[talk.run_offsets[:-1]].tolist()))
+
+
+PREFIXES = {
+    "one name": {"prefix": [["system", 1024]]},
+    "two names": {"prefix": [["system", 512], ["tools", 512]]},
+    "blocks": {"hash_ids": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("spelling", PREFIXES)
+def test_a_shared_prompt_lasts_however_it_is_written(spelling):
+    lines = []
+    for number in range(20):
+        more = {key: [*runs] for key, runs in PREFIXES[spelling].items()}
+        if "hash_ids" in more:
+            more["hash_ids"].append(100 + number)
+        row = {"timestamp": 100 * number, "input_length": 1400, "output_length": 9} | more
+        lines.append(json.dumps(row).encode())
+    load = ordered(read_mooncake(lines, "trace"), 60, 5.0, 0)
+    assert trace_stats(load)["prefix_hit_share"] == pytest.approx(59 * 1024 / (60 * 1400))
 
 
 def test_a_trace_without_arrival_times_gets_some(small_trace):
