@@ -198,9 +198,8 @@ P31 = ("--slo", "p31:ttft:1e9", "--slo", "p31:itl:1e9")
 @pytest.mark.parametrize("metric", ["mean_ttft_ms", "median_ttft_ms", "p95_ttft_ms", "p31_ttft_ms", "p31_itl_ms"])
 def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, files, tmp_path, metric):
     (tmp_path / "list.yaml").write_text("- max_num_seqs: 2\n- {max_num_seqs: 2, max_num_queued_reqs: 3}\n")
-    ran = slotune(
-        "screen", *files, "--configs", tmp_path / "list.yaml", "--rate", 1000, "--sort", metric, "--json", *P31
-    )
+    words = ("screen", *files, "--configs", tmp_path / "list.yaml", "--rate", 1000, *P31)
+    ran = slotune(*words, "--sort", metric, "--json")
     best, last = json.loads(ran.out)["configurations"]
     assert last["metrics"]["failed"] > 0 == best["metrics"]["failed"]
 

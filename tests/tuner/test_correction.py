@@ -1,5 +1,7 @@
 """The corrected model: measured differences are learned, near ones most."""
 
+import math
+
 import pytest
 
 from slotune.simulator.engine_config import EngineConfig
@@ -51,3 +53,14 @@ def test_what_targets_read_is_corrected_where_requests_are_not_answered():
     corrected = learned([one], SHOWN, SPACE).corrected({}, predicted)
     assert (corrected["p99_ttft_ms"], corrected["p99_ttft_ms_of_all"]) == pytest.approx((300, 360))
     assert corrected["p99_tpot_ms_of_all"] == 11
+
+
+def test_a_run_with_too_few_answers_is_no_better_than_the_default():
+    """Nor is the mean over the other runs what it measured."""
+    (limit,) = [quantity for quantity in SHOWN if quantity.slo]
+    good, few = {"p99_ttft_ms": 90.0, "completed": 100.0}, {"p99_ttft_ms": 90.0, "completed": 50.0, "failed": 50.0}
+    default = Compared("default", {}, PREDICTED, {0: good, 1: good, 2: good})
+    one = Compared("one", {"max_num_seqs": 16}, PREDICTED, {0: good, 1: few, 2: few})
+    assert math.isinf(one.measured(limit).value) and math.isinf(one.against(default, limit).value)
+    assert math.isnan(one.prediction_error(limit))
+    assert learned([one], SHOWN, SPACE).corrected({}, PREDICTED)["p99_ttft_ms"] == 100.0
