@@ -138,7 +138,10 @@ class Profile:
     def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
         if self.kv is None:
             return 0.0
-        engine = resolve(settings, {**self.defaults, **self.parallelism}, UNLIMITED_BLOCKS, self.engine.version)
+        try:
+            engine = resolve(settings, {**self.defaults, **self.parallelism}, UNLIMITED_BLOCKS, self.engine.version)
+        except InputError:  # what vLLM refuses has no cache, and says so where it is run
+            return 0.0
         return self.kv.error_share(self._memory_settings(settings, engine))
 
     def _doubts(self, settings: Mapping[str, Any]) -> list[str]:

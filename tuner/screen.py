@@ -184,7 +184,7 @@ def _cell(value: Any) -> str:
 def trust_of(rows: Sequence[Screened], profile: Profile, common: Settings) -> dict[str, Any]:
     """How far to believe the table: the extrapolated share is that of the configuration with the largest."""
     shares = [row.outcome.metrics["extrapolated_share"] for row in rows if row.outcome.metrics]
-    return profile.trust(max(shares, default=0.0), common, *(row.settings for row in rows))
+    return profile.trust(max(shares, default=0.0), common, *(common | row.settings for row in rows))
 
 
 def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:

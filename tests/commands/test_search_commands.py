@@ -204,6 +204,16 @@ def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, fi
     assert last["metrics"]["failed"] > 0 == best["metrics"]["failed"]
 
 
+@pytest.mark.parametrize("more", [(), ("--engine", "max_num_batched_tokens=256")])
+def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_modelled(slotune, tmp_path, more):
+    (tmp_path / "list.yaml").write_text("- {max_num_batched_tokens: 8, max_num_seqs: 16}\n- max_num_seqs: 64\n")
+    words = ("--profile", "h200-llama-3.1-8b", "--trace", "chat", "--configs", tmp_path / "list.yaml", "--jobs", 1)
+    ran = slotune("screen", *words, *more, "--json")
+    assert ran.code == 0
+    best, refused = json.loads(ran.out)["configurations"]
+    assert best["metrics"]["completed"] == 1000 and refused["failure"] == "refused"
+
+
 def test_a_model_other_than_the_profile_s_is_told(slotune):
     ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", "chat", "--engine", "model=other/model")
     assert "model=other/model: profile h200-llama-3.1-8b was made with meta-llama/Meta-Llama-3.1-8B" in ran.err
