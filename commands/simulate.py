@@ -87,6 +87,7 @@ def command(
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
+    from ..simulator.api_server import busy_share
     from ..simulator.misses import cut_short, reasons
     from ..simulator.request_table import write_requests
     from ..tuner.sensitivity import sensitivity
@@ -108,11 +109,15 @@ def command(
             f"Note: over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
         )
         click.echo(told, err=True)
+    shares = {
+        "extrapolated_share": extrapolated,
+        "api_server_share": busy_share(metrics, profile.engine_config(settings).stream_interval, asked["replicas"]),
+    }
     document: dict[str, Any] = {
         "metrics": metrics,
         "engine": asdict(profile.engine_config(settings)),
         "profile": profile.describe(),
-        "trust": profile.trust(extrapolated, settings),
+        "trust": profile.trust(settings, runs=[shares]),
         "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
     }
     if slo:

@@ -1,6 +1,6 @@
 """A profile: step times, KV capacity and overhead of one engine on one machine, and how far to trust them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
-from .trust import NOT_SIMULATED, expected_error, unrepresented
+from .trust import NOT_SIMULATED, expected_error, largest_share, unrepresented
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
@@ -187,17 +187,19 @@ class Profile:
         facts = {name: getattr(self.engine, name) for name in EngineFacts.__slots__}
         return {"name": self.name, "source": self.source, "engine": facts}
 
-    def trust(self, extrapolated_share: float = 0.0, *settings: Mapping[str, Any]) -> dict[str, Any]:
+    def trust(self, *settings: Mapping[str, Any], runs: Iterable[Mapping[str, float] | None] = ()) -> dict[str, Any]:
         """How far predictions may be believed, as the `trust` key of JSON output has it.
 
-        `extrapolated_share` is a simulation's: how many of its steps lay outside what was measured. `settings` are
-        what was asked for; those whose effect the profile does not hold are named.
+        `settings` are what was asked for; those whose effect the profile does not hold are named. `runs` are the
+        metrics of simulations (tuner/evaluate.py): of their shares the largest is told.
         """
+        known = [run for run in runs if run]
         return {
             "provenance": self.provenance,
             "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
-            "extrapolated_share": extrapolated_share,
+            "extrapolated_share": largest_share(known, "extrapolated_share"),
+            "api_server_share": largest_share(known, "api_server_share"),
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],

@@ -1,6 +1,6 @@
 """How far a prediction may be believed: the error to expect, and what was asked that the profile knows nothing of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
@@ -26,6 +26,11 @@ MOST_EXTRAPOLATED = 0.05
 
 MOST_OF_CACHE = 0.05
 """Of an estimated KV cache; less moves no number by more than steps that are off do."""
+
+MOST_OF_API_SERVER = 0.9
+"""Of a run's time. At 0.83, by the constants of simulator/api_server.py, the fourth rate of
+benchmarks/accuracy/kubecon.py is met, and its server got to 1.15; at 2.2 (K1 of benchmarks/accuracy/public_runs.py) a
+server gave half of what its GPU could."""
 
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
@@ -136,6 +141,11 @@ def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
     }
 
 
+def largest_share(runs: Iterable[Mapping[str, float]], name: str) -> float:
+    """The largest value of one of the shares that the metrics of simulations have; 0 where none has it."""
+    return max((float(run.get(name, 0.0)) for run in runs), default=0.0)
+
+
 def _unmeasured(profile: "Profile") -> list[str]:
     """Kinds of steps of which the profile was made without any; none of a formula."""
     if profile.source == CLOSED_FORM:
@@ -189,6 +199,11 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
         told.append(outside)
     if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:
         told.append(f"the KV cache is an estimate and may be {share:.0%} larger or smaller: one real start would tell")
+    if (share := trust["api_server_share"]) > MOST_OF_API_SERVER:
+        told.append(
+            f"the API server, one process, would be busy for about {share:.0%} of the time on a cloud machine's core: "
+            "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
+        )
     if trust["extrapolated_share"] > 0:
         share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
         known = (

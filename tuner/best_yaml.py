@@ -33,5 +33,5 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
         *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),
-        *task.profile.trust(0.0, settings)["not_represented"],
+        *task.profile.trust(settings)["not_represented"],
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import compile_cache
 from ..errors import InputError
 from ..profiler.profile import Profile
+from ..simulator.api_server import busy_share
 from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
@@ -67,6 +68,7 @@ class SimulatedRun:
         )
         metrics = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
         metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
+        metrics["api_server_share"] = busy_share(metrics, engine.stream_interval)
         metrics["answers_cut"] = answers_cut(result.requests, self.trace.output_tokens)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 

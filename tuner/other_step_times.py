@@ -5,7 +5,7 @@ It decides nothing and is told: what a target is worth where the profile errs is
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ..profiler.trust import step_time_error
+from ..profiler.trust import largest_share, step_time_error
 from .evaluate import Outcome
 from .objective import Metrics
 from .other_orders import finalists
@@ -67,8 +67,7 @@ def _error(study: Study, task: Task) -> float | None:
     """What all of them are varied by: the error of extrapolated steps where any of them makes many."""
     keys = finalists(study, task).keys()
     metrics = [trial.metrics or {} for trial in study.trials("simulation") if trial.key in keys]
-    shares = [float(one.get("extrapolated_share", 0.0)) for one in metrics]
-    return step_time_error(task.profile, max(shares, default=0.0))
+    return step_time_error(task.profile, largest_share(metrics, "extrapolated_share"))
 
 
 def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:

@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
-from ..profiler.trust import step_time_error
+from ..profiler.trust import largest_share, step_time_error
 from ..simulator.engine_config import setting
 from ..simulator.misses import lines as unanswered
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
+from .objective import Metrics
 from .sensitivity import factors
 from .steady_load import scaled_lengths
 from .workers import workers
@@ -242,7 +243,7 @@ def with_other_step_times(base: Plan) -> list[Scenario]:
 
 
 def _step_time_error(one: Plan) -> float | None:
-    return step_time_error(one.scenario.profile, _extrapolated_share([one]))
+    return step_time_error(one.scenario.profile, largest_share(_runs(one), "extrapolated_share"))
 
 
 def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
@@ -273,15 +274,15 @@ def _shown(one: Plan) -> Probe:
 
 
 def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
-    """How far to believe the plans: at the rates they name, the largest share of extrapolated steps."""
-    return plans[0].scenario.profile.trust(_extrapolated_share(plans), *(one.scenario.settings for one in plans))
+    """How far to believe the plans: at the rates they name, the largest shares."""
+    runs = [run for one in plans for run in _runs(one)]
+    return plans[0].scenario.profile.trust(*(one.scenario.settings for one in plans), runs=runs)
 
 
-def _extrapolated_share(plans: Sequence[Plan]) -> float:
-    probes = [
-        probe for one in plans for probe in (one.at_rate, *(capacity.best for capacity in one.capacities)) if probe
-    ]
-    return max((float(probe.metrics.get("extrapolated_share", 0.0)) for probe in probes), default=0.0)
+def _runs(one: Plan) -> list[Metrics]:
+    """The metrics at every rate that the plan names."""
+    probes = (one.at_rate, *(capacity.best for capacity in one.capacities))
+    return [probe.metrics for probe in probes if probe]
 
 
 def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:

@@ -134,8 +134,7 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
 
 def trust_of(recommendation: Recommendation) -> dict[str, Any]:
     """How far to believe the prediction of the recommended configuration."""
-    share = float((recommendation.best.metrics or {}).get("extrapolated_share", 0.0))
-    return recommendation.task.profile.trust(share, recommendation.task.asked.engine)
+    return recommendation.task.profile.trust(recommendation.task.asked.engine, runs=[recommendation.best.metrics])
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

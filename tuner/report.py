@@ -144,8 +144,7 @@ class Page:
         }
 
     def _trust(self) -> dict[str, Any]:
-        share = float((self.best_metrics or {}).get("extrapolated_share", 0.0))
-        return self.task.profile.trust(share, self.study.asked.engine)
+        return self.task.profile.trust(self.study.asked.engine, runs=[self.best_metrics])
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(self.objective.slos)

@@ -16,7 +16,7 @@ from .task import Task
 
 def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, Any]:
     """What the study was made with, how far to trust it, and the commands that make it again."""
-    asked, trust = study.asked, task.profile.trust(0.0, study.asked.engine)
+    asked, trust = study.asked, task.profile.trust(study.asked.engine)
     facts = {
         "profile": f"{asked.profile} ({task.profile.source}; SHA-256 {asked.profile_digest[:12]})",
         "engine": " ".join(str(v) for v in (task.profile.engine.name, task.profile.engine.version) if v),

@@ -182,9 +182,9 @@ def _cell(value: Any) -> str:
 
 
 def trust_of(rows: Sequence[Screened], profile: Profile, common: Settings) -> dict[str, Any]:
-    """How far to believe the table: the extrapolated share is that of the configuration with the largest."""
-    shares = [row.outcome.metrics["extrapolated_share"] for row in rows if row.outcome.metrics]
-    return profile.trust(max(shares, default=0.0), common, *(common | row.settings for row in rows))
+    """How far to believe the table: a share is that of the configuration with the largest."""
+    runs = [row.outcome.metrics for row in rows]
+    return profile.trust(common, *(common | row.settings for row in rows), runs=runs)
 
 
 def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:

@@ -105,9 +105,8 @@ def document(validation: Validation) -> dict[str, Any]:
 
 
 def trust_of(validation: Validation) -> dict[str, Any]:
-    """How far to believe the predictions: of all configurations that ran, the largest share of extrapolated steps."""
-    shares = [float((one.predicted or {}).get("extrapolated_share", 0.0)) for one in validation.found]
-    return validation.task.profile.trust(max(shares), validation.task.asked.engine)
+    """How far to believe the predictions: of all configurations that ran, the largest shares."""
+    return validation.task.profile.trust(validation.task.asked.engine, runs=[one.predicted for one in validation.found])
 
 
 def _side(validation: Validation, one: Compared) -> dict[str, Any]:

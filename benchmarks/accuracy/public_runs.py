@@ -26,6 +26,7 @@ from tables import percent, row
 from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
 from slotune.profiler.trust import step_time_error
+from slotune.simulator.api_server import busy_share
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
 from slotune.traces.arrivals import arrival_times
@@ -43,7 +44,7 @@ SHARED = 1_000_000
 ROUNDS = 20
 """Of clipping lengths and restoring their mean: it moves by less than a token after them."""
 KINDS = {"ttft": "TTFT", "tpot": "TPOT", "rps": "throughput"}
-HEADS = ("run", "GPU", "model", "load", "TTFT, ms", "TPOT, ms", "requests/s", "remark")
+HEADS = ("run", "GPU", "model", "load", "TTFT, ms", "TPOT, ms", "requests/s", "API server", "remark")
 
 
 @cache
@@ -113,6 +114,14 @@ def _of_pass(done: RequestTable, part: slice) -> dict[str, float]:
         "tpot": float(np.nanmean(tpot)),
         "tpot_p99": float(np.nanpercentile(tpot, 99)),
         "rps": len(ttft) / float(took_s),
+        "busy": busy_share(
+            {
+                "duration": float(took_s),
+                "completed": len(ttft),
+                "total_input_tokens": int(done.prompt_tokens[part].sum()),
+                "total_output_tokens": int(done.output_tokens[part].sum()),
+            }
+        ),
     }
 
 
@@ -155,19 +164,24 @@ class Compared:
         return f"{statistic} {shown}, {'between' if self.between else 'outside'})".strip()
 
 
-def compare(run: Run) -> list[Compared]:
+def compare(run: Run) -> tuple[list[Compared], float]:
+    """The run's figures, and for what share of its time one API server would be busy at the rate that is predicted."""
     error = step_time_error(profile_of(run.served)) or 0.0
     middle, faster, slower = (predict(run, factor) for factor in (1.0, *factors(error)))
-    return [
+    found = [
         Compared(run, name, value, middle[name], (faster[name], slower[name])) for name, value in run.measured.items()
     ]
+    return found, middle["busy"]
 
 
-def report(run: Run, found: list[Compared]) -> None:
+def report(run: Run, found: list[Compared], busy: float) -> None:
     shown = {each.metric: str(each) for each in found}
     link = f"[{run.name}]({run.source})"
     cells = (shown.get(metric, "") for metric in KINDS)
-    print(row(link, run.served.system, run.served.model.split("/")[-1], run.load, *cells, run.mark), flush=True)
+    print(
+        row(link, run.served.system, run.served.model.split("/")[-1], run.load, *cells, f"{busy:.0%}", run.mark),
+        flush=True,
+    )
 
 
 def summary(title: str, found: Iterable[Compared]) -> None:
@@ -194,8 +208,8 @@ def main() -> None:
     print(f"{row(*HEADS)}\n{row(*['---'] * len(HEADS))}")
     found: list[Compared] = []
     for run in (run for run in RUNS if run.name.startswith(only)):
-        compared = compare(run)
-        report(run, compared)
+        compared, busy = compare(run)
+        report(run, compared, busy)
         found += compared
     print(f"\n{row('median error, %', *KINDS.values())}\n{row(*['---'] * (len(KINDS) + 1))}")
     summary("all", found)

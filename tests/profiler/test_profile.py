@@ -181,7 +181,7 @@ def test_records_of_pipeline_stages_are_refused() -> None:
 @pytest.mark.parametrize(("copies", "refused"), [(1, False), (2, True)])
 def test_copies_of_the_engine_are_not_simulated_as_one(profile: Profile, copies: int, refused: bool) -> None:
     once = {"data_parallel_size": 1, "prefill_context_parallel_size": 1}
-    assert profile.trust(0.0, once)["not_represented"] == []
+    assert profile.trust(once)["not_represented"] == []
     with pytest.raises(InputError, match="data_parallel_size=2") if refused else nullcontext():
         profile.engine_config({"data_parallel_size": copies})
 
@@ -190,6 +190,6 @@ def test_more_blocks_than_there_is_memory_for_are_told(profile: Profile) -> None
     """vLLM takes an override at its word, and runs out of memory."""
     known = with_memory(profile)
     fits = known.engine_config({}).num_gpu_blocks
-    assert known.trust(0.0, {"num_gpu_blocks_override": fits})["not_represented"] == []
-    (told,) = known.trust(0.0, {"num_gpu_blocks_override": 10 * fits})["not_represented"]
+    assert known.trust({"num_gpu_blocks_override": fits})["not_represented"] == []
+    (told,) = known.trust({"num_gpu_blocks_override": 10 * fits})["not_represented"]
     assert f"num_gpu_blocks_override={10 * fits}: takes" in told

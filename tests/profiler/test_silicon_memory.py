@@ -98,10 +98,10 @@ def test_the_error_is_told_as_a_share_of_the_cache() -> None:
     assert "about 1 GiB a GPU: 5 % of the KV cache" in kv_note(capacity, settings)
     told = replace(linear_profile(5e-3, 2e-5, 5e-5, 0.0), kv=capacity)
     wide, narrow = ({"gpu_memory_utilization": share} for share in (0.95, 0.5))
-    assert told.trust(0.0, wide)["expected_error"]["kv_cache"] == pytest.approx(1 / 21.5, rel=0.01)
-    assert "may be 12% larger or smaller" in " ".join(lines(told.trust(0.0, wide, narrow)))
-    assert "larger or smaller" not in " ".join(lines(told.trust(0.0, wide)))
-    assert told.trust(0.0, narrow | {"num_gpu_blocks_override": 9})["expected_error"]["kv_cache"] is None
+    assert told.trust(wide)["expected_error"]["kv_cache"] == pytest.approx(1 / 21.5, rel=0.01)
+    assert "may be 12% larger or smaller" in " ".join(lines(told.trust(wide, narrow)))
+    assert "larger or smaller" not in " ".join(lines(told.trust(wide)))
+    assert told.trust(narrow | {"num_gpu_blocks_override": 9})["expected_error"]["kv_cache"] is None
     started = capacity.observed([KvObservation(settings, 20_000)])
-    assert replace(told, kv=started).trust(0.0, narrow)["expected_error"]["kv_cache"] is None
+    assert replace(told, kv=started).trust(narrow)["expected_error"]["kv_cache"] is None
     assert kv_note(None, settings) == "KV capacity is not known"

@@ -43,17 +43,17 @@ def measured() -> Profile:
 def test_a_setting_whose_effect_was_not_measured_is_named(
     measured: Profile, settings: dict[str, object], told: list[str]
 ) -> None:
-    found = measured.trust(0.0, settings)["not_represented"]
+    found = measured.trust(settings)["not_represented"]
     assert [text.split(" what it does")[0] for text in found] == told
 
 
 def test_the_same_is_said_once_for_many_configurations(measured: Profile) -> None:
-    found = measured.trust(0.0, {"dtype": "float16"}, {"dtype": "float16", "max_num_seqs": 8}, {"dtype": "bfloat16"})
+    found = measured.trust({"dtype": "float16"}, {"dtype": "float16", "max_num_seqs": 8}, {"dtype": "bfloat16"})
     assert len(found["not_represented"]) == 1
 
 
 def test_a_formula_stands_for_any_schedule() -> None:
-    assert linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust(0.0, {"async_scheduling": False})["not_represented"] == []
+    assert linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust({"async_scheduling": False})["not_represented"] == []
 
 
 def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) -> None:
@@ -63,7 +63,7 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
 
 
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
-    trust = measured.trust(0.25)
+    trust = measured.trust(runs=[{"extrapolated_share": 0.25}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
     told = lines(trust)
     assert "2.0% (median on those held out; 90 % of single steps within 8.0%)" in told[1]
@@ -71,9 +71,18 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
     assert len(lines(measured.trust())) == 2
 
 
+def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:
+    runs = [{"api_server_share": 0.4}, None, {"api_server_share": 1.254, "extrapolated_share": 0.0}]
+    assert measured.trust(runs=runs)["api_server_share"] == 1.254
+    assert "busy for about 125% of the time" in lines(measured.trust(runs=runs))[2]
+    assert len(lines(measured.trust(runs=runs[:2]))) == 2
+
+
 def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: Profile) -> None:
     beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
-    trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(0.25)
+    trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(
+        runs=[{"extrapolated_share": 0.25}]
+    )
     assert trust["expected_error"]["step_time_extrapolated"] == {"median": 0.06, "within_90": 0.15}
     assert lines(trust)[2].endswith(", by 6.0% (median) up to twice beyond it and by an unknown share farther out")
     assert step_time_error(measured, 0.5) == 0.02
@@ -86,7 +95,7 @@ def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: P
 def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) -> None:
     hull = measured.step.hull.copy()
     hull[1] = [np.inf, -np.inf]
-    trust = replace(measured, step=replace(measured.step, hull=hull)).trust(0.01)
+    trust = replace(measured, step=replace(measured.step, hull=hull)).trust(runs=[{"extrapolated_share": 0.01}])
     assert lines(trust)[-1] == "the profile was made without any prefill steps: what they take is not known"
     assert "without any" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
 
@@ -112,9 +121,9 @@ def test_a_formula_s_error_is_not_known() -> None:
 
 def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_made_with_it(measured: Profile) -> None:
     made = replace(measured, defaults={"decode_context_parallel_size": 2, "performance_mode": "balanced"})
-    assert made.trust(0.0, {})["not_represented"] == [
+    assert made.trust({})["not_represented"] == [
         "decode_context_parallel_size=2: vLLM schedules by other rules then, which are not simulated"
     ]
-    (told,) = measured.trust(0.0, {"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
+    (told,) = measured.trust({"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
     assert told.startswith("performance_mode=throughput: vLLM schedules by other rules")
-    assert measured.trust(0.0, {"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
+    assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
