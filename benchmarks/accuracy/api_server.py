@@ -122,10 +122,8 @@ def main() -> None:
     fitted = [one for place, one in enumerate(found) if place % 2 == 0]
     solution = fit(np.array([sent for _, sent, _ in fitted]), np.array([seconds for _, _, seconds in fitted]))
     report(found, solution)
-    request_s, token_s, piece_s = solution
-    print(
-        f"\na request {1e3 * request_s:.2f} ms, a prompt token {1e6 * token_s:.2f} us, a piece {1e6 * piece_s:.0f} us"
-    )
+    request_us, token_us, piece_us = 1e6 * solution
+    print(f"\nA request takes {request_us:.0f} us, a prompt token {token_us:.2f} us, a piece {piece_us:.0f} us.")
 
 
 if __name__ == "__main__":
