@@ -63,12 +63,15 @@ class Compared:
         return mean_interval([quantity.of(metrics) for metrics in self.runs.values()])
 
     def against(self, other: "Compared", quantity: Quantity, comparisons: int = 1) -> Interval:
-        """Measured ratio to `other`, paired by round; infinite where it is so in any."""
+        """Measured ratio to `other`, paired by round; infinite where it is so in any, none where one side is 0 in a
+        round: no ratio of the other rounds would tell of it."""
         rounds = sorted(self.runs.keys() & other.runs.keys())
         mine = [quantity.of(self.runs[number]) for number in rounds]
         theirs = [quantity.of(other.runs[number]) for number in rounds]
         if any(math.isinf(value) and math.isfinite(base) for value, base in zip(mine, theirs, strict=True)):
             return Interval(math.inf, math.nan, math.nan, len(rounds))
+        if any(value == 0 or base == 0 for value, base in zip(mine, theirs, strict=True)):
+            return Interval(math.nan, math.nan, math.nan, len(rounds))
         return paired_ratio(mine, theirs, comparisons=comparisons)
 
     def prediction_error(self, quantity: Quantity) -> float:

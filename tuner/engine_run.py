@@ -4,7 +4,7 @@ The metrics are computed by the code that computes a simulation's, from the time
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,12 @@ from ..profiler.devices import gpus, processor
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
 from ..profiler.model_folder import read_model_folder
-from ..profiler.profile import Profile
 from ..profiler.prompts import random_tokens
 from ..profiler.recording import StepTail
 from ..profiler.server import DEATH_S, Server, running_server
 from ..simulator.metrics import summarise
-from ..simulator.steps import StepRecord
-from ..traces.trace import Trace
 from .deployment import deployed
+from .evaluate import SimulatedRun
 from .run_speed import run_speed
 
 WARM_UP_REQUESTS = 4
@@ -43,15 +41,10 @@ class EngineRun:
     """Everything that all runs of a validation share."""
 
     launch: Launch
-    profile: Profile
     model: str
     """A model folder or a name on a hub."""
-    trace: Trace
-    goodput: Mapping[str, float]
-    percentiles: Sequence[float]
-    max_concurrency: int | None = None
-    seed: int = 0
-    """Of the prompts' tokens; the same in all runs, so that all see the same requests."""
+    simulated: SimulatedRun
+    """The run that predicts this one. Its seed is that of the prompts' tokens too: all runs see the same requests."""
 
     def __call__(self, settings: Mapping[str, Any], folder: Path) -> Measured:
         """Run the trace on an engine with these settings; its log goes to `folder`.
@@ -60,30 +53,27 @@ class EngineRun:
         model.
         """
         vocabulary = self._vocabulary()
-        deployment = deployed(self.profile, settings)
+        deployment = deployed(self.simulated.profile, settings)
         with running_server(self.launch, self.model, deployment, folder, record=True) as server:
             self._warm_up(server, vocabulary)
             assert server.steps_path is not None
             steps = StepTail(server.steps_path)
             steps.read()  # those of the warm-up
             result = replay(
-                self.trace,
+                self.simulated.trace,
                 server.base_url,
                 server.model,
                 vocabulary=vocabulary,
-                seed=self.seed,
-                max_concurrency=self.max_concurrency,
+                seed=self.simulated.seed,
+                max_concurrency=self.simulated.max_concurrency,
             )
             first_error = next(filter(None, result.errors), None)
             server.check(DEATH_S if first_error else 0.0)
         _check_answered(result)
-        metrics = measured_metrics(result, self.goodput, self.percentiles)
-        details = self._details(server) | self._speed(settings, steps.read()) | {"first_error": first_error}
+        metrics = summarise(result.requests, result.gaps, self.simulated.goodput, self.simulated.percentiles)
+        speed = run_speed(steps.read(), self.simulated, dict(settings))
+        details = self._details(server) | (speed.as_dict() if speed else {}) | {"first_error": first_error}
         return Measured(metrics, details)
-
-    def _speed(self, settings: Mapping[str, Any], records: Sequence[StepRecord]) -> dict[str, Any]:
-        speed = run_speed(records, self.profile, settings, self.trace, self.percentiles, self.max_concurrency)
-        return speed.as_dict() if speed else {}
 
     def identity(self) -> dict[str, Any]:
         """What must be the same in all runs that are compared."""
@@ -97,10 +87,13 @@ class EngineRun:
 
     def _warm_up(self, server: Server, vocabulary: int) -> None:
         """A few requests that are not measured, of tokens that the trace does not have."""
-        lengths = self.trace.input_tokens[:WARM_UP_REQUESTS].tolist()
+        trace, seed = self.simulated.trace, self.simulated.seed
         calls = [
-            Call(random_tokens(length, vocabulary, (self.seed, 2, i)).tolist(), WARM_UP_OUTPUT_TOKENS)
-            for i, length in enumerate(lengths)
+            Call(
+                random_tokens(int(trace.input_tokens[i]), vocabulary, (seed, 2, i)).tolist(),
+                min(WARM_UP_OUTPUT_TOKENS, int(trace.output_tokens[i])),
+            )
+            for i in range(min(WARM_UP_REQUESTS, len(trace)))
         ]
         _, answers = send(calls, server.base_url, server.model)
         server.check()
@@ -117,13 +110,6 @@ def _check_answered(result: LoadResult) -> None:
     errors = [error for error in result.errors if error]
     if errors and len(errors) == len(result.errors):
         raise EngineError(f"no request of the trace was answered, the first because: {errors[0]}", "no-answer")
-
-
-def measured_metrics(
-    result: LoadResult, goodput: Mapping[str, float], percentiles: Sequence[float]
-) -> dict[str, float]:
-    """The metrics of a load run, as a simulation's."""
-    return summarise(result.requests, result.gaps, goodput, percentiles)
 
 
 def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str:

@@ -4,7 +4,8 @@ The unit is the run. Requests within a run share its queue and its machine, so t
 what the next run will give; an interval over requests would be many times too narrow.
 
 Latencies and throughputs vary by factors (a machine is 10 % slower today, not 10 ms slower), so intervals are Student's
-t on logarithms; where a value is zero, on the values themselves.
+t on logarithms; where a value is zero, on the values themselves. The mean is the arithmetic one: a log-normal's lies so
+many times above its median as its spread says, however often it is measured, and its interval is moved by as much.
 """
 
 import math
@@ -33,16 +34,18 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean over runs (geometric where all values are positive); infinite where it is so in any run, and runs without
-    the value (NaN) do not count."""
+    """Mean over runs of something that is not negative; infinite where it is so in any run, and runs without the value
+    (NaN) do not count."""
     if any(map(math.isinf, values)):
         return Interval(math.inf, math.nan, math.nan, len(values))
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) and (known > 0).all():
-        value, low, high = np.exp(_t_interval(np.log(known), confidence)).tolist()
-        return Interval(value, low, high, len(known))
+        with np.errstate(over="ignore"):  # two runs that lie far apart tell nothing
+            median, low, high = np.exp(_t_interval(np.log(known), confidence))
+        mean = float(known.mean())
+        return Interval(mean, mean * float(low / median), mean * float(high / median), len(known))
     value, low, high = _t_interval(known, confidence)
-    return Interval(value, low, high, len(known))
+    return Interval(value, max(low, 0.0), high, len(known))
 
 
 def paired_ratio(

@@ -92,10 +92,15 @@ class Objective:
             return self.goals
         return (Goal("request_goodput", True),)
 
+    @property
+    def good_is_target(self) -> bool:
+        """Whether goodput is a target beside others; by itself it is a goal."""
+        return bool(self.slos and self.goodput)
+
     def good_ratio(self, metrics: Metrics) -> float:
         """Where goodput is a target beside others: GOOD_SHARE over the share of requests that are good; 0 where enough
         are, or goodput is no target."""
-        share = good_share(metrics) if self.slos and self.goodput else 1.0
+        share = good_share(metrics) if self.good_is_target else 1.0
         if share >= GOOD_SHARE:
             return 0.0
         return GOOD_SHARE / share if share > 0 else math.inf

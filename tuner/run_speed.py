@@ -5,18 +5,16 @@ longer than the profile says, or because the schedule or what lies outside the s
 step records tell the two apart.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
-from ..profiler.profile import Profile
 from ..profiler.surrogate_steps import samples_of
-from ..simulator.metrics import summarise
-from ..simulator.simulation import simulate
+from ..simulator.engine_config import Settings
 from ..simulator.step_time import step_times_s
 from ..simulator.steps import StepRecord
-from ..traces.trace import Trace
+from .evaluate import SimulatedRun
 from .objective import Metrics
 
 
@@ -39,23 +37,19 @@ class RunSpeed:
         }
 
 
-def run_speed(
-    records: Sequence[StepRecord],
-    profile: Profile,
-    settings: Mapping[str, Any],
-    trace: Trace,
-    percentiles: Sequence[float],
-    max_concurrency: int | None,
-) -> RunSpeed | None:
-    """The speed of the run that made `records`; None where it recorded no step, on a full disk for
-    example, or where the profile holds for impossible what the engine ran."""
+def run_speed(records: Sequence[StepRecord], simulated: SimulatedRun, settings: Settings) -> RunSpeed | None:
+    """The speed of the run that made `records`, and what `simulated` gives at that speed.
+
+    None where the run recorded no step, on a full disk for example, or where the profile holds for impossible what the
+    engine ran.
+    """
     samples = samples_of(records)
     if not len(samples):
         return None
     try:
-        timing, engine = profile.timing(settings), profile.engine_config(settings)
+        timing = simulated.profile.timing(settings)
     except InputError:
         return None
     ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
-    result = simulate(trace, engine, timing.slowed(ratio), max_concurrency=max_concurrency)
-    return RunSpeed(ratio, len(samples), summarise(result.requests, result.gaps, {}, percentiles))
+    metrics = replace(simulated, step_factor=ratio)(settings).metrics
+    return None if metrics is None else RunSpeed(ratio, len(samples), metrics)

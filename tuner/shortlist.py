@@ -7,12 +7,12 @@ from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
 from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned
-from .objective import Objective
+from .objective import Metrics, Objective
 from .other_orders import picked
 from .ranking import TIE, ranked, reference_of, unlike
 from .study import Study, Trial
 from .task import Task
-from .verdict import Verdict, decide, mean_merit, merit_of
+from .verdict import Verdict, decide, mean_merit, merit_of, serves_as_much
 
 
 def shortlist(study: Study, task: Task) -> list[Settings]:
@@ -42,12 +42,13 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
         return []
     correction = learned(found, quantities(task.objective), task.space)
     tried = {one.key for one in found if one.runs or one.failures}
-    trials = [t for t in study.trials("simulation") if t.metrics is not None]
+    trials = [t for t in study.trials("simulation") if t.metrics is not None and task.space.holds(t.settings)]
+    reference = reference_of(trials)
     corrected = [Trial(t.settings, correction.corrected(t.settings, t.metrics or {}), number=t.number) for t in trials]
     known = [trial for trial in corrected if trial.key in tried]
-    order = ranked(corrected, task.objective, task.space, reference_of(trials))
+    order = ranked(corrected, task.objective, task.space, reference)
     unknown = unlike(order, known, task.objective)
-    return [dict(trial.settings) for trial in unknown if _promises(trial, verdict, task.objective)]
+    return [dict(trial.settings) for trial in unknown if _promises(trial, verdict, task.objective, reference)]
 
 
 def _earlier(one: Compared, before_round: int) -> Compared:
@@ -56,10 +57,10 @@ def _earlier(one: Compared, before_round: int) -> Compared:
     return replace(one, runs=runs, failures=failures)
 
 
-def _promises(trial: Trial, verdict: Verdict, objective: Objective) -> bool:
+def _promises(trial: Trial, verdict: Verdict, objective: Objective, reference: Metrics) -> bool:
     """Whether the corrected prediction beats what the recommended configuration measured by more than the noise."""
     metrics = trial.metrics or {}
-    if verdict.meets_targets and not objective.meets(metrics):
+    if verdict.meets_targets and not (objective.meets(metrics) and serves_as_much(objective)(metrics, reference)):
         return False
     merit = merit_of(objective) if verdict.meets_targets else objective.worst_ratio
     measured = mean_merit(verdict.recommended, merit)

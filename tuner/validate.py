@@ -41,16 +41,7 @@ def validate(
     with Study.open(folder, writable=True) as study:
         task = load_task(study.asked)
         served = model_to_serve(model, task.profile.engine.model, study.asked.profile)
-        run = EngineRun(
-            find_vllm(vllm_python),
-            task.profile,
-            served,
-            task.trace,
-            study.asked.goodput,
-            [slo.percentile for slo in task.objective.limits],
-            study.asked.max_concurrency,
-            study.asked.seed,
-        )
+        run = EngineRun(find_vllm(vllm_python), served, task.simulated())
         return validated(study, task, run, top=top, repeats=repeats, budget_s=budget_s, watch=watch)
 
 

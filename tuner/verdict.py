@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..simulator.slo import Slo
 from .comparison import Compared, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
-from .objective import Metrics, Objective, answers_as_many
+from .objective import GOOD_SHARE, Metrics, Objective, answers_as_many, good_share, keeps_up
 
 MANIFOLD = 5.0
 """From here on a change is told as a factor."""
@@ -49,9 +50,9 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
         how = "failed on the engine" if default.failures else "did not run"
         return Verdict(best, True, True, None, f"The default {how}; of those that ran, this one is best.")
     merit = merit_of(objective) if meets(default, objective) else objective.worst_ratio
+    may_win = serves_as_much(objective) if meets(default, objective) else _always
     # By pairs and not by means: later batches of runs may have met a slower machine.
-    answers = meets(default, objective) and any(not goal.maximize for goal in objective.effective_goals())
-    advantages = {one.name: _advantage(one, default, merit, comparisons(found), answers=answers) for one in good}
+    advantages = {one.name: _advantage(one, default, merit, comparisons(found), may_win) for one in good}
     best = min(good, key=lambda one: (*_standing(advantages[one.name]), mean_merit(one, merit)))
     advantage = advantages[best.name]
     if not meets(default, objective):
@@ -64,8 +65,34 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
 
 def meets(one: Compared, objective: Objective) -> bool:
     """Whether the mean over the runs meets every target."""
-    ratios: list[Merit] = [objective.good_ratio, *(slo.ratio for slo in objective.slos)]
-    return bool(one.runs) and all(mean_merit(one, ratio) <= 1 for ratio in ratios)
+    kept = all(_mean_ratio(one, slo) <= 1 for slo in objective.slos)
+    return bool(one.runs) and kept and (not objective.good_is_target or _mean_good_share(one) >= GOOD_SHARE)
+
+
+def _mean_ratio(one: Compared, slo: Slo) -> float:
+    """The mean latency over the runs that have it, against its limit; where none has it, what the target says of such
+    a run."""
+    mean_ms = mean_interval([slo.value_ms(metrics) for metrics in one.runs.values()]).value
+    return max(map(slo.ratio, one.runs.values())) if math.isnan(mean_ms) else mean_ms / slo.limit_ms
+
+
+def _mean_good_share(one: Compared) -> float:
+    return math.fsum(map(good_share, one.runs.values())) / len(one.runs)
+
+
+def serves_as_much(objective: Objective) -> Callable[[Metrics, Metrics], bool]:
+    """Whether a run may count as better than another that meets the targets, as the search has it (Objective.costs).
+
+    Latencies gain by requests that wait outside or are turned away, throughputs do not.
+    """
+    goals = objective.effective_goals()
+    if not goals:
+        return lambda mine, theirs: answers_as_many(mine, theirs) and keeps_up(mine, theirs)
+    return _always if all(goal.maximize for goal in goals) else answers_as_many
+
+
+def _always(_: Metrics, __: Metrics) -> bool:
+    return True
 
 
 def merit_of(objective: Objective) -> Merit:
@@ -101,23 +128,24 @@ def mean_merit(one: Compared, merit: Merit) -> float:
     return mean_interval(values).value if values and all(map(math.isfinite, values)) else math.inf
 
 
-def _advantage(best: Compared, default: Compared, merit: Merit, comparisons: int, *, answers: bool) -> Interval:
+def _advantage(
+    best: Compared, default: Compared, merit: Merit, comparisons: int, may_win: Callable[[Metrics, Metrics], bool]
+) -> Interval:
     """Merit against the default's. Infinite where `best` has none in a round in which the default has; 0 where that is
     so the other way round, more than once, and `best` is worse in no round.
 
-    With `answers`, a run that leaves more requests unanswered has no merit.
+    A run that may not win has no merit.
     """
     pairs = [
-        (merit(mine) if not answers or answers_as_many(mine, theirs) else math.inf, merit(theirs))
+        (merit(mine) if may_win(mine, theirs) else math.inf, merit(theirs))
         for mine, theirs in ((best.runs[r], default.runs[r]) for r in sorted(best.runs.keys() & default.runs.keys()))
     ]
     if any(math.isinf(mine) and math.isfinite(theirs) for mine, theirs in pairs):
         return Interval(math.inf, math.nan, math.inf, len(pairs))
     known = [(mine, theirs) for mine, theirs in pairs if math.isfinite(mine)]
     wins = sum(math.isinf(theirs) for _, theirs in known)
-    if wins and all(mine <= theirs for mine, theirs in known):
-        bound = 0.0 if wins > 1 else math.nan
-        return Interval(0.0, bound, bound, wins)
+    if wins > 1 and all(mine <= theirs for mine, theirs in known):
+        return Interval(0.0, 0.0, 0.0, wins)
     return paired_ratio([mine for mine, _ in known], [theirs for _, theirs in known], comparisons=comparisons)
 
 
@@ -166,13 +194,17 @@ def _without_candidate(found: Sequence[Compared], objective: Objective) -> Verdi
     if default.is_steady and meets(default, objective):
         return Verdict(default, True, True, None, _alone(found[1:]))
     nearest = min(ran, key=lambda one: mean_merit(one, objective.worst_ratio))
-    ratio = mean_merit(nearest, objective.worst_ratio)
-    missed = (
-        f"has {ratio:.3g} times the latency allowed"
-        if math.isfinite(ratio)
-        else "leaves more requests unanswered than they allow"
-    )
-    return Verdict(nearest, False, False, None, f"No measured configuration meets the targets; the nearest {missed}.")
+    missed = f"No measured configuration meets the targets; the nearest {_shortfall(nearest, objective)}."
+    return Verdict(nearest, False, False, None, missed)
+
+
+def _shortfall(nearest: Compared, objective: Objective) -> str:
+    worst = max((_mean_ratio(nearest, slo) for slo in objective.slos), default=0.0)
+    if math.isinf(worst):
+        return "leaves more requests unanswered than they allow"
+    if worst > 1:
+        return f"has {worst:.3g} times the latency allowed"
+    return f"has {_mean_good_share(nearest):.0%} good requests where {GOOD_SHARE:.0%} are needed"
 
 
 def _alone(others: Sequence[Compared]) -> str:
@@ -196,10 +228,13 @@ def _over_missing_default(best: Compared, advantage: Interval, objective: Object
 def _as_good(best: Compared, default: Compared, advantage: Interval, objective: Objective) -> str:
     shown = f"{best.name} ({changes_text(best.settings, default.settings)})"
     if math.isinf(advantage.value):
-        lacks = f"answers fewer requests in some round, or has nothing to show for {merit_name(objective)}"
+        lacks = f"serves fewer requests in some round, or has nothing to show for {merit_name(objective)}"
         return f"The default is better: the best other, {shown}, {lacks}."
     if not advantage.runs:
-        return f"No paired run tells {shown} from the default: it takes rounds in which both have a merit."
+        return (
+            f"No paired run tells {shown} from the default: it takes rounds in which both have a merit, or two in "
+            "which it alone has one."
+        )
     if math.isnan(advantage.low):
         return f"One paired run cannot tell {shown} from the default; repeat at least 3 times."
     change = _as_told(advantage, objective)

@@ -8,16 +8,22 @@ import pytest
 from slotune.tuner.intervals import Interval, mean_interval, paired_ratio, spread
 
 
-def test_mean_of_runs_is_geometric_and_its_interval_students_t():
+def test_mean_of_runs_has_students_interval_on_logarithms():
     found = mean_interval([100.0, 100.0 * math.e**0.1, 100.0 * math.e**-0.1])
     half = 4.302653 * 0.1 / math.sqrt(3)  # t(0.975, 2)
-    assert found.value == pytest.approx(100)
-    assert (found.low, found.high) == pytest.approx((100 * math.exp(-half), 100 * math.exp(half)))
+    mean = 100 * (1 + 2 * math.cosh(0.1)) / 3
+    assert found.value == pytest.approx(mean)
+    assert (found.low, found.high) == pytest.approx((mean * math.exp(-half), mean * math.exp(half)))
     assert found.runs == 3
 
 
+def test_one_run_that_went_wrong_is_in_the_mean():
+    assert mean_interval([100.0, 100.0, 5000.0]).value == pytest.approx(5200 / 3)
+
+
 def test_values_that_may_be_zero_are_averaged_as_they_are():
-    assert mean_interval([0.0, 2.0, 4.0]).value == 2
+    found = mean_interval([0.0, 2.0, 4.0])
+    assert (found.value, found.low) == (2, 0)  # nothing here is negative
 
 
 def test_one_run_has_a_value_and_no_interval_and_excludes_nothing():

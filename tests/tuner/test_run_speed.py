@@ -14,6 +14,7 @@ from slotune.simulator.step_writer import StepWriter
 from slotune.simulator.steps import StepRecord, parse_step
 from slotune.traces.trace import Trace
 from slotune.tuner.comparison import Compared, Quantity
+from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.run_speed import run_speed
 
 SETTINGS = {"max_num_seqs": 8, "async_scheduling": False}
@@ -35,20 +36,36 @@ def test_a_slower_machine_is_told_from_a_wrong_schedule(
 ) -> None:
     trace = small_trace(80, rate=12.0)
     records, measured = on_a_slower_machine(small_profile, trace, 1.3)
-    speed = run_speed(records, small_profile, SETTINGS, trace, (), None)
+    speed = run_speed(records, SimulatedRun(small_profile, trace), SETTINGS)
     assert speed is not None
     assert speed.step_time_ratio == pytest.approx(1.3, rel=1e-3)
     assert speed.steps == len(records)
     assert speed.predicted["mean_ttft_ms"] == pytest.approx(measured["mean_ttft_ms"], rel=0.01)
-    predicted = run_speed(on_a_slower_machine(small_profile, trace, 1.0)[0], small_profile, SETTINGS, trace, (), None)
+    as_profiled, _ = on_a_slower_machine(small_profile, trace, 1.0)
+    predicted = run_speed(as_profiled, SimulatedRun(small_profile, trace), SETTINGS)
     assert predicted is not None
     one = Compared("#1", SETTINGS, predicted.predicted, {0: measured}, (), {0: speed.predicted}, {0: 1.3})
     assert one.prediction_error(TTFT) < -0.2
     assert one.error_at_speed(TTFT) == pytest.approx(0, abs=0.01)
 
 
+def test_the_prediction_at_a_run_s_speed_is_the_study_s_own_run(
+    small_profile: Profile, small_trace: Callable[..., Trace]
+) -> None:
+    trace = small_trace(40, rate=12.0)
+    records, _ = on_a_slower_machine(small_profile, trace, 1.0)
+    asked = SimulatedRun(small_profile, trace, {"ttft": 200.0}, policy="sarathi", max_concurrency=4)
+    speed = run_speed(records, asked, SETTINGS)
+    assert speed is not None
+    told = asked(SETTINGS).metrics
+    assert told is not None
+    assert told["mean_ttft_ms"] != pytest.approx(SimulatedRun(small_profile, trace)(SETTINGS).metrics["mean_ttft_ms"])
+    assert speed.predicted["mean_ttft_ms"] == pytest.approx(told["mean_ttft_ms"], rel=1e-6)
+    assert speed.predicted["request_goodput"] == pytest.approx(told["request_goodput"], rel=1e-6)
+
+
 def test_a_run_without_recorded_steps_has_no_speed(small_profile: Profile, small_trace: Callable[..., Trace]) -> None:
-    assert run_speed([], small_profile, SETTINGS, small_trace(), (), None) is None
+    assert run_speed([], SimulatedRun(small_profile, small_trace()), SETTINGS) is None
 
 
 def test_what_the_profile_holds_for_impossible_has_no_speed(
@@ -57,4 +74,4 @@ def test_what_the_profile_holds_for_impossible_has_no_speed(
     trace = small_trace(20, rate=12.0)
     records, _ = on_a_slower_machine(small_profile, trace, 1.0)
     impossible = SETTINGS | {"max_model_len": 4096, "num_gpu_blocks_override": 3}
-    assert run_speed(records, replace(small_profile, kv=KV), impossible, trace, (), None) is None
+    assert run_speed(records, SimulatedRun(replace(small_profile, kv=KV), trace), impossible) is None

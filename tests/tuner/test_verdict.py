@@ -164,7 +164,10 @@ def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
     assert "No paired run tells #1" in neither.sentence
     once = decide([good("default", 0), good("#1", 5)], GOODPUT)
     assert once.recommended.name == "default"
-    assert "One paired run cannot tell" in once.sentence
+    assert "in which it alone has one" in once.sentence
+    better = decide([good("default", 1, 1, 0), good("#1", 1.2, 1.21, 1.19)], GOODPUT)
+    assert "cannot tell" not in better.sentence  # two rounds in which both have a merit tell it
+    assert better.recommended.name == "#1"
 
 
 def test_a_default_that_answers_too_few_loses_to_the_fastest_that_answers_all():
@@ -177,7 +180,7 @@ def test_unanswered_requests_make_no_configuration_faster():
     latency = Objective(goals=(parse_goal("p99_ttft_ms", maximize=False),))
     found = decide([measured("default", 200, 210, 205), measured("#1", 100, 105, 102, failed=60)], latency)
     assert found.recommended.name == "default"
-    assert "answers fewer requests" in found.sentence
+    assert "serves fewer requests" in found.sentence
     everyone = decide([measured("default", 200, 210, failed=60), measured("#1", 100, 105, failed=60)], latency)
     assert everyone.recommended.name == "#1"
 
@@ -229,3 +232,45 @@ def test_runs_that_lie_worlds_apart_prove_nothing_and_break_nothing():
     others = [good(f"#{i}", 0.02, 5.1) for i in range(1, 21)]
     found = decide([good("default", 5, 0.01), *others], GOODPUT)
     assert found.recommended.name == "default"
+
+
+def served(name: str, *runs: dict[str, float], **common: float) -> Compared:
+    settings = {} if name == "default" else {"max_num_seqs": 1}
+    return Compared(name, settings, None, {r: {**common, **metrics} for r, metrics in enumerate(runs)})
+
+
+def test_without_goals_nobody_wins_by_serving_less():
+    tpot = Objective(slos=(parse_slo("p99:tpot:60"),))
+    common = {"completed": 100.0, "failed": 0.0}
+    default = served("default", *[{"p99_tpot_ms": v} for v in (40, 41, 42)], request_throughput=7.0, **common)
+    strangled = served("#1", *[{"p99_tpot_ms": v} for v in (8, 8.1, 8.2)], request_throughput=2.4, **common)
+    found = decide([default, strangled], tpot)
+    assert found.recommended.name == "default"
+    assert "serves fewer requests" in found.sentence
+    median = Objective(slos=(parse_slo("p50:ttft:2500"),))
+    fast = [{"p50_ttft_ms": v} for v in (900, 910, 905)]
+    turning_away = served("#1", *fast, request_throughput=6.9, completed=135.0, failed=45.0)
+    answering = served("default", *[{"p50_ttft_ms": 1500}] * 3, request_throughput=7.0, completed=180.0, failed=0.0)
+    assert decide([answering, turning_away], median).recommended.name == "default"
+
+
+def test_enough_good_requests_on_average_and_not_an_average_of_shortfalls():
+    both = Objective(slos=TTFT.slos, goodput={"ttft": 300.0})
+    common = {"completed": 100.0, "failed": 0.0, "request_throughput": 10.0, "p99_ttft_ms": 100.0}
+    shares = [{"request_goodput": 10 * share} for share in (1.0, 1.0, 0.4)]
+    found = decide([served("default", *shares, **common)], both)
+    assert not found.meets_targets
+    assert found.sentence.endswith("the nearest has 80% good requests where 99% are needed.")
+
+
+def test_runs_without_a_latency_do_not_lower_the_mean_of_those_with_one():
+    tpot = Objective(slos=(parse_slo("p99:tpot:30"),))
+    common = {"completed": 100.0, "failed": 0.0}
+    none, slow = {"p99_tpot_ms": math.nan, "mean_ttft_ms": 9.0}, {"p99_tpot_ms": 80.0}
+    assert not decide([served("default", none, none, slow, **common)], tpot).meets_targets
+    one_token_answers = served("default", none, none, **common)
+    assert decide([one_token_answers], tpot).meets_targets
+
+
+def test_a_run_that_went_wrong_is_in_the_mean_that_targets_are_held_against():
+    assert not decide([measured("default", 100, 100, 5000)], TTFT).meets_targets
