@@ -59,6 +59,14 @@ class Slo:
         return f"p{digits(self.percentile)}:{self.metric}:{digits(self.limit_ms)}"
 
 
+def milliseconds(value_ms: float) -> str:
+    """A latency in words: infinite where more requests are not answered than the percentile leaves out, NaN where no
+    answer has it, as answers of one token have no time between tokens."""
+    if math.isnan(value_ms):
+        return "no such latency"
+    return "too few answers" if math.isinf(value_ms) else f"{value_ms:.4g} ms"
+
+
 def digits(value: float) -> str:
     """All digits of a number, none that it does not have, no exponent."""
     return np.format_float_positional(value, trim="-")

@@ -11,17 +11,30 @@ from .objective import Metrics
 from .task import Task
 
 
-def best_yaml(task: Task, settings: Settings, found: Sequence[str], metrics: Metrics | None = None) -> str:
+def best_yaml(
+    task: Task,
+    settings: Settings,
+    found: Sequence[str],
+    metrics: Metrics | None = None,
+    model: str | None = None,
+) -> str:
     """The text of the file.
 
     Args:
         found: how the settings were found and what speaks for them, a line each.
         metrics: what they are predicted to do, where it is that which speaks for them.
+        model: what the engine served, where it ran; otherwise the profile's.
     """
     asked, profile = task.asked, task.profile
     load = f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else "")
     comments = [found[0], load, *_circumstances(task, settings), *unanswered(metrics or {}), *found[1:]]
-    return vllm_yaml(served(profile, settings), profile.engine.model, comments)
+    return vllm_yaml(served(profile, settings), model or profile.engine.model, comments)
+
+
+def warned(text: str, lines: Sequence[str]) -> str:
+    """The text of a best.yaml with more lines at its head, each once."""
+    new = [f"# {line}\n" for line in lines if f"# {line}\n" not in text]
+    return "".join(new) + text
 
 
 def _circumstances(task: Task, settings: Settings) -> list[str]:

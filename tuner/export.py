@@ -11,7 +11,7 @@ from ..errors import InputError, SlotuneError
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.engine_config import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
-from .study import BEST_FILE, read_asked
+from .study import BEST_FILE, read_asked, write_file
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -113,4 +113,4 @@ def write_export(text: str, form: str, path: Path) -> None:
     if form == "yaml" and path.suffix not in YAML_SUFFIXES:
         raise InputError(f"--out {path}: vLLM takes config files named .yaml or .yml only")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_file(path, text)

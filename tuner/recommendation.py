@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..simulator.engine_config import Settings
-from ..simulator.slo import Slo
+from ..simulator.slo import Slo, milliseconds
 from . import validation
 from .best_yaml import best_yaml
 from .objective import GOOD_SHARE, Metrics, Objective, good_share
@@ -111,6 +111,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
         task.profile.provenance,
         *_target_lines(recommendation),
+        *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, recommendation.best.metrics)
 
@@ -139,11 +140,6 @@ def verdict_text(slo: Slo, trial: Trial) -> str:
     if trial.metrics is None:
         return f"does not start: {trial.message}"
     return f"{_met(slo, trial.metrics)} ({milliseconds(slo.value_ms(trial.metrics))})"
-
-
-def milliseconds(value: float) -> str:
-    """A latency in words; infinite where more requests are not answered than the percentile leaves out."""
-    return "too few answers" if math.isinf(value) else f"{value:.4g} ms"
 
 
 def _met(slo: Slo, metrics: Metrics) -> str:

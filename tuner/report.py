@@ -14,7 +14,7 @@ from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
 from ..simulator.misses import lines as unanswered
 from ..traces.stats import request_rate
-from .comparison import Compared, Quantity, compared, quantities
+from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
 from .objective import Metrics
@@ -38,7 +38,8 @@ from .report_tables import (
 from .study import Study, Trial, settings_key, write_file
 from .sweep import MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
-from .validation import nothing_said, verdict_on
+from .validate_page import drift_text, forced_lines, unanswered_lines
+from .validation import failure_lines, nothing_said, ran_lines, validation_of
 
 REPORT_FILE = "report.html"
 TRIALS_SHOWN = 15
@@ -73,8 +74,8 @@ class Page:
         self.trials = study.trials("simulation")
         if not self.trials:
             raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
-        self.found = compared(study)
-        self.verdict = verdict_on(self.found, study, task)
+        self.measured = validation_of(study, task)
+        self.found, self.verdict = self.measured.found, self.measured.verdict
         self.default: Settings = dict(study.asked.engine)
         self.best = self._best()
         self.default_metrics = self._predicted(self.default)
@@ -84,7 +85,7 @@ class Page:
         """What the measurements recommend or, where there are none, the search."""
         if self.verdict:
             return dict(self.verdict.recommended.settings)
-        best = picked(self.study, self.task)
+        best = picked(self.study, self.task, {one.key for one in self.found if one.failures})
         return dict(best.settings) if best else self.default
 
     def _predicted(self, settings: Settings) -> Metrics | None:
@@ -130,7 +131,7 @@ class Page:
     def _answer(self) -> dict[str, Any]:
         changed = self.task.space.changes(self.best)
         meets = self.objective.meets(self.best_metrics or {})
-        good = self.verdict.meets_targets if self.verdict else meets
+        good = self.verdict.meets_targets if self.verdict else meets and not failure_lines(self.found)
         sides = [Side("default", self.default_metrics, self._measured(self.default))]
         if changed:
             sides.append(Side("recommended", self.best_metrics, self._measured(self.best)))
@@ -149,6 +150,8 @@ class Page:
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(self.objective.slos)
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
+        if self.verdict is None and failure_lines(self.found):
+            return f"Nothing ran on the engine without failing. By prediction alone: {what[0].lower()}{what[1:]}."
         if not targets:
             return f"{what}."
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
@@ -206,11 +209,17 @@ class Page:
         panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
-            "sentences": [self.verdict.sentence] if self.verdict else [nothing_said(self.found)],
+            "sentences": self._measured_sentences(),
             "table": validation_table(self.found, self.shown, name),
             "failures": failures_table(failures, self.default),
             "scatter": predicted_against_measured(drawn) if drawn else "",
         }
+
+    def _measured_sentences(self) -> list[str]:
+        said = self.verdict.sentence if self.verdict else nothing_said(self.found)
+        lines = ran_lines(self.measured) + unanswered_lines(self.found) + forced_lines(self.task)
+        told = [*lines, drift_text(self.measured)]
+        return [said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
 
     def _rates(self) -> str:
         """The picture of latency against rate; empty where the trace has no rate."""

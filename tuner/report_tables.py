@@ -9,7 +9,7 @@ from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
 from .objective import Metrics, Objective
 from .study import Trial
-from .verdict import mean_merit, percent
+from .verdict import mean_ratio, percent
 
 NONE = "-"
 
@@ -100,7 +100,7 @@ def _predicted(quantity: Quantity, metrics: Metrics | None) -> Cell:
 
 def _measured(quantity: Quantity, one: Compared) -> Cell:
     interval = one.measured(quantity)
-    ratio = mean_merit(one, quantity.slo.ratio) if quantity.slo else math.nan
+    ratio = mean_ratio(one, quantity.slo) if quantity.slo else math.nan
     return Cell(number(interval.value), _status(ratio), between(interval))
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -122,7 +123,7 @@ class Study:
         self.asked = asked
         self._lock = lock
         with _disk_errors(folder):
-            self._db = sqlite3.connect(folder / TRIALS_FILE, isolation_level=None)
+            self._db = sqlite3.connect(_address(folder, lock), uri=True, isolation_level=None)
             if lock is not None:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(SCHEMA)
@@ -158,7 +159,7 @@ class Study:
         query = "SELECT * FROM trials" + (" WHERE ran_on = ?" if where else "") + " ORDER BY number"
         with _disk_errors(self.folder):
             rows = self._db.execute(query, (where,) if where else ()).fetchall()
-        return [_from_row(row) for row in rows]
+            return [_from_row(row) for row in rows]
 
     def add(self, trial: Trial) -> None:
         """Put a trial on disk; one of the same settings, place and repeat is replaced."""
@@ -230,13 +231,29 @@ def _check_same(folder: Path, old: Asked, new: Asked) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the process is killed."""
+    """Write a file whole or not at all, also when the process is killed; what is no file, such as a pipe, as it is.
+
+    A link stays one.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
     part = path.with_name(path.name + PART)
     with part.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def _address(folder: Path, lock: int | None) -> str:
+    """SQLite's name of the trials (sqlite.org/uri.html). It cannot read even a database that nobody writes where it may
+    not put files beside it, unless it is told that nothing changes."""
+    address = f"file:{quote(str((folder / TRIALS_FILE).resolve()))}"
+    kept = folder / f"{TRIALS_FILE}-wal"
+    fixed = lock is None and not os.access(folder, os.W_OK) and not kept.exists()
+    return f"{address}?mode=ro&immutable=1" if fixed else address
 
 
 def _lock(folder: Path) -> int:
@@ -257,7 +274,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except (sqlite3.OperationalError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SlotuneError(f"{folder}: the study cannot be kept: {reason}; mend it and run again to go on") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
         raise SlotuneError(
             f"{folder / TRIALS_FILE}: damaged ({error}): put a copy back, or tune again in a new folder"
         ) from error

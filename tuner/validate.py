@@ -12,12 +12,13 @@ from pathlib import Path
 from ..errors import InputError
 from ..profiler.launch import find_vllm
 from ..simulator.engine_config import Settings
+from .best_yaml import warned
 from .campaign import Campaign, Round, Run, Watch
 from .engine_run import EngineRun, model_to_serve
 from .shortlist import promising, shortlist
-from .study import Study, settings_key
+from .study import BEST_FILE, Study, settings_key
 from .task import Task, load_task
-from .validation import Validation, best_yaml_of, validation_of
+from .validation import Validation, best_yaml_of, failure_lines, validation_of
 
 
 def validate(
@@ -69,6 +70,8 @@ def validated(
     found = validation_of(study, task)
     if found.verdict:
         study.write_best(best_yaml_of(found, found.verdict))
+    elif (failures := failure_lines(found.found)) and (study.folder / BEST_FILE).exists():
+        study.write_best(warned((study.folder / BEST_FILE).read_text(), failures))
     return found
 
 

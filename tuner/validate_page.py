@@ -1,13 +1,15 @@
 """A validation as people and programs read it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..profiler.trust import lines as trust_lines
 from .comparison import Compared, changes_text, comparisons
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table
-from .validation import Validation, nothing_said
+from .task import Task
+from .validation import Validation, failure_lines, nothing_said, ran_lines
 from .verdict import meets, percent
 
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
@@ -39,12 +41,8 @@ def notes(validation: Validation) -> list[str]:
     """What the configurations are, what failed, how far the machine drifted, where the times come from, the verdict."""
     default = validation.found[0]
     lines = [f"{one.name}: {changes_text(one.settings, default.settings)}" for one in validation.found[1:]]
-    lines += [
-        f"{one.name} failed in round {trial.repeat + 1}, {trial.failure}: {trial.message}"
-        for one in validation.found
-        for trial in one.failures
-    ]
-    lines += [line for one in validation.found if (line := _unanswered(one))]
+    lines += [*ran_lines(validation), *failure_lines(validation.found)]
+    lines += unanswered_lines(validation.found) + forced_lines(validation.task)
     lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
     lines += [f"Predictions: {line}" for line in trust_lines(trust_of(validation))]
     if validation.verdict:
@@ -53,6 +51,18 @@ def notes(validation: Validation) -> list[str]:
     else:
         lines.append(f"{nothing_said(validation.found)} Nothing is recommended.")
     return lines
+
+
+def unanswered_lines(found: Sequence[Compared]) -> list[str]:
+    """What the engine left unanswered, a line a configuration that did."""
+    return [line for one in found if (line := _unanswered(one))]
+
+
+def forced_lines(task: Task) -> list[str]:
+    """That the runs accepted drafts as assumed; nothing where nothing is drafted."""
+    if not task.asked.engine.get("speculative_config"):
+        return []
+    return ["drafts were accepted as assumed, by vLLM's synthetic acceptance: what the model accepts is not proven"]
 
 
 def _unanswered(one: Compared) -> str | None:

@@ -1,17 +1,22 @@
 """What the runs on the engine say of a study's configurations, and what follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import EngineError, InfeasibleError
+from ..simulator.slo import milliseconds
 from .best_yaml import best_yaml
 from .comparison import Compared, Quantity, compared, quantities
 from .intervals import spread
+from .objective import GOOD_SHARE, Objective
 from .shortlist import shortlist
 from .study import Study
 from .task import Task
-from .verdict import Verdict, decide
+from .verdict import Verdict, decide, mean_good_share, mean_ratio
+
+IDENTITY = ("model", "vllm_version", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Validation:
     """The default first."""
     verdict: Verdict | None
     """None where no configuration ran without failing, or nothing but the default has run yet."""
+    ran: Mapping[str, Any]
+    """What the runs were of (EngineRun.identity): model, vllm_version, device; empty where none succeeded."""
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -37,7 +44,9 @@ class Validation:
 def validation_of(study: Study, task: Task) -> Validation:
     """What the runs that are in the study say."""
     found = compared(study)
-    return Validation(study.folder, task, tuple(found), verdict_on(found, study, task))
+    ran = next((trial.details for trial in study.trials("hardware") if trial.metrics is not None), {})
+    identity = {name: ran[name] for name in IDENTITY if ran.get(name)}
+    return Validation(study.folder, task, tuple(found), verdict_on(found, study, task), identity)
 
 
 def verdict_on(found: Sequence[Compared], study: Study, task: Task) -> Verdict | None:
@@ -60,8 +69,40 @@ def nothing_said(found: Sequence[Compared]) -> str:
 def best_yaml_of(validation: Validation, verdict: Verdict) -> str:
     """best.yaml, headed by what was measured."""
     task, one = validation.task, verdict.recommended
-    who = f"recommended by slotune {task.asked.versions.slotune} after {len(one.runs)} runs on the engine"
-    return best_yaml(task, one.settings, [who, verdict.sentence])
+    runs = "1 run" if len(one.runs) == 1 else f"{len(one.runs)} runs"
+    who = f"recommended by slotune {task.asked.versions.slotune} after {runs} on the engine"
+    found = [who, *ran_lines(validation), verdict.sentence, *_target_lines(one, task.objective)]
+    return best_yaml(task, one.settings, found, model=validation.ran.get("model"))
+
+
+def ran_lines(validation: Validation) -> list[str]:
+    """What the runs were of, a line; none where nothing ran."""
+    ran = validation.ran
+    version = [f"vLLM {ran['vllm_version']}"] if "vllm_version" in ran else []
+    what = ", ".join(filter(None, [ran.get("model"), *version, ran.get("device")]))
+    return [f"measured: {what}"] if what else []
+
+
+def _target_lines(one: Compared, objective: Objective) -> list[str]:
+    lines = []
+    for slo in objective.slos:
+        mean_ms = one.measured(Quantity(str(slo), "ms", slo.key, slo)).value
+        met = "met" if mean_ratio(one, slo) <= 1 else "missed"
+        lines.append(f"{slo}: {met} ({milliseconds(mean_ms)}), mean over the runs")
+    if objective.good_is_target:
+        share = mean_good_share(one)
+        met = "met" if share >= GOOD_SHARE else "missed"
+        lines.append(f"{GOOD_SHARE:.0%} of requests good: {met} ({share:.1%}), mean over the runs")
+    return lines
+
+
+def failure_lines(found: Sequence[Compared]) -> list[str]:
+    """What failed on the engine, and why; a line a run."""
+    return [
+        f"{one.name} failed on the engine in round {trial.repeat + 1}, {trial.failure}: {trial.message}"
+        for one in found
+        for trial in one.failures
+    ]
 
 
 def require_targets(validation: Validation) -> None:

@@ -65,18 +65,19 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
 
 def meets(one: Compared, objective: Objective) -> bool:
     """Whether the mean over the runs meets every target."""
-    kept = all(_mean_ratio(one, slo) <= 1 for slo in objective.slos)
-    return bool(one.runs) and kept and (not objective.good_is_target or _mean_good_share(one) >= GOOD_SHARE)
+    kept = all(mean_ratio(one, slo) <= 1 for slo in objective.slos)
+    return bool(one.runs) and kept and (not objective.good_is_target or mean_good_share(one) >= GOOD_SHARE)
 
 
-def _mean_ratio(one: Compared, slo: Slo) -> float:
+def mean_ratio(one: Compared, slo: Slo) -> float:
     """The mean latency over the runs that have it, against its limit; where none has it, what the target says of such
     a run."""
     mean_ms = mean_interval([slo.value_ms(metrics) for metrics in one.runs.values()]).value
     return max(map(slo.ratio, one.runs.values())) if math.isnan(mean_ms) else mean_ms / slo.limit_ms
 
 
-def _mean_good_share(one: Compared) -> float:
+def mean_good_share(one: Compared) -> float:
+    """The share of good requests, the mean over the runs."""
     return math.fsum(map(good_share, one.runs.values())) / len(one.runs)
 
 
@@ -199,12 +200,12 @@ def _without_candidate(found: Sequence[Compared], objective: Objective) -> Verdi
 
 
 def _shortfall(nearest: Compared, objective: Objective) -> str:
-    worst = max((_mean_ratio(nearest, slo) for slo in objective.slos), default=0.0)
+    worst = max((mean_ratio(nearest, slo) for slo in objective.slos), default=0.0)
     if math.isinf(worst):
         return "leaves more requests unanswered than they allow"
     if worst > 1:
         return f"has {worst:.3g} times the latency allowed"
-    return f"has {_mean_good_share(nearest):.0%} good requests where {GOOD_SHARE:.0%} are needed"
+    return f"has {mean_good_share(nearest):.0%} good requests where {GOOD_SHARE:.0%} are needed"
 
 
 def _alone(others: Sequence[Compared]) -> str:

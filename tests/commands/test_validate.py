@@ -75,7 +75,7 @@ def test_searching_on_keeps_what_was_measured(
     engine = ("--vllm-python", fake_vllm, "--model", "org/m")
     assert slotune("validate", study, "--top", 1, "--repeats", 1, *engine).code == 0
     measured = (study / "best.yaml").read_text()
-    assert "runs on the engine" in measured and measured != predicted
+    assert "1 run on the engine" in measured and measured != predicted
     again = slotune(*search, "--json")
     assert again.code == 0
     assert (study / "best.yaml").read_text() == measured
@@ -86,6 +86,20 @@ def test_searching_on_keeps_what_was_measured(
     more = slotune(*search[:-2], "--trials", 12, *search[-2:])
     assert more.code == 0 and "Recommended by what was measured on the engine: One paired run" in more.out
     assert (study / "best.yaml").read_text() == measured
+
+
+def test_the_warm_up_asks_for_no_more_than_the_trace_does(
+    slotune: Callable[..., Any], made: Path, fake_vllm: Path, tmp_path: Path
+):
+    """Prompts that fill the model's length but for two tokens."""
+    trace = tmp_path / "full.jsonl"
+    write_trace(make_trace(6, 5.0, (uniform(2046, 2046), uniform(2, 2)), seed=1), trace)
+    given = ("--profile", made / "profile", "--trace", trace, "--engine", "max_model_len=2048")
+    study = tmp_path / "study"
+    assert slotune("tune", *given, "--slo", "p99:ttft:5000", "--trials", 2, "--jobs", 1, "--out", study).code == 0
+    done = slotune("validate", study, "--top", 1, "--repeats", 1, "--vllm-python", fake_vllm, "--model", "org/m")
+    assert done.code == 0, done.err
+    assert hardware(study)[0].metrics["completed"] == 6
 
 
 def test_json_is_the_only_thing_on_stdout(slotune: Callable[..., Any], study: Path, fake_vllm: Path):

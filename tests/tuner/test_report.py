@@ -121,3 +121,22 @@ def test_a_study_in_which_no_request_is_served_in_time_has_a_report(searched: Pa
             lost = dict(trial.metrics or {}) | {"failed": 70.0, "completed": 10.0}
             opened.add(Trial(trial.settings, lost, origin=trial.origin))
     assert "no configuration meets every target" in write_report(study, jobs=1).read_text()
+
+
+def test_what_the_engine_left_unanswered_is_told(searched: Path, fake_engine: Any, tmp_path: Path):
+    study = shutil.copytree(searched, tmp_path / "study")
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        validated(opened, task, fake_engine(task, unanswered=3), top=1, repeats=2)
+    words = words_of(write_report(study, jobs=1).read_text())
+    assert "6 of 160 requests were not answered, the first because: 400 no" in words
+    assert "Measured: org/model, vLLM 0.32.0" in words
+
+
+def test_nothing_is_kept_where_nothing_ran_on_the_engine(searched: Path, fake_engine: Any, tmp_path: Path):
+    study = shutil.copytree(searched, tmp_path / "study")
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        validated(opened, task, fake_engine(task, fails=lambda settings: "crashed"), top=1, repeats=1)
+    words = words_of(write_report(study, jobs=1).read_text())
+    assert "Nothing ran on the engine without failing. By prediction alone: change" in words

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import textwrap
 import pytest
 
 from slotune.errors import InputError, SlotuneError
-from slotune.tuner.study import Asked, Study, Trial, Versions
+from slotune.tuner.study import Asked, Study, Trial, Versions, write_file
 
 ASKED = Asked(
     profile="p",
@@ -96,6 +97,16 @@ def test_a_damaged_database_is_one_clear_error(tmp_path):
         Study.open(tmp_path, writable=True)
 
 
+def test_a_damaged_row_is_one_clear_error(tmp_path):
+    with Study.create(tmp_path, ASKED) as study:
+        study.add(RAN)
+    with sqlite3.connect(tmp_path / "trials.sqlite") as database:
+        database.execute("UPDATE trials SET metrics = '{\"a\":'")
+    database.close()
+    with Study.open(tmp_path) as study, pytest.raises(SlotuneError, match=r"trials.sqlite: damaged"):
+        study.trials()
+
+
 def test_only_one_process_writes(tmp_path):
     with Study.create(tmp_path, ASKED), pytest.raises(InputError, match="another slotune is writing"):
         Study.open(tmp_path, writable=True)
@@ -115,6 +126,27 @@ def test_a_study_can_be_read_where_nothing_can_be_written(tmp_path):
     copy.chmod(0o555)
     with Study.open(copy) as study:
         assert len(study.trials()) == 1
+
+
+def test_a_study_on_a_read_only_disk_is_read_without_files_beside_it(tmp_path, monkeypatch):
+    with Study.create(tmp_path / "s", ASKED) as study:
+        study.add(RAN)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with Study.open(tmp_path / "s") as study:
+        assert len(study.trials()) == 1
+        assert not list((tmp_path / "s").glob("*-shm"))
+
+
+def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_file(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
+    write_file(tmp_path / "pipe", "through")
+    assert reader.communicate()[0] == "through"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 KILLED = """

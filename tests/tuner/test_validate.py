@@ -116,7 +116,7 @@ def test_a_configuration_that_fails_is_kept_with_its_reason_and_the_next_takes_i
     assert [(dict(t.settings), t.failure, t.message) for t in failed] == [
         (bad, "out-of-memory", "it said out-of-memory")
     ]
-    assert any("failed in round 1, out-of-memory" in line for line in notes(validation))
+    assert any("failed on the engine in round 1, out-of-memory" in line for line in notes(validation))
     _, again = run(study, fake_engine)
     assert again.calls == []
 
@@ -126,6 +126,34 @@ def test_a_default_that_does_not_start_leaves_the_others(study: Path, fake_engin
     assert validation.found[0].runs == {}
     assert validation.verdict is not None
     assert validation.verdict.recommended.name != "default"
+
+
+def test_best_yaml_tells_which_targets_were_met_and_on_what(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, repeats=2)
+    assert validation.verdict is not None
+    head = [line for line in (study / "best.yaml").read_text().splitlines() if line.startswith("# ")]
+    assert head[0].endswith("after 2 runs on the engine")
+    assert "# measured: org/model, vLLM 0.32.0" in head
+    assert [" met (" in line for line in head if line.endswith(", mean over the runs")] == [True, True]
+    served, _ = run(study, fake_engine, repeats=3, model="org/model")
+    assert "after 3 runs" in (study / "best.yaml").read_text()
+    assert served.ran == {"model": "org/model", "vllm_version": "0.32.0"}
+
+
+def test_the_served_model_is_the_exported_one(study: Path, fake_engine: Any):
+    run(study, fake_engine, repeats=1, model="org/served")
+    assert recommended(study)[1] == "org/served"
+
+
+def test_what_failed_on_the_engine_stays_no_unmarked_recommendation(study: Path, fake_engine: Any):
+    with Study.open(study, writable=True) as opened:
+        opened.write_best("# recommended by slotune after 17 simulated configurations\nmax-num-seqs: 16\n")
+    for _ in range(2):
+        run(study, fake_engine, top=1, fails=lambda settings: "crashed")
+    text = (study / "best.yaml").read_text()
+    assert text.count("# default failed on the engine in round 1, crashed: it said crashed\n") == 1
+    assert text.endswith("max-num-seqs: 16\n")
+    assert recommended(study)[0] == {"max_num_seqs": 16}
 
 
 def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engine: Any):
