@@ -92,7 +92,7 @@ def _error(predicted: float, measured: float) -> float:
 
 def quantities(objective: Objective) -> list[Quantity]:
     """What is worth showing: the limits first, then the means, then the throughput."""
-    shown = [_limit_quantity(slo) for slo in objective.limits]
+    shown = [_limit_quantity(slo, is_target=bool(objective.slos)) for slo in objective.limits]
     known = {quantity.key for quantity in shown}
     for goal in objective.goals:
         if goal.metric not in known:
@@ -104,8 +104,9 @@ def quantities(objective: Objective) -> list[Quantity]:
     return shown + [_metric_quantity(key) for key in keys if key not in known]
 
 
-def _limit_quantity(slo: Slo) -> Quantity:
-    return Quantity(f"p{slo.percentile:g} {LATENCY_NAMES[slo.metric]}", "ms", slo.key, slo)
+def _limit_quantity(slo: Slo, *, is_target: bool) -> Quantity:
+    """What a good request keeps is no target of a percentile, where goodput stands alone."""
+    return Quantity(f"p{slo.percentile:g} {LATENCY_NAMES[slo.metric]}", "ms", slo.key, slo if is_target else None)
 
 
 def _metric_quantity(key: str) -> Quantity:

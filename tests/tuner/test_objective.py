@@ -6,6 +6,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.slo import Slo
+from slotune.tuner.comparison import quantities
 from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal
 
 TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
@@ -130,3 +131,10 @@ def test_a_queue_that_the_default_does_not_have_is_no_headroom():
     assert tpot.meets(strangled)
     assert tpot.costs(default, default) < tpot.costs(strangled, default)
     assert tpot.costs(strangled, {}) < tpot.costs(default, {})
+
+
+def test_what_a_good_request_keeps_is_shown_and_is_no_target():
+    (shown,) = [q for q in quantities(Objective(goodput={"ttft": 300.0})) if q.key == "p99_ttft_ms"]
+    assert shown.slo is None
+    (target,) = [q for q in quantities(Objective((TTFT,))) if q.key == "p99_ttft_ms"]
+    assert target.slo is not None
