@@ -5,21 +5,21 @@ by as much. So the best few and the default also run on orders that no trial has
 between them, and how far it lies apart is told beside the prediction.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import isnan
+from math import inf, isnan
 
 import numpy as np
 
 from ..simulator.engine_config import Settings
-from .evaluate import Outcome
+from ..simulator.slo import OF_ALL
 from .objective import Metrics, Objective
 from .ranking import pareto_front, ranked, recommended, reference_of, unlike
 from .study import Study, Trial, settings_key
 from .task import Task
-from .variation import ORDERS, Variation
+from .variation import ORDERS, RunVariations, Variation, run_variations
 
 FINALISTS = 4
 """Configurations that run on other orders, besides the default."""
@@ -34,16 +34,25 @@ class OtherOrders:
 
     def mean(self) -> dict[str, float]:
         """The mean of each metric; NaN where an order has none."""
-        return {key: float(np.mean([metrics[key] for metrics in self.runs])) for key in self.runs[0]}
+        keys = dict.fromkeys(key for metrics in self.runs for key in metrics)
+        return {key: float(np.mean([_of(metrics, key) for metrics in self.runs])) for key in keys}
 
-    def range(self, key: str) -> tuple[float, float]:
-        """Least and greatest value of a metric; NaN where an order has none."""
-        values = [metrics[key] for metrics in self.runs]
+    def range(self, value: Callable[[Metrics], float]) -> tuple[float, float]:
+        """Least and greatest of what `value` reads off an order; NaN where one has none."""
+        values = list(map(value, self.runs))
         return (min(values), max(values)) if not any(map(isnan, values)) else (np.nan, np.nan)
 
     def meeting(self, met: Callable[[Metrics], bool]) -> int:
         """On how many orders `met` holds."""
         return sum(map(met, self.runs))
+
+
+def _of(metrics: Metrics, key: str) -> float:
+    """A metric; a percentile of all requests also where all were answered, which are all then, and where more were not
+    than it leaves out, which wait for ever (simulator/metrics.py has it in between only)."""
+    if key in metrics or not key.endswith(OF_ALL):
+        return metrics[key]
+    return inf if metrics["failed"] else metrics[key.removesuffix(OF_ALL)]
 
 
 def orders_of(study: Study) -> dict[str, OtherOrders]:
@@ -58,31 +67,19 @@ def orders_of(study: Study) -> dict[str, OtherOrders]:
 def run_other_orders(
     study: Study,
     task: Task,
-    run_all: Callable[[Iterable[Variation]], Iterator[Outcome]],
+    run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists on every order, each put in the study when it ends; known ones are not run."""
     known = {(trial.key, trial.repeat) for trial in study.trials("other orders")}
     numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1)
     missing = [
-        Variation(settings, number)
+        (number, Variation(settings, number))
         for key, settings in finalists(study, task).items()
         for number in numbers
         if (key, number) not in known
     ]
-    for variation, outcome in zip(missing, run_all(missing), strict=True):
-        trial = Trial(
-            variation.settings,
-            outcome.metrics,
-            outcome.failure,
-            outcome.message,
-            "other orders",
-            variation.order,
-            ORIGIN,
-            outcome.duration_s,
-        )
-        study.add(trial)
-        on_trial(trial)
+    run_variations(study, "other orders", ORIGIN, missing, run_all, on_trial)
 
 
 def finalists(study: Study, task: Task) -> dict[str, Settings]:

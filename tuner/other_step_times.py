@@ -3,16 +3,15 @@
 It decides nothing and is told: what a target is worth where the profile errs is the reader's to weigh.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from ..profiler.trust import largest_share, step_time_error
-from .evaluate import Outcome
 from .objective import Metrics
 from .other_orders import finalists
 from .sensitivity import Sensitivity, factors
 from .study import Study, Trial
 from .task import Task
-from .variation import Variation
+from .variation import RunVariations, Variation, run_variations
 
 ORIGIN = "other step time"
 
@@ -31,7 +30,7 @@ def sensitivities_of(study: Study, task: Task) -> dict[str, Sensitivity]:
 def run_other_step_times(
     study: Study,
     task: Task,
-    run_all: Callable[[Iterable[Variation]], Iterator[Outcome]],
+    run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists with faster and slower steps, each put in the study when it ends; known ones
@@ -46,21 +45,7 @@ def run_other_step_times(
         for number, factor in enumerate(factors(error))
         if (key, factor) not in known
     ]
-    outcomes = run_all(variation for _, variation in missing)
-    for (number, variation), outcome in zip(missing, outcomes, strict=True):
-        trial = Trial(
-            variation.settings,
-            outcome.metrics,
-            outcome.failure,
-            outcome.message,
-            "other step times",
-            number,
-            ORIGIN,
-            outcome.duration_s,
-            {"step_factor": variation.step_factor},
-        )
-        study.add(trial)
-        on_trial(trial)
+    run_variations(study, "other step times", ORIGIN, missing, run_all, on_trial)
 
 
 def _error(study: Study, task: Task) -> float | None:

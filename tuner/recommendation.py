@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from ..errors import InfeasibleError
@@ -148,14 +149,15 @@ def _met(slo: Slo, metrics: Metrics) -> str:
 
 def range_text(orders: OtherOrders, key: str) -> str:
     """Least and greatest value of a metric over the other orders."""
-    low, high = orders.range(key)
+    low, high = orders.range(itemgetter(key))
     return f"{low:.4g} to {high:.4g}"
 
 
 def met_text(orders: OtherOrders, slo: Slo) -> str:
     """On how many of the other orders a target is met, and with what."""
     met = orders.meeting(slo.is_met)
-    return f"met in {met} ({range_text(orders, slo.key)} ms)"
+    ends = dict.fromkeys(map(milliseconds, orders.range(slo.value_ms)))
+    return f"met in {met} ({' to '.join(ends)})".replace(" ms to", " to")
 
 
 def steps_range_text(steps: Sensitivity, key: str) -> str:

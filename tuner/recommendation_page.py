@@ -1,7 +1,9 @@
 """A recommendation as people and programs read it: a comparison with the default, and a JSON document."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from .comparison import changes_text, quantities
@@ -157,14 +159,17 @@ def _measured(measured: Validation, settings: Mapping[str, Any]) -> dict[str, An
     return next((measured_document(measured, one) for one in measured.found if one.key == key), None)
 
 
+def _spread(orders: OtherOrders, value: Callable[[Metrics], float]) -> dict[str, float]:
+    low, high = orders.range(value)
+    return {"mean": math.fsum(map(value, orders.runs)) / len(orders.runs), "low": low, "high": high}
+
+
 def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any]:
     """Mean, least and greatest of the metrics that are shown, and how often each target is met."""
-    keys = {quantity.key for quantity in quantities(objective)} | SHOWN.keys()
-    mean = orders.mean()
+    read: dict[str, Callable[[Metrics], float]] = {key: itemgetter(key) for key in SHOWN}
+    read |= {quantity.key: quantity.of for quantity in quantities(objective)}
     return {
         "orders": len(orders.runs),
-        "metrics": {
-            key: {"mean": mean[key], "low": orders.range(key)[0], "high": orders.range(key)[1]} for key in sorted(keys)
-        },
+        "metrics": {key: _spread(orders, read[key]) for key in sorted(read)},
         "targets_met": {str(slo): orders.meeting(slo.is_met) for slo in objective.slos},
     }

@@ -1,5 +1,6 @@
 """Settings under other circumstances than those that were asked about: requests in another order, slower steps."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from ..simulator.engine_config import Settings
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
+from .study import Study, Trial, Where
 
 ORDERS = 6
 """Enough for a mean whose error is less than half the spread, at the cost of 30 trials."""
@@ -22,6 +24,10 @@ class Variation:
     step_factor: float = 1.0
 
 
+RunVariations = Callable[[Iterable[Variation]], Iterator[Outcome]]
+"""Runs many; outcomes come in their order."""
+
+
 @dataclass(frozen=True, slots=True)
 class VariedRun:
     """Runs variations in the simulator."""
@@ -33,6 +39,32 @@ class VariedRun:
         if variation.order:
             trace = rotated(trace, variation.order)
         return replace(self.simulated, trace=trace, step_factor=variation.step_factor)(variation.settings)
+
+
+def run_variations(
+    study: Study,
+    where: Where,
+    origin: str,
+    missing: Sequence[tuple[int, Variation]],
+    run_all: RunVariations,
+    on_trial: Callable[[Trial], None],
+) -> None:
+    """Run variations, each put in the study when it ends, as the repeat that its number names."""
+    outcomes = run_all(variation for _, variation in missing)
+    for (number, variation), outcome in zip(missing, outcomes, strict=True):
+        trial = Trial(
+            variation.settings,
+            outcome.metrics,
+            outcome.failure,
+            outcome.message,
+            where,
+            number,
+            origin,
+            outcome.duration_s,
+            {"step_factor": variation.step_factor},
+        )
+        study.add(trial)
+        on_trial(trial)
 
 
 def rotated(trace: Trace, number: int) -> Trace:

@@ -1,14 +1,17 @@
 """The best few on other orders of the requests: what stays, what decides, and that nothing runs twice."""
 
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from slotune.simulator.slo import parse_slo
 from slotune.tuner.evaluate import Outcome
 from slotune.tuner.other_orders import FINALISTS, OtherOrders, finalists, orders_of, picked, run_other_orders
+from slotune.tuner.recommendation import met_text
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
@@ -86,10 +89,24 @@ def test_one_that_misses_a_target_on_the_trace_itself_is_not_picked(opened: Any)
 
 def test_the_spread_is_from_least_to_greatest():
     orders = OtherOrders([{"p99_ttft_ms": 3.0, "p99_tpot_ms": 1.0}, {"p99_ttft_ms": 1.0, "p99_tpot_ms": float("nan")}])
-    assert orders.range("p99_ttft_ms") == (1.0, 3.0)
-    assert np.isnan(orders.range("p99_tpot_ms")).all()
+    assert orders.range(itemgetter("p99_ttft_ms")) == (1.0, 3.0)
+    assert np.isnan(orders.range(itemgetter("p99_tpot_ms"))).all()
     assert orders.mean()["p99_ttft_ms"] == 2.0
     assert orders.meeting(lambda metrics: metrics["p99_ttft_ms"] < 2) == 1
+
+
+def test_an_order_that_answers_all_stands_beside_one_that_does_not():
+    slo = parse_slo("p90:ttft:100")
+    all_answered = {"p90_ttft_ms": 50.0, "completed": 100.0, "failed": 0.0}
+    some = {"p90_ttft_ms": 50.0, "p90_ttft_ms_of_all": 80.0, "completed": 95.0, "failed": 5.0}
+    few = {"p90_ttft_ms": 40.0, "completed": 80.0, "failed": 20.0}
+    for runs in ([all_answered, some], [some, all_answered]):
+        orders = OtherOrders(runs)
+        assert slo.value_ms(orders.mean()) == 65
+        assert met_text(orders, slo) == "met in 2 (50 to 80 ms)"
+    assert not slo.is_met(OtherOrders([some, some, some, few]).mean())
+    assert met_text(OtherOrders([some, few]), slo) == "met in 1 (80 to too few answers)"
+    assert met_text(OtherOrders([few, few]), slo) == "met in 0 (too few answers)"
 
 
 def test_the_default_can_be_the_best_on_other_orders(opened: Any):
