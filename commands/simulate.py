@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
     from ..simulator.timing import Timing
-    from ..traces.trace import I32
+    from ..traces.trace import Trace
     from ..tuner.objective import Metrics
     from ..tuner.sensitivity import Sensitivity
 
@@ -87,9 +87,9 @@ def command(
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
-    from ..simulator.api_server import busy_share
     from ..simulator.misses import cut_short, reasons
     from ..simulator.request_table import write_requests
+    from ..tuner.evaluate import doubts
     from ..tuner.sensitivity import sensitivity
 
     announce_compilation()
@@ -99,31 +99,27 @@ def command(
         with writing(requests_out):
             write_requests(result.requests, requests_out)
     summary = partial(_summary, slo, goodput)
-    metrics = summary(result)
-    extrapolated = result.extrapolated_steps / max(result.steps, 1)
+    metrics, engine = summary(result), profile.engine_config(settings)
+    shares = doubts(result, metrics, run.load, engine, asked["replicas"])
     steps = None
     if len(result.requests) * asked["replicas"] <= MOST_SIMULATED_AGAIN:
-        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), extrapolated)
+        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), shares["extrapolated_share"])
     else:
         told = (
             f"Note: over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
         )
         click.echo(told, err=True)
-    shares = {
-        "extrapolated_share": extrapolated,
-        "api_server_share": busy_share(metrics, profile.engine_config(settings).stream_interval, asked["replicas"]),
-    }
     document: dict[str, Any] = {
         "metrics": metrics,
-        "engine": asdict(profile.engine_config(settings)),
+        "engine": asdict(engine),
         "profile": profile.describe(),
         "trust": profile.trust(settings, runs=[shares]),
         "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
     }
     if slo:
         document["targets"] = _targets(slo, metrics)
-    unanswered = reasons(result.requests, profile.engine_config(settings), asked["policy"])
-    if cut := cut_short(result.requests, run.asked_tokens, profile.engine_config(settings)):
+    unanswered = reasons(result.requests, engine, asked["policy"])
+    if cut := cut_short(result.requests, run.load.output_tokens, engine):
         click.echo(f"Warning: {cut}", err=True)
     if unanswered:
         click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
@@ -149,8 +145,8 @@ def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
 class _Run:
     profile: "Profile"
     settings: "Settings"
-    asked_tokens: "I32"
-    """Output tokens of each request in the trace."""
+    load: "Trace"
+    """The trace at the asked rate."""
     result: "SimulationResult"
     slowed: "Callable[[float], SimulationResult]"
     """The same with every step so many times as long."""
@@ -192,7 +188,7 @@ def _simulated(
     else:
         with writing(steps_out), steps_out.open("w") as out:
             result = run(timing, StepWriter(out, load, replicas))
-    return _Run(known, settings, load.output_tokens, result, lambda factor: run(timing.slowed(factor)))
+    return _Run(known, settings, load, result, lambda factor: run(timing.slowed(factor)))
 
 
 def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:

@@ -13,15 +13,13 @@ import numpy as np
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
-from ..simulator.api_server import busy_share
 from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
-from ..simulator.misses import answers_cut
 from ..simulator.misses import lines as unanswered
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
-from .evaluate import SimulatedRun
+from .evaluate import SimulatedRun, doubts
 from .lasting_prefixes import lasting
 from .objective import GOOD_SHARE, Metrics, Objective
 from .steady_load import is_steady, keeps_up, ordered
@@ -133,9 +131,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     )
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
-    metrics["extrapolated_share"] = result.extrapolated_steps / max(result.steps, 1)
-    metrics["api_server_share"] = busy_share(metrics, engine.stream_interval, replicas)
-    metrics["answers_cut"] = answers_cut(result.requests, load.output_tokens)
+    metrics |= doubts(result, metrics, load, engine, replicas)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and keeps_up(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)
