@@ -92,11 +92,12 @@ class KvCapacity:
         return max(0, int(self.cache_bytes(settings) // self.block_bytes(settings)))
 
     def error_share(self, settings: Mapping[str, Any]) -> float:
-        """`error_bytes` over the bytes left for the cache; 0 where the settings say how large it is."""
+        """`error_bytes` over the bytes left for the cache; 0 where none are, or the settings say how many."""
         given = ("num_gpu_blocks_override", "kv_cache_memory_bytes")
         if not self.error_bytes or any(settings.get(name) is not None for name in given):
             return 0.0
-        return self.error_bytes / max(self.cache_bytes(settings), 1.0)
+        left = self.cache_bytes(settings)
+        return self.error_bytes / left if left > 0 else 0.0
 
     def checked_blocks(self, settings: Mapping[str, Any]) -> int:
         """num_gpu_blocks_override or else `num_gpu_blocks`; an InputError where vLLM would refuse to start.

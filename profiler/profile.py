@@ -139,7 +139,7 @@ class Profile:
         if self.kv is None:
             return 0.0
         try:
-            engine = resolve(settings, {**self.defaults, **self.parallelism}, UNLIMITED_BLOCKS, self.engine.version)
+            engine = self.engine_config(settings)
         except InputError:  # what vLLM refuses has no cache, and says so where it is run
             return 0.0
         return self.kv.error_share(self._memory_settings(settings, engine))

@@ -102,6 +102,9 @@ def test_the_error_is_told_as_a_share_of_the_cache() -> None:
     assert "may be 12% larger or smaller" in " ".join(lines(told.trust(wide, narrow)))
     assert "larger or smaller" not in " ".join(lines(told.trust(wide)))
     assert told.trust(narrow | {"num_gpu_blocks_override": 9})["expected_error"]["kv_cache"] is None
+    for refused in ({"gpu_memory_utilization": 0.05}, {"gpu_memory_utilization": 0.24, "max_model_len": 300_000}):
+        assert told.trust(wide, refused)["expected_error"] == told.trust(wide)["expected_error"]
+    assert capacity.error_share(settings | {"gpu_memory_utilization": 0.05}) == 0
     started = capacity.observed([KvObservation(settings, 20_000)])
     assert replace(told, kv=started).trust(narrow)["expected_error"]["kv_cache"] is None
     assert kv_note(None, settings) == "KV capacity is not known"
