@@ -100,7 +100,8 @@ class Profile:
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
 
-        Raises InputError for what vLLM refuses: bad combinations, and a KV cache that cannot hold max_model_len tokens.
+        Raises InputError for what vLLM refuses: bad combinations, CUDA-graph sizes that cannot be, and a KV cache that
+        cannot hold max_model_len tokens.
         Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
         self._check_parallelism(settings)
@@ -108,6 +109,8 @@ class Profile:
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
         engine = resolve(settings, {**self.defaults, **self.parallelism}, blocks, self.engine.version)
+        if self.cuda_graphs:
+            captured_graph_sizes(engine, {**self.defaults, **settings}, most_captured(self.engine.device))
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))

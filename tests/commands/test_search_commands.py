@@ -204,9 +204,16 @@ def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, fi
     assert last["metrics"]["failed"] > 0 == best["metrics"]["failed"]
 
 
-@pytest.mark.parametrize("more", [(), ("--engine", "max_num_batched_tokens=256")])
-def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_modelled(slotune, tmp_path, more):
-    (tmp_path / "list.yaml").write_text("- {max_num_batched_tokens: 8, max_num_seqs: 16}\n- max_num_seqs: 64\n")
+@pytest.mark.parametrize(
+    ("refused", "more"),
+    [
+        ("{max_num_batched_tokens: 8, max_num_seqs: 16}", ()),
+        ("{max_num_batched_tokens: 8, max_num_seqs: 16}", ("--engine", "max_num_batched_tokens=256")),
+        ("{max_cudagraph_capture_size: 0}", ()),
+    ],
+)
+def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_modelled(slotune, tmp_path, refused, more):
+    (tmp_path / "list.yaml").write_text(f"- {refused}\n- max_num_seqs: 64\n")
     words = ("--profile", "h200-llama-3.1-8b", "--trace", "chat", "--configs", tmp_path / "list.yaml", "--jobs", 1)
     ran = slotune("screen", *words, *more, "--json")
     assert ran.code == 0

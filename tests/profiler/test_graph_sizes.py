@@ -114,6 +114,12 @@ def test_other_settings_count_over_the_profile_s_own(profile: Profile) -> None:
     )
 
 
+def test_settings_that_leave_no_size_are_refused_wherever_an_engine_is_asked_for(profile: Profile) -> None:
+    with pytest.raises(InputError, match=r"sizes=\[8, 16\]: holds no size from 1 to max_num_batched_tokens=4"):
+        profile.engine_config({"max_num_batched_tokens": 4})
+    assert replace(profile, cuda_graphs=False).engine_config({"max_num_batched_tokens": 4}).max_num_seqs == 4
+
+
 VLLMS_OWN = """
 import json, sys
 from types import SimpleNamespace as Part
