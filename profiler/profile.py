@@ -117,11 +117,10 @@ class Profile:
 
     def overcommitted(self, settings: Mapping[str, Any]) -> str | None:
         """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
-        override = settings.get("num_gpu_blocks_override")
-        if override is None or self.kv is None:
+        override, engine = settings.get("num_gpu_blocks_override"), self._started(settings)
+        if override is None or engine is None or self.kv is None:
             return None
-        resolved = resolve(settings, {**self.defaults, **self.parallelism}, int(override), self.engine.version)
-        memory = self._memory_settings(settings, resolved)
+        memory = self._memory_settings(settings, engine)
         asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
         if asked <= found:
             return None
@@ -138,12 +137,16 @@ class Profile:
         heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
-    def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
-        if self.kv is None:
-            return 0.0
+    def _started(self, settings: Mapping[str, Any]) -> EngineConfig | None:
+        """The engine; None where vLLM refuses the settings, which is told where they are run."""
         try:
-            engine = self.engine_config(settings)
-        except InputError:  # what vLLM refuses has no cache, and says so where it is run
+            return self.engine_config(settings)
+        except InputError:
+            return None
+
+    def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
+        engine = self._started(settings)
+        if engine is None or self.kv is None:
             return 0.0
         return self.kv.error_share(self._memory_settings(settings, engine))
 

@@ -210,6 +210,7 @@ def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, fi
         ("{max_num_batched_tokens: 8, max_num_seqs: 16}", ()),
         ("{max_num_batched_tokens: 8, max_num_seqs: 16}", ("--engine", "max_num_batched_tokens=256")),
         ("{max_cudagraph_capture_size: 0}", ()),
+        ("{num_gpu_blocks_override: 300, max_num_seqs: 100000}", ()),
     ],
 )
 def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_modelled(slotune, tmp_path, refused, more):
