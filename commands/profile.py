@@ -126,6 +126,7 @@ def fit(
     check_target(out)
     settings = parse_settings(engine, engine_config)
     profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed, version)
+    profile.check_given(settings)
     with writing(out):
         save_profile(profile, out)
     _show(profile, as_json)
@@ -220,6 +221,7 @@ def silicon(
     check_target(out)
     settings = parse_settings(engine, engine_config)
     profile = import_silicon(system, model, tp, out.name, seed, pp=pp, precision=precision, settings=settings)
+    profile.check_given(settings)
     with writing(out):
         save_profile(profile, out)
     _show(profile, as_json)

@@ -117,10 +117,10 @@ class Profile:
 
     def overcommitted(self, settings: Mapping[str, Any]) -> str | None:
         """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
-        override, engine = settings.get("num_gpu_blocks_override"), self._started(settings)
-        if override is None or engine is None or self.kv is None:
+        override = settings.get("num_gpu_blocks_override")
+        if override is None or self.kv is None or self.refusal(settings):  # which is told where they are run
             return None
-        memory = self._memory_settings(settings, engine)
+        memory = self._memory_settings(settings, self.engine_config(settings))
         asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
         if asked <= found:
             return None
@@ -137,18 +137,27 @@ class Profile:
         heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
-    def _started(self, settings: Mapping[str, Any]) -> EngineConfig | None:
-        """The engine; None where vLLM refuses the settings, which is told where they are run."""
+    def refusal(self, settings: Mapping[str, Any]) -> str | None:
+        """Why vLLM refuses the settings; None where it would start with them."""
         try:
-            return self.engine_config(settings)
-        except InputError:
-            return None
+            self.engine_config(settings)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def check_given(self, settings: Mapping[str, Any]) -> None:
+        """Raise InputError where vLLM refuses the defaults for the sake of these, which somebody gave, among them.
+
+        A model whose own context does not fit is no reason: its profile serves with a lower max_model_len.
+        """
+        others = {name: value for name, value in self.defaults.items() if name not in settings}
+        if replace(self, defaults=others).refusal({}) is None:
+            self.engine_config({})
 
     def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
-        engine = self._started(settings)
-        if engine is None or self.kv is None:
+        if self.kv is None or self.refusal(settings):  # what vLLM refuses has no cache
             return 0.0
-        return self.kv.error_share(self._memory_settings(settings, engine))
+        return self.kv.error_share(self._memory_settings(settings, self.engine_config(settings)))
 
     def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
         return [*unrepresented(self, settings), *filter(None, [self.overcommitted(settings)])]

@@ -15,12 +15,12 @@ HULL_SHOWN = ("tokens", "prefill_tokens", "decode_rows", "mean_prefill_context",
 
 def as_document(profile: Profile) -> dict[str, Any]:
     """Everything `profile show --json` tells."""
-    engine = profile.engine_config({})
+    known = profile.kv is not None and profile.refusal({}) is None
     return {
         **profile.describe(),
         "trust": profile.trust(),
         "defaults": dict(profile.defaults),
-        "num_gpu_blocks": engine.num_gpu_blocks if profile.kv else None,
+        "num_gpu_blocks": profile.engine_config({}).num_gpu_blocks if known else None,
         "overhead_ms": overhead_ms(profile),
         "baseline_ms": baseline_ms(profile),
         "measured_range": measured_range(profile),
@@ -58,12 +58,7 @@ def kv_lines(profile: Profile) -> list[str]:
     """The KV capacity in sentences."""
     if profile.kv is None:
         return ["not modelled: unlimited unless num_gpu_blocks_override is set"]
-    engine = profile.engine_config({})
-    tokens = engine.num_gpu_blocks * engine.block_size
-    lines = [
-        f"{engine.num_gpu_blocks} blocks of {engine.block_size} tokens ({tokens:,} tokens) with the default settings"
-    ]
-    errors = profile.kv.errors()
+    lines, errors = [_default_cache(profile)], profile.kv.errors()
     if errors:
         worst = max(abs(error) for error in errors)
         lines.append(
@@ -74,6 +69,14 @@ def kv_lines(profile: Profile) -> list[str]:
     else:
         lines.append("from the memory formula alone: no start of the engine was observed")
     return lines
+
+
+def _default_cache(profile: Profile) -> str:
+    if refusal := profile.refusal({}):
+        return f"vLLM refuses the default settings: {refusal}"
+    engine = profile.engine_config({})
+    tokens = engine.num_gpu_blocks * engine.block_size
+    return f"{engine.num_gpu_blocks} blocks of {engine.block_size} tokens ({tokens:,} tokens) with the default settings"
 
 
 def error_rows(errors: tuple[RegimeError, ...]) -> list[list[object]]:

@@ -19,6 +19,7 @@ from slotune.profiler.profile import (
     fitted_profile,
     linear_profile,
     load_profile,
+    save_profile,
 )
 from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
@@ -157,6 +158,27 @@ def test_linear_and_show_on_the_command_line(tmp_path: Path, slotune: Slotune) -
     assert document["trust"]["kv_capacity"] == "unlimited"
     code, out, _ = slotune("profile", "show", tmp_path / "p")
     assert code == 0 and "prefill_tokens 0.04" in out
+
+
+def test_a_profile_whose_defaults_do_not_fit_is_shown_with_the_reason(
+    profile: Profile, tmp_path: Path, slotune: Slotune
+) -> None:
+    save_profile(replace(with_memory(profile), defaults={"max_model_len": 100_000}), tmp_path / "p")
+    told = json.loads(slotune("profile", "show", tmp_path / "p", "--json")[1])
+    assert told["num_gpu_blocks"] is None
+    assert told["kv"][0].startswith("vLLM refuses the default settings: max_model_len=100000: larger than the KV cache")
+    code, out, _ = slotune("profile", "show", tmp_path / "p")
+    assert code == 0 and f"KV cache: {told['kv'][0]}" in out
+
+
+def test_defaults_are_refused_for_the_sake_of_what_was_given_alone(profile: Profile) -> None:
+    fits, too_long = (
+        replace(with_memory(profile), defaults={"max_model_len": most, "num_gpu_blocks_override": 3, "max_num_seqs": 8})
+        for most in (4096, 100_000)
+    )
+    with pytest.raises(InputError, match=r"larger than the KV cache of 32 tokens \(num_gpu_blocks_override=3\)"):
+        fits.check_given({"num_gpu_blocks_override": 3})
+    too_long.check_given({"max_num_seqs": 8})
 
 
 @pytest.mark.parametrize("name", ["h200-llama", "no/such/folder"])

@@ -1,6 +1,9 @@
 """The estimate of the KV capacity of an engine that was never started."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, kv_capacity, kv_note
 from slotune.profiler.trust import lines
 
+Slotune = Callable[..., tuple[int, str, str]]
 LLAMA, QWEN_32B = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-32B"
 SETTINGS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 16}
 
@@ -65,6 +69,25 @@ def test_a_32b_model_fits_one_h100_but_for_its_whole_context(monkeypatch: pytest
     assert eager.engine_config({}).max_model_len == 40960
     assert graphs.kv is not None and eager.kv is not None
     assert graphs.kv.fixed_bytes - eager.kv.fixed_bytes == pytest.approx(GRAPHS_GIB * GIB)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "refused"),
+    [
+        (LLAMA, (), False),
+        (LLAMA, ("--engine", "num_gpu_blocks_override=3"), True),
+        (QWEN_32B, ("--engine", "gpu_memory_utilization=0.92"), False),
+    ],
+)
+def test_a_profile_is_written_unless_its_user_s_settings_are_what_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slotune: Slotune, model: str, given: tuple[str, ...], refused: bool
+) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    words = ("--system", "h100_sxm", "--model", model, *given, "--out", tmp_path / "p", "--json")
+    code, out, _ = slotune("profile", "import", "silicon", *words)
+    assert (code, (tmp_path / "p").exists()) == ((2, False) if refused else (0, True))
+    assert refused or (json.loads(out)["num_gpu_blocks"] is None) == (model == QWEN_32B)
 
 
 def test_a_gpu_of_which_no_log_is_known_has_nearly_its_nominal_memory() -> None:
