@@ -210,15 +210,13 @@ def what_if(base: Scenario, text: str) -> Scenario:
     """The base with one change: an engine setting (`max_num_seqs=64`), lengths (`input_tokens=x1.5`), or the time that
     every step takes (`step_time=x1.1`).
 
-    Raises InputError for anything else.
+    Raises InputError for anything else. Settings that vLLM refuses are changes, whose plan has the reason.
     """
     name, _, value = text.partition("=")
     if name == "rate":
         raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
     if name not in (*LENGTHS, STEP_TIME):
-        changed = replace(base, name=text, settings=base.settings | setting(name, value, f"--what-if {text}"))
-        changed.profile.engine_config(changed.settings)
-        return changed
+        return replace(base, name=text, settings=base.settings | setting(name, value, f"--what-if {text}"))
     try:
         factor = float(value.removeprefix("x"))
     except ValueError:

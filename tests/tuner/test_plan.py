@@ -76,7 +76,7 @@ def test_what_if(planned):
         "input_tokens=1.5",
         "input_tokens=xx",
         "input_tokens=x1e12",
-        "max_num_seqs=0",
+        "max_num_seqs=few",
     ],
 )
 def test_a_change_that_is_none(base, text):
