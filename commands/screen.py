@@ -24,6 +24,7 @@ from .options import (
 from .output import announce_compilation, emit_json, labelled, note_ignored, progress, table, tell_trust, writing
 
 if TYPE_CHECKING:
+    from ..simulator.engine_config import Settings
     from ..tuner.objective import Objective
     from ..tuner.screen import Screened
 
@@ -83,7 +84,7 @@ def command(
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
     if acceptance_rate:
-        configurations = [_accepting(one, settings, acceptance_rate) for one in configurations]
+        configurations = _accepting(configurations, settings, acceptance_rate)
     note_ignored(run.profile, settings, *configurations)
     with progress("screen", len(configurations)) as bar:
         rows = screen(
@@ -135,12 +136,21 @@ def _common(
     return run, parse_settings(engine, engine_config), objective
 
 
-def _accepting(configuration: dict[str, Any], settings: dict[str, Any], acceptance: str) -> dict[str, Any]:
-    """The configuration with the acceptance in its own `speculative_config`, or in that of all."""
+def _accepting(configurations: "list[Settings]", settings: "Settings", acceptance: str) -> "list[Settings]":
+    """The configurations with the acceptance in what each drafts with, its own `speculative_config` or that of all.
+
+    Those that draft nothing stay as they are. Raises InputError where none drafts.
+    """
     from ..simulator.engine_config import with_acceptance
 
     key = "speculative_config"
-    return configuration | {key: with_acceptance(settings | configuration, acceptance)[key]}
+    drafting = [bool((settings | one).get(key)) for one in configurations]
+    if not any(drafting):
+        with_acceptance({}, acceptance)  # raises
+    return [
+        one | {key: with_acceptance(settings | one, acceptance)[key]} if drafts else one
+        for one, drafts in zip(configurations, drafting, strict=True)
+    ]
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None") -> None:

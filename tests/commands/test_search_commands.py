@@ -227,6 +227,23 @@ def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_model
     assert best["metrics"]["completed"] == 1000 and refused["failure"] == "refused"
 
 
+NGRAM = '{"method": "ngram", "num_speculative_tokens": 3}'
+
+
+def test_drafts_are_accepted_where_a_configuration_has_any(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text(f"speculative_config: [null, {NGRAM}]\n")
+    words = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--acceptance-rate", 0.6, "--jobs", 1, "--json")
+    ran = slotune(*words)
+    assert ran.code == 0
+    drafting, plain = json.loads(ran.out)["configurations"]
+    assert plain["engine"] == {"speculative_config": None}
+    assert drafting["engine"]["speculative_config"]["synthetic_acceptance_rates"] == pytest.approx([0.6, 0.36, 0.216])
+    assert drafting["metrics"]["mean_tpot_ms"] < plain["metrics"]["mean_tpot_ms"]
+    (tmp_path / "grid.yaml").write_text("speculative_config: [null]\n")
+    ran = slotune(*words, "--engine", f"speculative_config={NGRAM}")
+    assert ran.code == 2 and ran.err.startswith("Error: --acceptance-rate 0.6: needs --engine speculative_config")
+
+
 def test_a_model_other_than_the_profile_s_is_told(slotune):
     ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", "chat", "--engine", "model=other/model")
     assert "model=other/model: profile h200-llama-3.1-8b was made with meta-llama/Meta-Llama-3.1-8B" in ran.err
