@@ -102,6 +102,23 @@ _TEXTS = """
 TEXTS = frozenset(_TEXTS.split())
 """Settings that are text (`str` in EngineArgs), whatever YAML would make of it: a revision 0123456 is no number."""
 
+_CACHE_DTYPES = """
+    auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
+    turboquant_k3v4_nc turboquant_3bit_nc ultraquant_4bit int4_per_token_head int8_per_token_head fp8_per_token_head
+    nvfp4 nvfp4_4over6
+"""
+CACHE_DTYPES = tuple(_CACHE_DTYPES.split())
+"""Values of kv_cache_dtype (CacheDType, vllm/config/cache.py)."""
+_KINDS_BESIDES = {
+    "num_gpu_blocks_override": "int",
+    "kv_cache_memory_bytes": "int",
+    "gpu_memory_utilization": "float",
+    "enforce_eager": "bool",
+    "cudagraph_capture_sizes": "list[int] | None",
+    "max_cudagraph_capture_size": "int | None",
+}
+"""Types of settings that a profile follows and EngineConfig does not have."""
+
 
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
@@ -187,6 +204,8 @@ def typed(name: str, value: Any, where: str) -> Any:
         return str(value)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = _human_readable(parsed)
+    if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
+        raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
     kind = _kind(name)
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
@@ -198,6 +217,8 @@ def typed(name: str, value: Any, where: str) -> Any:
         return parsed
     if kind.startswith("float") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
         return float(parsed)
+    if kind.startswith("list") and isinstance(parsed, list) and all(type(item) is int for item in parsed):
+        return parsed
     if kind == "str" and isinstance(parsed, str):
         return parsed
     raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
@@ -213,11 +234,8 @@ def _human_readable(text: str) -> int | str:
 
 
 def _kind(name: str) -> str | None:
-    if name in ("num_gpu_blocks_override", "kv_cache_memory_bytes"):
-        return "int"
-    if name == "gpu_memory_utilization":
-        return "float"
-    return {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}.get(name)
+    simulated = {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}
+    return (simulated | _KINDS_BESIDES).get(name)
 
 
 def resolve(

@@ -55,3 +55,32 @@ def test_text_stays_text_whatever_yaml_would_make_of_it(text: str):
         "revision": text,
         "quantization": "2024-01-01",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cudagraph_capture_sizes=5", "cudagraph_capture_sizes takes list[int], not '5'"),
+        ("cudagraph_capture_sizes=abc", "takes list[int], not 'abc'"),
+        ("cudagraph_capture_sizes=[a]", "takes list[int], not '[a]'"),
+        ("cudagraph_capture_sizes=[1.5]", "takes list[int], not '[1.5]'"),
+        ("max_cudagraph_capture_size=abc", "max_cudagraph_capture_size takes int, not 'abc'"),
+        ("enforce_eager=maybe", "enforce_eager takes bool, not 'maybe'"),
+        ("kv_cache_dtype=fp9", "unknown kv_cache_dtype 'fp9': did you mean fp8"),
+        ("kv_cache_dtype=[fp8]", "unknown kv_cache_dtype '[fp8]'"),
+    ],
+)
+def test_what_vllm_s_parser_refuses_of_graphs_and_the_cache_is_refused(text: str, message: str):
+    with pytest.raises(InputError) as error:
+        parse_settings([text])
+    assert message in str(error.value)
+
+
+def test_graphs_and_the_cache_as_vllm_s_parser_takes_them():
+    texts = ("cudagraph_capture_sizes=[1, 8]", "max_cudagraph_capture_size=null", "enforce_eager=true")
+    assert parse_settings([*texts, "kv_cache_dtype=fp8_e5m2"]) == {
+        "cudagraph_capture_sizes": [1, 8],
+        "max_cudagraph_capture_size": None,
+        "enforce_eager": True,
+        "kv_cache_dtype": "fp8_e5m2",
+    }
