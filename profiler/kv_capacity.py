@@ -108,15 +108,31 @@ class KvCapacity:
         override = settings.get("num_gpu_blocks_override")
         blocks = self.num_gpu_blocks(settings) if override is None else int(override)
         if blocks < 2:
-            raise InputError(f"{_named(settings)}: no memory is left for the KV cache; raise gpu_memory_utilization")
+            raise InputError(
+                f"{self._named(settings)}: no memory is left for the KV cache; raise {self._set_by(settings)}"
+            )
         max_model_len, capacity = settings.get("max_model_len"), (blocks - 1) * int(settings["block_size"])
         if max_model_len is not None and int(max_model_len) > capacity:
-            mend = "gpu_memory_utilization" if override is None else "num_gpu_blocks_override"
             raise InputError(
                 f"max_model_len={max_model_len}: larger than the KV cache of {capacity} tokens "
-                f"({_named(settings)}); raise {mend} or lower max_model_len"
+                f"({self._named(settings)}); raise {self._set_by(settings)} or lower max_model_len"
             )
         return blocks
+
+    def _set_by(self, settings: Mapping[str, Any]) -> str:
+        """The setting that makes the cache larger."""
+        if settings.get("num_gpu_blocks_override") is not None:
+            return "num_gpu_blocks_override"
+        fixed = settings.get("kv_cache_memory_bytes", self.kv_cache_memory_bytes)
+        return "gpu_memory_utilization" if fixed is None else "kv_cache_memory_bytes"
+
+    def _named(self, settings: Mapping[str, Any]) -> str:
+        """The settings that the size of the cache follows, with their values."""
+        by = self._set_by(settings)
+        if by != "gpu_memory_utilization":
+            return f"{by}={settings.get(by, self.kv_cache_memory_bytes):.0f}"
+        names = (by, "max_num_batched_tokens", "max_num_seqs")
+        return ", ".join(f"{name}={settings[name]}" for name in names if settings.get(name) is not None)
 
     def observed(self, observations: Sequence[KvObservation]) -> "KvCapacity":
         """This formula, corrected so that it gives what real starts gave, and remembering them.
@@ -180,10 +196,3 @@ def _corrections(surplus: F64, terms: F64, known: tuple[float, float]) -> tuple[
             break
         slopes[below], free = least[below], [i for i in free if i not in below]
     return float((surplus - terms @ slopes).mean()), float(slopes[0]), float(slopes[1])
-
-
-def _named(settings: Mapping[str, Any]) -> str:
-    if settings.get("num_gpu_blocks_override") is not None:
-        return f"num_gpu_blocks_override={settings['num_gpu_blocks_override']}"
-    names = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes")
-    return ", ".join(f"{name}={settings[name]}" for name in names if settings.get(name) is not None)

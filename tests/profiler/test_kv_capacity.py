@@ -46,6 +46,27 @@ def test_a_start_that_vllm_would_refuse_is_predicted() -> None:
         FORMULA.checked_blocks(asked(gpu_memory_utilization=0.2))
 
 
+@pytest.mark.parametrize(
+    ("capacity", "changes", "told"),
+    [
+        (
+            FORMULA,
+            {"kv_cache_memory_bytes": GIB},
+            r"of 8176 tokens \(kv_cache_memory_bytes=1073741824\); raise kv_cache_m",
+        ),
+        (
+            KvCapacity(1.0, kv_cache_memory_bytes=160.0),
+            {},
+            r"\(kv_cache_memory_bytes=160\); raise kv_cache_memory_bytes",
+        ),
+        (FORMULA, {"kv_cache_memory_bytes": 1}, "kv_cache_memory_bytes=1: no memory .*; raise kv_cache_memory_bytes"),
+    ],
+)
+def test_the_mend_is_what_makes_the_cache_larger(capacity: KvCapacity, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        capacity.checked_blocks(asked(max_model_len=100_000, **changes))
+
+
 def test_one_sequence_must_fit_beside_the_null_block() -> None:
     exact = KvCapacity(kv_bytes_per_token=1.0, kv_cache_memory_bytes=16.0 * 11)
     assert exact.checked_blocks(asked(max_model_len=160)) == 11
