@@ -134,7 +134,8 @@ class Profile:
 
         A fact of the profiled engine that is asked for as it is, is none of them.
         """
-        heeded = SIMULATED | PROFILED | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
+        blocks = {"num_gpu_blocks_override"} if self.kv is None else PROFILED
+        heeded = SIMULATED | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
     def refusal(self, settings: Mapping[str, Any]) -> str | None:

@@ -94,8 +94,11 @@ def test_the_engine_is_cut_over_as_many_gpus_as_the_profiled_one(profile: Profil
 
 def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     asked = {"max_num_seqs": 4, "gpu_memory_utilization": 0.8, "dtype": "bfloat16", "enforce_eager": True, "seed": 1}
-    assert profile.ignored(asked) == ["dtype", "enforce_eager", "seed"]
-    served = replace(profile, cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
+    assert profile.ignored(asked) == ["gpu_memory_utilization", "dtype", "enforce_eager", "seed"]
+    assert with_memory(profile).ignored(asked | {"kv_cache_memory_bytes": GIB}) == ["dtype", "enforce_eager", "seed"]
+    followed = {"block_size": 32, "max_model_len": 4096, "num_gpu_blocks_override": 900}
+    assert profile.ignored(followed | {"kv_cache_memory_bytes": GIB}) == ["kv_cache_memory_bytes"]
+    served = replace(with_memory(profile), cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
     assert served.ignored(asked) == ["seed"]
 
 
