@@ -67,7 +67,8 @@ must show in held-out steps, since a steep term found in a few noisy steps would
 _CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
 LEAST_REACH = dict.fromkeys(_CONTEXTS, 256.0) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
 """Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
-weight found for them would be noise."""
+weight found for them would be noise. So would that of fewer kinds of steps than MIN_COMPOSITIONS: one alone is met
+exactly, whatever disturbed it."""
 ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees, likewise; 0 is the baseline alone."""
 OUTLIER = 3.0
@@ -171,13 +172,11 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     DENSE_TOKENS is but the sum of two others and is left out.
     """
     everything = physics_of(samples.totals, graph_sizes)
-    reaches, varies = everything.max(axis=0), np.ptp(everything, axis=0) > 0  # what is always the same is the constant
+    varies = np.ptp(everything, axis=0) > 0  # what is always the same is the constant
     used = [
         i
         for i in basis
-        if (varies[i] or i == CONSTANT)
-        and reaches[i] > LEAST_REACH.get(i, 0.0)
-        and (i != DENSE_TOKENS or len(graph_sizes))
+        if (varies[i] or i == CONSTANT) and _shows(everything[:, i], i) and (i != DENSE_TOKENS or len(graph_sizes))
     ]
     features = everything[:, used]
     scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute
@@ -197,6 +196,11 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     shares = scaled_weights * (scaled / samples.duration_s[:, None]).mean(axis=0)
     weights[used] = np.where(shares < NEGLIGIBLE, 0.0, scaled_weights / scale)
     return weights
+
+
+def _shows(values: F64, feature: int) -> bool:
+    """Whether the steps have enough of a feature, and enough of them, to tell its weight."""
+    return feature not in LEAST_REACH or int((values > LEAST_REACH[feature]).sum()) >= MIN_COMPOSITIONS
 
 
 def importance_of(samples: StepSamples, counts: F64) -> F64:

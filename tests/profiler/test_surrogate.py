@@ -16,6 +16,7 @@ from slotune.simulator.features import (
     HAS_PREFILL,
     MIXED_DECODE_CONTEXT,
     MIXED_DECODE_ROWS,
+    PREFILL_CONTEXT,
     PREFILL_ROWS,
     PREFILL_TOKENS,
     PREFILL_WORK,
@@ -161,14 +162,28 @@ def test_an_error_beyond_is_not_told_of_what_no_smaller_steps_could_show() -> No
     assert fit(StepSamples(steps, linear_s(steps))).error_of(BEYOND) is None
 
 
-@pytest.mark.parametrize(("largest", "seen"), [(1060, False), (2048, True)])
-def test_a_step_a_little_beyond_a_knee_does_not_make_a_slope(largest: int, seen: bool) -> None:
-    """It is 20 % too long; one that goes half as far again as the knee is believed."""
-    tokens = np.array([*range(8, 1000, 8), largest])
+@pytest.mark.parametrize(
+    ("beyond", "seen"),
+    [(range(1060, 1065), False), (range(2048, 2051), False), (range(2048, 2053), True)],
+)
+def test_steps_a_little_beyond_a_knee_or_a_few_far_beyond_do_not_make_a_slope(beyond: range, seen: bool) -> None:
+    """They are 20 % too long; five that go half as far again as the knee are believed."""
+    tokens = np.array([*range(8, 1000, 8), *beyond])
     steps = np.array([totals_of(np.array([count]), np.zeros(1, np.int64)) for count in tokens])
-    duration_s = linear_s(steps) * np.where(tokens == largest, 1.2, 1.0)
+    duration_s = linear_s(steps) * np.where(tokens > 1000, 1.2, 1.0)
     weights = fit_baseline(StepSamples(steps, duration_s), np.ones(len(steps)), np.array([1.0]), BASES[-1])
     assert (weights[FIRST_KNEE:].sum() > 0) == seen
+
+
+@pytest.mark.parametrize("stalled", [1, 4])
+def test_a_few_steps_do_not_decide_a_weight(stalled: int) -> None:
+    """These alone have prefill context, and stalls made them five times too long."""
+    whole = [totals_of(np.array([tokens]), np.array([0])) for tokens in range(8, 1600, 4)]
+    later = [totals_of(np.array([512 + i]), np.array([3000])) for i in range(stalled)]
+    steps = np.array([*whole, *later])
+    duration_s = linear_s(steps) * np.where(steps[:, PREFILL_CONTEXT] > 0, 5.0, 1.0)
+    weights = fit_baseline(StepSamples(steps, duration_s), np.ones(len(steps)), np.empty(0))
+    assert weights[PREFILL_CONTEXT] == 0
 
 
 def test_the_bound_is_one_on_single_steps_also_where_many_are_alike() -> None:
