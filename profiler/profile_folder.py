@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, Valid
 from ..errors import InputError
 from ..simulator.engine_config import Settings, setting
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
-from ..simulator.step_time import SHAPE, SHAPE_NAMES, unbounded_hull
+from ..simulator.step_time import HULL_ABOVE, SHAPE, SHAPE_NAMES, unbounded_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
 from .profile import EngineFacts, Profile
@@ -151,11 +151,21 @@ def _hull_of(ranges: dict[str, dict[str, tuple[float, float]]] | None, folder: P
         return unbounded_hull()
     hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
     hull[..., 0], hull[..., 1] = np.inf, -np.inf
-    for regime, features in ranges.items():
+    for regime, named in ranges.items():
+        features = _with_prefill_context(named)
         if regime not in REGIME_NAMES or set(features) != set(SHAPE_NAMES):
             raise InputError(f"{folder / DOCUMENT}: step.hull: {regime} is not a full range of features")
         hull[REGIME_NAMES.index(regime)] = [features[name] for name in SHAPE_NAMES]
     return hull
+
+
+def _with_prefill_context(features: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The ranges of a profile of before prefill_context was one: as wide as the others let it be, so that it cuts off
+    nothing."""
+    if "prefill_context" in features or not {"prefill_rows", "max_context"} <= features.keys():
+        return features
+    most = HULL_ABOVE * features["prefill_rows"][1] * features["max_context"][1]
+    return {**features, "prefill_context": (0.0, most)}
 
 
 def write_profile(profile: Profile, folder: Path) -> None:

@@ -41,14 +41,16 @@ SHAPE_NAMES = (
     "max_context",
     "mean_prefill_context",
     "mean_decode_context",
+    "prefill_context",
 )
 """What the residual and the hull look at. Means are per computed token: prefill_work / prefill_tokens and so on."""
 SHAPE = len(SHAPE_NAMES)
 _TOTAL_OF_SHAPE = np.array(
-    [-1, PREFILL_TOKENS, PREFILL_ROWS, PREFILL_WORK, DECODE_ROWS, DECODE_CONTEXT, MAX_CONTEXT, -1, -1]
+    [-1, PREFILL_TOKENS, PREFILL_ROWS, PREFILL_WORK, DECODE_ROWS, DECODE_CONTEXT, MAX_CONTEXT, -1, -1, PREFILL_CONTEXT]
 )
 BINNED = 7
-"""The first so many shape features are those that the residual sees; the means follow from them."""
+"""The first so many shape features are those that the residual sees; the others are the hull's. Without prefill_context
+it would take the work of a whole prompt for that of a chunk after a context."""
 GROUP_SIZE = 3
 RESIDUAL_GROUPS = ((4, 5, 6), (1, 2, 3), (0, 3, 4), (1, 4, 5))
 """Groups of SHAPE features whose interactions the residual may learn: pure decoding; pure prefilling; a step's width

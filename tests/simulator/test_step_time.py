@@ -140,3 +140,13 @@ def test_the_hull_holds_each_regime_apart() -> None:
     assert is_extrapolated(model, totals((1, 2000))), "a longer context than was measured"
     assert is_extrapolated(model, totals((16, 0))), "no prefill was measured"
     assert not is_extrapolated(linear_model(1, 1, 1, 1), totals((16, 0), (1, 10**6))), "a formula holds everywhere"
+
+
+def test_a_chunk_after_a_context_is_no_whole_prompt() -> None:
+    """It has as many tokens and no more attention work, and beside a long decode no longer a context."""
+    hull = np.empty((3, SHAPE, 2))
+    measured = shapes_of(np.array([totals((64, 0), (1, 4000)), totals((2048, 0), (1, 4000))]))
+    hull[:] = np.stack([measured.min(axis=0), measured.max(axis=0)], axis=1)
+    model = pack_model(np.zeros(PHYSICS), hull=hull)
+    assert not is_extrapolated(model, totals((1024, 0), (1, 4000)))
+    assert is_extrapolated(model, totals((512, 700), (1, 4000)))
