@@ -66,16 +66,18 @@ def samples_of(records: Iterable[StepRecord]) -> StepSamples:
     While the engine has work, a step costs the time from the end of the step before it to its own end: so the gap in
     which the engine schedules counts, and steps that overlap, as under async scheduling, are not counted twice. A step
     that shares no request with the one before it may have followed an idle time, and costs its own duration; so does
-    one before which the numbers tell that steps are missing, if it begins after the last that is there.
+    one before which the numbers tell that steps are missing, unless steps of the recording overlap: it would then have
+    waited for the missing one, how long nothing tells.
     """
-    totals, durations = [], []
+    totals, durations, overlapping = [], [], False
     last: dict[int, _Last] = {}
     for record in records:
         ids = frozenset(request for request, _, _ in record.rows)
         before = last.get(record.replica, _Last(record.step - 1, record.start_s, frozenset()))
         last[record.replica] = _Last(record.step, record.end_s, ids)
         overlaps, missing = record.start_s < before.end_s, record.step > before.step + 1
-        if missing and overlaps:
+        overlapping |= overlaps
+        if missing and overlapping:
             continue
         busy = not missing and (overlaps or not ids.isdisjoint(before.ids))
         duration_s = record.end_s - (before.end_s if busy else record.start_s)

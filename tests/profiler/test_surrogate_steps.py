@@ -44,6 +44,12 @@ def test_a_missing_step_s_time_is_not_charged_to_the_next() -> None:
     assert durations_ms(first, replace(third, start_s=0.009)) == [10], "how much of it was the missing step's?"
 
 
+def test_under_async_scheduling_a_step_after_a_missing_one_has_waited_for_it() -> None:
+    """Each is scheduled when the one before it begins: that after the missing one when the last that is there ends."""
+    records = [replace(step(10 * k - 9.9, 10 * k + 10, "a"), step=k) for k in range(5)]
+    assert durations_ms(*records[:2], *records[3:]) == [19.9, 10, 10]
+
+
 @pytest.mark.parametrize(("replica", "refused"), [(0, True), (1, False)])
 def test_records_out_of_order_are_refused(tmp_path: Path, replica: int, refused: bool) -> None:
     """Most of their durations would be negative, and what is left of them would be a fit."""
