@@ -112,12 +112,13 @@ def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> floa
 
     For measured steps it is the median error of one that was held out, or of one beyond the others where more than
     MOST_EXTRAPOLATED of the run's lie outside what was measured; for kernel tables the median error of TPOT on measured
-    engines.
+    engines. Steps that were held out tell nothing of a kind that the profile was made without, however few of a run are
+    of it: a first token's time is that of one step.
     """
     if profile.source == KERNEL_TABLES:
         return TABLES_TPOT_ERROR
     everything = profile.step.error_of("all")
-    if everything is None:
+    if everything is None or (extrapolated_share > 0 and _unmeasured(profile)):
         return None
     beyond = profile.step.error_of(BEYOND) if extrapolated_share > MOST_EXTRAPOLATED else None
     return everything.median if beyond is None else max(everything.median, beyond.median)
@@ -131,7 +132,7 @@ def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
     tables = profile.source == KERNEL_TABLES
     return {
         "step_time": _share(profile, "all"),
-        "step_time_extrapolated": _share(profile, BEYOND),
+        "step_time_extrapolated": None if _unmeasured(profile) else _share(profile, BEYOND),
         "mean_ttft": TABLES_TTFT_ERROR if tables else None,
         "mean_tpot": TABLES_TPOT_ERROR if tables else None,
         "kv_cache": kv_cache or None,

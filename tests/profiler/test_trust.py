@@ -100,6 +100,18 @@ def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) ->
     assert "without any" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
 
 
+def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
+    beyond = RegimeError(BEYOND, 30, 0.0, 0.0, 0.0, 0.0)
+    hull = measured.step.hull.copy()
+    hull[1:] = [np.inf, -np.inf]
+    decodes = replace(measured, step=replace(measured.step, hull=hull, held_out=(*measured.step.held_out, beyond)))
+    trust = decodes.trust(runs=[{"extrapolated_share": 0.065}])
+    assert trust["expected_error"]["step_time_extrapolated"] is None
+    assert lines(trust)[2].endswith("extrapolated, off by more")
+    assert step_time_error(decodes, 0.001) is None
+    assert step_time_error(decodes) == 0.02
+
+
 def test_what_step_records_do_not_hold_is_told(measured: Profile) -> None:
     records = replace(measured, source=STEP_RECORDS)
     assert "in none of these TTFTs" in lines(records.trust())[2]
