@@ -32,24 +32,53 @@ def samples_of_files(paths: Iterable[Path]) -> StepSamples:
 
 def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]:
     last: dict[int, StepRecord] = {}
-    steps = apart = 0
+    overlaps = _Overlaps(path)
     for record in records:
-        before = last.get(record.replica)
-        if before is not None and record.end_s < before.end_s:
+        before = last.get(record.replica, record)
+        if record.end_s < before.end_s:
             raise InputError(
                 f"{path}: step {record.step} ends before the step that comes before it; give each recording a file of "
                 'its own, and each engine in one its "replica"'
             )
-        if before is not None and record.start_s < before.end_s:
-            apart += not {row[0] for row in record.rows} & {row[0] for row in before.rows}
-        steps += 1
+        overlaps.add(before, record)
         last[record.replica] = record
         yield record
-    if apart > MOST_APART * max(steps, 1):
-        raise InputError(
-            f"{path}: of {steps} steps {apart} overlap the one before them and share no request with it: these are "
-            'pipeline stages, whose steps\' stay is not told, or several engines that no "replica" tells apart'
-        )
+    overlaps.check()
+
+
+class _Overlaps:
+    """What the overlaps of one file's steps tell of where they come from."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._steps = self._apart = 0
+        self._numbered = False
+        self._again: StepRecord | None = None
+        """The first whose number does not follow that of the one before it, which it overlaps."""
+
+    def add(self, before: StepRecord, record: StepRecord) -> None:
+        """Take in a step and the one before it on its replica."""
+        self._steps += 1
+        self._numbered |= record.step != before.step
+        if record == before or record.start_s >= before.end_s:  # a line that is there twice tells nothing
+            return
+        self._apart += not {row[0] for row in record.rows} & {row[0] for row in before.rows}
+        if self._again is None and record.step <= before.step:
+            self._again = record
+
+    def check(self) -> None:
+        """Raise InputError for pipeline stages, and for several engines that are not told apart."""
+        if self._apart > MOST_APART * self._steps:
+            raise InputError(
+                f"{self._path}: of {self._steps} steps {self._apart} overlap the one before them and share no request "
+                "with it: these are pipeline stages, whose steps' stay is not told, or several engines that no "
+                '"replica" tells apart'
+            )
+        if self._again is not None and self._numbered:
+            raise InputError(
+                f"{self._path}: step {self._again.step} overlaps the one before it, and its number does not follow: "
+                'these are several engines; give each its "replica", or a file of its own'
+            )
 
 
 class _Last(NamedTuple):

@@ -110,6 +110,31 @@ def test_pipeline_stages_and_engines_that_are_not_told_apart_are_refused(tmp_pat
     assert len(samples_of_files([file])) == 40
 
 
+def numbered(*numbers: int, apart_ms: float = 10) -> str:
+    """Steps of 20 ms of one request, each beginning `apart_ms` after the one before."""
+    steps = (replace(step(apart_ms * k, apart_ms * k + 20, "a"), step=n) for k, n in enumerate(numbers))
+    return "".join(format_step(one, with_replica=False) + "\n" for one in steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        (numbered(1, 1, 2, 2, 3, 3), True),
+        (numbered(1, 90, 2, 91, 3, 92), True),
+        (numbered(1, 2, 3, 4), False),
+        (numbered(0, 0, 0, 0), False),
+        (numbered(1, 2, 0, 1, 2, apart_ms=20), False),
+        ("".join(2 * line for line in numbered(1, 2, 3).splitlines(keepends=True)), False),
+    ],
+    ids=["same numbers", "other numbers", "one, async", "numbers are not known", "restarted", "each line twice"],
+)
+def test_engines_that_serve_requests_of_the_same_names_are_refused(tmp_path: Path, text: str, refused: bool) -> None:
+    """Merged by time, each would be charged the time since the other's last step: half of its own."""
+    (tmp_path / "steps.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"step \d overlaps .* several engines") if refused else nullcontext():
+        assert len(samples_of_files([tmp_path / "steps.jsonl"]))
+
+
 @pytest.mark.parametrize("end_ms", ["NaN", "Infinity"])
 def test_a_time_that_is_none_is_refused(tmp_path: Path, end_ms: str) -> None:
     file = tmp_path / "steps.jsonl"
