@@ -21,6 +21,8 @@ from .trust import NOT_SIMULATED, expected_error, largest_share, unrepresented
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
 range, beyond the largest captured size, which held-out steps within the range hardly show."""
+MOST_STALLED = 0.01
+"""Of the recorded time; less is lost among the errors of any fit."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 
@@ -251,7 +253,7 @@ def fitted_profile(
     predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
     records that cannot be fitted.
     """
-    from .surrogate import fit
+    from .surrogate import fit, stalled_share
 
     refuse_stages(settings)
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
@@ -259,16 +261,26 @@ def fitted_profile(
     eager = fit(samples, seed=seed, in_order=True)
     graphs = fit(samples, sizes, seed, in_order=True) if len(sizes) else None
     cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
+    step = graphs if graphs is not None and cuda_graphs else eager
     return Profile(
         name=name,
         source=STEP_RECORDS,
-        step=graphs if graphs is not None and cuda_graphs else eager,
+        step=step,
         engine=EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings}),
         defaults=defaults,
         cuda_graphs=cuda_graphs,
         samples=samples,
-        notes=("time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",),
+        notes=(
+            "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
+            *_stalls(stalled_share(step, samples)),
+        ),
     )
+
+
+def _stalls(share: float) -> list[str]:
+    if share < MOST_STALLED:
+        return []
+    return [f"{share:.1%} of the recorded time was in stalls of the machine that are not in these step times"]
 
 
 def refuse_stages(settings: Mapping[str, Any]) -> None:

@@ -306,6 +306,12 @@ def _missing_share(fitted: FittedStepTime, samples: StepSamples) -> float:
     return float(np.minimum(samples.duration_s, OUTLIER * predicted).sum() / predicted.sum())
 
 
+def stalled_share(fitted: FittedStepTime, samples: StepSamples) -> float:
+    """The share of the recorded time that is cut off at OUTLIER, and so in no prediction."""
+    rest_s = samples.duration_s - OUTLIER * step_times_s(fitted.model, samples.totals)
+    return float(np.maximum(rest_s, 0.0).sum() / samples.duration_s.sum())
+
+
 def hull_of(samples: StepSamples) -> F64:
     """(regimes, SHAPE, 2): least and greatest of each shape feature; inverted where a regime has no steps."""
     hull = np.empty((len(REGIME_NAMES), SHAPE, 2))

@@ -37,7 +37,7 @@ class RegimeError:
     """The error that COVERAGE of new single steps stay within, by split conformal prediction; None if too few are
     known."""
     bias: float
-    """Total predicted time over total measured time, less one: what a mean latency inherits."""
+    """Total predicted time over total measured time of single steps, less one: what a mean latency inherits."""
 
     def as_dict(self) -> dict[str, Any]:
         """Shares as they stand in JSON: `median_error` 0.02 is 2 %."""

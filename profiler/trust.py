@@ -7,7 +7,7 @@ from ..simulator.engine_config import PROFILED, SIMULATED
 from ..simulator.features import REGIME_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .provenance import CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS
-from .surrogate_model import BEYOND
+from .surrogate_model import BEYOND, RegimeError
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -110,10 +110,11 @@ def _made_with(profile: "Profile", name: str) -> Any:
 def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> float | None:
     """By what share all steps of a run may be too short or too long; None where nothing tells it.
 
-    For measured steps it is the median error of one that was held out, or of one beyond the others where more than
-    MOST_EXTRAPOLATED of the run's lie outside what was measured; for kernel tables the median error of TPOT on measured
-    engines. Steps that were held out tell nothing of a kind that the profile was made without, however few of a run are
-    of it: a first token's time is that of one step.
+    For measured steps it is the median error of one that was held out, or that of the total of all where it is larger,
+    as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of the run's lie outside what was
+    measured. For kernel tables it is the median error of TPOT on measured engines. Steps that were held out tell
+    nothing of a kind that the profile was made without, however few of a run are of it: a first token's time is that of
+    one step.
     """
     if profile.source == KERNEL_TABLES:
         return TABLES_TPOT_ERROR
@@ -121,7 +122,7 @@ def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> floa
     if everything is None or (extrapolated_share > 0 and _unmeasured(profile)):
         return None
     beyond = profile.step.error_of(BEYOND) if extrapolated_share > MOST_EXTRAPOLATED else None
-    return everything.median if beyond is None else max(everything.median, beyond.median)
+    return max(max(error.median, abs(error.bias)) for error in (everything, beyond) if error is not None)
 
 
 def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
@@ -172,9 +173,16 @@ def _sentence(profile: "Profile") -> str:
         return "the error to expect is not known: no measured step was held out to tell it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     return (
-        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within}) "
-        "under traffic like what was measured; waiting times are off by more near saturation"
+        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within})"
+        f"{_bias(everything)} under traffic like what was measured; waiting times are off by more near saturation"
     )
+
+
+def _bias(error: RegimeError) -> str:
+    """By what the total is off, where that is more than a kind of step usually is."""
+    if abs(error.bias) <= error.median:
+        return ""
+    return f" and that of all together to be {abs(error.bias):.1%} too {'short' if error.bias < 0 else 'long'}"
 
 
 def _outside_steps(profile: "Profile") -> str | None:

@@ -25,7 +25,7 @@ from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.engine_config import EngineConfig
-from slotune.simulator.features import DENSE_TOKENS, PHYSICS, totals_of
+from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, totals_of
 from slotune.simulator.step_time import new_memo, step_time_s
 
 Slotune = Callable[..., tuple[int, str, str]]
@@ -113,6 +113,14 @@ def test_records_of_a_machine_that_is_slow_by_turns_teach_no_trees() -> None:
     samples = StepSamples(steps, disturbed)
     assert fit(samples).residual is not None
     assert fitted_profile(samples, {"enforce_eager": True}, "day").step.residual is None
+
+
+@pytest.mark.parametrize(("factor", "told"), [(2, 0), (50, 1)])
+def test_records_of_a_machine_that_stalled_say_what_is_left_out(factor: float, told: int) -> None:
+    steps = np.array([totals_of(np.ones(rows, np.int64), np.full(rows, 500)) for rows in range(1, 41)] * 50)
+    durations = (5e-3 + 1e-4 * steps[:, DECODE_ROWS]) * np.where(np.arange(2000) % 50 == 7, factor, 1)
+    notes = fitted_profile(StepSamples(steps, durations), {"enforce_eager": True}, "day").notes
+    assert ["% of the recorded time was in stalls" in note for note in notes].count(True) == told
 
 
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import BASES, fit, fit_baseline, hull_of, importance_of, merge_alike
+from slotune.profiler.surrogate import BASES, fit, fit_baseline, hull_of, importance_of, merge_alike, stalled_share
 from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_model import BEYOND, conformal_quantile
 from slotune.profiler.surrogate_samples import StepSamples
@@ -115,6 +115,16 @@ def test_stalls_of_the_machine_do_not_bend_the_fit() -> None:
     lost = np.where(stalled, 2 * durations, 0).sum() / durations.sum()
     assert np.ptp(error) < 0.01
     assert error.mean() == pytest.approx(lost, abs=0.03)
+
+
+def test_what_is_cut_off_stalls_is_told_as_bias() -> None:
+    """One step in fifty takes fifty times as long: the median of a kind knows nothing of it, a mean latency does."""
+    steps = np.repeat(random_steps(100, seed=5), 50, axis=0)
+    durations = linear_s(steps) * np.where(np.arange(len(steps)) % 50 == 7, 50, 1)
+    fitted = fit(StepSamples(steps, durations))
+    everything = fitted.error_of("all")
+    assert everything is not None and everything.bias == pytest.approx(52 / 99 - 1, abs=0.01)
+    assert stalled_share(fitted, StepSamples(steps, durations)) == pytest.approx(47 / 99, abs=0.01)
 
 
 def test_the_same_steps_give_the_same_fit_in_any_order() -> None:

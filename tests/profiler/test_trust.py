@@ -62,6 +62,12 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
     assert step_time_error(linear_profile(4e-3, 4e-5, 1e-4, 2e-7)) is None
 
 
+def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile) -> None:
+    stalled = replace(measured, step=replace(measured.step, held_out=(RegimeError("all", 9, 0.02, 0.03, 0.08, -0.3),)))
+    assert step_time_error(stalled) == 0.3
+    assert "within 8.0%) and that of all together to be 30.0% too short under traffic" in lines(stalled.trust())[1]
+
+
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
     trust = measured.trust(runs=[{"extrapolated_share": 0.25}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
