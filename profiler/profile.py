@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig, resolve
@@ -16,7 +17,7 @@ from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
-from .trust import NOT_SIMULATED, expected_error, largest_share, unrepresented
+from .trust import NOT_SIMULATED, expected_error, largest_share, other_graphs, unrepresented
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
@@ -93,11 +94,15 @@ class Profile:
 
         Where they change none of what the sizes follow, the sizes are those of the profiled engine.
         """
-        asked = {**self.defaults, **(settings or {})}
+        sizes = self._graph_sizes(settings or {})
+        unchanged = sizes is self.step.graph_sizes
+        return Timing(self.step.model if unchanged else self.step.model_with(sizes), self.overhead)
+
+    def _graph_sizes(self, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+        asked = {**self.defaults, **settings}
         if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
-            return Timing(self.step.model, self.overhead)
-        sizes = captured_graph_sizes(self.engine_config(settings or {}), asked, most_captured(self.engine.device))
-        return Timing(self.step.model_with(sizes), self.overhead)
+            return self.step.graph_sizes
+        return captured_graph_sizes(self.engine_config(settings), asked, most_captured(self.engine.device))
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
@@ -163,7 +168,15 @@ class Profile:
         return self.kv.error_share(self._memory_settings(settings, self.engine_config(settings)))
 
     def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
-        return [*unrepresented(self, settings), *filter(None, [self.overcommitted(settings)])]
+        told = [self.overcommitted(settings), self._other_graphs(settings)]
+        return [*unrepresented(self, settings), *filter(None, told)]
+
+    def _other_graphs(self, settings: Mapping[str, Any]) -> str | None:
+        try:
+            most, sizes = self.engine_config(settings).max_num_batched_tokens, self._graph_sizes(settings)
+        except InputError:  # what vLLM refuses makes no steps, and says so where it is run
+            return None
+        return other_graphs(self, float(sizes[-1]), most) if len(sizes) else None
 
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {
@@ -272,9 +285,19 @@ def fitted_profile(
         samples=samples,
         notes=(
             "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
+            *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
         ),
     )
+
+
+def _graphs_taken(settings: Mapping[str, Any], sizes: npt.NDArray[np.float64], cuda_graphs: bool) -> list[str]:
+    """What was taken of CUDA graphs where the settings do not say it."""
+    if len(sizes) and not cuda_graphs:
+        return ["no CUDA graphs are assumed: with vLLM's, steps that were held out are predicted much worse"]
+    if not len(sizes) or GRAPH_SETTINGS & settings.keys():
+        return []
+    return [f"CUDA graphs of up to {sizes[-1]:g} tokens are assumed; --engine enforce_eager=true takes none"]
 
 
 def _stalls(share: float) -> list[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
 from ..simulator.features import REGIME_NAMES
+from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .provenance import CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS
 from .surrogate_model import BEYOND, RegimeError
@@ -96,6 +97,26 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
             "memory, is not in these numbers"
         )
     return lines
+
+
+def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | None:
+    """A line where steps of up to `most_tokens` would fall on the other side of the `largest` CUDA graph than they did
+    where the profile was made, and it holds none of that side; None where that is not so.
+    """
+    if not len(profile.step.graph_sizes):
+        return None
+    made_with = float(profile.step.graph_sizes[-1])
+    least, most = profile.step.hull[:, SHAPE_NAMES.index("tokens")].T
+    if largest < min(made_with, most_tokens) and most.max() <= made_with:
+        how, side = "fewer", "beyond"
+    elif made_with < min(largest, most_tokens) and least.min() > made_with:
+        how, side = "more", "within"
+    else:
+        return None
+    return (
+        f"CUDA graphs of up to {how} than {made_with:g} tokens: profile {profile.name} was made without any step "
+        f"{side} its own; what such a step takes is not in these numbers"
+    )
 
 
 def _made_with(profile: "Profile", name: str) -> Any:

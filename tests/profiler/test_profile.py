@@ -123,6 +123,26 @@ def test_records_of_a_machine_that_stalled_say_what_is_left_out(factor: float, t
     assert ["% of the recorded time was in stalls" in note for note in notes].count(True) == told
 
 
+@pytest.mark.parametrize(
+    ("settings", "stairs", "told"),
+    [
+        ({}, 1, "CUDA graphs of up to 512 tokens are assumed; --engine enforce_eager=true takes none"),
+        ({"cudagraph_capture_sizes": [8, 256]}, 1, None),
+        ({"enforce_eager": True}, 1, None),
+        ({"cudagraph_capture_sizes": [64, 256]}, 0, "no CUDA graphs are assumed: with vLLM's, "),
+    ],
+)
+def test_what_is_taken_of_graphs_is_told_where_nobody_says_it(
+    settings: dict[str, object], stairs: int, told: str | None
+) -> None:
+    """Steps that take as long as the next eight tokens do, or as their own do."""
+    rows = np.arange(1, 200)
+    steps = np.array([totals_of(np.ones(count, np.int64), np.full(count, 500)) for count in rows])
+    durations = 1e-3 + 1e-4 * np.where(stairs, np.ceil(rows / 8) * 8, rows)
+    notes = fitted_profile(StepSamples(steps, durations), settings, "day").notes
+    assert [note.startswith(told) for note in notes if "CUDA" in note] == [True] if told else len(notes) == 1
+
+
 def test_captured_sizes_follow_the_settings(profile: Profile) -> None:
     weights = np.zeros(PHYSICS)
     weights[DENSE_TOKENS] = 1.0

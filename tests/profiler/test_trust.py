@@ -47,6 +47,29 @@ def test_a_setting_whose_effect_was_not_measured_is_named(
     assert [text.split(" what it does")[0] for text in found] == told
 
 
+@pytest.mark.parametrize(
+    ("tokens", "settings", "told"),
+    [
+        ((1, 400), {"max_num_seqs": 64}, "fewer than 512 tokens: profile mine was made without any step beyond"),
+        ((1, 400), {"max_num_seqs": 64, "max_num_batched_tokens": 128}, None),
+        ((1, 600), {"max_num_seqs": 64}, None),
+        ((1, 400), {"max_num_seqs": 512}, None),
+        ((1, 400), {"cudagraph_capture_sizes": [1024]}, None),
+        ((600, 900), {"cudagraph_capture_sizes": [1024]}, "more than 512 tokens: profile mine was made without any"),
+        ((1, 400), {"cudagraph_capture_sizes": [0]}, None),
+    ],
+)
+def test_steps_on_a_side_of_the_largest_graph_that_was_not_measured_are_told(
+    measured: Profile, tokens: tuple[float, float], settings: dict[str, object], told: str | None
+) -> None:
+    hull = measured.step.hull.copy()
+    hull[:, 0] = tokens
+    profile = replace(measured, step=replace(measured.step, graph_sizes=np.array([8.0, 512.0]), hull=hull))
+    found = profile.trust(settings)["not_represented"]
+    assert [told in text for text in found] == [True] if told else not found
+    assert not load_profile("h200-llama-3.1-8b").trust(settings)["not_represented"]
+
+
 def test_the_same_is_said_once_for_many_configurations(measured: Profile) -> None:
     found = measured.trust({"dtype": "float16"}, {"dtype": "float16", "max_num_seqs": 8}, {"dtype": "bfloat16"})
     assert len(found["not_represented"]) == 1
