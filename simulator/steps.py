@@ -13,6 +13,9 @@ from typing import Any
 
 from ..errors import InputError
 
+MOST_WHOLE = 2**53
+"""Up to which a float64, as the totals of a step are summed in, holds every whole number."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
@@ -70,7 +73,7 @@ def parse_step(line: str, where: str) -> StepRecord:
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{where}: expected an object, found {type(document).__name__}")
@@ -80,17 +83,17 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 def _record(document: dict[str, Any], where: str) -> StepRecord:
     try:
         record = StepRecord(
-            step=int(document["step"]),
-            start_s=float(document["start_ms"]) / 1e3,
-            end_s=float(document["end_ms"]) / 1e3,
-            rows=tuple((str(row), int(tokens), int(context)) for row, tokens, context in document["rows"]),
+            step=_whole(document["step"]),
+            start_s=_number(document["start_ms"]) / 1e3,
+            end_s=_number(document["end_ms"]) / 1e3,
+            rows=tuple((str(row), _whole(tokens), _whole(context)) for row, tokens, context in document["rows"]),
             preempted=tuple(str(request) for request in document.get("preempted", ())),
-            free_blocks=int(document.get("free_blocks", -1)),
-            replica=int(document.get("replica", 0)),
+            free_blocks=_whole(document.get("free_blocks", -1)),
+            replica=_whole(document.get("replica", 0)),
         )
     except KeyError as error:
         raise InputError(f"{where}: a step needs {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: not a step record: {error}") from error
     if not (math.isfinite(record.start_s) and math.isfinite(record.end_s)):
         raise InputError(f"{where}: start_ms {document['start_ms']} or end_ms {document['end_ms']} is no time")
@@ -99,3 +102,17 @@ def _record(document: dict[str, Any], where: str) -> StepRecord:
     if any(tokens < 1 or context < 0 for _, tokens, context in record.rows):
         raise InputError(f"{where}: a row needs tokens >= 1 and context >= 0")
     return record
+
+
+def _number(value: Any) -> float:
+    """Raises ValueError for anything else that `float` would make one of: texts, true."""
+    if type(value) is not int and type(value) is not float:
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    is_whole = type(value) is int or (type(value) is float and value.is_integer())  # true is an int too
+    if not is_whole or abs(value) > MOST_WHOLE:
+        raise ValueError(f"{value!r} is not a whole number up to 2**53")
+    return int(value)

@@ -141,3 +141,41 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, end_ms: str) -> None:
     file.write_text('{"step": 0, "start_ms": 0, "end_ms": ' + end_ms + ', "rows": [["a", 1, 1]]}\n')
     with pytest.raises(InputError, match=r"steps\.jsonl:1: .*is no time"):
         samples_of_files([file])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens", "1.9"),
+        ("tokens", "true"),
+        ("tokens", '"7"'),
+        ("tokens", "1e30"),
+        ("tokens", "Infinity"),
+        ("context", "0.5"),
+        ("step", "Infinity"),
+        ("step", "null"),
+        ("free_blocks", "Infinity"),
+        ("start_ms", '"0"'),
+        ("end_ms", "1" + 400 * "0"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_with_its_line(tmp_path: Path, name: str, value: str) -> None:
+    sound = {"step": "1", "start_ms": "0", "end_ms": "5", "tokens": "7.0", "context": "0", "free_blocks": "9"}
+
+    def line(**given: str) -> str:
+        one = sound | given
+        rows = f'[["a", {one.pop("tokens")}, {one.pop("context")}]]'
+        return "{" + ", ".join(f'"{key}": {text}' for key, text in one.items()) + f', "rows": {rows}}}\n'
+
+    file = tmp_path / "steps.jsonl"
+    file.write_text(line())
+    assert len(samples_of_files([file])) == 1
+    file.write_text(line() + line(**{name: value}))
+    with pytest.raises(InputError, match=r"steps\.jsonl:2: not a step record: "):
+        samples_of_files([file])
+
+
+def test_lists_in_lists_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").write_text(100_000 * "[")
+    with pytest.raises(InputError, match=r"steps\.jsonl:1: not JSON"):
+        samples_of_files([tmp_path / "steps.jsonl"])
