@@ -232,7 +232,9 @@ def _table_version(database: ModuleType, system: str) -> str:
 
 
 def _systems(database: ModuleType) -> list[str]:
-    return sorted(name for name, backends in database.get_supported_databases().items() if backends.get("vllm"))
+    """Those with tables for vLLM and a CUDA compute capability, which tells the kernels that vLLM would take."""
+    found = [name for name, backends in database.get_supported_databases().items() if backends.get("vllm")]
+    return sorted(name for name in found if "sm_version" in database.load_system_spec(name)["gpu"])
 
 
 def sample_compositions(capacity_tokens: int, max_context: int, seed: int) -> Iterator[Composition]:

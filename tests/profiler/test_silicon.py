@@ -103,6 +103,8 @@ def test_what_the_package_does_not_know_is_named(tmp_path: Path, slotune: Callab
     command = ("profile", "import", "silicon", "--out", tmp_path / "p")
     code, _, err = slotune(*command, "--system", "h900", "--model", LLAMA)
     assert code == 2 and "h200_sxm" in err
+    code, _, err = slotune(*command, "--system", "b60", "--model", LLAMA)
+    assert code == 2 and err.count("b60") == 1, "no CUDA device, and not offered in place of itself"
     code, _, err = slotune(*command, "--system", "h200_sxm", "--model", LLAMA, "--tp", 3)
     assert code == 2 and "tp 3" in err
     code, _, err = slotune(*command, "--system", "a100_sxm", "--model", "Qwen/Qwen3-32B-FP8", "--tp", 8)
