@@ -26,6 +26,8 @@ MOST_STALLED = 0.01
 """Of the recorded time; less is lost among the errors of any fit."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
+WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
+"""Settings under which no engine is refused for want of memory."""
 
 _FACTS = frozenset(
     {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, SlotuneError
-from ..profiler.profile import UNLIMITED_BLOCKS, Profile, load_profile
+from ..profiler.profile import WHATEVER_MEMORY, Profile, load_profile
 from ..profiler.profile_folder import bundled_path
 from ..simulator.engine_config import EngineConfig, Settings
 from ..simulator.slo import Slo, parse_slo
@@ -114,7 +114,7 @@ def load_task(asked: Asked) -> Task:
         raise InputError(f"{asked.profile}: the profile changed since this study was made; tune again in a new folder")
     if trace_digest(trace) != asked.trace_digest:
         raise InputError(f"{asked.trace}: the trace changed since this study was made; tune again in a new folder")
-    default = profile.engine_config({"num_gpu_blocks_override": UNLIMITED_BLOCKS} | asked.engine)
+    default = profile.engine_config(WHATEVER_MEMORY | asked.engine)
     return Task(
         asked,
         profile,

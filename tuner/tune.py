@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
 from .feasibility import FeasibilityForest
 from .other_orders import orders_of, picked, run_other_orders
@@ -114,7 +115,8 @@ def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
     first: list[tuple[str, F64]] = []
     limit_s = between_token_limit_s(task.objective)
     if limit_s is not None:
-        vector = sarathi_budget(task.space, task.default, task.profile.timing(task.asked.engine), task.trace, limit_s)
+        timing = task.profile.timing(WHATEVER_MEMORY | task.asked.engine)
+        vector = sarathi_budget(task.space, task.default, timing, task.trace, limit_s)
         if vector is not None and not candidates.refused(vector):
             first.append(("sarathi", vector))
     return first + [("sobol", vector) for vector in sobol_design(candidates, DESIGN, task.asked.seed)]

@@ -161,12 +161,15 @@ def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(f
     kv = KvCapacity(kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5)
     tight = replace(small_profile, defaults={"max_model_len": 2048}, kv=kv)
     save_profile(tight, tmp_path / "tight")
+    save_profile(replace(tight, cuda_graphs=True), tmp_path / "graphs")
     found = tune(asked((str(tmp_path / "tight"), files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1)
     with Study.open(tmp_path / "study") as study:
         failures = [trial.settings for trial in study.trials("simulation") if trial.failure]
     assert failures == [{}]
     assert "max_num_batched_tokens=8192" in document(found)["default"]["failure"]
     assert found.best.metrics is not None
+    graphs = asked((str(tmp_path / "graphs"), files[1]), "p99:tpot:50", trials=4, engine={"max_num_seqs": 64})
+    assert tune(graphs, tmp_path / "other", jobs=1).best.metrics is not None
 
 
 def test_a_changed_trace_or_profile_is_noticed(files, tmp_path):
