@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import compile_cache
 from ..errors import InputError
-from ..profiler.profile import Profile
+from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
 from ..simulator.engine_config import EngineConfig, Settings
 from ..simulator.metrics import summarise
@@ -50,7 +50,7 @@ class SimulatedRun:
     def compile(self) -> None:
         """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""
         with compile_cache.taking_turns(os.environ, PACKAGE, self.policy):
-            replace(self, trace=head(self.trace, 2))({})
+            replace(self, trace=head(self.trace, 2))(WHATEVER_MEMORY)
 
     def __call__(self, settings: Settings) -> Outcome:
         start_s = time.perf_counter()

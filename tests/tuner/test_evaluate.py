@@ -1,7 +1,12 @@
 """A run has the metrics that are asked for, and one that cannot be is a result."""
 
+from dataclasses import replace
+
 import pytest
 
+from slotune.profiler.kv_capacity import KvCapacity
+from slotune.simulator.simulation import simulate
+from slotune.tuner import evaluate
 from slotune.tuner.evaluate import SimulatedRun
 
 
@@ -22,3 +27,17 @@ def test_what_the_engine_refuses_is_a_result(run):
     outcome = run({"max_num_batched_tokens": 8, "max_num_seqs": 16})
     assert (outcome.metrics, outcome.failure) == (None, "refused")
     assert outcome.message.startswith("max_num_batched_tokens=8: must be at least max_num_seqs=16")
+
+
+def test_the_step_loop_is_compiled_also_where_the_profile_s_defaults_do_not_fit(run, monkeypatch):
+    """Otherwise every worker would compile it for itself, now and in all later runs on the machine."""
+    tight = replace(run.profile, kv=KvCapacity(1.0, kv_cache_memory_bytes=160.0), defaults={"max_model_len": 2048})
+    simulated = []
+
+    def noted(trace, *rest, **more):
+        simulated.append(len(trace))
+        return simulate(trace, *rest, **more)
+
+    monkeypatch.setattr(evaluate, "simulate", noted)
+    replace(run, profile=tight).compile()
+    assert simulated == [2]
