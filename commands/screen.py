@@ -85,7 +85,7 @@ def command(
     run, settings, objective = _common(**common)
     if acceptance_rate:
         configurations = _accepting(configurations, settings, acceptance_rate)
-    note_ignored(run.profile, settings, *configurations)
+    note_ignored(run.profile, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(
             configurations,

@@ -136,7 +136,8 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
 
 def trust_of(recommendation: Recommendation) -> dict[str, Any]:
     """How far to believe the prediction of the recommended configuration."""
-    return recommendation.task.profile.trust(recommendation.task.asked.engine, runs=[recommendation.best.metrics])
+    best = recommendation.best
+    return recommendation.task.profile.trust(best.settings, runs=[best.metrics])
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _cell(value: Any) -> str:
 def trust_of(rows: Sequence[Screened], profile: Profile, common: Settings) -> dict[str, Any]:
     """How far to believe the table: a share is that of the configuration with the largest."""
     runs = [row.outcome.metrics for row in rows]
-    return profile.trust(common, *(common | row.settings for row in rows), runs=runs)
+    return profile.trust(*(common | row.settings for row in rows), runs=runs)
 
 
 def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:

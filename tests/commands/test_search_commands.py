@@ -227,6 +227,15 @@ def test_a_configuration_that_is_refused_is_a_row_also_where_the_memory_is_model
     assert best["metrics"]["completed"] == 1000 and refused["failure"] == "refused"
 
 
+def test_a_row_is_doubted_together_with_the_settings_of_all(slotune, tmp_path):
+    """So many blocks fit the memory in fp8, and not in the model's own format."""
+    (tmp_path / "list.yaml").write_text("- num_gpu_blocks_override: 60000\n")
+    words = ("--profile", "h200-llama-3.1-8b", "--trace", "chat", "--configs", tmp_path / "list.yaml", "--jobs", 1)
+    doubt = "Warning: num_gpu_blocks_override=60000: takes"
+    assert doubt in slotune("screen", *words).err
+    assert doubt not in slotune("screen", *words, "--engine", "kv_cache_dtype=fp8").err
+
+
 NGRAM = '{"method": "ngram", "num_speculative_tokens": 3}'
 
 

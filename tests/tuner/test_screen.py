@@ -1,10 +1,12 @@
 """A list or a grid becomes a sorted table; what cannot run is a row with its reason."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
 from slotune.errors import InfeasibleError, InputError
+from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.simulator.slo import Slo
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.objective import Objective
@@ -15,6 +17,7 @@ from slotune.tuner.screen import (
     read_configurations,
     require_targets,
     screen,
+    trust_of,
     write_csv,
 )
 
@@ -137,3 +140,11 @@ def test_shorter_answers_are_no_better_ones(small_profile, small_trace):
     assert rows[1].settings == {"max_model_len": longest}
     assert rows[1].outcome.metrics["answers_cut"] > rows[0].outcome.metrics["answers_cut"] == 0
     assert rows[1].outcome.metrics["p99_e2el_ms"] < rows[0].outcome.metrics["p99_e2el_ms"]
+
+
+def test_trust_is_of_the_rows_and_not_of_settings_that_none_has(small_profile, small_trace):
+    kv = KvCapacity(1e5, total_bytes=80 * GIB, fixed_bytes=70 * GIB, error_bytes=GIB)
+    run = SimulatedRun(replace(small_profile, kv=kv), small_trace())
+    for settings, estimated in (({"max_num_seqs": 8}, True), ({"kv_cache_memory_bytes": 2 * GIB}, False)):
+        trust = trust_of(screen([settings], run, {}, jobs=1), run.profile, {})
+        assert bool(trust["expected_error"]["kv_cache"]) == estimated

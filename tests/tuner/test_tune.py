@@ -158,7 +158,9 @@ def test_fixed_settings_stay(files, tmp_path):
 
 def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(files, tmp_path, small_profile):
     """Memory for 2048 tokens only with a small budget: the default does not start, the search finds what does."""
-    kv = KvCapacity(kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5)
+    kv = KvCapacity(
+        kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5, error_bytes=1e6
+    )
     tight = replace(small_profile, defaults={"max_model_len": 2048}, kv=kv)
     save_profile(tight, tmp_path / "tight")
     save_profile(replace(tight, cuda_graphs=True), tmp_path / "graphs")
@@ -168,6 +170,7 @@ def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(f
     assert failures == [{}]
     assert "max_num_batched_tokens=8192" in document(found)["default"]["failure"]
     assert found.best.metrics is not None
+    assert document(found)["trust"]["expected_error"]["kv_cache"] > 0  # of the recommended, not of what does not start
     graphs = asked((str(tmp_path / "graphs"), files[1]), "p99:tpot:50", trials=4, engine={"max_num_seqs": 64})
     assert tune(graphs, tmp_path / "other", jobs=1).best.metrics is not None
 
