@@ -186,7 +186,7 @@ def setting(name: str, value: Any, where: str) -> Settings:
     key = _key(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:
-        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+        parsed = _parsed(value, where)
         if not isinstance(parsed, bool):
             raise InputError(f"{where}: {key} takes bool, not {value!r}")
         return {key[3:]: False} if parsed else {}
@@ -199,7 +199,7 @@ def typed(name: str, value: Any, where: str) -> Any:
     """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
     if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
         return value
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    parsed = _parsed(value, where)
     if isinstance(parsed, date):  # YAML's; no setting is one
         return str(value)
     if name in HUMAN_READABLE and isinstance(parsed, str):
@@ -222,6 +222,14 @@ def typed(name: str, value: Any, where: str) -> Any:
     if kind == "str" and isinstance(parsed, str):
         return parsed
     raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
+
+
+def _parsed(value: Any, where: str) -> Any:
+    """What YAML makes of a text; anything else as it is."""
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def _human_readable(text: str) -> int | str:

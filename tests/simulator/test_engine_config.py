@@ -1,5 +1,6 @@
 """Settings as people write them: vLLM's names, its config file, its numbers with a suffix."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_graphs_and_the_cache_as_vllm_s_parser_takes_them():
         "enforce_eager": True,
         "kv_cache_dtype": "fp8_e5m2",
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["speculative_config={bad", "max_num_seqs=[", "no-enforce-eager={", "dtype=*a", "max_num_seqs=2024-13-45"]
+)
+def test_a_value_that_no_parser_takes_is_no_internal_error(text: str):
+    with pytest.raises(InputError, match=f"--engine {re.escape(text)}: not YAML: ") as error:
+        parse_settings([text])
+    assert "\n" not in str(error.value)
