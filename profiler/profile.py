@@ -44,7 +44,7 @@ _FACTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """Which engine the profile speaks of. None: not known."""
+    """Which engine the profile speaks of. None: not known. Raises InputError for names that are no text."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -60,6 +60,12 @@ class EngineFacts:
     kv_cache_dtype: str | None = None
     quantization: str | None = None
     attention_backend: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "kv_cache_dtype", "quantization", "attention_backend"):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, str)):
+                raise InputError(f"{name}={value}: takes a name, not {type(value).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +277,7 @@ def fitted_profile(
     from .surrogate import fit, stalled_share
 
     refuse_stages(settings)
+    engine = EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings})
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
     eager = fit(samples, seed=seed, in_order=True)
@@ -281,7 +288,7 @@ def fitted_profile(
         name=name,
         source=STEP_RECORDS,
         step=step,
-        engine=EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings}),
+        engine=engine,
         defaults=defaults,
         cuda_graphs=cuda_graphs,
         samples=samples,

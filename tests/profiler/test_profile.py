@@ -24,7 +24,7 @@ from slotune.profiler.profile import (
 from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
-from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.engine_config import EngineConfig, parse_settings
 from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, totals_of
 from slotune.simulator.step_time import new_memo, step_time_s
 
@@ -229,6 +229,21 @@ def test_records_of_pipeline_stages_are_refused() -> None:
     samples = StepSamples(np.array([totals_of(np.array([1]), np.array([1]))]), np.array([1e-3]))
     with pytest.raises(InputError, match=r"pipeline_parallel_size=2: step records do not tell"):
         fitted_profile(samples, {"pipeline_parallel_size": 2}, "p")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("dtype=16", "dtype=16: takes a name"),
+        ("attention_backend=5", "attention_backend=5: takes a name"),
+        ("quantization=[1]", r"quantization=\[1\]: takes a name, not list"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(setting: str, told: str) -> None:
+    steps = np.array([totals_of(np.ones(rows, np.int64), np.full(rows, 500)) for rows in range(1, 20)])
+    samples = StepSamples(steps, 5e-3 + 1e-4 * steps[:, DECODE_ROWS])
+    with pytest.raises(InputError, match=told):
+        fitted_profile(samples, parse_settings([setting]), "p")
 
 
 @pytest.mark.parametrize(("copies", "refused"), [(1, False), (2, True)])
