@@ -24,6 +24,8 @@ GRAPHS_UNLESS = 1.25
 range, beyond the largest captured size, which held-out steps within the range hardly show."""
 MOST_STALLED = 0.01
 """Of the recorded time; less is lost among the errors of any fit."""
+MOST_TERM_S = 3600.0
+"""Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
@@ -337,7 +339,7 @@ def linear_profile(
 
     `version` is the vLLM whose rules schedule the steps.
 
-    Raises InputError for a negative or non-finite coefficient, or when a step could take no time at all.
+    Raises InputError for a coefficient that is negative or above MOST_TERM_S, or when a step could take no time at all.
     """
     terms = {
         "base": base_s,
@@ -346,8 +348,8 @@ def linear_profile(
         "context-token": context_token_s,
     }
     for term, seconds in terms.items():
-        if not (np.isfinite(seconds) and seconds >= 0):
-            raise InputError(f"--{term}-ms {seconds * 1000:g}: must be a finite number, 0 or more")
+        if not 0 <= seconds <= MOST_TERM_S:
+            raise InputError(f"--{term}-ms {seconds * 1000:g}: must be a number from 0 to {MOST_TERM_S * 1000:.0f}")
     if base_s + min(prefill_token_s, decode_row_s) <= 0:
         raise InputError("a step would take no time: give --base-ms, or both --prefill-token-ms and --decode-seq-ms")
     step = FittedStepTime.linear(base_s, prefill_token_s, decode_row_s, context_token_s)

@@ -166,7 +166,7 @@ def test_default_capture_sizes_are_vllms() -> None:
     assert captured_graph_sizes(replace(engine, max_num_seqs=1024), {})[-3:].tolist() == [480, 496, 512]
 
 
-@pytest.mark.parametrize("terms", [(-1e-3, 0, 1e-3, 0), (np.nan, 0, 0, 0), (0, 1e-3, 0, 0)])
+@pytest.mark.parametrize("terms", [(-1e-3, 0, 1e-3, 0), (np.nan, 0, 0, 0), (1e305, 0, 0, 0), (0, 1e-3, 0, 0)])
 def test_terms_that_cannot_be_are_refused(terms: tuple[float, float, float, float]) -> None:
     with pytest.raises(InputError):
         linear_profile(*terms)
