@@ -7,6 +7,7 @@ from ..simulator.engine_config import PROFILED, SIMULATED
 from ..simulator.features import REGIME_NAMES
 from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
+from .kv_capacity import KV_DTYPE_BYTES
 from .provenance import CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS
 from .surrogate_model import BEYOND, RegimeError
 
@@ -92,9 +93,10 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
         if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
+        memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else ", and to memory,"
         lines.append(
-            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step, and to "
-            "memory, is not in these numbers"
+            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
+            "in these numbers"
         )
     return lines
 

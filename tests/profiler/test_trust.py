@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import Profile, linear_profile, load_profile
 from slotune.profiler.provenance import MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
@@ -45,6 +46,16 @@ def test_a_setting_whose_effect_was_not_measured_is_named(
 ) -> None:
     found = measured.trust(settings)["not_represented"]
     assert [text.split(" what it does")[0] for text in found] == told
+
+
+@pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])
+def test_memory_that_is_in_the_numbers_is_not_told_to_be_missing(measured: Profile, value: str, known: bool) -> None:
+    modelled = replace(measured, kv=KvCapacity(131072, kv_cache_memory_bytes=8.0 * GIB))
+    (told,) = modelled.trust({"kv_cache_dtype": value})["not_represented"]
+    assert told.endswith("to the time of a step is not in these numbers") == known
+    assert told.endswith("to the time of a step, and to memory, is not in these numbers") != known
+    (told,) = measured.trust({"kv_cache_dtype": value})["not_represented"]
+    assert "and to memory" in told
 
 
 @pytest.mark.parametrize(
