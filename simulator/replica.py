@@ -62,6 +62,7 @@ class Replica:
         sent = self.engine.arrivals[: self._state.num_arrivals]
         lost: npt.NDArray[np.int64] = sent[self.engine.requests.status[sent] < FINISHED]
         forget(self.engine, lost)
+        self._state.next_arrival = self._state.num_arrivals  # what was on its way is lost too
         return lost
 
     def advance(self, horizon_s: float, stop_after: int) -> int:

@@ -145,6 +145,7 @@ def _result(
     trace: Trace, fleet: list[Replica], overhead: Overhead, sent_s: npt.NDArray[np.float64], placed: I64
 ) -> SimulationResult:
     requests = fleet[0].engine.requests
+    assert (requests.status >= state.FINISHED).all(), "a request has not ended"
     outcome = np.zeros(state.FAILED + 1, np.int64)
     outcome[[state.FINISHED, state.REJECTED, state.FAILED]] = FINISHED, REJECTED, FAILED
     status = outcome[requests.status]

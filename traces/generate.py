@@ -26,6 +26,8 @@ def parse_lengths(text: str) -> Lengths:
             raise InputError(f"token lengths {text!r}: write N, LOW-HIGH, P50/P99 or MEAN/P50/P99")
         figures = [int(word) for word in text.split("/")]
         ordered = figures[-2:]
+    if max(figures) > MAX_TOKENS:
+        raise InputError(f"token lengths {text[:60]!r}: the most is {MAX_TOKENS:,}")
     if min(figures) < 1 or ordered != sorted(ordered) or ("/" in text and ordered[0] == ordered[-1]):
         raise InputError(f"token lengths {text!r}: figures start at 1 and grow from low to high, from P50 to P99")
     if match:

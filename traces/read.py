@@ -1,5 +1,6 @@
 """Read a trace: finds the file or the bundled trace, tells the format, calls its reader."""
 
+import csv
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def sniffed(head: bytes, source: str) -> str:
     if text.startswith(b"{"):
         return "vllm-bench" if b'"request_throughput"' in text or b'"input_lens"' in text else "mooncake"
     first = text.splitlines()[0].decode(errors="replace")
-    header = {name.strip() for name in first.split(",")}
+    header = {name.strip() for name in next(csv.reader([first]))}
     for name, columns in (("azure", AZURE), ("burstgpt", BURSTGPT), ("vidur", VIDUR_LENGTHS)):
         if header.issuperset(columns):
             return name

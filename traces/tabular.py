@@ -80,7 +80,7 @@ def _read(
     """Call `add` with the fields of each line under `names`, then those of `optional` that the header has."""
     rows = csv.reader(io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline=""))
     try:
-        header = [name.strip() for name in next(rows, [])]
+        header = [name.strip() for name in next(filter(None, rows), [])]
         missing = [name for name in names if name not in header]
         if missing:
             raise BadRow(f"no column {missing[0]!r} in the header")

@@ -7,6 +7,7 @@ dies takes nothing with it, and one that joins late gets it too.
 
 import asyncio
 import itertools
+import logging
 import operator
 import pickle
 from collections import deque
@@ -31,6 +32,8 @@ RETURNS_WITHIN_S = 60.0
 """How long a cluster may be without workers: a nanny or a batch system starts new ones for those that died."""
 LOOK_AFTER_S = 5.0
 """How often a wait for an answer looks whether there are workers."""
+LOGGERS = ("distributed", "distributed.client")
+"""Where Dask writes tracebacks of lost connections, of which one line of ours tells. The second has its own level."""
 MOST_UNDER_WAY = 1000
 """Questions sent ahead of the answer that is waited for: a scheduler holds a grid of a million badly."""
 HELD = 4
@@ -93,12 +96,14 @@ def _connected(address: str) -> "Iterator[Client]":
 
     try:
         asyncio.run(_greet(address))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls without a certificate
         raise InputError(
             f"--dask-scheduler {address}: no Dask scheduler answers there "
             f"({str(error) or f'waited {ANSWERS_WITHIN_S:g} s'}); "
             "give the address that `dask scheduler` prints, such as tcp://10.0.0.5:8786"
         ) from error
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with Client(address, timeout=ANSWERS_WITHIN_S, set_as_default=False) as client:
         if not _has_workers(client, ANSWERS_WITHIN_S):
             raise InputError(

@@ -55,9 +55,10 @@ class Plan:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The lowest and the highest over the orderings."""
-        rates = [capacity.best.rate for capacity in self.capacities]
-        return min(rates), max(rates)
+        """From the lowest rate that passed on an ordering to the highest that failed just above one: what an ordering
+        takes lies between the two."""
+        found = [capacity.best.rate for capacity in self.capacities]
+        return min(found), max(capacity.failed.rate for capacity in self.capacities)
 
     @property
     def binding(self) -> str:
@@ -313,7 +314,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
 def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
     if cost_per_hour is None:
         return None
-    metrics = _shown(one).metrics
+    metrics = one.capacities[0].best.metrics  # of whole copies of the trace, whose tokens are the forecast's
     made = metrics["total_output_tokens"] + (0 if outputs_only else metrics["total_input_tokens"])
     tokens = made / (metrics["completed"] + metrics["failed"])
     return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6 if tokens else None

@@ -145,7 +145,7 @@ class Page:
         }
 
     def _trust(self) -> dict[str, Any]:
-        return self.task.profile.trust(self.study.asked.engine, runs=[self.best_metrics])
+        return self.task.profile.trust(self.best, runs=[self.best_metrics])
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(self.objective.slos)

@@ -28,9 +28,11 @@ STEADY_GROWTH = 0.01
 def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others have another.
 
-    Blocks of about sqrt(n) consecutive requests are shuffled with the gaps between them, so bursts stay together. Where
-    prompts share tokens, as the turns of a conversation do, the trace begins elsewhere instead: shuffled turns would
-    find less in the prefix cache. A repeated request is a new one: copies share lasting prefixes and nothing else.
+    Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
+    replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
+    copy lasts, and a rate just above what the engine serves would pass. Where prompts share tokens, as the turns of a
+    conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
+    repeated request is a new one: copies share lasting prefixes and nothing else.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
@@ -48,7 +50,8 @@ def _order(trace: Trace, rng: np.random.Generator, seed: int) -> I64:
     if len(trace.run_name):
         return np.roll(everything, -round(len(trace) * (seed * GOLDEN % 1)))
     blocks = np.array_split(everything, max(1, round(len(trace) ** 0.5)))
-    return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+    drawn = np.concatenate([blocks[i] for i in rng.integers(0, len(blocks), len(blocks))])
+    return np.resize(drawn, len(trace))  # blocks differ in length by one
 
 
 def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:

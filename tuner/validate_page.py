@@ -116,7 +116,8 @@ def document(validation: Validation) -> dict[str, Any]:
 
 def trust_of(validation: Validation) -> dict[str, Any]:
     """How far to believe the predictions: of all configurations that ran, the largest shares."""
-    return validation.task.profile.trust(validation.task.asked.engine, runs=[one.predicted for one in validation.found])
+    found = validation.found
+    return validation.task.profile.trust(*(one.settings for one in found), runs=[one.predicted for one in found])
 
 
 def _side(validation: Validation, one: Compared) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rtxpro6000_steps import ENGINE, GRAPH_SIZES, LAYERS, PER_LAYER, LayerTimes, Row, read_layer_times, step_records
+from tables import require
 
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_steps import samples_of
@@ -51,7 +52,7 @@ LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
 
 def read_workload(folder: Path) -> Trace:
     """The offered requests; blocks of 16 leading tokens that prompts share are runs of the same name."""
-    with gzip.open(folder / "workload.jsonl.gz", "rt") as lines:
+    with gzip.open(require(folder / "workload.jsonl.gz"), "rt") as lines:
         requests = [json.loads(line) for line in lines]
     names: dict[tuple[int, ...], int] = {}
     runs = [_leading_blocks(request["input_tok_ids"], names) for request in requests]

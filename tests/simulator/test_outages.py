@@ -52,6 +52,13 @@ def test_what_a_dying_replica_had_is_answered_by_another() -> None:
     assert requests.output_tokens.tolist() == [TOKENS, TOKENS]
 
 
+def test_what_loses_both_replicas_at_once_has_failed() -> None:
+    """Sent again at the moment at which the other replica, which is idle, dies as well."""
+    result = served([0.0, 0.65], Outage(0, 0.55, 0.6), Outage(1, 0.55, 0.6))
+    assert result.requests.status.tolist() == [FAILED, FINISHED]
+    assert result.requests.output_tokens.tolist() == [0, TOKENS]
+
+
 def test_what_reaches_a_replica_in_the_step_it_dies_in_waits_and_is_answered_by_another() -> None:
     """No step is free for it: one is under way, and with asynchronous scheduling the next one is scheduled too."""
     last: dict[int, Replica] = {}

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,6 +161,23 @@ def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, monkeypat
         list(ask_all([-2]))
 
 
+def test_only_one_line_is_told_of_a_scheduler_that_goes_away(files, tmp_path: Path) -> None:
+    """Of a command of its own: the log is the process's."""
+    (tmp_path / "grid.yaml").write_text(f"max_num_seqs: {list(range(1, 2001))}\n")
+    words = [sys.executable, "-m", "slotune.cli", "screen", *map(str, files), "--configs", tmp_path / "grid.yaml"]
+    with loopback(tmp_path, 1) as started:
+        screen = subprocess.Popen(
+            [*words, "--dask-scheduler", started.address], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert screen.stderr is not None
+        assert next(line for line in screen.stderr if "%" in line)  # it is under way
+        started.scheduler.kill()
+        told = screen.stderr.read()
+        assert screen.wait() == 1
+    assert "Traceback" not in told
+    assert "the connection to the Dask scheduler was lost" in told.splitlines()[-1]
+
+
 def test_another_version_on_the_workers_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_sources", lambda: "other sources")
     with pytest.raises(InputError, match="has another version of slotune; install the same one everywhere"):
@@ -196,6 +215,7 @@ def test_an_address_where_no_scheduler_answers(
     [
         (("--dask-scheduler", "http://127.0.0.1:8787"), "unknown address scheme 'http'"),
         (("--dask-scheduler", "127.0.0.1"), "missing port number"),
+        (("--dask-scheduler", "tls://127.0.0.1:1"), "TLS expects a `ssl_context` argument"),
         (("--dask-scheduler", "127.0.0.1:1", "--jobs", "2"), "--jobs and --dask-scheduler: give one"),
     ],
 )

@@ -19,13 +19,28 @@ def pairs(trace):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_copy_holds_every_request_and_the_rate_is_exact(small_trace, seed):
+def test_a_load_is_made_of_the_trace_s_requests_and_its_rate_is_exact(small_trace, seed):
     trace = small_trace(60)
     load = ordered(trace, 150, 4.0, seed)
     assert len(load) == 180
     assert load.arrival_s[-1] == pytest.approx(180 / 4.0)
     assert np.all(np.diff(load.arrival_s) >= 0)
-    assert pairs(load) == sorted(pairs(trace) * 3)
+    assert set(pairs(load)) <= set(pairs(trace))
+
+
+def test_the_recorded_order_holds_every_request_in_every_copy(small_trace):
+    trace = small_trace(60)
+    assert pairs(ordered(trace, 150, 4.0, 0)) == sorted(pairs(trace) * 3)
+
+
+def test_other_orders_are_heavier_for_longer_than_the_trace_lasts(small_trace):
+    """Copies of the same total would hide every swing that is longer than one of them."""
+    trace = small_trace(60)
+    load = ordered(trace, 6000, 4.0, 1)
+    tokens = load.input_tokens.reshape(-1, len(trace)).sum(axis=1)
+    apart = np.std([trace.input_tokens[block].sum() for block in np.array_split(np.arange(60), 8)]) * 8**0.5
+    assert np.std(tokens) == pytest.approx(apart, rel=0.3)
+    assert np.mean(tokens) == pytest.approx(trace.input_tokens.sum(), rel=0.03)
 
 
 def test_seed_0_keeps_the_order_and_others_do_not(small_trace):
