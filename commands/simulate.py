@@ -100,7 +100,7 @@ def command(
             write_requests(result.requests, requests_out)
     summary = partial(_summary, slo, goodput)
     metrics, engine = summary(result), profile.engine_config(settings)
-    shares = doubts(result, metrics, run.load, engine, asked["replicas"])
+    shares = doubts(result, metrics, run.load)
     steps = None
     if len(result.requests) * asked["replicas"] <= MOST_SIMULATED_AGAIN:
         steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), shares["extrapolated_share"])

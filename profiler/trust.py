@@ -116,7 +116,7 @@ def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | 
     else:
         return None
     return (
-        f"CUDA graphs of up to {how} than {made_with:g} tokens: profile {profile.name} was made without any step "
+        f"the largest CUDA graph has {how} than {made_with:g} tokens: profile {profile.name} was made without any step "
         f"{side} its own; what such a step takes is not in these numbers"
     )
 

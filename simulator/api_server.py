@@ -5,20 +5,31 @@ holds while the process has time to spare. Where it has none, requests wait in f
 are sent together (RequestOutputCollector in vllm/v1/engine/output_processor.py), and the engine is fed slowly.
 """
 
-from collections.abc import Mapping
+import numpy as np
 
-REQUEST_S, PROMPT_TOKEN_S, CHUNK_S = 1.4e-3, 1.3e-6, 76e-6
+from .metrics import F64, I64, Gaps
+from .request_table import RequestTable
+
+REQUEST_S, PROMPT_TOKEN_S, PIECE_S = 1.4e-3, 1.3e-6, 76e-6
 """CPU time of the process for a request, a token of its prompt (given as ids) and a streamed piece of an answer:
 vLLM 0.32 on a core of a shared cloud machine, by benchmarks/accuracy/api_server.py. A fast core may need half."""
 
 
-def busy_share(metrics: Mapping[str, float], stream_interval: int = 1, replicas: int = 1) -> float:
-    """The share of a run's time for which each replica's API server would be busy; above 1 it cannot keep up.
+def cpu_s(prompt_tokens: I64, pieces: F64 | I64) -> F64:
+    """(requests,): the CPU time that each request takes of the process, whose answer comes in so many pieces."""
+    return REQUEST_S + prompt_tokens * PROMPT_TOKEN_S + pieces * PIECE_S
 
-    `metrics` are those of a run (metrics.py) in which `stream_interval` tokens of an answer are sent together.
+
+def busy_share(requests: RequestTable, gaps: Gaps, duration_s: float) -> float:
+    """The share of a run's time for which the API server of the busiest replica would be busy; above 1 it cannot keep
+    up.
+
+    Answers come in a first piece and one after each of `gaps`; how many those of a replica are is taken to go by its
+    tokens.
     """
-    if not metrics["duration"] > 0:
+    done = requests.finished
+    tokens, pieces = requests.output_tokens[done], gaps.count.sum() + done.sum()
+    if not (duration_s > 0 and done.any()):
         return 0.0
-    chunks = metrics["total_output_tokens"] / stream_interval
-    reading_s = metrics["completed"] * REQUEST_S + metrics["total_input_tokens"] * PROMPT_TOKEN_S
-    return (reading_s + chunks * CHUNK_S) / (metrics["duration"] * replicas)
+    spent_s = cpu_s(requests.prompt_tokens[done], tokens * (pieces / tokens.sum()))
+    return float(np.bincount(requests.replica[done], weights=spent_s).max() / duration_s)

@@ -33,7 +33,7 @@ def best_yaml(
 
 def warned(text: str, lines: Sequence[str]) -> str:
     """The text of a best.yaml with more lines at its head, each once."""
-    new = [f"# {line}\n" for line in lines if f"# {line}\n" not in text]
+    new = [f"# {part}\n" for line in lines for part in line.splitlines() if f"# {part}\n" not in text]
     return "".join(new) + text
 
 

@@ -131,7 +131,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     )
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
-    metrics |= doubts(result, metrics, load, engine, replicas)
+    metrics |= doubts(result, metrics, load)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and keeps_up(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)

@@ -10,7 +10,7 @@ from .. import compile_cache
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
-from ..simulator.engine_config import EngineConfig, Settings
+from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
 from ..simulator.simulation import SimulationResult, simulate
@@ -67,17 +67,15 @@ class SimulatedRun:
             max_concurrency=self.max_concurrency,
         )
         metrics = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
-        metrics |= doubts(result, metrics, self.trace, engine)
+        metrics |= doubts(result, metrics, self.trace)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 
-def doubts(
-    result: SimulationResult, metrics: Mapping[str, float], trace: Trace, engine: EngineConfig, replicas: int = 1
-) -> dict[str, float]:
+def doubts(result: SimulationResult, metrics: Mapping[str, float], trace: Trace) -> dict[str, float]:
     """What a run's metrics are kept with, for it bears on how far to believe them."""
     return {
         "extrapolated_share": result.extrapolated_steps / max(result.steps, 1),
-        "api_server_share": busy_share(metrics, engine.stream_interval, replicas),
+        "api_server_share": busy_share(result.requests, result.gaps, metrics["duration"]),
         "answers_cut": answers_cut(result.requests, trace.output_tokens),
     }
 

@@ -102,7 +102,8 @@ def plan(
         except InputError as error:
             if not (plans or after):  # what is wrong with a change is told beside the base
                 raise
-            plans.append(Plan(scenario, (), rate, None, None, f"{scenario.name}: {error}"))
+            told = str(error) if str(error).startswith(scenario.name) else f"{scenario.name}: {error}"
+            plans.append(Plan(scenario, (), rate, None, None, told))
     return plans
 
 

@@ -43,8 +43,8 @@ def promising(study: Study, task: Task, before_round: int) -> list[Settings]:
     correction = learned(found, quantities(task.objective), task.space)
     tried = {one.key for one in found if one.runs or one.failures}
     trials = [t for t in study.trials("simulation") if t.metrics is not None and task.space.holds(t.settings)]
-    reference = reference_of(trials)
     corrected = [Trial(t.settings, correction.corrected(t.settings, t.metrics or {}), number=t.number) for t in trials]
+    reference = reference_of(corrected)
     known = [trial for trial in corrected if trial.key in tried]
     order = ranked(corrected, task.objective, task.space, reference)
     unknown = unlike(order, known, task.objective)

@@ -235,10 +235,10 @@ def write_file(path: Path, text: str) -> None:
 
     A link stays one.
     """
-    path = path.resolve()
     if path.exists() and not path.is_file():
         path.write_text(text)
         return
+    path = path.resolve()
     part = path.with_name(path.name + PART)
     with part.open("w") as file:
         file.write(text)

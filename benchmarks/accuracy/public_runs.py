@@ -26,7 +26,7 @@ from tables import percent, row
 from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
 from slotune.profiler.trust import step_time_error
-from slotune.simulator.api_server import busy_share
+from slotune.simulator.api_server import cpu_s
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
 from slotune.traces.arrivals import arrival_times
@@ -114,14 +114,7 @@ def _of_pass(done: RequestTable, part: slice) -> dict[str, float]:
         "tpot": float(np.nanmean(tpot)),
         "tpot_p99": float(np.nanpercentile(tpot, 99)),
         "rps": len(ttft) / float(took_s),
-        "busy": busy_share(
-            {
-                "duration": float(took_s),
-                "completed": len(ttft),
-                "total_input_tokens": int(done.prompt_tokens[part].sum()),
-                "total_output_tokens": int(done.output_tokens[part].sum()),
-            }
-        ),
+        "busy": float(cpu_s(done.prompt_tokens[part], done.output_tokens[part]).sum() / took_s),
     }
 
 

@@ -69,6 +69,8 @@ class FakeEngine:
     """The reason for which settings cannot run."""
     ttft_slower: float = 1.0
     """How much more still it takes to the first token."""
+    throughput: float = 1.0
+    """Of what is predicted."""
     stop_after: int | None = None
     """KeyboardInterrupt comes in place of the run after so many."""
     model: str = "org/model"
@@ -92,6 +94,8 @@ class FakeEngine:
         for key in metrics:
             if key.endswith("_ms"):
                 metrics[key] *= factor * (self.ttft_slower if "ttft" in key else 1.0)
+        for key in ("request_throughput", "output_throughput", "total_token_throughput"):
+            metrics[key] *= self.throughput
         metrics["failed"] += self.unanswered
         metrics["completed"] -= self.unanswered
         return Measured(metrics, self.identity() | ({"first_error": "400 no"} if self.unanswered else {}))

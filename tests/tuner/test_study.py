@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +148,11 @@ def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path):
     write_file(tmp_path / "pipe", "through")
     assert reader.communicate()[0] == "through"
     assert (tmp_path / "pipe").is_fifo()
+    read, write = os.pipe()
+    write_file(Path(f"/proc/self/fd/{write}"), "nameless")  # as a shell's >(...) is
+    assert os.read(read, 99) == b"nameless"
+    os.close(read)
+    os.close(write)
 
 
 KILLED = """

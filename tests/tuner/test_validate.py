@@ -1,5 +1,6 @@
 """Measuring a study's best on an engine: what is run, in which order, what is kept, what is concluded."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,17 @@ def test_the_corrected_model_goes_on_until_it_promises_nothing_or_the_budget_is_
     assert more.verdict.proven
     _, again = run(study, fake_engine, ttft_slower=3.0, budget_s=1e9)
     assert again.calls == []
+
+
+def test_an_engine_that_serves_less_than_predicted_promises_as_much(study: Path, fake_engine: Any):
+    """All of it, the default too: nobody owes a latency to that."""
+    found = []
+    for number, throughput in enumerate((1.0, 0.85)):
+        folder = shutil.copytree(study, study.with_name(f"copy{number}"))
+        run(folder, fake_engine, ttft_slower=1.7, throughput=throughput)
+        with Study.open(folder) as opened:
+            found.append(promising(opened, load_task(opened.asked), 3))
+    assert found[0] and found[1] == found[0]
 
 
 def test_a_person_sees_each_run_begin_and_end(study: Path, fake_engine: Any):

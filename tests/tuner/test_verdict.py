@@ -260,7 +260,7 @@ def test_enough_good_requests_on_average_and_not_an_average_of_shortfalls():
     shares = [{"request_goodput": 10 * share} for share in (1.0, 1.0, 0.4)]
     found = decide([served("default", *shares, **common)], both)
     assert not found.meets_targets
-    assert found.sentence.endswith("the nearest has 80% good requests where 99% are needed.")
+    assert found.sentence.endswith("the nearest has 80.0% good requests where 99% are needed.")
 
 
 def test_runs_without_a_latency_do_not_lower_the_mean_of_those_with_one():
@@ -274,3 +274,12 @@ def test_runs_without_a_latency_do_not_lower_the_mean_of_those_with_one():
 
 def test_a_run_that_went_wrong_is_in_the_mean_that_targets_are_held_against():
     assert not decide([measured("default", 100, 100, 5000)], TTFT).meets_targets
+
+
+def test_what_meeting_the_targets_costs_in_throughput_is_told():
+    common = {"completed": 100.0, "failed": 0.0}
+    default = served("default", *[{"p99_ttft_ms": v} for v in (510, 511, 512)], request_throughput=10.0, **common)
+    slow = served("#1", *[{"p99_ttft_ms": v} for v in (100, 101, 102)], request_throughput=4.0, **common)
+    found = decide([default, slow], TTFT)
+    assert found.recommended.name == "#1"
+    assert found.sentence.endswith("; it serves 60% fewer requests a second.")
