@@ -150,7 +150,7 @@ def test_simulate_says_where_answers_end_early(slotune, files):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("num_gpu_blocks_override=2", "no request of the trace could be served"),
+        ("num_gpu_blocks_override=2", "num_gpu_blocks_override=2: no request of the trace could be served"),
         ("max_num_batched_tokens=2", "max_num_batched_tokens=2: must be at least max_num_seqs=4"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_change_that_makes_no_sense_leaves_the_plan_alone(slotune, files, chan
     ran = slotune(*words, "--what-if", change, "--json")
     told = json.loads(ran.out)
     assert ran.code == 0 and told["max_request_rate"] > 0
-    assert told["what_if"][0]["reason"].startswith(f"{change}: {reason}")
+    assert told["what_if"][0]["reason"].startswith(reason)
 
 
 @pytest.mark.parametrize(
