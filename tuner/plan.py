@@ -1,8 +1,8 @@
 """Planning: how much one engine takes, how many engines and GPUs a forecast needs, what that costs, and what if.
 
-Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. Replicas are
-not just divided out: the whole rate is simulated on that many engines, and the fewest are sought that meet the targets
-on every ordering. A router may spread the load better than one engine gets it, or worse.
+Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. Replicas
+are not just divided out: the whole rate is simulated on that many engines, and the fewest are sought that meet the
+targets on every ordering. A router may spread the load better than one engine gets it, or worse.
 """
 
 import itertools
