@@ -70,11 +70,16 @@ class KvCapacity:
 
     def cache_bytes(self, settings: Mapping[str, Any]) -> float:
         """Bytes left for the KV cache under resolved settings; negative where not even the weights fit."""
-        fixed = settings.get("kv_cache_memory_bytes", self.kv_cache_memory_bytes)
-        if fixed is not None:
-            return float(fixed)
+        if (fixed := self._given_bytes(settings)) is not None:
+            return fixed
         assert self.total_bytes is not None
         return _utilization(settings) * self.total_bytes - self.reserved_bytes(settings)
+
+    def _given_bytes(self, settings: Mapping[str, Any]) -> float | None:
+        """`kv_cache_memory_bytes`, of the settings or else of the device; 0 is as good as none, as in vLLM
+        (vllm/v1/worker/gpu_worker.py, determine_available_memory)."""
+        given = settings.get("kv_cache_memory_bytes") or self.kv_cache_memory_bytes
+        return float(given) if given else None
 
     def reserved_bytes(self, settings: Mapping[str, Any]) -> float:
         """What the engine keeps for everything but the KV cache."""
@@ -93,8 +98,8 @@ class KvCapacity:
 
     def error_share(self, settings: Mapping[str, Any]) -> float:
         """`error_bytes` over the bytes left for the cache; 0 where none are, or the settings say how many."""
-        given = ("num_gpu_blocks_override", "kv_cache_memory_bytes")
-        if not self.error_bytes or any(settings.get(name) is not None for name in given):
+        blocks_given = settings.get("num_gpu_blocks_override") is not None
+        if not self.error_bytes or blocks_given or self._given_bytes(settings) is not None:
             return 0.0
         left = self.cache_bytes(settings)
         return self.error_bytes / left if left > 0 else 0.0
@@ -123,14 +128,14 @@ class KvCapacity:
         """The setting that makes the cache larger."""
         if settings.get("num_gpu_blocks_override") is not None:
             return "num_gpu_blocks_override"
-        fixed = settings.get("kv_cache_memory_bytes", self.kv_cache_memory_bytes)
-        return "gpu_memory_utilization" if fixed is None else "kv_cache_memory_bytes"
+        return "gpu_memory_utilization" if self._given_bytes(settings) is None else "kv_cache_memory_bytes"
 
     def _named(self, settings: Mapping[str, Any]) -> str:
         """The settings that the size of the cache follows, with their values."""
         by = self._set_by(settings)
         if by != "gpu_memory_utilization":
-            return f"{by}={settings.get(by, self.kv_cache_memory_bytes):.0f}"
+            size = self._given_bytes(settings) if by == "kv_cache_memory_bytes" else settings[by]
+            return f"{by}={size:.0f}"
         names = (by, "max_num_batched_tokens", "max_num_seqs")
         return ", ".join(f"{name}={settings[name]}" for name in names if settings.get(name) is not None)
 
@@ -141,7 +146,7 @@ class KvCapacity:
         explain the observations by least squares: one start moves fixed_bytes, more tell the terms apart.
         """
         everything = (*self.observations, *observations)
-        usable = [o for o in everything if _uses_utilization(o, self)]
+        usable = [o for o in everything if self._given_bytes(o.settings) is None]
         if not usable:
             return replace(self, observations=everything)
         surplus = np.array([self._surplus_bytes(o) for o in usable])
@@ -174,10 +179,6 @@ def _utilization(settings: Mapping[str, Any]) -> float:
 
 def _activation_terms(settings: Mapping[str, Any]) -> tuple[float, float]:
     return float(settings["max_num_batched_tokens"]), float(settings["max_num_seqs"])
-
-
-def _uses_utilization(observation: KvObservation, capacity: KvCapacity) -> bool:
-    return observation.settings.get("kv_cache_memory_bytes", capacity.kv_cache_memory_bytes) is None
 
 
 def _corrections(surplus: F64, terms: F64, known: tuple[float, float]) -> tuple[float, float, float]:

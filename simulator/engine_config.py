@@ -110,8 +110,8 @@ _CACHE_DTYPES = """
 CACHE_DTYPES = tuple(_CACHE_DTYPES.split())
 """Values of kv_cache_dtype (CacheDType, vllm/config/cache.py)."""
 _KINDS_BESIDES = {
-    "num_gpu_blocks_override": "int",
-    "kv_cache_memory_bytes": "int",
+    "num_gpu_blocks_override": "int | None",
+    "kv_cache_memory_bytes": "int | None",
     "gpu_memory_utilization": "float",
     "enforce_eager": "bool",
     "cudagraph_capture_sizes": "list[int] | None",

@@ -136,7 +136,7 @@ def _knobs(default: EngineConfig, fixed: Settings, held: Mapping[str, Any], fixe
     if held.get("num_gpu_blocks_override") is None:  # so many blocks of another size would be another memory
         sizes = GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES
         knobs.append(_knob("block_size", sizes, default.block_size, fixed))
-    if not fixed_cache and all(held.get(name) is None for name in KV_SETTLED_BY):
+    if not fixed_cache and not any(held.get(name) for name in KV_SETTLED_BY):
         share = held.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
         knobs.append(_knob("gpu_memory_utilization", MEMORY_SHARES, share, fixed))
     return knobs

@@ -1,5 +1,6 @@
 """KV blocks: the memory formula, what vLLM would refuse, and the correction by real starts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,14 @@ def test_a_fixed_share_ignores_utilization() -> None:
     fixed = KvCapacity(kv_bytes_per_token=1024, kv_cache_memory_bytes=GIB)
     assert fixed.num_gpu_blocks(asked()) == fixed.num_gpu_blocks(asked(gpu_memory_utilization=0.1)) == 65536
     assert FORMULA.num_gpu_blocks(asked(kv_cache_memory_bytes=GIB)) == 512
+
+
+@pytest.mark.parametrize("unset", [None, 0])
+def test_no_bytes_for_the_cache_are_as_good_as_none_given(unset: int | None) -> None:
+    told = asked(kv_cache_memory_bytes=unset, num_gpu_blocks_override=None)
+    assert FORMULA.checked_blocks(told) == FORMULA.num_gpu_blocks(asked())
+    assert KvCapacity(1024, kv_cache_memory_bytes=GIB).num_gpu_blocks(told) == 65536
+    assert replace(FORMULA, error_bytes=GIB).error_share(told) > 0
 
 
 def test_a_start_that_vllm_would_refuse_is_predicted() -> None:

@@ -28,6 +28,11 @@ def test_numbers_may_have_the_suffixes_that_vllm_takes(text: str, number: int):
     assert parse_settings([f"kv_cache_memory_bytes={text}"]) == {"kv_cache_memory_bytes": number}
 
 
+def test_what_vllm_takes_none_for_may_be_none():
+    left = {"num_gpu_blocks_override": None, "kv_cache_memory_bytes": None}
+    assert parse_settings([f"{name}=null" for name in left]) == left
+
+
 @pytest.mark.parametrize(
     "text", ["max_num_seqs=8k", "max_model_len=1.5K", "max_model_len=k", "kv_cache_memory_bytes=x"]
 )
