@@ -201,7 +201,7 @@ def typed(name: str, value: Any, where: str) -> Any:
         return value
     parsed = _parsed(value, where)
     if isinstance(parsed, date):  # YAML's; no setting is one
-        return str(value)
+        parsed = value = str(value)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = _human_readable(parsed)
     if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:

@@ -41,6 +41,14 @@ def test_other_words_are_no_numbers(text: str):
         parse_settings([text])
 
 
+@pytest.mark.parametrize(("name", "kind"), [("max_num_seqs", "int"), ("watermark", "float"), ("enforce_eager", "bool")])
+def test_a_day_is_no_number(name: str, kind: str, tmp_path: Path):
+    (tmp_path / "engine.yaml").write_text(f"{name}: 2024-01-01\n")
+    for given in (([f"{name}=2024-01-01"], None), ([], tmp_path / "engine.yaml")):
+        with pytest.raises(InputError, match=f"{name} takes {kind}, not '2024-01-01'"):
+            parse_settings(*given)
+
+
 @pytest.mark.parametrize("name", ["max_num_seqs", "max_model_len", "max_num_batched_tokens"])
 def test_the_setting_that_is_wrong_is_the_one_that_is_blamed(name: str):
     with pytest.raises(InputError, match=f"^{name}=0: must be at least 1"):
