@@ -385,8 +385,10 @@ def forget(engine: Engine, lost: I64) -> None:
 
 
 def _longest(rule: Any, requests: Records) -> int:
-    """Blocks that the longest request can hold: every step in flight may be one whose drafts are all in vain."""
+    """Blocks that the longest request can hold: every step in flight may be one whose drafts are all in vain. Prompts
+    larger than the whole cache hold none, and what outgrows it never more than there are."""
     drafted = rule.depth * (1 + rule.draft_tokens) + rule.lookahead_tokens
     length = requests.prompt + requests.max_tokens + drafted
-    tokens = np.minimum(length, rule.max_model_len)
-    return int(tokens.max(initial=0)) // int(rule.block_size) + 1
+    fits = requests.prompt <= (rule.num_blocks - 1) * rule.block_size
+    tokens = np.minimum(length[fits], rule.max_model_len)
+    return min(int(tokens.max(initial=0)) // int(rule.block_size) + 1, int(rule.num_blocks))

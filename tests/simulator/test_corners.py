@@ -99,3 +99,11 @@ def test_requests_that_preempt_each_other_for_ever_fail_and_the_others_are_serve
     assert FAILED in together.result.requests.status
     apart = run(Setup(make_trace([0.0, 1e-6, 2e-6], [512] * 3, [2] * 3), engine))
     assert apart.result.requests.status.tolist() == [FINISHED] * 3
+
+
+def test_requests_that_no_cache_could_hold_take_no_memory() -> None:
+    """A thousand seats with a block table for such a prompt are 233 GiB, for such an answer 442."""
+    engine = plain_engine(enable_prefix_caching=True, max_model_len=1 << 31, max_num_seqs=1000, num_gpu_blocks=100)
+    trace = make_trace([0.01 * i for i in range(1000)], [10**9, 16, *[16] * 998], [1, 1_900_000_000, *[1] * 998])
+    status = simulate(trace, engine, TIMING).requests.status.tolist()
+    assert status == [REJECTED, FAILED, *[FINISHED] * 998]
