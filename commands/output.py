@@ -98,6 +98,24 @@ def writing(path: Path) -> Iterator[None]:
         raise SlotuneError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def keep_apart(written: Mapping[str, Path | None], *read: str | Path | None) -> None:
+    """Raise a usage error where a file that is to be written, by its option, is also read or named by another option.
+
+    Devices and pipes, such as /dev/null, may be named twice.
+    """
+    read_files = {Path(path).resolve() for path in read if path is not None}
+    options: dict[Path, str] = {}
+    for option, path in written.items():
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        file = path.resolve()
+        if file in read_files:
+            raise click.UsageError(f"{option} {path}: is a file that is read; name another")
+        if file in options:
+            raise click.UsageError(f"{option} {path}: is what {options[file]} writes; name another file")
+        options[file] = option
+
+
 class Progress(Protocol):
     """How far a piece of work is, told to a person on stderr."""
 

@@ -21,7 +21,17 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, labelled, note_ignored, progress, table, tell_trust, writing
+from .output import (
+    announce_compilation,
+    emit_json,
+    keep_apart,
+    labelled,
+    note_ignored,
+    progress,
+    table,
+    tell_trust,
+    writing,
+)
 
 if TYPE_CHECKING:
     from ..simulator.engine_config import Settings
@@ -79,6 +89,7 @@ def command(
     """
     from ..tuner.screen import check_metric, document, read_configurations, require_targets, screen, trust_of, write_csv
 
+    keep_apart({"--out": out}, configs, common["trace"], common["engine_config"], acceptance_rate)
     announce_compilation()
     sort = check_metric(sort, common["goodput"], common["slo"]) if sort else None
     configurations = read_configurations(configs)

@@ -23,7 +23,17 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, cell, emit_json, labelled, note_ignored, table, tell_trust, writing
+from .output import (
+    announce_compilation,
+    cell,
+    emit_json,
+    keep_apart,
+    labelled,
+    note_ignored,
+    table,
+    tell_trust,
+    writing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +102,8 @@ def command(
     from ..tuner.evaluate import doubts
     from ..tuner.sensitivity import sensitivity
 
+    written = {"--requests-out": requests_out, "--steps-out": asked["steps_out"]}
+    keep_apart(written, *(asked[name] for name in ("trace", "engine_config", "acceptance_rate")))
     announce_compilation()
     run = _simulated(**asked)
     profile, settings, result = run.profile, run.settings, run.result

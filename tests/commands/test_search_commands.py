@@ -283,6 +283,34 @@ def test_screen_refuses_a_bad_file(slotune, files, tmp_path):
     assert "did you mean max_num_seqs" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("simulate", "--requests-out", "t.jsonl"), "--requests-out t.jsonl: is a file that is read; name another"),
+        (("simulate", "--steps-out", "t.jsonl"), "--steps-out t.jsonl: is a file that is read"),
+        (("simulate", "--requests-out", "e.yaml", "--engine-config", "e.yaml"), "e.yaml: is a file that is read"),
+        (("simulate", "--requests-out", "o", "--steps-out", "o"), "--steps-out o: is what --requests-out writes"),
+        (("screen", "--configs", "e.yaml", "--out", "t.jsonl"), "--out t.jsonl: is a file that is read"),
+        (("screen", "--configs", "e.yaml", "--out", "link"), "--out link: is a file that is read"),
+        (("trace", "make", "--rate", 1, "--like", "t.jsonl", "--out", "t.jsonl"), "t.jsonl: is a file that is read"),
+    ],
+)
+def test_no_file_that_is_read_is_written_over(slotune, files, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "e.yaml").write_text("max_num_seqs: 8\n")
+    (tmp_path / "link").symlink_to("e.yaml")
+    before = (tmp_path / "t.jsonl").read_text()
+    ran = slotune(*words, *(files if words[0] != "trace" else ()))
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err and ran.err.count("\n") == 1
+    assert (tmp_path / "t.jsonl").read_text() == before
+    assert (tmp_path / "e.yaml").read_text() == "max_num_seqs: 8\n"
+
+
+def test_outputs_may_both_go_nowhere(slotune, files):
+    assert slotune("simulate", *files, "--requests-out", "/dev/null", "--steps-out", "/dev/null").code == 0
+
+
 def test_plan_tells_rate_replicas_and_cost(slotune, files):
     ran = slotune(
         "plan", *files, "--slo", "p99:ttft:100", "--engine", "max_num_seqs=4", "--rate", 30, "--gpu-hour-cost", 2,
