@@ -202,11 +202,13 @@ def typed(name: str, value: Any, where: str) -> Any:
     parsed = _parsed(value, where)
     if isinstance(parsed, date):  # YAML's; no setting is one
         parsed = value = str(value)
+    kind = _kind(name)
+    if kind and kind.startswith("int") and type(parsed) is int and isinstance(value, str):
+        parsed = _decimal(value)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = _human_readable(parsed)
     if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
         raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
-    kind = _kind(name)
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
     if kind.startswith("bool") and isinstance(parsed, bool):
@@ -230,6 +232,15 @@ def _parsed(value: Any, where: str) -> Any:
         return yaml.safe_load(value) if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _decimal(text: str) -> int | str:
+    """A whole number as vLLM's command line reads it, where YAML has octal ones (010) and base 60 (1:30); other text as
+    it is."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _human_readable(text: str) -> int | str:

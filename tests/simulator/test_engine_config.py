@@ -41,6 +41,16 @@ def test_other_words_are_no_numbers(text: str):
         parse_settings([text])
 
 
+def test_whole_numbers_on_the_command_line_are_decimal_as_in_vllm(tmp_path: Path):
+    texts = ["max_num_seqs=010", "max_num_batched_tokens=02000", "block_size=1_6"]
+    assert parse_settings(texts) == {"max_num_seqs": 10, "max_num_batched_tokens": 2000, "block_size": 16}
+    for text in ("0x40", "1:30", "0b11"):
+        with pytest.raises(InputError, match=f"takes int, not '{text}'"):
+            parse_settings([f"max_num_seqs={text}"])
+    (tmp_path / "engine.yaml").write_text("max-num-seqs: 010\n")  # a file is YAML, in vLLM too
+    assert parse_settings([], tmp_path / "engine.yaml") == {"max_num_seqs": 8}
+
+
 @pytest.mark.parametrize(("name", "kind"), [("max_num_seqs", "int"), ("watermark", "float"), ("enforce_eager", "bool")])
 def test_a_day_is_no_number(name: str, kind: str, tmp_path: Path):
     (tmp_path / "engine.yaml").write_text(f"{name}: 2024-01-01\n")
