@@ -198,7 +198,7 @@ def _simulated(
     if steps_out is None:
         result = run(timing)
     else:
-        with writing(steps_out), steps_out.open("w") as out:
+        with writing(steps_out), steps_out.open("w", encoding="utf-8") as out:
             result = run(timing, StepWriter(out, load, replicas))
     return _Run(known, settings, load, result, lambda factor: run(timing.slowed(factor)))
 

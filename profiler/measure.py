@@ -83,7 +83,7 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     identity = _identity(task, launch)
     collected, number = _earlier(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "measure.json").write_text(json.dumps(identity, indent=1))
+    (folder / "measure.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
     begin = clock()
     report(0.0, "starting the engine")
     run = folder / f"run-{number}"
@@ -118,7 +118,7 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]
     if not folder.exists():
         return collected, 1
     try:
-        known = json.loads((folder / "measure.json").read_text())
+        known = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
     if known is None and any(folder.iterdir()):

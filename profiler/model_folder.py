@@ -67,7 +67,7 @@ def read_model_folder(model: str) -> ModelFolder | None:
     if not config.is_file():
         raise InputError(f"--model {model}: not a model folder, it has no config.json")
     try:
-        content = json.loads(config.read_text())
+        content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{config}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or not (content.get("architectures") or content.get("model_type")):

@@ -96,7 +96,7 @@ def _read_document(folder: Path) -> _Document:
     if not path.is_file():
         raise InputError(f"{folder}: not a profile (no {DOCUMENT} in it); make one with `slotune profile`")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); make the profile again") from error
     found = content.get("format_version") if isinstance(content, dict) else None
@@ -114,7 +114,7 @@ def _read_document(folder: Path) -> _Document:
 
 def _read_residual(folder: Path) -> str:
     try:
-        return (folder / RESIDUAL).read_text()
+        return (folder / RESIDUAL).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{folder / RESIDUAL}: cannot be read ({error}); make the profile again") from error
 
@@ -175,9 +175,10 @@ def write_profile(profile: Profile, folder: Path) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         fresh.chmod(0o755)  # mkdtemp's 0700 would hide a shared profile from its readers
-        (fresh / DOCUMENT).write_text(json.dumps(_document_of(profile), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(_document_of(profile), indent=1, allow_nan=False) + "\n"
+        (fresh / DOCUMENT).write_text(text, encoding="utf-8")
         if profile.step.residual is not None:
-            (fresh / RESIDUAL).write_text(profile.step.residual)
+            (fresh / RESIDUAL).write_text(profile.step.residual, encoding="utf-8")
         if profile.samples is not None:
             profile.samples.write(fresh / SAMPLES)
         _swap(fresh, folder)

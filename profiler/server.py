@@ -229,7 +229,7 @@ def _healthy(url: str) -> bool:
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "facts.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"{path}: the engine told nothing of its settings ({error})", "crashed") from error
     backend = ATTENTION_BACKEND.search((folder / "engine.log").read_text(errors="replace"))

@@ -127,7 +127,7 @@ def vllm_argument_names() -> frozenset[str]:
 
 def vllm_serve_argument_names() -> frozenset[str]:
     """Names of what `vllm serve` 0.32 takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
-    text = files(__package__).joinpath("vllm-0.32-serve-arguments.txt").read_text()
+    text = files(__package__).joinpath("vllm-0.32-serve-arguments.txt").read_text(encoding="utf-8")
     return frozenset(text.split())
 
 
@@ -159,7 +159,7 @@ def with_acceptance(settings: Settings, acceptance: str) -> Settings:
 
 def _read_config_file(path: Path) -> Settings:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -80,7 +80,7 @@ class RequestTable:
 
 def write_requests(table: RequestTable, path: Path) -> None:
     """Write the CSV, a request a line, in order of arrival; an absent value is an empty cell."""
-    with path.open("w", newline="") as out:
+    with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
         for start in range(0, len(table), CHUNK):

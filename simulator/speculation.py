@@ -191,7 +191,7 @@ def _checked(rates: Any, tokens: int, where: str) -> tuple[float, ...]:
 def _rates_in(path: Path, tokens: int) -> Any:
     """The rates of the first `tokens` positions that the file has."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--acceptance-rate {path}: neither a number nor a file: {error.strerror}") from error
     except ValueError as error:

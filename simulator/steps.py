@@ -54,7 +54,7 @@ def read_steps(path: Path) -> Iterator[StepRecord]:
     passed over.
     """
     try:
-        with path.open() as lines:
+        with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.isspace():
                     continue

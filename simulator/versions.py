@@ -96,7 +96,7 @@ def argument_versions() -> dict[str, str | None]:
 
     Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
     """
-    lines = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text().splitlines()
+    lines = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text(encoding="utf-8").splitlines()
     return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
 
 

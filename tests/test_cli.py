@@ -145,6 +145,28 @@ def test_a_closed_stdout_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_files_are_utf_8_in_every_locale(slotune: Slotune, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        '{"timestamp": 0, "input_length": 9, "output_length": 2, "id": "日本"}\n', "utf-8"
+    )
+    (tmp_path / "e.yaml").write_text("max-num-seqs: 4  # größer\n", "utf-8")
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [4, 8]  # größer\n", "utf-8")
+    terms = ("--base-ms", 5, "--prefill-token-ms", 1, "--decode-seq-ms", 1, "--context-token-ms", 0)
+    assert slotune("profile", "linear", *terms, "--out", tmp_path / "p").code == 0
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for words in (
+        ["simulate", "--engine-config", "e.yaml", "--requests-out", "r.csv"],
+        ["screen", "--configs", "grid.yaml", "--jobs", "1"],
+        ["tune", "--slo", "p99:ttft:50", "--trials", "1", "--jobs", "1", "--out", "study"],
+        ["report", "study"],
+    ):
+        more = ["--profile", "p", "--trace", "t.jsonl"] if words[0] != "report" else []
+        command = [sys.executable, "-m", "slotune.cli", *words, *more]
+        done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "\n日本,0.0,9,2," in (tmp_path / "r.csv").read_text("utf-8")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("2h", 7200.0), ("1.5m", 90.0)])
 def test_a_duration_is_seconds(text: str, seconds: float) -> None:
     assert options.duration(text) == seconds

@@ -79,7 +79,7 @@ def recommended(folder: Path) -> tuple[Settings, str | None]:
 
 def grounds(folder: Path) -> list[str]:
     """What a study's recommendation rests on, and which targets it meets: the head of its best.yaml."""
-    lines = (folder / BEST_FILE).read_text().splitlines()
+    lines = (folder / BEST_FILE).read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
 
 

@@ -102,7 +102,7 @@ class Page:
         rates = self._rates()
         note("simulating one setting at a time")
         effects = effects_section(one_at_a_time(self.task, self.best, jobs), self.objective, self._in_use())
-        template = files(__package__).joinpath("templates/report.html.j2").read_text()
+        template = files(__package__).joinpath("templates/report.html.j2").read_text(encoding="utf-8")
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
         return environment.from_string(template).render(
             name=self.study.folder.resolve().name,

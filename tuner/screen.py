@@ -42,7 +42,7 @@ def read_configurations(path: Path) -> list[Settings]:
     Raises InputError for a file that is neither, an unknown setting, or a value of the wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:

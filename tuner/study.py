@@ -210,7 +210,7 @@ def read_asked(folder: Path) -> Asked:
     """What the study in `folder` was asked. Raises InputError where there is none, or one of another version."""
     path = folder / ASKED_FILE
     try:
-        return Asked.model_validate_json(path.read_text())
+        return Asked.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: not a study, {ASKED_FILE} is missing; `slotune tune --out` makes one") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -236,11 +236,11 @@ def write_file(path: Path, text: str) -> None:
     A link stays one.
     """
     if path.exists() and not path.is_file():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return
     path = path.resolve()
     part = path.with_name(path.name + PART)
-    with part.open("w") as file:
+    with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -71,7 +71,7 @@ def validated(
     if found.verdict:
         study.write_best(best_yaml_of(found, found.verdict))
     elif (failures := failure_lines(found.found)) and (study.folder / BEST_FILE).exists():
-        study.write_best(warned((study.folder / BEST_FILE).read_text(), failures))
+        study.write_best(warned((study.folder / BEST_FILE).read_text(encoding="utf-8"), failures))
     return found
 
 
