@@ -80,6 +80,8 @@ SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks",
 PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
 """Settings that change the number of KV blocks, through the profile."""
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises; a ValueError for what looks like a date and is none, too many digits, and bytes not UTF-8."""
 HUMAN_READABLE = frozenset(
     {
         "kv_cache_memory_bytes",
@@ -162,7 +164,7 @@ def _read_config_file(path: Path) -> Settings:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
@@ -230,7 +232,7 @@ def _parsed(value: Any, where: str) -> Any:
     """What YAML makes of a text; anything else as it is."""
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+    except NOT_YAML as error:
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
 
 

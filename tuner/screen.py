@@ -14,7 +14,7 @@ import yaml
 
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
-from ..simulator.engine_config import Settings, setting
+from ..simulator.engine_config import NOT_YAML, Settings, setting
 from ..simulator.slo import OF_ALL, Slo
 from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
@@ -45,7 +45,7 @@ def read_configurations(path: Path) -> list[Settings]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         raise InputError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if isinstance(content, dict):
         return _grid(content, path)

@@ -7,6 +7,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.engine_config import parse_settings, resolve
+from slotune.tuner.screen import read_configurations
 
 
 def test_the_file_of_vllm_serve_is_taken_with_what_it_says_of_the_server(tmp_path: Path):
@@ -117,3 +118,12 @@ def test_a_value_that_no_parser_takes_is_no_internal_error(text: str):
     with pytest.raises(InputError, match=f"--engine {re.escape(text)}: not YAML: ") as error:
         parse_settings([text])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, "[" * 3000])
+def test_neither_is_a_file_of_it(value: str, tmp_path: Path):
+    file = tmp_path / "engine.yaml"
+    file.write_text(f"max_num_seqs: {value}\n")
+    for read, said in ((lambda: parse_settings([], file), "not YAML"), (lambda: read_configurations(file), "neither")):
+        with pytest.raises(InputError, match=f"{re.escape(str(file))}: {said}"):
+            read()
