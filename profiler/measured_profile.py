@@ -27,6 +27,8 @@ ELEMENT_BYTES = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, 
 KEEP_EVERY_TOKEN = ("FullAttentionSpec", "MLAAttentionSpec")
 """Kinds of layers of which a block holds block_size tokens of one request (vllm/v1/kv_cache_interface.py)."""
 
+NOTHING_OUTSIDE = "time outside the engine's steps (HTTP, tokeniser) was not measured: taken as none"
+
 
 def measured_profile(
     model: str,
@@ -47,10 +49,12 @@ def measured_profile(
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
     kv, kv_note = kv_capacity(settings, facts, starts)
+    overhead = fit_overhead(collected.ways)
     notes = [
         f"cut short: {ended}" if ended else None,
         drift_note(collected.drift().spread, steadied),
         kv_note,
+        None if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]
     return Profile(
@@ -61,7 +65,7 @@ def measured_profile(
         defaults=defaults_of(settings, facts),
         cuda_graphs=len(sizes) > 0,
         kv=kv,
-        overhead=fit_overhead(collected.ways),
+        overhead=overhead,
         samples=samples,
         notes=tuple(note for note in notes if note),
     )

@@ -8,7 +8,7 @@ from ..simulator.features import REGIME_NAMES
 from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
-from .provenance import CLOSED_FORM, KERNEL_TABLES, STEP_RECORDS
+from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from .surrogate_model import BEYOND, RegimeError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _bias(error: RegimeError) -> str:
 def _outside_steps(profile: "Profile") -> str | None:
     """What is to be said of the time outside the engine's steps; nothing where it was measured, or none is assumed."""
     assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
-    if profile.source == STEP_RECORDS and not assumed_ms:
+    if profile.source in (STEP_RECORDS, MEASURED) and not assumed_ms:
         return (
             "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs; with the load "
             f"generators of measured servers it was {SEEN_OUTSIDE_MS} ms"

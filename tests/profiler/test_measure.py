@@ -106,6 +106,22 @@ def test_after_a_kill_the_next_call_goes_on_with_the_steps_and_other_scenarios(
     assert load_profile(tmp_path / "profile").source == "measured"
 
 
+def test_one_that_goes_on_and_ends_at_once_says_that_it_knows_nothing_outside_the_steps(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
+    read_until(process, "prompts of about")
+    process.kill()
+    process.wait(10)
+    monkeypatch.setenv("FAKE_VLLM_DEATH", "1")
+    task = Task(str(model_folder), {}, tmp_path / "profile", budget_s=60)
+    measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: None)
+    profile = load_profile(tmp_path / "profile")
+    assert profile.overhead.before_s == 0
+    assert any("was not measured: taken as none" in note for note in profile.notes)
+    assert "is in none of these TTFTs" in profile.trust()["expected_error"]["outside_steps"]
+
+
 def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "profile.measure"
     (other / "run-1").mkdir(parents=True)

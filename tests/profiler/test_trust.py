@@ -19,7 +19,8 @@ def measured() -> Profile:
     profile = linear_profile(4e-3, 4e-5, 1.1e-4, 2.1e-7, name="mine")
     step = replace(profile.step, held_out=(RegimeError("all", 100, 0.02, 0.03, 0.08, 0.01),))
     engine = replace(profile.engine, dtype="bfloat16", kv_cache_dtype="auto")
-    return replace(profile, source=MEASURED, step=step, engine=engine, cuda_graphs=True)
+    overhead = Overhead(before_s=4e-3, after_s=2e-3)
+    return replace(profile, source=MEASURED, step=step, engine=engine, overhead=overhead, cuda_graphs=True)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
 
 
 def test_what_step_records_do_not_hold_is_told(measured: Profile) -> None:
-    records = replace(measured, source=STEP_RECORDS)
+    records = replace(measured, source=STEP_RECORDS, overhead=Overhead())
     assert "in none of these TTFTs" in lines(records.trust())[2]
     known = replace(records, overhead=Overhead(before_s=0.005))
     assert len(lines(known.trust())) == 2
