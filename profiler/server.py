@@ -46,6 +46,8 @@ POLL_S = 0.2
 PORT_ATTEMPTS = 3
 OWN_SETTINGS = ("model", "host", "port", "scheduler_cls", "config", "uds", "api_key")
 """What slotune sets itself."""
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks the engine itself: a proxy that the environment names does not reach this machine's loopback device."""
 SCHEDULER = "slotune_recorder.make_scheduler"
 ATTENTION_BACKEND = re.compile(r"Using (\w+) (?:attention )?backend|Using AttentionBackendEnum\.(\w+)")
 
@@ -220,7 +222,7 @@ def _wait_healthy(process: "subprocess.Popen[bytes]", url: str, log_path: Path, 
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with DIRECT.open(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -45,6 +45,16 @@ def test_a_server_is_healthy_tells_its_facts_and_is_gone_afterwards(
     assert (tmp_path / "run" / "engine.log").exists()
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_the_engine(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    launch = find_vllm(str(fake_vllm))
+    with running_server(launch, str(model_folder), {}, tmp_path / "run", timeout_s=20) as server:
+        server.check()
+
+
 def test_a_failed_start_says_why(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
