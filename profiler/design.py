@@ -42,6 +42,8 @@ class Space:
     max_num_seqs: int
     max_model_len: int
     kv_tokens: int
+    chunked: bool = True
+    """Whether prompts may be computed in parts; where not, one that is longer than a step's limit never starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,18 @@ class Scenario:
         return [length for group in self.groups for length in group]
 
 
+def possible(scenario: Scenario, space: Space) -> Scenario:
+    """The scenario as the engine can take it: prompts leave room for a token, and are not chunked where none may be."""
+    longest = space.max_model_len - 1
+    groups = tuple(tuple(min(length, longest) for length in group) for group in scenario.groups)
+    return Scenario(groups, scenario.cap if space.chunked else 0, scenario.decode_tokens)
+
+
 def draw(space: Space, count: int, seed: int) -> list[Scenario]:
     """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode, how
     unequal the prompts are). Half of them have the engine's own limit as their cap: prompts are then computed whole."""
     points = qmc.Sobol(6, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
-    return [_scenario(space, point, index + seed * 1000) for index, point in enumerate(points)]
+    return [possible(_scenario(space, point, index + seed * 1000), space) for index, point in enumerate(points)]
 
 
 def _scenario(space: Space, point: F64, seed: int) -> Scenario:
@@ -109,12 +118,13 @@ def corners(space: Space) -> list[Scenario]:
     batch = max(1, min(space.max_num_seqs, int(space.kv_tokens * KV_SHARE) // 128))
     few = max(1, min(8, batch, int(space.kv_tokens * KV_SHARE) // longest))
     chunk = max(MIN_CAP, space.max_num_batched_tokens // 4)
-    return [
+    found = [
         Scenario(((widest,), (widest,)), 0, 4),
         Scenario(_split([32] * batch, _stairs(batch, single=False)), 0, 6),
         Scenario(((longest,),), chunk, 6),
         Scenario(_split([longest // 2] * few, [1] * few), chunk, 4),
     ]
+    return [possible(scenario, space) for scenario in found]
 
 
 def halved(scenario: Scenario) -> Scenario | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import EngineError
 from ..simulator.features import TOTALS, totals_of
 from ..simulator.steps import StepRecord
-from .design import Scenario, Space, forecast
+from .design import Scenario, Space, forecast, possible
 from .drift import Drift, drift_of
 from .load import Answer, Call, send
 from .overhead import Passages, passages
@@ -87,16 +87,17 @@ class Sitting:
     def warm_up(self) -> None:
         """Requests whose steps do not count: kernels are compiled and caches filled at first use."""
         for groups in WARM_UP_GROUPS:
-            self._take(self._calls(Scenario(groups, 0, 4), f"{WARM_UP}{self._next()}"))
+            self._take(self._calls(possible(Scenario(groups, 0, 4), self.space), f"{WARM_UP}{self._next()}"))
 
     def sentinel(self) -> None:
         """The request that tells the machine's speed."""
-        call = self._call(f"{SENTINEL}{self._next()}.0", SENTINEL_PROMPT, SENTINEL_TOKENS, cap=0)
+        prompt = max(1, min(SENTINEL_PROMPT, self.space.max_model_len - SENTINEL_TOKENS))
+        call = self._call(f"{SENTINEL}{self._next()}.0", prompt, SENTINEL_TOKENS, cap=0)
         self._take([call])
 
     def scenario(self, scenario: Scenario) -> None:
         """Run a scenario and take in its steps."""
-        self._take(self._calls(scenario, f"{SCENARIO}{self._next()}"))
+        self._take(self._calls(possible(scenario, self.space), f"{SCENARIO}{self._next()}"))
 
     def _take(self, calls: Sequence[Call]) -> None:
         _, answers = send(calls, self._server.base_url, self._server.model)
@@ -145,6 +146,7 @@ def space_of(facts: Mapping[str, Any]) -> Space:
         max_num_seqs=int(facts["max_num_active_seqs"] or facts["max_num_seqs"]),
         max_model_len=int(facts["max_model_len"]),
         kv_tokens=(int(facts["num_gpu_blocks"]) - 1) * int(facts["block_size"]),
+        chunked=facts.get("enable_chunked_prefill") is not False,
     )
 
 

@@ -18,7 +18,9 @@ from aiohttp import web
 
 BASE_S, PREFILL_TOKEN_S, DECODE_ROW_S = 0.002, 0.00002, 0.0001
 LIMIT, SEQS, MODEL_LEN = 512, 16, 2048
-LIMITS = {"max_num_batched_tokens": "--max-num-batched-tokens", "max_num_seqs": "--max-num-seqs"}
+NAMES = ("max_num_batched_tokens", "max_num_seqs", "max_model_len")
+LIMITS = {name: f"--{name.replace('_', '-')}" for name in NAMES}
+WHOLE = "--no-enable-chunked-prefill"
 WEIGHT_BYTES, TOKEN_BYTES, SEQ_BYTES = 2e9, 1e5, 2e6
 KV_BYTES = 2 * 8 * 2 * 64 * 2
 """Of one token of the model that conftest.py makes, in bfloat16."""
@@ -53,7 +55,7 @@ class Engine:
     def __init__(self) -> None:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.cap = LIMIT
+        self.limit = self.cap = facts(sys.argv)["max_num_batched_tokens"]
         self.requests = 0
         path = os.environ.get("SLOTUNE_STEPS")
         self.steps = Path(path).open("w") if path else None  # noqa: SIM115 - open as long as the engine runs
@@ -64,7 +66,7 @@ class Engine:
             print("RuntimeError: the fake engine was told to die", flush=True)
             os._exit(1)
         if found := re.match(r"slotune-cap(\d+)-", request.name):
-            self.cap = min(int(found[1]) or LIMIT, LIMIT)
+            self.cap = min(int(found[1]) or self.limit, self.limit)
         self.waiting.append(request)
 
     async def run(self) -> None:
@@ -89,7 +91,10 @@ class Engine:
         while self.waiting and len(self.running) < SEQS:
             self.running.append(self.waiting.popleft())
         for request in self.running:
-            tokens = min(max(1, request.prompt - request.computed), budget)
+            tokens = max(1, request.prompt - request.computed)
+            if tokens > budget and WHOLE in sys.argv:
+                break
+            tokens = min(tokens, budget)
             if tokens:
                 rows.append((request, tokens, request.computed))
                 budget -= tokens
@@ -113,7 +118,7 @@ class Engine:
 async def completions(http: web.Request) -> web.StreamResponse:
     body = await http.json()
     request = Request(http.headers.get("X-Request-Id", "?"), len(body["prompt"]), body["max_tokens"])
-    if request.prompt + request.output > MODEL_LEN:
+    if request.prompt + request.output > facts(sys.argv)["max_model_len"]:
         return web.json_response({"error": "too long"}, status=400)
     http.app["engine"].add(request)
     stream = web.StreamResponse()
@@ -142,10 +147,10 @@ async def engine(app: web.Application):  # type: ignore[no-untyped-def]
     task.cancel()
 
 
-def facts(words: list[str]) -> dict[str, object]:
+def facts(words: list[str]) -> dict[str, Any]:
     """FACTS, with the limits that were asked for; FAKE_VLLM_GPU_BYTES: blocks of what a GPU of that size has left."""
     asked = {name: int(words[words.index(flag) + 1]) for name, flag in LIMITS.items() if flag in words}
-    found = FACTS | asked
+    found = FACTS | asked | {"enable_chunked_prefill": WHOLE not in words}
     if total := os.environ.get("FAKE_VLLM_GPU_BYTES"):
         used = WEIGHT_BYTES + TOKEN_BYTES * found["max_num_batched_tokens"] + SEQ_BYTES * found["max_num_seqs"]
         blocks = (0.9 * float(total) - used) // (16 * KV_BYTES)

@@ -24,18 +24,21 @@ from slotune.simulator.step_time import step_times_s
 
 FAKE = runpy.run_path(str(Path(__file__).parents[1] / "fake_vllm.py"), run_name="fake_vllm")
 MEASURE = """
-import sys
+import json, sys
 from pathlib import Path
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Task, measure
-command, model, out, budget = sys.argv[1:]
-task = Task(model, {}, Path(out), float(budget))
+command, model, out, budget, settings = sys.argv[1:]
+task = Task(model, json.loads(settings), Path(out), float(budget))
 measure(task, find_vllm(command), lambda done, note: print(note, flush=True))
 """
 
 
-def started(fake_vllm: Path, model_folder: Path, out: Path, budget_s: float) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-c", MEASURE, str(fake_vllm), str(model_folder), str(out), str(budget_s)]
+def started(
+    fake_vllm: Path, model_folder: Path, out: Path, budget_s: float, settings: dict[str, object] | None = None
+) -> "subprocess.Popen[str]":
+    arguments = [str(fake_vllm), str(model_folder), str(out), str(budget_s), json.dumps(settings or {})]
+    words = [sys.executable, "-c", MEASURE, *arguments]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -67,6 +70,23 @@ def test_a_measured_profile_knows_the_engine(fake_vllm: Path, model_folder: Path
     assert not (tmp_path / "profile.measure").exists()
     assert any("drifted" in note for note in profile.notes)
     assert notes[0] == "starting the engine"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"enable_chunked_prefill": False, "max_num_batched_tokens": 2048}, {"max_model_len": 100}],
+    ids=["prompts computed whole", "a short model length"],
+)
+def test_nothing_is_asked_of_an_engine_that_it_cannot_take(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    process = started(fake_vllm, model_folder, tmp_path / "profile", 14, settings)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert not any("cut short" in note for note in load_profile(tmp_path / "profile").notes)
 
 
 def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
