@@ -9,10 +9,13 @@ Beside the profile's folder P lies P.measure while a measurement goes on: logs a
 killed, and the next call for the same engine and model begins with the steps in it.
 """
 
+import fcntl
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import numpy as np
 from ..errors import EngineError, InputError
 from .chooser import Chooser
 from .design import Scenario
+from .devices import gpus, processor
 from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
@@ -80,9 +84,31 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     refuse_stages(task.settings)
     read_model_folder(task.model)
     folder = task.out.parent / f"{task.out.name}.measure"
+    with _held(folder):
+        profile = _measured(task, launch, folder, report, clock)
+        save_profile(profile, task.out)
+        shutil.rmtree(folder)
+    return profile
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process: a second measurement in it would take the first one's steps for earlier ones,
+    and the first that ends removes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: another slotune measures there; wait for it, or give another --out") from error
+    finally:
+        os.close(descriptor)
+
+
+def _measured(task: Task, launch: Launch, folder: Path, report: Report, clock: Callable[[], float]) -> Profile:
     identity = _identity(task, launch)
     collected, number = _earlier(folder, identity)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "measure.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
     begin = clock()
     report(0.0, "starting the engine")
@@ -96,18 +122,17 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
         starts = observe_starts(launch, task.model, task.settings, server, run)
     report(clock() - begin, "fitting")
     name, seed = task.out.name, task.seed
-    profile = measured_profile(task.model, task.settings, launch, server, collected, starts, ended, name, seed)
-    save_profile(profile, task.out)
-    shutil.rmtree(folder)
-    return profile
+    return measured_profile(task.model, task.settings, launch, server, collected, starts, ended, name, seed)
 
 
 def _identity(task: Task, launch: Launch) -> dict[str, Any]:
     """What must be equal for steps of an earlier call to count."""
+    devices = gpus()
     return {
         "model": task.model,
         "settings": dict(task.settings),
         "vllm": launch.version,
+        "device": devices[0].name if devices else processor(),
         "environment": launch.recorded_environment(),
     }
 
@@ -115,16 +140,15 @@ def _identity(task: Task, launch: Launch) -> dict[str, Any]:
 def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]:
     """Steps of calls that were killed, and the number of the next run."""
     collected = Collected()
-    if not folder.exists():
-        return collected, 1
     try:
         known = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
     if known is None and any(folder.iterdir()):
         raise InputError(f"{folder}: holds something that is no measurement; remove it")
-    if known != identity:  # another model, other settings: what lies here is of no use
-        shutil.rmtree(folder)
+    if known != identity:  # another model, other settings, another machine: what lies here is of no use
+        for run in folder.glob("run-*"):
+            shutil.rmtree(run)
         return collected, 1
     runs = sorted(folder.glob("run-*/steps.jsonl"))
     for number, steps in enumerate(runs, 1):

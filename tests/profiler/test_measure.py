@@ -142,6 +142,33 @@ def test_one_that_goes_on_and_ends_at_once_says_that_it_knows_nothing_outside_th
     assert "is in none of these TTFTs" in profile.trust()["expected_error"]["outside_steps"]
 
 
+def test_a_second_measurement_leaves_the_first_alone(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    launch = find_vllm(str(fake_vllm))
+    first = started(fake_vllm, model_folder, tmp_path / "profile", 20)
+    read_until(first, "prompts of about")
+    for settings in ({}, {"max_num_seqs": 8}):
+        task = Task(str(model_folder), settings, tmp_path / "profile", 1)
+        with pytest.raises(InputError, match="another slotune measures there"):
+            measure(task, launch, lambda done, note: None)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert load_profile(tmp_path / "profile").defaults["max_num_seqs"] == 16
+
+
+def test_steps_of_another_machine_are_not_mixed_in(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
+    read_until(process, "prompts of about")
+    process.kill()
+    process.wait(10)
+    monkeypatch.setattr("slotune.profiler.measure.processor", lambda: "another processor")
+    notes: list[str] = []
+    task = Task(str(model_folder), {}, tmp_path / "profile", 1)
+    measure(task, find_vllm(str(fake_vllm)), lambda done, note: notes.append(note))
+    assert "warming up, 0 steps" in notes
+
+
 def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "profile.measure"
     (other / "run-1").mkdir(parents=True)
