@@ -109,6 +109,11 @@ class Sitting:
             if not call.background and answer.error is None
         }
         records = self._tail.read_until(ends, RECORD_TIMEOUT_S)
+        if not records:
+            raise EngineError(
+                f"no step of what was answered is recorded: the disk is full, or {self._server.log_path} says why",
+                "no-steps",
+            )
         self._collected.add(records, self._number)
         if not _kind(calls[0].name).startswith(WARM_UP):
             self._collected.ways.append(passages(calls, answers, records))

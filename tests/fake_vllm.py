@@ -1,7 +1,8 @@
 """A stand-in for the `vllm` command: serves token streams from a step loop of known cost, and records its steps.
 
 Run as a script: `--version`, or `serve MODEL --port N ...`. It runs out of memory with --max-num-seqs 13; with
-FAKE_VLLM_DEATH=start or =<requests> it fails in other ways. FAKE_VLLM_PIDS names a file that gets its process id.
+FAKE_VLLM_DEATH=start or =<requests> it fails in other ways. FAKE_VLLM_STEPS is how many steps it records at most,
+FAKE_VLLM_PIDS names a file that gets its process id.
 """
 
 import asyncio
@@ -102,7 +103,7 @@ class Engine:
 
     def finish(self, number: int, start: float, end: float, rows: list[tuple[Request, int, int]]) -> float:
         shown = [[request.name, tokens, context] for request, tokens, context in rows]
-        if self.steps:
+        if self.steps and number <= int(os.environ.get("FAKE_VLLM_STEPS", number)):
             record = {"step": number, "start_ms": start * 1e3, "end_ms": end * 1e3, "rows": shown}
             self.steps.write(json.dumps(record | {"preempted": [], "free_blocks": 1}) + "\n")
             self.steps.flush()

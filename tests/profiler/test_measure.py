@@ -215,6 +215,16 @@ def test_an_engine_that_dies_later_leaves_a_profile_of_what_was_measured(
     assert any("the fake engine was told to die" in note for note in load_profile(tmp_path / "p").notes)
 
 
+def test_a_recording_that_ends_early_is_told_and_not_waited_for(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_STEPS", "300")
+    begin = time.monotonic()
+    measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert time.monotonic() - begin < 45
+    assert any("no step of what was answered is recorded" in note for note in load_profile(tmp_path / "p").notes)
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "p.measure").mkdir()
     (tmp_path / "p.measure" / "thesis.tex").write_text("years of work")
