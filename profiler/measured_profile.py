@@ -1,6 +1,7 @@
 """A profile made of what was measured on a running engine."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
     devices = gpus() if facts.get("device_type") == "cuda" else []
     return EngineFacts(
         version=facts.get("vllm_version"),
-        model=model,
+        model=str(Path(model).absolute()) if Path(model).is_dir() else model,  # elsewhere it would be a hub's
         device=devices[0].name if devices else processor(),
         driver=devices[0].driver if devices else None,
         tensor_parallel_size=int(facts.get("tensor_parallel_size") or 1),

@@ -1,5 +1,6 @@
 """What a measured engine tells of its KV cache, by the number format it has."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from slotune.profiler import measured_profile
 from slotune.profiler.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.kv_starts import observation_of
-from slotune.profiler.measured_profile import kv_capacity
+from slotune.profiler.measured_profile import engine_facts, kv_capacity
 from slotune.profiler.model_folder import keeps_every_token
 
 LLAMA: dict[str, Any] = {
@@ -111,3 +112,10 @@ def test_of_unequal_pipeline_stages_the_largest_bounds_the_blocks() -> None:
     found, _ = kv_capacity({}, facts(kv_bytes_per_block=15 * layer, num_gpu_blocks=blocks, kv_cache_memory_bytes=share))
     assert found is not None
     assert found.num_gpu_blocks(LIMITS) == pytest.approx(blocks, abs=1)
+
+
+def test_a_model_folder_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert engine_facts("models/mine", facts()).model == str(tmp_path / "models" / "mine")
+    assert engine_facts("models/another", facts()).model == "models/another"
