@@ -9,7 +9,6 @@ Beside the profile's folder P lies P.measure while a measurement goes on: logs a
 killed, and the next call for the same engine and model begins with the steps in it.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from ..errors import EngineError, InputError
 from .chooser import Chooser
 from .design import Scenario
 from .devices import gpus, processor
+from .folder_lock import hold
 from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
@@ -96,12 +96,9 @@ def _held(folder: Path) -> Iterator[None]:
     """Hold the folder for this process: a second measurement in it would take the first one's steps for earlier ones,
     and the first that ends removes them."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = hold(folder, "another slotune measures there; wait for it, or give another --out")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise InputError(f"{folder}: another slotune measures there; wait for it, or give another --out") from error
     finally:
         os.close(descriptor)
 

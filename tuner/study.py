@@ -8,7 +8,6 @@ A study is created once and then continued: asking for the same thing again goes
 something else in the same folder is an error. One process writes at a time.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -24,12 +23,14 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
+from ..profiler.folder_lock import hold
 
 FORMAT_VERSION: Final = 1
 ASKED_FILE = "study.json"
 TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
 PART = ".part"
+WRITTEN = "another slotune is writing this study; wait for it or stop it"
 
 Where = Literal["simulation", "other orders", "other step times", "hardware"]
 
@@ -132,7 +133,7 @@ class Study:
     def open(cls, folder: Path, *, writable: bool = False) -> Self:
         """An existing study. Raises InputError where `folder` is none, or where another process writes it."""
         asked = read_asked(folder)
-        return cls(folder, asked, _lock(folder) if writable else None)
+        return cls(folder, asked, hold(folder, WRITTEN) if writable else None)
 
     @classmethod
     def create(cls, folder: Path, asked: Asked) -> Self:
@@ -148,7 +149,7 @@ class Study:
             raise InputError(f"{folder}: holds something that is not a study; give an empty or new folder to --out")
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
+            lock = hold(folder, WRITTEN)
             write_file(folder / ASKED_FILE, asked.model_dump_json(indent=2) + "\n")
         return cls(folder, asked, lock)
 
@@ -254,17 +255,6 @@ def _address(folder: Path, lock: int | None) -> str:
     kept = folder / f"{TRIALS_FILE}-wal"
     fixed = lock is None and not os.access(folder, os.W_OK) and not kept.exists()
     return f"{address}?mode=ro&immutable=1" if fixed else address
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(f"{folder}: another slotune is writing this study; wait for it or stop it") from error
-    return descriptor
 
 
 @contextmanager
