@@ -23,6 +23,9 @@ LARGEST_GROWTH = 0.02
 """Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""
 STEADY_GROWTH = 0.01
 """And in the batch, which takes longer to tell, so that a load is made longer until it does."""
+BURST_GAP = 0.01
+"""Of the mean gap: requests that follow each other sooner are one burst. Were only long gaps chosen to begin blocks,
+loads would swing less than the trace does."""
 
 
 def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
@@ -30,28 +33,48 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
 
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
     replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
-    copy lasts, and a rate just above what the engine serves would pass. Where prompts share tokens, as the turns of a
+    copy lasts, and a rate just above what the engine serves would pass. No block begins within a burst, which would
+    join another and be longer than any of the trace. Where prompts share tokens, as the turns of a
     conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
     repeated request is a new one: copies share lasting prefixes and nothing else.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
-    rows = np.concatenate([_order(trace, rng, seed) for _ in range(copies)])
-    gaps = np.diff(paced.arrival_s, prepend=0.0)
+    gaps = _gaps_s(paced)
+    rows = np.concatenate([_order(trace, gaps, rng, seed) for _ in range(copies)])
     repeated = _taken(paced, rows, np.repeat(np.arange(copies), len(trace)), np.cumsum(gaps[rows]))
     return at_rate(repeated, rate, seed)
 
 
-def _order(trace: Trace, rng: np.random.Generator, seed: int) -> I64:
+def _gaps_s(paced: Trace) -> F64:
+    """(n,): the time before each request; before a first one at time zero, that between two arrivals."""
+    gaps_s = np.diff(paced.arrival_s, prepend=0.0)
+    if gaps_s[0] == 0 and gaps_s.any():
+        gaps_s[0] = gaps_s[gaps_s > 0].mean()
+    return gaps_s
+
+
+def _order(trace: Trace, gaps_s: F64, rng: np.random.Generator, seed: int) -> I64:
     everything = np.arange(len(trace))
     if seed == 0:
         return everything
     if len(trace.run_name):
         return np.roll(everything, -round(len(trace) * (seed * GOLDEN % 1)))
-    blocks = np.array_split(everything, max(1, round(len(trace) ** 0.5)))
-    drawn = np.concatenate([blocks[i] for i in rng.integers(0, len(blocks), len(blocks))])
-    return np.resize(drawn, len(trace))  # blocks differ in length by one
+    blocks = np.split(everything, _block_starts(gaps_s))
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < len(trace):
+        drawn = np.concatenate([drawn, *(blocks[i] for i in rng.integers(0, len(blocks), len(blocks)))])
+    return drawn[: len(trace)]
+
+
+def _block_starts(gaps_s: F64) -> I64:
+    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole."""
+    blocks = max(1, round(len(gaps_s) ** 0.5))
+    wanted = [block[0] for block in np.array_split(np.arange(len(gaps_s)), blocks)]
+    between = np.flatnonzero(gaps_s >= BURST_GAP * gaps_s.mean())
+    starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])
+    return starts[starts > 0]
 
 
 def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
