@@ -241,6 +241,7 @@ class Profile:
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             "extrapolated_share": largest_share(known, "extrapolated_share"),
             "api_server_share": largest_share(known, "api_server_share"),
+            "piled_up_share": largest_share(known, "piled_up_share"),
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
             "kv_capacity": "unlimited" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],

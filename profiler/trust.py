@@ -34,6 +34,9 @@ MOST_OF_API_SERVER = 0.9
 benchmarks/accuracy/kubecon.py is met, and its server got to 1.15; at 2.2 (K1 of benchmarks/accuracy/public_runs.py) a
 server gave half of what its GPU could."""
 
+MOST_PILED_UP = 0.05
+"""Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
+
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
     "prefill_context_parallel_size": "is not simulated",
@@ -224,6 +227,17 @@ def _outside_steps(profile: "Profile") -> str | None:
     )
 
 
+def piled_up(share: float) -> list[str]:
+    """What is told where so large a share of the requests is added to those under way towards the end of the trace."""
+    if not share > MOST_PILED_UP:
+        return []
+    return [
+        f"{share:.0%} of the requests pile up towards the end of the trace: the engine does not keep up, or the trace "
+        "is too short to tell, and a load that goes on may miss targets that are met here; `slotune plan` finds the "
+        "rate that lasts"
+    ]
+
+
 def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
@@ -236,6 +250,7 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
             f"the API server, one process, would be busy for about {share:.0%} of the time on a cloud machine's core: "
             "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
         )
+    told += piled_up(trust["piled_up_share"])
     if trust["extrapolated_share"] > 0:
         share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
         known = (

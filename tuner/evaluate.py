@@ -16,6 +16,7 @@ from ..simulator.misses import answers_cut
 from ..simulator.simulation import SimulationResult, simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
+from .steady_load import engine_growth
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -77,6 +78,7 @@ def doubts(result: SimulationResult, metrics: Mapping[str, float], trace: Trace)
         "extrapolated_share": result.extrapolated_steps / max(result.steps, 1),
         "api_server_share": busy_share(result.requests, result.gaps, metrics["duration"]),
         "answers_cut": answers_cut(result.requests, trace.output_tokens),
+        "piled_up_share": max(engine_growth(result), 0.0),
     }
 
 

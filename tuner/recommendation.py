@@ -8,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ..errors import InfeasibleError
+from ..profiler.trust import piled_up
 from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo, milliseconds
 from . import validation
@@ -112,6 +113,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
         task.profile.provenance,
         *_target_lines(recommendation),
+        *piled_up((recommendation.best.metrics or {}).get("piled_up_share", 0.0)),
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, recommendation.best.metrics)

@@ -119,6 +119,12 @@ def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> N
     assert len(lines(measured.trust(runs=runs[:2]))) == 2
 
 
+def test_requests_that_pile_up_to_the_end_of_a_trace_are_told(measured: Profile) -> None:
+    """On a load that goes on they miss every target."""
+    assert "18% of the requests pile up" in lines(measured.trust(runs=[{"piled_up_share": 0.18}]))[2]
+    assert len(lines(measured.trust(runs=[{"piled_up_share": 0.02}]))) == 2
+
+
 def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: Profile) -> None:
     beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
     trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(

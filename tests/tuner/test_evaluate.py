@@ -6,6 +6,7 @@ import pytest
 
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.simulator.simulation import simulate
+from slotune.traces.transform import at_rate
 from slotune.tuner import evaluate
 from slotune.tuner.evaluate import SimulatedRun
 
@@ -21,6 +22,11 @@ def test_a_run_gives_the_metrics_that_targets_name(run):
     assert outcome.metrics["completed"] == 60
     assert 0 < outcome.metrics["p97.5_ttft_ms"] <= outcome.metrics["p99_ttft_ms"]
     assert outcome.metrics["extrapolated_share"] == 0
+
+
+def test_an_engine_that_does_not_keep_up_is_noted_though_the_trace_ends_before_it_shows(run, small_trace):
+    calm, busy = (replace(run, trace=at_rate(small_trace(400), rate, 0))({}).metrics for rate in (1.0, 4000.0))
+    assert calm["piled_up_share"] < 0.05 < busy["piled_up_share"]
 
 
 def test_what_the_engine_refuses_is_a_result(run):
