@@ -95,6 +95,18 @@ def good_text(objective: Objective, metrics: Metrics) -> str:
     return f"{met} ({good_share(metrics):.1%})"
 
 
+def good_orders_text(orders: OtherOrders, objective: Objective) -> str:
+    """On how many of the other orders enough requests are good, and how many are."""
+    met = orders.meeting(lambda metrics: objective.good_ratio(metrics) == 0)
+    low, high = orders.range(good_share)
+    return f"met in {met} ({low:.1%} to {high:.1%})"
+
+
+def good_steps_text(steps: Sensitivity, objective: Objective) -> str:
+    """Whether enough requests are good with faster and with slower steps, and how many are."""
+    return steps.both(partial(good_text, objective))
+
+
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
     """The recommendation that the measurements make of it; they decide where any run succeeded."""
     if measured.verdict is None:
@@ -127,7 +139,12 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
         f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
     ]
     if objective.slos and objective.goodput and best.metrics is not None:
-        lines.append(f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation")
+        line = f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation"
+        if orders:
+            line += f"; in {len(orders.runs)} other orders of the requests {good_orders_text(orders, objective)}"
+        if steps:
+            line += f"; with {steps.label} {good_steps_text(steps, objective)}"
+        lines.append(line)
     for slo in objective.slos:
         line = f"{slo}: {verdict_text(slo, best)} in simulation"
         if orders:

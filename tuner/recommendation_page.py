@@ -9,7 +9,17 @@ from typing import Any
 from .comparison import changes_text, quantities
 from .objective import GOOD_SHARE, Metrics, Objective
 from .other_orders import OtherOrders
-from .recommendation import Recommendation, good_text, met_text, range_text, steps_range_text, steps_text, verdict_text
+from .recommendation import (
+    Recommendation,
+    good_orders_text,
+    good_steps_text,
+    good_text,
+    met_text,
+    range_text,
+    steps_range_text,
+    steps_text,
+    verdict_text,
+)
 from .sensitivity import Sensitivity
 from .study import Trial, settings_key
 from .task import Task
@@ -50,6 +60,8 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
             rows.append((label, of_default, of_best))
     if task.objective.slos and task.objective.goodput:
         rows.append((f"{GOOD_SHARE:.0%} of requests good", _good_text(task, default), _good_text(task, best)))
+        rows += _spread_row(recommendation, partial(good_orders_text, objective=task.objective))
+        rows += _steps_row(recommendation, partial(good_steps_text, objective=task.objective))
     for slo in task.objective.slos:
         rows.append((str(slo), verdict_text(slo, default), verdict_text(slo, best)))
         rows += _spread_row(recommendation, partial(met_text, slo=slo))
@@ -165,6 +177,12 @@ def _spread(orders: OtherOrders, value: Callable[[Metrics], float]) -> dict[str,
     return {"mean": math.fsum(map(value, orders.runs)) / len(orders.runs), "low": low, "high": high}
 
 
+def _by_target(orders: OtherOrders, objective: Objective) -> dict[str, list[bool]]:
+    """Whether each target is met, order by order."""
+    met = [targets_met(objective, metrics) for metrics in orders.runs]
+    return {name: [one[name] for one in met] for name in met[0]}
+
+
 def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any]:
     """Mean, least and greatest of the metrics that are shown, and how often each target is met."""
     read: dict[str, Callable[[Metrics], float]] = {key: itemgetter(key) for key in SHOWN}
@@ -172,5 +190,5 @@ def _orders_document(orders: OtherOrders, objective: Objective) -> dict[str, Any
     return {
         "orders": len(orders.runs),
         "metrics": {key: _spread(orders, read[key]) for key in sorted(read)},
-        "targets_met": {str(slo): orders.meeting(slo.is_met) for slo in objective.slos},
+        "targets_met": {name: met.count(True) for name, met in _by_target(orders, objective).items()},
     }

@@ -17,12 +17,12 @@ from ..traces.stats import request_rate
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
-from .objective import Metrics
+from .objective import GOOD_SHARE, Metrics
 from .other_orders import orders_of, picked
 from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked, reference_of
-from .recommendation import met_text, steps_text
+from .recommendation import good_orders_text, good_steps_text, met_text, steps_text
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -176,6 +176,8 @@ class Page:
         if orders is None or not self.objective.slos:
             return []
         texts = [f"{slo} {met_text(orders, slo)}" for slo in self.objective.slos]
+        if self.objective.good_is_target:
+            texts.append(f"{GOOD_SHARE:.0%} of requests good {good_orders_text(orders, self.objective)}")
         return [f"The same requests in {len(orders.runs)} other orders: {'; '.join(texts)}."]
 
     def _other_steps(self) -> list[str]:
@@ -184,6 +186,8 @@ class Page:
         if steps is None or not self.objective.slos:
             return []
         texts = [f"{slo} {steps_text(steps, slo)}" for slo in self.objective.slos]
+        if self.objective.good_is_target:
+            texts.append(f"{GOOD_SHARE:.0%} of requests good {good_steps_text(steps, self.objective)}")
         return [f"With {steps.label}: {'; '.join(texts)}."]
 
     @staticmethod

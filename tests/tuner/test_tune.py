@@ -87,7 +87,8 @@ def test_best_yaml_is_what_vllm_reads(found):
 def test_goodput_beside_targets_is_one_of_them(found):
     objective = replace(found.task.objective, goodput={"ttft": 1.0})
     metrics = dict(found.best.metrics) | {"request_goodput": 0.25 * found.best.metrics["request_throughput"]}
-    few = replace(found, task=replace(found.task, objective=objective), best=replace(found.best, metrics=metrics))
+    alone = replace(found, orders={}, sensitivities={}, best=replace(found.best, metrics=metrics))
+    few = replace(alone, task=replace(found.task, objective=objective))
     with pytest.raises(InfeasibleError, match=r"25.0% of the requests are good where 99% are needed"):
         require_targets(few)
     assert "# 99% of requests good: missed (25.0%) in simulation" in best_yaml_of(few)
@@ -221,5 +222,11 @@ def test_goodput_beside_a_target_decides(files, tmp_path):
     best, default = (found.task.objective.good_ratio(trial.metrics) for trial in (found.best, found.default))
     assert best <= default
     assert document(found)["best"]["targets"]["goodput"] == (best == 0)
+    labels = [label for label, *_ in comparison(found)]
     (row,) = [row for row in comparison(found) if row[0] == "99% of requests good"]
+    assert labels[labels.index("99% of requests good") + 1] == "  in 6 other orders"
+    orders = found.orders_of(found.best)
+    met = orders.meeting(lambda metrics: found.task.objective.good_ratio(metrics) == 0)
+    assert document(found)["best"]["other_orders"]["targets_met"]["goodput"] == met
+    assert f"in 6 other orders of the requests met in {met} (" in best_yaml_of(found).split("requests good")[1]
     assert row[2].startswith("met" if best == 0 else "missed")
