@@ -132,20 +132,6 @@ class Profile:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
 
-    def overcommitted(self, settings: Mapping[str, Any]) -> str | None:
-        """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
-        override = settings.get("num_gpu_blocks_override")
-        if override is None or self.kv is None or self.refusal(settings):  # which is told where they are run
-            return None
-        memory = self._memory_settings(settings, self.engine_config(settings))
-        asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
-        if asked <= found:
-            return None
-        return (
-            f"num_gpu_blocks_override={override}: takes {asked / GIB:.1f} GiB, and the memory model of profile "
-            f"{self.name} finds {max(found, 0) / GIB:.1f} GiB for the KV cache"
-        )
-
     def ignored(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of those settings that change neither the schedule nor the times nor the memory that are predicted.
 
@@ -155,13 +141,12 @@ class Profile:
         heeded = SIMULATED | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
-    def refusal(self, settings: Mapping[str, Any]) -> str | None:
-        """Why vLLM refuses the settings; None where it would start with them."""
+    def engine_or_none(self, settings: Mapping[str, Any]) -> EngineConfig | None:
+        """`engine_config`, or None where vLLM refuses the settings, as is told where they are run."""
         try:
-            self.engine_config(settings)
-        except InputError as error:
-            return str(error)
-        return None
+            return self.engine_config(settings)
+        except InputError:
+            return None
 
     def check_given(self, settings: Mapping[str, Any]) -> None:
         """Raise InputError where vLLM refuses the defaults for the sake of these, which somebody gave, among them.
@@ -169,24 +154,37 @@ class Profile:
         A model whose own context does not fit is no reason: its profile serves with a lower max_model_len.
         """
         others = {name: value for name, value in self.defaults.items() if name not in settings}
-        if replace(self, defaults=others).refusal({}) is None:
+        if replace(self, defaults=others).engine_or_none({}) is not None:
             self.engine_config({})
 
     def _kv_cache_error(self, settings: Mapping[str, Any]) -> float:
-        if self.kv is None or self.refusal(settings):  # what vLLM refuses has no cache
+        engine = self.engine_or_none(settings)
+        if self.kv is None or engine is None:
             return 0.0
-        return self.kv.error_share(self._memory_settings(settings, self.engine_config(settings)))
+        return self.kv.error_share(self._memory_settings(settings, engine))
 
     def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
-        told = [self.overcommitted(settings), self._other_graphs(settings)]
+        engine = self.engine_or_none(settings)
+        told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
         return [*unrepresented(self, settings), *filter(None, told)]
 
-    def _other_graphs(self, settings: Mapping[str, Any]) -> str | None:
-        try:
-            most, sizes = self.engine_config(settings).max_num_batched_tokens, self._graph_sizes(settings)
-        except InputError:  # what vLLM refuses makes no steps, and says so where it is run
+    def _overcommitted(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
+        """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
+        override = settings.get("num_gpu_blocks_override")
+        if override is None or self.kv is None:
             return None
-        return other_graphs(self, float(sizes[-1]), most) if len(sizes) else None
+        memory = self._memory_settings(settings, engine)
+        asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
+        if asked <= found:
+            return None
+        return (
+            f"num_gpu_blocks_override={override}: takes {asked / GIB:.1f} GiB, and the memory model of profile "
+            f"{self.name} finds {max(found, 0) / GIB:.1f} GiB for the KV cache"
+        )
+
+    def _other_graphs(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
+        sizes = self._graph_sizes(settings)
+        return other_graphs(self, float(sizes[-1]), engine.max_num_batched_tokens) if len(sizes) else None
 
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.step_time import SHAPE_NAMES
 from .profile import Profile
@@ -15,12 +16,12 @@ HULL_SHOWN = ("tokens", "prefill_tokens", "decode_rows", "mean_prefill_context",
 
 def as_document(profile: Profile) -> dict[str, Any]:
     """Everything `profile show --json` tells."""
-    known = profile.kv is not None and profile.refusal({}) is None
+    engine = profile.engine_or_none({}) if profile.kv else None
     return {
         **profile.describe(),
         "trust": profile.trust(),
         "defaults": dict(profile.defaults),
-        "num_gpu_blocks": profile.engine_config({}).num_gpu_blocks if known else None,
+        "num_gpu_blocks": engine.num_gpu_blocks if engine else None,
         "overhead_ms": overhead_ms(profile),
         "baseline_ms": baseline_ms(profile),
         "measured_range": measured_range(profile),
@@ -72,9 +73,10 @@ def kv_lines(profile: Profile) -> list[str]:
 
 
 def _default_cache(profile: Profile) -> str:
-    if refusal := profile.refusal({}):
-        return f"vLLM refuses the default settings: {refusal}"
-    engine = profile.engine_config({})
+    try:
+        engine = profile.engine_config({})
+    except InputError as error:
+        return f"vLLM refuses the default settings: {error}"
     tokens = engine.num_gpu_blocks * engine.block_size
     return f"{engine.num_gpu_blocks} blocks of {engine.block_size} tokens ({tokens:,} tokens) with the default settings"
 

@@ -50,20 +50,17 @@ class Task:
         )
 
     def resolved(self, settings: Mapping[str, Any]) -> Settings:
-        """The settings with what the engine takes for every knob that they do not name, given the others."""
+        """The settings with what the engine takes for every knob that they do not name, given the others.
+
+        For settings that it refuses, the default's.
+        """
         knobs = {knob.name: knob.default for knob in self.space.knobs}
-        if self.refuses(settings):
-            return knobs | dict(settings)
-        engine = self.profile.engine_config(settings)
+        engine = self.profile.engine_or_none(settings)
         return {name: getattr(engine, name, default) for name, default in knobs.items()} | dict(settings)
 
     def refuses(self, settings: Mapping[str, Any]) -> bool:
         """Whether the profile knows that the engine would not start with these settings."""
-        try:
-            self.profile.engine_config(settings)
-        except InputError:
-            return True
-        return False
+        return self.profile.engine_or_none(settings) is None
 
 
 def ask(
