@@ -34,7 +34,6 @@ from .output import (
 )
 
 if TYPE_CHECKING:
-    from ..simulator.engine_config import Settings
     from ..tuner.objective import Objective
     from ..tuner.screen import Screened
 
@@ -87,7 +86,16 @@ def command(
       echo 'max_num_seqs: [64, 128, 256]' > grid.yaml
       slotune screen --profile h200-llama-3.1-8b --trace chat --configs grid.yaml --slo p99:ttft:500 --out screen.csv
     """
-    from ..tuner.screen import check_metric, document, read_configurations, require_targets, screen, trust_of, write_csv
+    from ..tuner.screen import (
+        accepting,
+        check_metric,
+        document,
+        read_configurations,
+        require_targets,
+        screen,
+        trust_of,
+        write_csv,
+    )
 
     keep_apart({"--out": out}, configs, common["trace"], common["engine_config"], acceptance_rate)
     announce_compilation()
@@ -95,7 +103,7 @@ def command(
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
     if acceptance_rate:
-        configurations = _accepting(configurations, settings, acceptance_rate)
+        configurations = accepting(configurations, settings, acceptance_rate)
     note_ignored(run.profile, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(
@@ -145,23 +153,6 @@ def _common(
     percentiles = tuple(target.percentile for target in slo)
     run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed, percentiles)
     return run, parse_settings(engine, engine_config), objective
-
-
-def _accepting(configurations: "list[Settings]", settings: "Settings", acceptance: str) -> "list[Settings]":
-    """The configurations with the acceptance in what each drafts with, its own `speculative_config` or that of all.
-
-    Those that draft nothing stay as they are. Raises InputError where none drafts.
-    """
-    from ..simulator.engine_config import with_acceptance
-
-    key = "speculative_config"
-    drafting = [bool((settings | one).get(key)) for one in configurations]
-    if not any(drafting):
-        with_acceptance({}, acceptance)  # raises
-    return [
-        one | {key: with_acceptance(settings | one, acceptance)[key]} if drafts else one
-        for one, drafts in zip(configurations, drafting, strict=True)
-    ]
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None") -> None:

@@ -148,15 +148,20 @@ def parse_settings(
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
         settings |= setting(name, value, f"--engine {text}")
-    return with_acceptance(settings, acceptance) if acceptance else settings
+    return _with_acceptance(settings, acceptance) if acceptance else settings
 
 
-def with_acceptance(settings: Settings, acceptance: str) -> Settings:
+def _with_acceptance(settings: Settings, acceptance: str) -> Settings:
     """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
     config = settings.get("speculative_config")
     if not config:
-        raise InputError(f"--acceptance-rate {acceptance}: needs --engine speculative_config='{{...}}'")
+        raise nothing_drafted(acceptance)
     return settings | {"speculative_config": assume_acceptance(config, acceptance)}
+
+
+def nothing_drafted(acceptance: str) -> InputError:
+    """The InputError for an acceptance without drafts."""
+    return InputError(f"--acceptance-rate {acceptance}: needs --engine speculative_config='{{...}}'")
 
 
 def _read_config_file(path: Path) -> Settings:

@@ -14,8 +14,9 @@ import yaml
 
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
-from ..simulator.engine_config import NOT_YAML, Settings, setting
+from ..simulator.engine_config import NOT_YAML, Settings, nothing_drafted, setting
 from ..simulator.slo import OF_ALL, Slo
+from ..simulator.speculation import assume_acceptance
 from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
 from .study import write_file
@@ -72,6 +73,20 @@ def _settings(item: Mapping[Any, Any], where: str) -> Settings:
     for name, value in item.items():
         settings |= setting(str(name), value, where)
     return settings
+
+
+def accepting(configurations: Sequence[Settings], common: Settings, acceptance: str) -> list[Settings]:
+    """The configurations with this many drafts accepted, of their own `speculative_config` or that of `common`.
+
+    Those that draft nothing stay as they are. Raises InputError where none drafts.
+    """
+    drafters = [(common | one).get("speculative_config") for one in configurations]
+    if not any(drafters):
+        raise nothing_drafted(acceptance)
+    return [
+        one | {"speculative_config": assume_acceptance(drafter, acceptance)} if drafter else one
+        for one, drafter in zip(configurations, drafters, strict=True)
+    ]
 
 
 def screen(
