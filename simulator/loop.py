@@ -8,7 +8,8 @@ from . import kv_cache, policies, queue, scheduler
 from .compiled import entry, inner
 from .features import add_row
 from .outcome import end_request
-from .state import FAILED, FINISHED, REJECTED, RUNNING, VLLM_V0, WAITING
+from .request_table import FAILED, FINISHED, REJECTED
+from .state import RUNNING, VLLM_V0, WAITING
 from .step_time import is_extrapolated, step_time_s
 
 # Why `advance` came back.

@@ -5,7 +5,7 @@ the request's rank, for which there is no front. Source: vllm/v1/core/sched/requ
 """
 
 from .compiled import inner
-from .state import FINISHED
+from .request_table import FINISHED
 
 FIRST = 1 << 40
 """Keys from -FIRST up, by far the lowest, are those of skipped_waiting."""

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from . import loop
 from .features import TOTALS
-from .state import FINISHED, VLLM_V1, Engine, forget, start
+from .request_table import FINISHED
+from .state import VLLM_V1, Engine, forget, start
 from .step_time import StepTimeModel, new_memo
 
 StepSink = Callable[["Replica"], None]

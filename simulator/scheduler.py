@@ -7,7 +7,8 @@ A step's rows are written into the next free entry of engine.rows, in the order 
 from . import kv_cache, queue
 from .compiled import inner
 from .outcome import end_request
-from .state import FAILED, PREEMPTED, RUNNING
+from .request_table import FAILED
+from .state import PREEMPTED, RUNNING
 
 MOST_FRUITLESS = 10_000
 """Preemptions without a token sampled. Each of the running requests may be preempted once while prompts are computed,

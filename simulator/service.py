@@ -16,8 +16,8 @@ import simpy
 from . import loop
 from .outage import Outage
 from .replica import Replica
+from .request_table import FAILED
 from .routing import Router
-from .state import FAILED
 from .timing import Overhead
 
 RETRIES = 1

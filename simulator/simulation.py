@@ -15,7 +15,7 @@ from .engine_config import EngineConfig
 from .metrics import Gaps
 from .outage import Outage, planned
 from .replica import Replica, StepSink
-from .request_table import FAILED, FINISHED, REJECTED, RequestTable
+from .request_table import FINISHED, RequestTable
 from .routing import ROUTERS, STATIC, make_router, static_choices
 from .service import Service
 from .timing import Overhead, Timing
@@ -145,20 +145,17 @@ def _result(
     trace: Trace, fleet: list[Replica], overhead: Overhead, sent_s: npt.NDArray[np.float64], placed: I64
 ) -> SimulationResult:
     requests = fleet[0].engine.requests
-    assert (requests.status >= state.FINISHED).all(), "a request has not ended"
-    outcome = np.zeros(state.FAILED + 1, np.int64)
-    outcome[[state.FINISHED, state.REJECTED, state.FAILED]] = FINISHED, REJECTED, FAILED
-    status = outcome[requests.status]
+    assert (requests.status >= FINISHED).all(), "a request has not ended"
     table = RequestTable(
         arrival_s=sent_s,
         prompt_tokens=requests.prompt.copy(),
         output_tokens=requests.known - requests.prompt,
         cached_tokens=np.maximum(requests.cached, 0),
         first_token_s=requests.first_token_s + overhead.after_s,
-        finish_s=np.where(status == FINISHED, requests.finish_s + overhead.after_s, np.nan),
+        finish_s=np.where(requests.status == FINISHED, requests.finish_s + overhead.after_s, np.nan),
         preemptions=requests.preemptions.copy(),
         replica=placed,
-        status=status,
+        status=requests.status.copy(),
         request_id=trace.request_id,
     )
     gaps = np.concatenate([piece for replica in fleet for piece in replica.gaps()])

@@ -19,8 +19,8 @@ F64 = npt.NDArray[np.float64]
 Records = Any
 """A one- or two-dimensional array of records: numpy's types have no way to tell the fields."""
 
-# Status of a request.
-PENDING, WAITING, PREEMPTED, RUNNING, FINISHED, REJECTED, FAILED = range(7)
+PENDING, WAITING, PREEMPTED, RUNNING = range(-4, 0)
+"""Status of a request that has not ended: below those of request_table.py."""
 
 # Scheduling policies.
 VLLM_V1, SARATHI, VLLM_V0, ORCA, REQUEST_LEVEL = range(5)
@@ -299,6 +299,7 @@ def new_requests(**columns: Any) -> Records:
     for name, column in columns.items():
         requests[name] = column
     requests["known"] = columns["prompt"]
+    requests["status"] = PENDING
     requests["cached"] = -1
     for name in ("first_token_s", "last_emission_s", "finish_s"):
         requests[name] = np.nan
