@@ -204,7 +204,7 @@ class PlainProgress:
 
 def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
     """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
-    missing = dict.fromkeys(text for one in settings for text in profile.trust(one)["not_represented"])
+    missing = profile.trust(*settings)["not_represented"]
     for text in missing:
         click.echo(f"Warning: {text}", err=True)
     warned = {text.partition("=")[0] for text in missing}
