@@ -118,30 +118,16 @@ class Campaign:
         return any(trial.metrics is None for (known, _), trial in self._known.items() if known == key)
 
     def _ran(self, settings: Settings, in_round: Round) -> Trial:
-        number = in_round.number
         digest = hashlib.sha256(settings_key(settings).encode()).hexdigest()[:8]
-        folder = self._study.folder / RUNS / f"round-{number + 1}-{digest}"
+        folder = self._study.folder / RUNS / f"round-{in_round.number + 1}-{digest}"
         start_s = time.monotonic()
+        failure = message = None
         try:
             measured = self._run(settings, folder)
         except EngineError as error:
             if error.reason in NOT_A_CONFIGURATIONS_FAULT:
                 raise
-            details: Mapping[str, Any] = self._run.identity()
-            return self._trial(settings, in_round, folder, start_s, None, details, error.reason, str(error))
-        return self._trial(settings, in_round, folder, start_s, measured.metrics, measured.details)
-
-    def _trial(
-        self,
-        settings: Settings,
-        in_round: Round,
-        folder: Path,
-        start_s: float,
-        metrics: Mapping[str, float] | None,
-        details: Mapping[str, Any],
-        failure: str | None = None,
-        message: str | None = None,
-    ) -> Trial:
+            measured, failure, message = None, error.reason, str(error)
         place = {
             "order": len(self._known),
             "batch": in_round.batch,
@@ -150,14 +136,14 @@ class Campaign:
         }
         return Trial(
             settings,
-            metrics,
+            measured.metrics if measured else None,
             failure,
             message,
             "hardware",
             in_round.number,
             "validate",
             time.monotonic() - start_s,
-            {**details, **place},
+            {**(measured.details if measured else self._run.identity()), **place},
         )
 
 
