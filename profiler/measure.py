@@ -29,7 +29,7 @@ from .folder_lock import hold
 from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
-from .model_folder import read_model_folder
+from .model_folder import read_model_folder, vocabulary_of
 from .profile import Profile, refuse_stages, save_profile
 from .profile_folder import check_target
 from .recording import StepTail
@@ -56,7 +56,6 @@ STARTS_SHARE = 0.4
 """Of the budget, at most, that is kept for starts with other batch limits; where they take longer there are none."""
 RESERVE_S = 10.0
 """For the last fit and the end of the engine."""
-UNKNOWN_VOCABULARY = 32000
 
 Report = Callable[[float, str], None]
 """Told the seconds gone and a few words on what goes on."""
@@ -166,10 +165,8 @@ class _Work:
         clock: Callable[[], float],
         report: Report,
     ) -> None:
-        folder = read_model_folder(task.model)
-        vocabulary = folder.vocabulary if folder else UNKNOWN_VOCABULARY
         self._task, self._collected, self._clock = task, collected, clock
-        self._sitting = Sitting(server, vocabulary, task.seed, number, collected)
+        self._sitting = Sitting(server, vocabulary_of(task.model), task.seed, number, collected)
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
         self._fit_s, self._fitted_steps = 0.0, 0

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,8 @@ OTHER_STATES = (
     "ssm_state_size",
 )
 """Names in a config.json that tell of layers of several kinds."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A local folder in Hugging Face's form."""
-
-    path: Path
-    config: dict[str, Any]
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of token ids."""
-        return int(self._text_config().get("vocab_size", 32000))
-
-    def _text_config(self) -> dict[str, Any]:
-        nested: dict[str, Any] = self.config.get("text_config", self.config)
-        return nested
+UNKNOWN_VOCABULARY = 32000
+"""Token ids of a model whose config is not at hand, or does not say: no widely used model has fewer."""
 
 
 def keeps_every_token(config: Mapping[str, Any]) -> bool:
@@ -53,8 +37,14 @@ def keeps_every_token(config: Mapping[str, Any]) -> bool:
     return not (forgets or len(set(kinds)) > 1 or any(text.get(name) for name in OTHER_STATES))
 
 
-def read_model_folder(model: str) -> ModelFolder | None:
-    """The folder that `model` names, None where it is a name on a model hub.
+def vocabulary_of(model: str) -> int:
+    """Number of token ids. Raises InputError for a path that is no model folder."""
+    config = read_model_folder(model) or {}
+    return int(config.get("text_config", config).get("vocab_size", UNKNOWN_VOCABULARY))
+
+
+def read_model_folder(model: str) -> dict[str, Any] | None:
+    """The config.json of the folder that `model` names, None where it is a name on a model hub.
 
     Raises InputError for a path that is no model folder.
     """
@@ -72,4 +62,4 @@ def read_model_folder(model: str) -> ModelFolder | None:
         raise InputError(f"{config}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or not (content.get("architectures") or content.get("model_type")):
         raise InputError(f"{config}: names neither architectures nor model_type, so this is no model folder")
-    return ModelFolder(path, content)
+    return content

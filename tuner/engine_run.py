@@ -13,7 +13,7 @@ from ..errors import EngineError, InputError
 from ..profiler.devices import gpus, processor
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
-from ..profiler.model_folder import read_model_folder
+from ..profiler.model_folder import read_model_folder, vocabulary_of
 from ..profiler.prompts import random_tokens
 from ..profiler.recording import StepTail
 from ..profiler.server import DEATH_S, Server, running_server
@@ -24,8 +24,6 @@ from .run_speed import run_speed
 
 WARM_UP_REQUESTS = 4
 WARM_UP_OUTPUT_TOKENS = 8
-UNKNOWN_VOCABULARY = 32000
-"""For a model on a hub, whose config is not at hand: no widely used model has fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class EngineRun:
         Raises EngineError where the engine does not start, dies, or answers nothing, InputError for a folder that is no
         model.
         """
-        vocabulary = self._vocabulary()
+        vocabulary = vocabulary_of(self.model)
         deployment = deployed(self.simulated.profile, settings)
         with running_server(self.launch, self.model, deployment, folder, record=True) as server:
             self._warm_up(server, vocabulary)
@@ -80,10 +78,6 @@ class EngineRun:
         devices = gpus()
         device = f"{devices[0].name}, driver {devices[0].driver}" if devices else processor()
         return {"model": self.model, "vllm_version": self.launch.version, "device": device}
-
-    def _vocabulary(self) -> int:
-        folder = read_model_folder(self.model)
-        return folder.vocabulary if folder else UNKNOWN_VOCABULARY
 
     def _warm_up(self, server: Server, vocabulary: int) -> None:
         """A few requests that are not measured, of tokens that the trace does not have."""

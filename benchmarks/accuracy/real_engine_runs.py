@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from slotune.profiler.launch import Launch
 from slotune.profiler.load import Call, replay, send
-from slotune.profiler.model_folder import read_model_folder
+from slotune.profiler.model_folder import vocabulary_of
 from slotune.profiler.prompts import random_tokens
 from slotune.profiler.server import Server
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
@@ -18,7 +18,6 @@ from slotune.traces.mooncake import write_trace
 from slotune.traces.read import read_trace
 from slotune.traces.trace import Trace
 
-UNKNOWN_VOCABULARY = 32000
 WARM_UP = ((400, 8), (100, 8), (1200, 8))
 """(prompt, output) tokens."""
 SPREAD = 0.6
@@ -46,8 +45,9 @@ class Run:
 
 def warm_up(server: Server) -> None:
     """A few requests that are not measured."""
+    vocabulary = vocabulary_of(str(server.facts["model"]))
     calls = [
-        Call(random_tokens(prompt, _vocabulary(server), (0, place)).tolist(), output)
+        Call(random_tokens(prompt, vocabulary, (0, place)).tolist(), output)
         for place, (prompt, output) in enumerate(WARM_UP)
     ]
     send(calls, server.base_url, server.model)
@@ -56,7 +56,8 @@ def warm_up(server: Server) -> None:
 
 def own_client(server: Server, trace: Trace, folder: Path, seed: int) -> tuple[Trace, Metrics]:
     """slotune's own: arrivals and lengths are the trace's."""
-    result = replay(trace, server.base_url, server.model, vocabulary=_vocabulary(server), seed=seed)
+    vocabulary = vocabulary_of(str(server.facts["model"]))
+    result = replay(trace, server.base_url, server.model, vocabulary=vocabulary, seed=seed)
     if any(result.errors):
         raise SystemExit(f"{folder}: requests failed, the first because: {next(filter(None, result.errors))}")
     return trace, result.metrics()
@@ -94,11 +95,6 @@ def bench_client(launch: Launch) -> Client:
         return read_trace(str(path)), json.loads(path.read_text())
 
     return client
-
-
-def _vocabulary(server: Server) -> int:
-    folder = read_model_folder(str(server.facts["model"]))
-    return folder.vocabulary if folder else UNKNOWN_VOCABULARY
 
 
 def run_path(folder: Path, name: str, load: float, number: int) -> Path:
