@@ -221,26 +221,12 @@ def _document_of(profile: Profile) -> dict[str, Any]:
             after_ms=overhead.after_s * 1e3,
         ),
         step=_StepPart(
-            baseline_ms=_named_weights(profile.step.weights_s),
+            baseline_ms=profile.step.baseline_ms,
             graph_sizes=[int(size) for size in profile.step.graph_sizes],
-            hull=_named_hull(profile.step.hull),
+            hull=None if np.isposinf(profile.step.hull[..., 1]).all() else profile.step.measured_range,
             residual=profile.step.residual is not None,
         ),
         held_out=list(profile.step.held_out),
         notes=list(profile.notes),
     )
     return document.model_dump(mode="json")
-
-
-def _named_weights(weights_s: np.ndarray) -> dict[str, float]:
-    return {name: float(weight * 1e3) for name, weight in zip(PHYSICS_NAMES, weights_s, strict=True) if weight > 0}
-
-
-def _named_hull(hull: np.ndarray) -> dict[str, dict[str, tuple[float, float]]] | None:
-    if np.isposinf(hull[..., 1]).all():
-        return None
-    return {
-        regime: {name: (float(low), float(high)) for name, (low, high) in zip(SHAPE_NAMES, hull[index], strict=True)}
-        for index, regime in enumerate(REGIME_NAMES)
-        if np.isfinite(hull[index]).all()
-    }

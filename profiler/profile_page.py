@@ -2,11 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
-from ..simulator.step_time import SHAPE_NAMES
 from .profile import Profile
 from .provenance import MEASURED
 from .surrogate_model import RegimeError
@@ -23,8 +19,8 @@ def as_document(profile: Profile) -> dict[str, Any]:
         "defaults": dict(profile.defaults),
         "num_gpu_blocks": engine.num_gpu_blocks if engine else None,
         "overhead_ms": overhead_ms(profile),
-        "baseline_ms": baseline_ms(profile),
-        "measured_range": measured_range(profile),
+        "baseline_ms": profile.step.baseline_ms,
+        "measured_range": profile.step.measured_range,
         "kv": kv_lines(profile),
     }
 
@@ -36,22 +32,6 @@ def overhead_ms(profile: Profile) -> dict[str, float]:
         "before": overhead.before_s * 1e3,
         "before_prompt_token": overhead.before_token_s * 1e3,
         "after": overhead.after_s * 1e3,
-    }
-
-
-def baseline_ms(profile: Profile) -> dict[str, float]:
-    """The baseline's terms that are not zero."""
-    weights = zip(PHYSICS_NAMES, profile.step.weights_s, strict=True)
-    return {name: float(weight * 1e3) for name, weight in weights if weight > 0}
-
-
-def measured_range(profile: Profile) -> dict[str, dict[str, list[float]]]:
-    """Least and greatest measured value of each feature, by regime; empty for a formula."""
-    hull = profile.step.hull
-    return {
-        regime: {name: hull[i, j].tolist() for j, name in enumerate(SHAPE_NAMES)}
-        for i, regime in enumerate(REGIME_NAMES)
-        if np.isfinite(hull[i]).all()
     }
 
 
@@ -96,14 +76,14 @@ def range_rows(profile: Profile) -> list[list[object]]:
     """One row a measured regime: the ranges that matter most."""
     return [
         [regime, *(f"{features[name][0]:,.0f} to {features[name][1]:,.0f}" for name in HULL_SHOWN)]
-        for regime, features in measured_range(profile).items()
+        for regime, features in profile.step.measured_range.items()
     ]
 
 
 def fact_lines(profile: Profile) -> list[str]:
     """What is known of the engine, defaults, overhead, KV, notes; one line each."""
     facts = ", ".join(f"{name} {value}" for name, value in profile.describe()["engine"].items() if value is not None)
-    terms = ", ".join(f"{name} {ms:.4g}" for name, ms in baseline_ms(profile).items())
+    terms = ", ".join(f"{name} {ms:.4g}" for name, ms in profile.step.baseline_ms.items())
     residual = " times a LightGBM residual" if profile.step.residual else ""
     outside = ", ".join(f"{name} {ms:.4g}" for name, ms in overhead_ms(profile).items())
     lines = [f"engine: {facts}", f"step time: {terms} (ms){residual}", f"outside the step: {outside} (ms)"]

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..simulator.step_time import StepTimeModel, linear_weights, pack_model, unbounded_hull
+from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
+from ..simulator.step_time import SHAPE_NAMES, StepTimeModel, linear_weights, pack_model, unbounded_hull
 from .surrogate_tables import residual_tables
 
 F64 = npt.NDArray[np.float64]
@@ -80,6 +81,21 @@ class FittedStepTime:
         if self.residual is None:
             return pack_model(self.weights_s, graph_sizes, self.hull)
         return pack_model(self.weights_s, graph_sizes, self.hull, *residual_tables(self.residual))
+
+    @property
+    def baseline_ms(self) -> dict[str, float]:
+        """The baseline's terms that are not zero, by the name of the physics feature."""
+        weights = zip(PHYSICS_NAMES, self.weights_s, strict=True)
+        return {name: float(weight * 1e3) for name, weight in weights if weight > 0}
+
+    @property
+    def measured_range(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Least and greatest measured value of each SHAPE feature, by regime; empty for a formula."""
+        return {
+            regime: {name: (float(low), float(high)) for name, (low, high) in zip(SHAPE_NAMES, box, strict=True)}
+            for regime, box in zip(REGIME_NAMES, self.hull, strict=True)
+            if np.isfinite(box).all()
+        }
 
     @property
     def held_out_error(self) -> float:
