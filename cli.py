@@ -20,7 +20,6 @@ from .errors import SlotuneError
 
 COMMANDS = ("doctor", "profile", "trace", "simulate", "screen", "tune", "validate", "plan", "report", "export")
 
-
 GARBAGE_THRESHOLD = 500_000
 """New objects between searches for garbage: at Python's own 700 they take a tenth of the start."""
 
@@ -68,6 +67,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the only one: a person gets a line, not a traceback
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError):
+            _drop_stdout()
         return _report(error)
 
 
@@ -100,7 +101,6 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"Error: {error.format_message()}", error.exit_code
     if isinstance(error, OSError):
-        _drop_stdout()
         return f"Error: {error.filename or 'output'}: {error.strerror or error}", 1
     return f"Error: internal error, {type(error).__name__}: {error} (run again with --debug to see where)", 1
 
