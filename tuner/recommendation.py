@@ -138,7 +138,7 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     lines = [
         f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
     ]
-    if objective.slos and objective.goodput and best.metrics is not None:
+    if objective.good_is_target and best.metrics is not None:
         line = f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation"
         if orders:
             line += f"; in {len(orders.runs)} other orders of the requests {good_orders_text(orders, objective)}"

@@ -58,7 +58,7 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
         of_default, of_best = (int((trial.metrics or {}).get(key, 0)) for trial in (default, best))
         if of_default or of_best:
             rows.append((label, of_default, of_best))
-    if task.objective.slos and task.objective.goodput:
+    if task.objective.good_is_target:
         rows.append((f"{GOOD_SHARE:.0%} of requests good", _good_text(task, default), _good_text(task, best)))
         rows += _spread_row(recommendation, partial(good_orders_text, objective=task.objective))
         rows += _steps_row(recommendation, partial(good_steps_text, objective=task.objective))
@@ -128,7 +128,7 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
 def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
     """Each target as it was written, goodput where it is one beside others, and whether it is met."""
     met = {str(slo): slo.is_met(metrics) for slo in objective.slos}
-    return met | ({"goodput": objective.good_ratio(metrics) == 0} if objective.slos and objective.goodput else {})
+    return met | ({"goodput": objective.good_ratio(metrics) == 0} if objective.good_is_target else {})
 
 
 def document(recommendation: Recommendation) -> dict[str, Any]:
