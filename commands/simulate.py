@@ -204,8 +204,10 @@ def _simulated(
 
 
 def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:
+    from ..simulator.slo import METRICS
+
     rows: list[list[object]] = []
-    for name in ("ttft", "tpot", "itl", "e2el"):
+    for name in METRICS:
         keys = [f"{kind}_{name}_ms" for kind in SHOWN]
         rows.append([name.upper(), *(metrics[key] for key in keys)])
         if steps:

@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError, unknown_name
-from ..simulator.slo import Slo
+from ..simulator.slo import METRICS, Slo
 
 Metrics = Mapping[str, float]
 
 ALIASES = {"goodput": "request_goodput", "throughput": "output_throughput"}
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput", "request_goodput")
-LATENCIES = tuple(
-    f"{what}_{metric}_ms"
-    for metric in ("ttft", "tpot", "itl", "e2el")
-    for what in ("mean", "median", "p90", "p95", "p99")
-)
+LATENCIES = tuple(f"{what}_{metric}_ms" for metric in METRICS for what in ("mean", "median", "p90", "p95", "p99"))
 
 GOOD_SHARE = 0.99
 """With --goodput: the share of requests that must be good, as in vLLM's recipes."""
