@@ -45,7 +45,6 @@ class Collected:
 
     def add(self, records: Iterable[StepRecord], sitting: int = 0) -> None:
         """Take in steps; those in which warm-up requests ran are left out."""
-        fresh = []
         for record in records:
             kinds = {_kind(name) for name, _, _ in record.rows}
             if not kinds or any(kind.startswith(WARM_UP) for kind in kinds) or record.end_s <= record.start_s:
@@ -53,21 +52,17 @@ class Collected:
             if len(kinds) == 1 and (visit := kinds.pop()).startswith(SENTINEL):
                 self._visits[f"{sitting}.{visit}"].append(record)
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
-            fresh.append(totals_of(rows[:, 0], rows[:, 1]))
+            self._totals.append(totals_of(rows[:, 0], rows[:, 1]))
             self._spans.append((record.start_s, record.end_s))
-        if fresh:
-            self._totals += fresh
 
     def drift(self) -> Drift:
         return drift_of(list(self._visits.values()))
 
     def samples(self, steadied: bool = False) -> StepSamples:
         """All steps; `steadied`, each time divided by the machine's slowness at that moment."""
-        if not self._totals:
-            return StepSamples(np.empty((0, TOTALS)), np.empty(0))
-        spans = np.array(self._spans)
+        spans = np.array(self._spans).reshape(-1, 2)
         slowness = self.drift().at(spans.mean(axis=1)) if steadied else 1.0
-        return StepSamples(np.array(self._totals), (spans[:, 1] - spans[:, 0]) / slowness)
+        return StepSamples(np.array(self._totals).reshape(-1, TOTALS), (spans[:, 1] - spans[:, 0]) / slowness)
 
 
 class Sitting:

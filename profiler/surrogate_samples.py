@@ -56,7 +56,5 @@ def read_samples(path: Path) -> StepSamples:
 
 
 def join(parts: Sequence[StepSamples]) -> StepSamples:
-    """All samples of all parts, in order."""
-    if not parts:
-        return StepSamples(np.empty((0, TOTALS)), np.empty(0))
+    """All samples of all parts, of which there is one at least, in order."""
     return StepSamples(np.concatenate([p.totals for p in parts]), np.concatenate([p.duration_s for p in parts]))

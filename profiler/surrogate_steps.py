@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..simulator.features import totals_of
+from ..simulator.features import TOTALS, totals_of
 from ..simulator.steps import StepRecord, read_steps
 from .surrogate_samples import StepSamples, join
 
@@ -114,4 +114,4 @@ def samples_of(records: Iterable[StepRecord]) -> StepSamples:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
             totals.append(totals_of(rows[:, 0], rows[:, 1]))
             durations.append(duration_s)
-    return StepSamples(np.array(totals).reshape(len(totals), -1), np.array(durations)) if totals else join([])
+    return StepSamples(np.array(totals).reshape(-1, TOTALS), np.array(durations))
