@@ -8,7 +8,7 @@ from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo
 from .intervals import Interval, mean_interval, paired_ratio
 from .objective import Metrics, Objective
-from .study import Study, Trial, settings_key
+from .study import Study, Trial, settings_key, with_nan
 
 DEFAULT = "default"
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
@@ -44,7 +44,6 @@ class Compared:
     """By round, what is predicted for an engine whose steps take as long as they did in that run (run_speed.py)."""
     step_time_ratios: Mapping[int, float] = field(default_factory=dict)
     """By round, the time of the run's steps over the time predicted for the same compositions."""
-
     errors: Mapping[int, str] = field(default_factory=dict)
     """By round, why the first of the requests that were not answered was not."""
 
@@ -147,15 +146,10 @@ def _compared(
         predicted.get(settings_key(settings)),
         runs,
         failures,
-        {trial.repeat: _with_nan(trial.details["predicted_at_speed"]) for trial in timed},
+        {trial.repeat: with_nan(trial.details["predicted_at_speed"]) for trial in timed},
         {trial.repeat: trial.details["step_time_ratio"] for trial in timed},
         {trial.repeat: trial.details["first_error"] for trial in mine if trial.details.get("first_error")},
     )
-
-
-def _with_nan(metrics: Mapping[str, float | None]) -> Metrics:
-    """JSON has no NaN: null stands for it."""
-    return {key: math.nan if value is None else value for key, value in metrics.items()}
 
 
 def comparisons(found: Sequence[Compared]) -> int:

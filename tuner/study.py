@@ -281,9 +281,14 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def with_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """What `_to_json` wrote, with NaN again for a number that has no value."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
 def _from_row(row: tuple[Any, ...]) -> Trial:
     number, where, settings, repeat, origin, metrics, failure, message, duration_s, details = row
-    numbers = None if metrics is None else {k: math.nan if v is None else v for k, v in json.loads(metrics).items()}
+    numbers = None if metrics is None else with_nan(json.loads(metrics))
     return Trial(
         json.loads(settings), numbers, failure, message, where, repeat, origin, duration_s, json.loads(details), number
     )
