@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..profiler.profile import Profile
-    from ..simulator.engine_config import Settings
+    from ..simulator.engine_config import EngineConfig, Settings
     from ..simulator.outage import Outage
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
@@ -97,49 +97,58 @@ def command(
     Example:
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
-    from ..simulator.misses import cut_short, reasons
     from ..simulator.request_table import write_requests
     from ..tuner.evaluate import doubts
-    from ..tuner.sensitivity import sensitivity
 
     written = {"--requests-out": requests_out, "--steps-out": asked["steps_out"]}
     keep_apart(written, *(asked[name] for name in ("trace", "engine_config", "acceptance_rate")))
     announce_compilation()
     run = _simulated(**asked)
-    profile, settings, result = run.profile, run.settings, run.result
     if requests_out:
         with writing(requests_out):
-            write_requests(result.requests, requests_out)
+            write_requests(run.result.requests, requests_out)
     summary = partial(_summary, slo, goodput)
-    metrics, engine = summary(result), profile.engine_config(settings)
-    shares = doubts(result, metrics, run.load)
-    steps = None
-    if len(result.requests) * asked["replicas"] <= MOST_SIMULATED_AGAIN:
-        steps = sensitivity(profile, lambda factor: summary(run.slowed(factor)), shares["extrapolated_share"])
-    else:
-        told = (
-            f"Note: over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
-        )
-        click.echo(told, err=True)
-    document: dict[str, Any] = {
-        "metrics": metrics,
-        "engine": asdict(engine),
-        "profile": profile.describe(),
-        "trust": profile.trust(settings, runs=[shares]),
-        "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
-    }
-    if slo:
-        document["targets"] = _targets(slo, metrics)
-    unanswered = reasons(result.requests, engine, asked["policy"])
-    if cut := cut_short(result.requests, run.load.output_tokens, engine):
-        click.echo(f"Warning: {cut}", err=True)
-    if unanswered:
-        click.echo(f"Warning: not answered, and a miss of every target: {'; '.join(unanswered)}", err=True)
+    metrics = summary(run.result)
+    shares = doubts(run.result, metrics, run.load)
+    steps = _with_other_steps(run, summary, asked["replicas"], shares["extrapolated_share"])
+    for line in _warnings(run, asked["policy"]):
+        click.echo(f"Warning: {line}", err=True)
+    trust = run.profile.trust(run.settings, runs=[shares])
     if as_json:
-        emit_json(document)
+        document = {
+            "metrics": metrics,
+            "engine": asdict(run.engine),
+            "profile": run.profile.describe(),
+            "trust": trust,
+            "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
+        }
+        emit_json(document | ({"targets": _targets(slo, metrics)} if slo else {}))
     else:
         _print(metrics, slo, steps)
-        tell_trust(document["trust"])
+        tell_trust(trust)
+
+
+def _with_other_steps(
+    run: "_Run", summary: "Callable[[SimulationResult], Metrics]", replicas: int, extrapolated_share: float
+) -> "Sensitivity | None":
+    """The metrics with faster and slower steps; None where no error is known, or where it would take long."""
+    from ..tuner.sensitivity import sensitivity
+
+    if len(run.load) * replicas > MOST_SIMULATED_AGAIN:
+        told = f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
+        click.echo(f"Note: {told}", err=True)
+        return None
+    return sensitivity(run.profile, lambda factor: summary(run.slowed(factor)), extrapolated_share)
+
+
+def _warnings(run: "_Run", policy: str) -> list[str]:
+    """What is wrong with the answers, where anything is."""
+    from ..simulator.misses import cut_short, reasons
+
+    requests = run.result.requests
+    cut, unanswered = cut_short(requests, run.load.output_tokens, run.engine), reasons(requests, run.engine, policy)
+    missed = f"not answered, and a miss of every target: {'; '.join(unanswered)}" if unanswered else None
+    return [line for line in (cut, missed) if line]
 
 
 def _summary(slo: tuple["Slo", ...], goodput: dict[str, float], result: "SimulationResult") -> dict[str, float]:
@@ -157,6 +166,7 @@ def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
 class _Run:
     profile: "Profile"
     settings: "Settings"
+    engine: "EngineConfig"
     load: "Trace"
     """The trace at the asked rate."""
     result: "SimulationResult"
@@ -200,7 +210,7 @@ def _simulated(
     else:
         with writing(steps_out), steps_out.open("w", encoding="utf-8") as out:
             result = run(timing, StepWriter(out, load, replicas))
-    return _Run(known, settings, load, result, lambda factor: run(timing.slowed(factor)))
+    return _Run(known, settings, config, load, result, lambda factor: run(timing.slowed(factor)))
 
 
 def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:
