@@ -22,6 +22,8 @@ F64 = npt.NDArray[np.float64]
 
 KV_SHARE = 0.9
 """Of the KV cache, at most: preempted requests would be computed twice, and measure nothing new."""
+ANSWER_TOKENS = 64
+"""Kept free behind a prompt, for what its request makes."""
 MIN_PROMPT = 8
 MIN_CAP = 16
 DECODE_TOKENS = (3, 12)
@@ -44,6 +46,16 @@ class Space:
     kv_tokens: int
     chunked: bool = True
     """Whether prompts may be computed in parts; where not, one that is longer than a step's limit never starts."""
+
+    @property
+    def usable_tokens(self) -> int:
+        """Of the KV cache, those that a scenario may take."""
+        return int(self.kv_tokens * KV_SHARE)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt that may be sent."""
+        return max(MIN_PROMPT, min(self.max_model_len - ANSWER_TOKENS, self.usable_tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +90,17 @@ def draw(space: Space, count: int, seed: int) -> list[Scenario]:
 
 def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     kind, cap_at, batch_at, length_at, decode_at, spread_at = point
-    longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
+    longest = space.longest_prompt
     cap = _between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
     length = _between(MIN_PROMPT, longest, length_at)
     if kind < LONE:
         return Scenario(((length,),), cap, 1)
     batch = _between(1, space.max_num_seqs, batch_at)
-    batch = max(1, min(batch, int(space.kv_tokens * KV_SHARE) // (length + 64)))
+    batch = max(1, min(batch, space.usable_tokens // (length + ANSWER_TOKENS)))
     rng = np.random.default_rng(seed)
     lengths = np.clip(length * rng.lognormal(0.0, MOST_SPREAD * spread_at, batch), MIN_PROMPT, longest).astype(int)
-    lengths = lengths[np.cumsum(lengths + 64) <= max(space.kv_tokens * KV_SHARE, lengths[0] + 64)].tolist()
+    held = np.cumsum(lengths + ANSWER_TOKENS)
+    lengths = lengths[held <= max(space.usable_tokens, held[0])].tolist()
     batch = len(lengths)
     sizes = [batch] if kind < AT_ONCE else _stairs(batch, single=kind < ONE_BY_ONE)
     cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
@@ -113,10 +126,10 @@ def _stairs(batch: int, single: bool) -> list[int]:
 
 def corners(space: Space) -> list[Scenario]:
     """Where the space ends, so that nothing inside it is extrapolated: the largest step, batch and context."""
-    longest = max(MIN_PROMPT, min(space.max_model_len - 64, int(space.kv_tokens * KV_SHARE)))
+    longest = space.longest_prompt
     widest = min(space.max_num_batched_tokens, longest)
-    batch = max(1, min(space.max_num_seqs, int(space.kv_tokens * KV_SHARE) // 128))
-    few = max(1, min(8, batch, int(space.kv_tokens * KV_SHARE) // longest))
+    batch = max(1, min(space.max_num_seqs, space.usable_tokens // 128))
+    few = max(1, min(8, batch, space.usable_tokens // longest))
     chunk = max(MIN_CAP, space.max_num_batched_tokens // 4)
     found = [
         Scenario(((widest,), (widest,)), 0, 4),
