@@ -118,7 +118,8 @@ def fit(
     Example:
       slotune profile fit monday.jsonl tuesday.jsonl --model my-model --engine max_num_seqs=256 --out profiles/prod
     """
-    from ..profiler.profile import fitted_profile, save_profile
+    from ..profiler.fitted_profile import fitted_profile
+    from ..profiler.profile import save_profile
     from ..profiler.profile_folder import check_target
     from ..profiler.surrogate_steps import samples_of_files
     from ..simulator.engine_config import parse_settings

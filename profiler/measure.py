@@ -25,12 +25,13 @@ from ..errors import EngineError, InputError
 from .chooser import Chooser
 from .design import Scenario
 from .devices import gpus, processor
+from .fitted_profile import refuse_stages
 from .folder_lock import hold
 from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
 from .model_folder import read_model_folder, vocabulary_of
-from .profile import Profile, refuse_stages, save_profile
+from .profile import Profile, save_profile
 from .profile_folder import check_target
 from .recording import StepTail
 from .server import Server, running_server

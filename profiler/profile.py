@@ -14,34 +14,17 @@ from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
 from .kv_capacity import GIB, KvCapacity
-from .provenance import CLOSED_FORM, PROVENANCE, STEP_RECORDS
+from .provenance import CLOSED_FORM, PROVENANCE
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
 from .trust import NOT_SIMULATED, expected_error, largest_share, other_graphs, unrepresented
 
-GRAPHS_UNLESS = 1.25
-"""The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
-range, beyond the largest captured size, which held-out steps within the range hardly show."""
-MOST_STALLED = 0.01
-"""Of the recorded time; less is lost among the errors of any fit."""
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
 """Settings under which no engine is refused for want of memory."""
-
-_FACTS = frozenset(
-    {
-        "tensor_parallel_size",
-        "pipeline_parallel_size",
-        "dtype",
-        "kv_cache_dtype",
-        "quantization",
-        "attention_backend",
-    }
-)
-"""Settings that are facts of the engine whose steps were recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,72 +241,6 @@ def _check_not_simulated(settings: Mapping[str, Any]) -> None:
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):
             raise InputError(f"{name}={settings[name]}: {mend}")
-
-
-def fitted_profile(
-    samples: StepSamples,
-    settings: Mapping[str, Any],
-    name: str,
-    model: str | None = None,
-    seed: int = 0,
-    version: str | None = None,
-) -> Profile:
-    """A profile of step records, in their order in time, of a vLLM of this version that ran with `settings`, which
-    become its defaults.
-
-    Unless enforce_eager is among them, it is taken to have captured CUDA graphs, as vLLM does on a GPU; should that
-    predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
-    records that cannot be fitted.
-    """
-    from .surrogate import fit, stalled_share
-
-    refuse_stages(settings)
-    engine = EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings})
-    defaults = {key: value for key, value in settings.items() if key not in _FACTS}
-    sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
-    eager = fit(samples, seed=seed, in_order=True)
-    graphs = fit(samples, sizes, seed, in_order=True) if len(sizes) else None
-    cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
-    step = graphs if graphs is not None and cuda_graphs else eager
-    return Profile(
-        name=name,
-        source=STEP_RECORDS,
-        step=step,
-        engine=engine,
-        defaults=defaults,
-        cuda_graphs=cuda_graphs,
-        samples=samples,
-        notes=(
-            "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
-            *_graphs_taken(settings, sizes, cuda_graphs),
-            *_stalls(stalled_share(step, samples)),
-        ),
-    )
-
-
-def _graphs_taken(settings: Mapping[str, Any], sizes: npt.NDArray[np.float64], cuda_graphs: bool) -> list[str]:
-    """What was taken of CUDA graphs where the settings do not say it."""
-    if len(sizes) and not cuda_graphs:
-        return ["no CUDA graphs are assumed: with vLLM's, steps that were held out are predicted much worse"]
-    if not len(sizes) or GRAPH_SETTINGS & settings.keys():
-        return []
-    return [f"CUDA graphs of up to {sizes[-1]:g} tokens are assumed; --engine enforce_eager=true takes none"]
-
-
-def _stalls(share: float) -> list[str]:
-    if share < MOST_STALLED:
-        return []
-    return [f"{share:.1%} of the recorded time was in stalls of the machine that are not in these step times"]
-
-
-def refuse_stages(settings: Mapping[str, Any]) -> None:
-    """Raise InputError for pipeline stages: records tell how often a step ends, not how long one is under way."""
-    stages = int(settings.get("pipeline_parallel_size") or 1)
-    if stages > 1:
-        raise InputError(
-            f"pipeline_parallel_size={stages}: step records do not tell how long a step is in the stages; only "
-            "`slotune profile import silicon --pp` knows such engines"
-        )
 
 
 def linear_profile(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
+from slotune.profiler.fitted_profile import fitted_profile
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import (
     UNLIMITED_BLOCKS,
     EngineFacts,
     Profile,
-    fitted_profile,
     linear_profile,
     load_profile,
     save_profile,
