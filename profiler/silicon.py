@@ -24,7 +24,7 @@ from .model_folder import keeps_every_token
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
 from .silicon_layout import Layout, layout_of
-from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note
+from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note, weights_fit
 from .silicon_omitted import (
     MIXED_DECODES,
     OMITTED,
@@ -314,7 +314,7 @@ def import_silicon(
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:
         blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
-    if blocks < 2:
+    if blocks < 2 or not weights_fit(tables, system, model, layout, defaults):
         mend = "give more GPUs or raise gpu_memory_utilization"
         raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
     steps = list(sample_compositions(blocks * engine.block_size, max_context, seed))

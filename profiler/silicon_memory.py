@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity
+from .kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
 from .model_folder import keeps_every_token
 from .silicon_layout import Layout, own_cache_format
 
@@ -60,6 +60,20 @@ def kv_capacity(
         element_bytes=own,
         error_bytes=GIB * (MIXTURE_ERROR_GIB if tables.is_mixture else DENSE_ERROR_GIB),
     )
+
+
+def weights_fit(tables: "KernelTables", system: str, model: str, layout: Layout, settings: Mapping[str, Any]) -> bool:
+    """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
+    does not know them. kv_cache_memory_bytes is found beside them in the whole memory.
+    """
+    known = _package_estimate(tables, system, model, layout)
+    if known is None:
+        return True
+    cache_bytes = settings.get("kv_cache_memory_bytes")
+    share = 1.0 if cache_bytes is not None else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
+    left = float(share) * _total_bytes(system, tables.gpu["mem_capacity"]) - float(cache_bytes or 0)
+    weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, layout)
+    return bool(weights < left)
 
 
 def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:

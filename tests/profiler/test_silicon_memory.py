@@ -114,6 +114,23 @@ def test_what_does_not_fit_is_refused() -> None:
         import_silicon("h100_sxm", "meta-llama/Meta-Llama-3.1-70B", 1, "p")
 
 
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("Qwen/Qwen3.5-397B-A17B", {}),
+        ("meta-llama/Meta-Llama-3.1-70B", {"kv_cache_memory_bytes": 10 * GIB}),
+        (LLAMA, {"kv_cache_memory_bytes": 70 * GIB}),
+    ],
+)
+def test_weights_that_no_gpu_holds_are_refused_whatever_is_known_of_the_cache(
+    model: str, settings: dict[str, float]
+) -> None:
+    """The first, of 738 GiB, keeps states of two kinds, and its cache is not modelled."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    with pytest.raises(InputError, match=r"leaves no memory for a KV cache on h100_sxm"):
+        import_silicon("h100_sxm", model, 1, "p", settings=settings)
+
+
 def test_the_error_is_told_as_a_share_of_the_cache() -> None:
     capacity = KvCapacity(1024, total_bytes=30 * GIB, fixed_bytes=7 * GIB, error_bytes=DENSE_ERROR_GIB * GIB)
     settings = {**SETTINGS, "gpu_memory_utilization": 0.9}
