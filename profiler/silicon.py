@@ -42,6 +42,8 @@ F64 = npt.NDArray[np.float64]
 SAMPLED_STEPS = 1 << 14
 """A power of two, as Sobol points want it; a third of each regime, and about a fifth do not fit."""
 MAX_TOKENS = 16384
+TABLES_CONTEXT = 131072
+"""Longest context in the attention tables; the package draws a line on from there and does not say so."""
 MAX_DECODE_ROWS = 1024
 MAX_PREFILL_ROWS = 64
 FULL_BUDGETS = 1 / 3
@@ -317,7 +319,7 @@ def import_silicon(
     if blocks < 2 or not weights_fit(tables, system, model, layout, defaults):
         mend = "give more GPUs or raise gpu_memory_utilization"
         raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
-    steps = list(sample_compositions(blocks * engine.block_size, max_context, seed))
+    steps = list(sample_compositions(blocks * engine.block_size, min(max_context, TABLES_CONTEXT), seed))
     samples = StepSamples(
         np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
         np.array([tables.step_ms(step, graph_sizes, engine.async_scheduling) for step in steps]) / 1e3,

@@ -91,6 +91,18 @@ def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half
     assert fitted_ms == pytest.approx(table_ms, rel=0.08)
 
 
+def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model takes ten million tokens, the attention tables end at 131,072."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 10)
+    profile = import_silicon("h100_sxm", "meta-llama/Llama-4-Scout-17B-16E-Instruct", 8, "p")
+    assert profile.engine_config({}).max_model_len == 10485760
+    model = profile.timing().step
+    decodes = [totals_of(np.array([1]), np.array([context])) for context in (100_000, 1_000_000)]
+    chunks = [totals_of(np.array([2048]), np.array([context])) for context in (50_000, 1_000_000)]
+    assert [is_extrapolated(model, totals) for totals in (*decodes, *chunks)] == [False, True, False, True]
+
+
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
