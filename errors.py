@@ -41,7 +41,7 @@ class InfeasibleError(SlotuneError):
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """An InputError for a name that does not exist, with the nearest one that does."""
-    valid = sorted(valid)
+    valid = sorted({known for known in valid if not known.startswith("_")})
     near = get_close_matches(name, valid, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "valid: " + ", ".join(valid)
     if not near and len(valid) > MOST_LISTED:

@@ -57,6 +57,8 @@ def _outage(text: str) -> "Outage":
 def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
     from ..simulator.slo import parse_goodput
 
+    if empty := [text for text in value if not text.strip()]:
+        raise click.BadParameter(f"{empty[0]!r} names no metric; write ttft:500")
     return dict(parse_goodput(word) for text in value for word in text.split())
 
 

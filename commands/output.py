@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,8 +99,9 @@ def writing(path: Path) -> Iterator[None]:
         raise SlotuneError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def keep_apart(written: Mapping[str, Path | None], *read: str | Path | None) -> None:
-    """Raise a usage error where a file that is to be written, by its option, is also read or named by another option.
+def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) -> None:
+    """Raise a usage error where a file that is to be written, by its option, is also read or named by another option,
+    or where its folder takes none: after the work it would be too late.
 
     Devices and pipes, such as /dev/null, may be named twice.
     """
@@ -113,6 +115,8 @@ def keep_apart(written: Mapping[str, Path | None], *read: str | Path | None) -> 
             raise click.UsageError(f"{option} {path}: is a file that is read; name another")
         if file in options:
             raise click.UsageError(f"{option} {path}: is what {options[file]} writes; name another file")
+        if not os.access(file.parent, os.W_OK):
+            raise click.UsageError(f"{option} {path}: {file.parent} is no folder that can be written to")
         options[file] = option
 
 

@@ -23,8 +23,8 @@ from .options import (
 )
 from .output import (
     announce_compilation,
+    check_outputs,
     emit_json,
-    keep_apart,
     labelled,
     note_ignored,
     progress,
@@ -97,7 +97,7 @@ def command(
         write_csv,
     )
 
-    keep_apart({"--out": out}, configs, common["trace"], common["engine_config"], acceptance_rate)
+    check_outputs({"--out": out}, configs, common["trace"], common["engine_config"], acceptance_rate)
     announce_compilation()
     sort = check_metric(sort, common["goodput"], common["slo"]) if sort else None
     configurations = read_configurations(configs)

@@ -7,7 +7,7 @@ import click
 
 from .options import duration as seconds
 from .options import json_option, out_option, positive_number, seed_option
-from .output import emit_json, keep_apart, table, writing
+from .output import check_outputs, emit_json, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace
@@ -122,7 +122,7 @@ def make(
 
     if (like is None) == (prompt_tokens is None) or (prompt_tokens is None) != (output_tokens is None):
         raise click.UsageError("give --prompt-tokens and --output-tokens, or --like")
-    keep_apart({"--out": out}, like)
+    check_outputs({"--out": out}, like)
     lengths = [parse_lengths(text) for text in (prompt_tokens, output_tokens) if text is not None]
     trace = make_trace(
         requests,
@@ -186,7 +186,7 @@ def convert(
 
     if cv is not None and rate is None:
         raise click.UsageError("--cv needs --rate")
-    keep_apart({"--out": out}, trace)
+    check_outputs({"--out": out}, trace)
     result = converted(
         read_trace(trace, format=format, tokenizer=tokenizer),
         seed,

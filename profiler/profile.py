@@ -200,7 +200,7 @@ class Profile:
         kv = (
             ""
             if self.kv is not None
-            else "; KV capacity is not modelled: unlimited unless num_gpu_blocks_override is set"
+            else f"; KV capacity is not modelled: {UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set"
         )
         return f"profile {self.name}: {PROVENANCE[self.source]}{kv}"
 
@@ -224,7 +224,7 @@ class Profile:
             "api_server_share": largest_share(known, "api_server_share"),
             "piled_up_share": largest_share(known, "piled_up_share"),
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
-            "kv_capacity": "unlimited" if self.kv is None else "modelled",
+            "kv_capacity": "not modelled" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }
 

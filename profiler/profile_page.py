@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..errors import InputError
-from .profile import Profile
+from .profile import UNLIMITED_BLOCKS, Profile
 from .provenance import MEASURED
 from .surrogate_model import RegimeError
 
@@ -38,7 +38,7 @@ def overhead_ms(profile: Profile) -> dict[str, float]:
 def kv_lines(profile: Profile) -> list[str]:
     """The KV capacity in sentences."""
     if profile.kv is None:
-        return ["not modelled: unlimited unless num_gpu_blocks_override is set"]
+        return [f"not modelled: {UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set"]
     lines, errors = [_default_cache(profile)], profile.kv.errors()
     if errors:
         worst = max(abs(error) for error in errors)

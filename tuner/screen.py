@@ -71,7 +71,10 @@ def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:
 def _settings(item: Mapping[Any, Any], where: str) -> Settings:
     settings: Settings = {}
     for name, value in item.items():
-        settings |= setting(str(name), value, where)
+        named = setting(str(name), value, where)
+        if twice := named.keys() & settings.keys():
+            raise InputError(f"{where}: {', '.join(twice)} is named twice, under two spellings")
+        settings |= named
     return settings
 
 

@@ -307,6 +307,20 @@ def test_no_file_that_is_read_is_written_over(slotune, files, tmp_path, monkeypa
     assert (tmp_path / "e.yaml").read_text() == "max_num_seqs: 8\n"
 
 
+def test_an_output_that_cannot_be_written_is_told_before_the_work(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [8]\n")
+    lost = tmp_path / "none" / "o"
+    for words in (("simulate", "--steps-out", lost), ("screen", "--configs", tmp_path / "grid.yaml", "--out", lost)):
+        ran = slotune(*words, *files)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"{lost.parent} is no folder that can be written to" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_goodput_without_a_metric_is_no_goodput(slotune, files):
+    ran = slotune("simulate", *files, "--goodput", " ")
+    assert ran.code == 2 and "' ' names no metric; write ttft:500" in ran.err
+
+
 def test_outputs_may_both_go_nowhere(slotune, files):
     assert slotune("simulate", *files, "--requests-out", "/dev/null", "--steps-out", "/dev/null").code == 0
 

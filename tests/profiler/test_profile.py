@@ -42,11 +42,11 @@ def with_memory(profile: Profile) -> Profile:
     return replace(profile, kv=kv, defaults={"max_model_len": 4096, "max_num_seqs": 64, "block_size": 32})
 
 
-def test_without_knowledge_of_memory_the_cache_is_unlimited_and_says_so(profile: Profile) -> None:
+def test_without_knowledge_of_memory_the_cache_has_a_million_blocks_and_says_so(profile: Profile) -> None:
     engine = profile.engine_config({})
     assert engine == EngineConfig(num_gpu_blocks=UNLIMITED_BLOCKS)
     assert (engine.max_num_batched_tokens, engine.max_num_seqs) == (8192, 1024)
-    assert "unlimited" in profile.provenance and "not from a measurement" in profile.provenance
+    assert "not modelled: 1,048,576 blocks" in profile.provenance and "not from a measurement" in profile.provenance
 
 
 def test_an_override_sets_the_blocks(profile: Profile) -> None:
@@ -186,7 +186,7 @@ def test_linear_and_show_on_the_command_line(tmp_path: Path, slotune: Slotune) -
         "decode_context": pytest.approx(0.00021),
         "constant": pytest.approx(4),
     }
-    assert document["trust"]["kv_capacity"] == "unlimited"
+    assert document["trust"]["kv_capacity"] == "not modelled"
     code, out, _ = slotune("profile", "show", tmp_path / "p")
     assert code == 0 and "prefill_tokens 0.04" in out
 

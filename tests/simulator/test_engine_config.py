@@ -91,6 +91,7 @@ def test_text_stays_text_whatever_yaml_would_make_of_it(text: str):
         ("cudagraph_capture_sizes=[1.5]", "takes list[int], not '[1.5]'"),
         ("max_cudagraph_capture_size=abc", "max_cudagraph_capture_size takes int, not 'abc'"),
         ("enforce_eager=maybe", "enforce_eager takes bool, not 'maybe'"),
+        ("api_server_count=2", "none of the"),
         ("kv_cache_dtype=fp9", "unknown kv_cache_dtype 'fp9': did you mean fp8"),
         ("kv_cache_dtype=[fp8]", "unknown kv_cache_dtype '[fp8]'"),
     ],

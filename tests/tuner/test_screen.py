@@ -47,6 +47,7 @@ def test_a_list_is_taken_as_it_is(tmp_path):
         ("[{max_num_seq: 8}]", "entry 1: unknown engine setting 'max_num_seq': did you mean max_num_seqs"),
         ("[{max_num_seqs: many}]", "entry 1: max_num_seqs takes int, not 'many'"),
         ("max_num_seqs: 8", "max_num_seqs: a grid needs a list of values, not 8"),
+        ("max_num_seqs: [8]\nmax-num-seqs: [9]", "max_num_seqs is named twice, under two spellings"),
         ("max_num_seqs: []", "a grid needs a list of values"),
         ("[]", "expected a list of settings or a grid"),
         ("just words", "expected a list of settings or a grid"),
