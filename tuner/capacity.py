@@ -22,7 +22,7 @@ from ..traces.transform import head
 from .evaluate import SimulatedRun, doubts
 from .lasting_prefixes import lasting
 from .objective import GOOD_SHARE, Metrics, Objective
-from .steady_load import is_steady, keeps_up, ordered
+from .steady_load import is_steady, ordered, queue_is_steady
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
@@ -133,7 +133,7 @@ def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int)
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     metrics |= doubts(result, metrics, load)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
-    certain = not (met and keeps_up(result))
+    certain = not (met and queue_is_steady(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)
 
 

@@ -116,14 +116,14 @@ def _mean_number(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> 
     return float(np.maximum(overlap, 0.0).sum() / span_s)
 
 
-def keeps_up(result: SimulationResult) -> bool:
+def queue_is_steady(result: SimulationResult) -> bool:
     """Whether the queue is steady: what piles up is less than the tolerance of the rate."""
     return queue_growth(result) <= LARGEST_GROWTH
 
 
 def is_steady(result: SimulationResult) -> bool:
-    """Whether the batch is, too; where it still grows towards its limit, the load was too short to judge by."""
-    return keeps_up(result) and engine_growth(result) <= STEADY_GROWTH
+    """Whether queue and batch are; while the batch grows towards its limit, the load was too short to judge by."""
+    return queue_is_steady(result) and engine_growth(result) <= STEADY_GROWTH
 
 
 def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:

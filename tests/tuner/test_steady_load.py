@@ -11,7 +11,7 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
-from slotune.tuner.steady_load import keeps_up, ordered, queue_growth, scaled_lengths
+from slotune.tuner.steady_load import ordered, queue_growth, queue_is_steady, scaled_lengths
 
 
 def pairs(trace):
@@ -116,11 +116,11 @@ def served(small_profile, small_trace):
 
 def test_growth_is_the_overload(served):
     assert abs(queue_growth(served(5.0))) < 0.005
-    assert keeps_up(served(5.0))
+    assert queue_is_steady(served(5.0))
     most_per_s = 2000 / served(1000.0).duration_s
     overloaded = served(most_per_s * 1.25)
     assert queue_growth(overloaded) == pytest.approx(1 - 1 / 1.25, abs=0.03)
-    assert not keeps_up(overloaded)
+    assert not queue_is_steady(overloaded)
 
 
 def test_lengths_scale_with_what_they_share(small_trace):
