@@ -89,7 +89,7 @@ def command(
       slotune tune --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --slo p99:tpot:30 --out studies/chat
     """
     from ..profiler.profile import load_profile
-    from ..simulator.misses import lines as unanswered
+    from ..simulator.misses import unanswered
     from ..tuner.recommendation import require_targets
     from ..tuner.recommendation_page import document
     from ..tuner.tune import tune

@@ -42,7 +42,7 @@ def answers_cut(requests: RequestTable, asked_tokens: np.ndarray) -> int:
     return int((requests.finished & (requests.output_tokens < asked_tokens)).sum())
 
 
-def lines(metrics: Mapping[str, float]) -> list[str]:
+def unanswered(metrics: Mapping[str, float]) -> list[str]:
     """What is wrong with a run's answers, where anything is: a sentence each."""
     told = []
     if failed := metrics.get("failed"):

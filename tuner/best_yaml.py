@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from ..simulator.engine_config import Settings
-from ..simulator.misses import lines as unanswered
+from ..simulator.misses import unanswered
 from .deployment import checkpoint_note, served
 from .export import vllm_yaml
 from .objective import Metrics

@@ -15,7 +15,7 @@ from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
 from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
-from ..simulator.misses import lines as unanswered
+from ..simulator.misses import unanswered
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import SlotuneError
 from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
-from ..simulator.misses import lines as unanswered
+from ..simulator.misses import unanswered
 from ..traces.stats import request_rate
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
