@@ -132,9 +132,10 @@ class Profile:
             return None
 
     def check_given(self, settings: Mapping[str, Any]) -> None:
-        """Raise InputError where vLLM refuses the defaults for the sake of these, which somebody gave, among them.
+        """Raise InputError where vLLM refuses the defaults because of those among them that somebody gave: `settings`.
 
-        A model whose own context does not fit is no reason: its profile serves with a lower max_model_len.
+        Where it refuses them without these too, as for a model whose own context does not fit, nothing is raised: the
+        profile serves with a lower max_model_len.
         """
         others = {name: value for name, value in self.defaults.items() if name not in settings}
         if replace(self, defaults=others).engine_or_none({}) is not None:

@@ -160,8 +160,8 @@ def _hull_of(ranges: dict[str, dict[str, tuple[float, float]]] | None, folder: P
 
 
 def _with_prefill_context(features: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """The ranges of a profile of before prefill_context was one: as wide as the others let it be, so that it cuts off
-    nothing."""
+    """The ranges with one for prefill_context where a profile is older than that feature: as wide as the other ranges
+    let it be, so that it makes no step an extrapolated one."""
     if "prefill_context" in features or not {"prefill_rows", "max_context"} <= features.keys():
         return features
     most = HULL_ABOVE * features["prefill_rows"][1] * features["max_context"][1]

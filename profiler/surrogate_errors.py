@@ -54,9 +54,9 @@ def blocks_of_time(places: I64, seed: int) -> list[Mask]:
 
 
 def outer_parts(samples: StepSamples, least: int) -> list[tuple[Mask, Mask]]:
-    """Steps with more than half of the most prefill tokens, of the most decodes, of the longest context; and which of
-    them can be asked for: those of regimes of which LEAST_INNER_SHARE is left. No parts of fewer than `least` of these.
-    """
+    """By prefill tokens, by decodes and by the longest context: a mask of the steps with more than half of the largest
+    value, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE of their regime is left
+    without them. A part with fewer than `least` of the latter is left out."""
     sizes, regimes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]], regimes_of(samples.totals)
     parts = []
     for outer in (sizes > sizes.max(axis=0) / 2).T:

@@ -67,8 +67,8 @@ def summarise(
 
 
 def _of_all(name: str, values_s: F64, missing: int, percentiles: list[float]) -> dict[str, float]:
-    """Percentiles with so many requests more that take forever: what that share of all requests keeps. Nothing where
-    none is missing; one is left out where it would be forever."""
+    """Percentiles over all requests, `missing` of which are never answered. Nothing where none is missing; one that
+    falls on such a request is left out."""
     ordered_ms, metrics = np.sort(values_s) * 1e3, {}
     for percentile in percentiles if missing else ():
         rank = math.ceil(percentile * (len(ordered_ms) + missing) / 100 - 1e-9)

@@ -15,8 +15,6 @@ VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig)} | {
 """What vLLM takes on a large GPU where nobody asks for anything."""
 BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
 NO_WEIGHTS = ("load_format", "dummy")
-
-
 GIVEN = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")
 """Facts of an engine that are somebody's choice where the profile does not come from an engine that slotune started."""
 TABLE_FORMATS = {"fp8": "fp8"}

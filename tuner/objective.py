@@ -163,7 +163,7 @@ def answers_as_many(metrics: Metrics, reference: Metrics) -> bool:
 
 
 def _below(bound: float, value: float) -> float:
-    """The value, bent from one below the bound on so that it never gets there: larger stays larger."""
+    """The value, bent from `bound` - 1 on so that it never gets to the bound, while larger values stay larger."""
     return min(value, bound - math.exp(min(0.0, bound - 1 - value)))
 
 

@@ -107,8 +107,8 @@ def screen(
     and before them those under which max_model_len cuts answers or, by a latency, more requests go unanswered.
 
     Best is the smallest latency or the largest throughput `sort`; without it the best for the objective, and without
-    either the largest output throughput. The same whatever the number of `jobs`, and on the Dask
-    cluster at `dask_scheduler`.
+    either the largest output throughput. The same whatever the number of `jobs`, and on the Dask cluster at
+    `dask_scheduler`.
     """
     rows: list[Screened] = []
     with workers(run, jobs, prepare=run.compile, dask_scheduler=dask_scheduler) as run_all:

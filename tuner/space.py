@@ -110,8 +110,9 @@ def build_space(
     `default` is that configuration, resolved; `made_with` are the settings that hold where nobody asks for others;
     `fixed_cache` says that the KV cache has a fixed size, as on a CPU, or one that is not known, so that the share of
     the memory does not matter.
-    Ranges reach from a 64th of vLLM's default for this hardware to twice
-    it, as vLLM's defaults grow with the hardware (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
+
+    Ranges reach from a 64th of vLLM's default for this hardware to twice it, as vLLM's defaults grow with the hardware
+    (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
     """
     held = {**(made_with or {}), **fixed}
     knobs = tuple(sorted(_knobs(default, fixed, held, fixed_cache), key=lambda knob: knob.name))
