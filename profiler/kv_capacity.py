@@ -15,7 +15,6 @@ KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0,
 DEFAULT_MEMORY_SHARE = 0.92
 """vLLM's own gpu_memory_utilization (vllm/config/cache.py, CacheConfig)."""
 F64 = npt.NDArray[np.float64]
-MIB = float(1 << 20)
 GIB = float(1 << 30)
 
 

@@ -91,7 +91,6 @@ def running_server(
     record: bool = False,
     control: bool = False,
     timeout_s: float = START_TIMEOUT_S,
-    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Start an engine, wait until it is healthy, and end it when the block ends.
 
@@ -103,7 +102,6 @@ def running_server(
         record: write every step to `folder/steps.jsonl`.
         control: let request ids cap the tokens of a step (recorder.py).
         timeout_s: for the start.
-        environment: further variables for the engine.
 
     Raises InputError for a model folder that is none or a setting that is slotune's own, EngineError for a start that
     failed.
@@ -115,7 +113,6 @@ def running_server(
     folder.mkdir(parents=True, exist_ok=True)
     launch.write_site(folder / "site")
     variables = _variables(launch, folder, record, control, local and "tokenizer" not in settings)
-    variables |= environment or {}
     started = _started(launch, model, settings, folder, variables, timeout_s)
     try:
         yield started

@@ -20,12 +20,12 @@ class BadRow(ValueError):
     """What is wrong with a row; the reader adds the file and the line."""
 
 
-def whole(value: object, name: str, low: int, high: int = MAX_TOKENS) -> int:
-    """`value` if it is a whole number in [low, high]; BadRow says which column it is not."""
+def whole(value: object, name: str, low: int) -> int:
+    """`value` if it is a whole number in [low, MAX_TOKENS]; BadRow says which column it is not."""
     if type(value) is not int:
         raise BadRow(f"{name} {value!r} is not a whole number")
-    if not low <= value <= high:
-        raise BadRow(f"{name} {value} is {'below' if value < low else 'above'} {low if value < low else high}")
+    if not low <= value <= MAX_TOKENS:
+        raise BadRow(f"{name} {value} is {f'below {low}' if value < low else f'above {MAX_TOKENS}'}")
     return value
 
 

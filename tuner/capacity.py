@@ -58,7 +58,6 @@ class Scenario:
     objective: Objective
     settings: Settings = field(default_factory=dict)
     policy: str = "vllm-v1"
-    router: str = "round-robin"
     step_factor: float = 1.0
     """How many times as long as the profile says every step takes."""
 
@@ -126,9 +125,7 @@ def _least_requests(percentile: float) -> int:
 def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int) -> Probe:
     engine = scenario.profile.engine_config(scenario.settings)
     timing = scenario.profile.timing(scenario.settings).slowed(scenario.step_factor)
-    result = simulate(
-        load, engine, timing, policy=scenario.policy, replicas=replicas, router=scenario.router, seed=seed
-    )
+    result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, seed=seed)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     metrics |= doubts(result, metrics, load)

@@ -28,12 +28,8 @@ class Interval:
     high: float
     runs: int
 
-    def excludes(self, value: float) -> bool:
-        """Whether the interval lies wholly on one side of `value`."""
-        return self.high < value or self.low > value
 
-
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Mean over runs of something that is not negative; infinite where it is so in any run, and runs without the value
     (NaN) do not count."""
     if any(map(math.isinf, values)):
@@ -41,16 +37,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) and (known > 0).all():
         with np.errstate(over="ignore"):  # two runs that lie far apart tell nothing
-            median, low, high = np.exp(_t_interval(np.log(known), confidence))
+            median, low, high = np.exp(_t_interval(np.log(known), CONFIDENCE))
         mean = float(known.mean())
         return Interval(mean, mean * float(low / median), mean * float(high / median), len(known))
-    value, low, high = _t_interval(known, confidence)
+    value, low, high = _t_interval(known, CONFIDENCE)
     return Interval(value, max(low, 0.0), high, len(known))
 
 
-def paired_ratio(
-    values: Sequence[float], references: Sequence[float], *, comparisons: int = 1, confidence: float = CONFIDENCE
-) -> Interval:
+def paired_ratio(values: Sequence[float], references: Sequence[float], *, comparisons: int = 1) -> Interval:
     """Ratio of values to references, paired by position: what both runs of a round shared cancels.
 
     With several `comparisons` against the same reference the intervals hold together (Bonferroni). Pairs in
@@ -59,7 +53,7 @@ def paired_ratio(
     pairs = [(v, r) for v, r in zip(values, references, strict=True) if _positive(v) and _positive(r)]
     logs = np.array([math.log(v / r) for v, r in pairs])
     with np.errstate(over="ignore"):  # two runs that lie far apart tell nothing
-        value, low, high = np.exp(_t_interval(logs, 1 - (1 - confidence) / max(comparisons, 1))).tolist()
+        value, low, high = np.exp(_t_interval(logs, 1 - (1 - CONFIDENCE) / max(comparisons, 1))).tolist()
     return Interval(value, low, high, len(pairs))
 
 

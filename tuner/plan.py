@@ -182,7 +182,7 @@ def _fleet(one_engine: Plan, rate: float, stay_s: float, ask_all: AskAll) -> Pla
         return replace(one_engine, replicas=found[0], at_rate=found[1])
     reason = (
         f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s "
-        f"although one takes {one_engine.max_request_rate:.3g}; the {scenario.router} router spreads the load too "
+        f"although one takes {one_engine.max_request_rate:.3g}; the round-robin router spreads the load too "
         "unevenly"
     )
     return replace(one_engine, reason=reason)

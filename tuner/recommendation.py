@@ -47,10 +47,6 @@ class Recommendation:
         """The recommended settings, with what was fixed."""
         return dict(self.best.settings)
 
-    def meets_targets(self) -> bool:
-        """Whether the recommended configuration meets every target in the simulator."""
-        return self.task.objective.meets(self.best.metrics or {})
-
     def orders_of(self, trial: Trial) -> OtherOrders | None:
         """What a configuration gave on other orders of the requests, where that is known."""
         return self.orders.get(trial.key)

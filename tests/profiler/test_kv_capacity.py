@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.kv_capacity import GIB, MIB, KvCapacity, KvObservation
+from slotune.profiler.kv_capacity import GIB, KvCapacity, KvObservation
 
+MIB = GIB / 1024
 FORMULA = KvCapacity(
     kv_bytes_per_token=131072,
     total_bytes=80 * GIB,
