@@ -82,15 +82,11 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     None for what the simulation follows, for what the profile was made with, and for what has no effect on time. And a
     line for each that changes the schedule in ways that are not simulated, the profile's own among them.
     """
-    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | GRAPH_SETTINGS - {"enforce_eager"}
+    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | OTHER_SCHEDULES.keys()
+    known |= GRAPH_SETTINGS - {"enforce_eager"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
-    lines = [
-        f"{name}={value}: vLLM schedules by other rules then, which are not simulated"
-        for name, value in {**profile.defaults, **settings}.items()
-        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
-    ]
-    known |= OTHER_SCHEDULES.keys()
+    lines = _other_schedules({**profile.defaults, **settings})
     for name, value in settings.items():
         made_with = _made_with(profile, name)
         if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
@@ -102,6 +98,14 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
             "in these numbers"
         )
     return lines
+
+
+def _other_schedules(settings: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={value}: vLLM schedules by other rules then, which are not simulated"
+        for name, value in settings.items()
+        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
+    ]
 
 
 def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | None:
