@@ -139,11 +139,11 @@ class Campaign:
             measured.metrics if measured else None,
             failure,
             message,
-            "hardware",
-            in_round.number,
-            "validate",
-            time.monotonic() - start_s,
-            {**(measured.details if measured else self._run.identity()), **place},
+            where="hardware",
+            repeat=in_round.number,
+            origin="validate",
+            duration_s=time.monotonic() - start_s,
+            details={**(measured.details if measured else self._run.identity()), **place},
         )
 
 

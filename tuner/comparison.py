@@ -146,9 +146,9 @@ def _compared(
         predicted.get(settings_key(settings)),
         runs,
         failures,
-        {trial.repeat: with_nan(trial.details["predicted_at_speed"]) for trial in timed},
-        {trial.repeat: trial.details["step_time_ratio"] for trial in timed},
-        {trial.repeat: trial.details["first_error"] for trial in mine if trial.details.get("first_error")},
+        at_speed={trial.repeat: with_nan(trial.details["predicted_at_speed"]) for trial in timed},
+        step_time_ratios={trial.repeat: trial.details["step_time_ratio"] for trial in timed},
+        errors={trial.repeat: trial.details["first_error"] for trial in mine if trial.details.get("first_error")},
     )
 
 

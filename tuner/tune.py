@@ -79,16 +79,16 @@ def _concluded(study: Study, task: Task, default: Trial, done: int, front: Seque
         raise InputError(f"no configuration of {done} could run, the first because: {reason}")
     several = len(task.objective.goals) > 1
     found = Recommendation(
-        study.folder,
-        task,
-        simulated,
-        default,
-        done,
-        tuple(front) if several else (),
-        orders_of(study),
-        sensitivities_of(study, task),
-        simulated,
-        None,
+        folder=study.folder,
+        task=task,
+        best=simulated,
+        default=default,
+        trials=done,
+        front=tuple(front) if several else (),
+        orders=orders_of(study),
+        sensitivities=sensitivities_of(study, task),
+        simulated=simulated,
+        measured=None,
     )
     return after_measuring(found, validation_of(study, task)) if runs else found
 

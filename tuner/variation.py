@@ -57,11 +57,11 @@ def run_variations(
             outcome.metrics,
             outcome.failure,
             outcome.message,
-            where,
-            number,
-            origin,
-            outcome.duration_s,
-            {"step_factor": variation.step_factor},
+            where=where,
+            repeat=number,
+            origin=origin,
+            duration_s=outcome.duration_s,
+            details={"step_factor": variation.step_factor},
         )
         study.add(trial)
         on_trial(trial)
