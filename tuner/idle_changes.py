@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..simulator.engine_config import Settings
+from .choice import picked
 from .evaluate import Outcome
 from .objective import Metrics
-from .other_orders import picked
 from .study import Study, Trial, settings_key
 from .task import Task
 from .variation import Variation

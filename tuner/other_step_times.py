@@ -6,8 +6,8 @@ It decides nothing and is told: what a target is worth where the profile errs is
 from collections.abc import Callable, Mapping
 
 from ..profiler.trust import largest_share, step_time_error
+from .finalists import finalists
 from .objective import Metrics
-from .other_orders import finalists
 from .sensitivity import Sensitivity, factors
 from .study import Study, Trial
 from .task import Task

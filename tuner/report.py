@@ -14,11 +14,12 @@ from ..profiler.trust import lines as trust_lines
 from ..simulator.engine_config import Settings
 from ..simulator.misses import unanswered
 from ..traces.stats import request_rate
+from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
 from .objective import GOOD_SHARE, Metrics
-from .other_orders import orders_of, picked
+from .other_orders import orders_of
 from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked, reference_of

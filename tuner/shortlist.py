@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from ..errors import SlotuneError
 from ..simulator.engine_config import Settings
+from .choice import picked
 from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned
 from .objective import Metrics, Objective
-from .other_orders import picked
 from .ranking import TIE, ranked, reference_of, unlike
 from .study import Study, Trial
 from .task import Task

@@ -6,8 +6,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
+from .choice import picked
 from .feasibility import FeasibilityForest
-from .other_orders import orders_of, picked, run_other_orders
+from .other_orders import orders_of, run_other_orders
 from .other_step_times import run_other_step_times, sensitivities_of
 from .ranking import pareto_front
 from .recommendation import Recommendation, after_measuring, best_yaml_of

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from slotune.simulator.slo import parse_slo
+from slotune.tuner.choice import picked
 from slotune.tuner.evaluate import Outcome
-from slotune.tuner.other_orders import FINALISTS, OtherOrders, finalists, orders_of, picked, run_other_orders
+from slotune.tuner.finalists import FINALISTS, finalists
+from slotune.tuner.other_orders import OtherOrders, orders_of, run_other_orders
 from slotune.tuner.recommendation import met_text
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key

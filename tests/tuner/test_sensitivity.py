@@ -14,8 +14,8 @@ from slotune.profiler.trust import TABLES_TPOT_ERROR
 from slotune.simulator.slo import Slo
 from slotune.simulator.step_time import unbounded_hull
 from slotune.tuner.capacity import Scenario
+from slotune.tuner.finalists import FINALISTS
 from slotune.tuner.objective import Objective
-from slotune.tuner.other_orders import FINALISTS
 from slotune.tuner.other_step_times import run_other_step_times, sensitivities_of
 from slotune.tuner.plan import document, plan, what_if, with_other_step_times
 from slotune.tuner.sensitivity import factors, sensitivity

@@ -1,0 +1,27 @@
+"""Which of the best few is best on the whole."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from .finalists import eligible, ran
+from .other_orders import orders_of
+from .ranking import recommended, reference_of
+from .study import Study, Trial, settings_key
+from .task import Task
+
+
+def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) -> Trial | None:
+    """The configuration that the simulations of a study speak for; None where nothing ran.
+
+    The finalists' means over the other orders decide, or the trials alone where those are not known. `without` holds
+    the `settings_key` of configurations that are out of the question.
+    """
+    trials = [trial for trial in ran(study) if trial.key not in without]
+    orders, candidates = orders_of(study), eligible(trials, task)
+    ordered = [trial for trial in candidates if trial.key in orders]
+    if not ordered:
+        return recommended(candidates, task.objective, task.space, reference_of(trials))
+    means = [replace(trial, metrics=orders[trial.key].mean()) for trial in ordered]
+    default = orders.get(settings_key(study.asked.engine))
+    best = recommended(means, task.objective, task.space, default.mean() if default else reference_of(means))
+    return next(trial for trial in ordered if best is not None and trial.number == best.number)
