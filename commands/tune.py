@@ -147,6 +147,7 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
+    from ..tuner.recommendation import lost_lines
     from ..tuner.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
@@ -155,4 +156,6 @@ def _print(found: "Recommendation") -> None:
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(trust_of(found))
+    for line in lost_lines(found):
+        click.echo(line)
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

@@ -13,6 +13,8 @@ METRICS = ("ttft", "tpot", "itl", "e2el")
 BETWEEN_TOKENS = ("tpot", "itl")
 ROUNDING = 1e-9
 """Of shares of requests."""
+LONG_MS = 1000.0
+"""Told without decimals and with a comma for the thousands."""
 OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 
@@ -64,7 +66,9 @@ def milliseconds(value_ms: float) -> str:
     answer has it, as answers of one token have no time between tokens."""
     if math.isnan(value_ms):
         return "no such latency"
-    return "too few answers" if math.isinf(value_ms) else f"{value_ms:.4g} ms"
+    if math.isinf(value_ms):
+        return "too few answers"
+    return f"{value_ms:,.0f} ms" if value_ms >= LONG_MS else f"{value_ms:.4g} ms"
 
 
 def digits(value: float) -> str:

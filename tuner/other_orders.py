@@ -27,6 +27,11 @@ class OtherOrders:
 
     runs: Sequence[Metrics]
 
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return f"in {len(self.runs)} other orders"
+
     def mean(self) -> dict[str, float]:
         """The mean of each metric; NaN where an order has none."""
         keys = dict.fromkeys(key for metrics in self.runs for key in metrics)

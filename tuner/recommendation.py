@@ -3,22 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import itemgetter
 from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..profiler.trust import piled_up
 from ..simulator.engine_config import Settings
-from ..simulator.slo import Slo, milliseconds
 from . import validation
 from .best_yaml import best_yaml
-from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .longer_load import LongerLoad, lost_targets
+from .objective import GOOD_SHARE, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
 from .study import Trial
 from .task import Task
 from .validation import Validation
+from .wording import Wording, of_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,8 @@ class Recommendation:
     """With several goals: every configuration that no other beats in all of them."""
     orders: Mapping[str, OtherOrders]
     """What the best few and the default gave on other orders of the requests, by `settings_key`."""
+    longer_loads: Mapping[str, LongerLoad]
+    """What they gave on the same traffic for many times as long, where it can be lengthened."""
     sensitivities: Mapping[str, Sensitivity]
     """What they gave with faster and slower steps, where the profile's error is known."""
     simulated: Trial
@@ -50,6 +51,10 @@ class Recommendation:
     def orders_of(self, trial: Trial) -> OtherOrders | None:
         """What a configuration gave on other orders of the requests, where that is known."""
         return self.orders.get(trial.key)
+
+    def longer_load_of(self, trial: Trial) -> LongerLoad | None:
+        """What a configuration gave on the longer load, where that is known."""
+        return self.longer_loads.get(trial.key)
 
     def sensitivity_of(self, trial: Trial) -> Sensitivity | None:
         """What a configuration gave with faster and slower steps, where that is known."""
@@ -85,24 +90,6 @@ def require_targets(recommendation: Recommendation) -> None:
         )
 
 
-def good_text(objective: Objective, metrics: Metrics) -> str:
-    """Where goodput is a target beside others: whether enough requests are good, and how many are."""
-    met = "met" if objective.good_ratio(metrics) == 0 else "missed"
-    return f"{met} ({good_share(metrics):.1%})"
-
-
-def good_orders_text(orders: OtherOrders, objective: Objective) -> str:
-    """On how many of the other orders enough requests are good, and how many are."""
-    met = orders.meeting(lambda metrics: objective.good_ratio(metrics) == 0)
-    low, high = orders.range(good_share)
-    return f"met in {met} ({low:.1%} to {high:.1%})"
-
-
-def good_steps_text(steps: Sensitivity, objective: Objective) -> str:
-    """Whether enough requests are good with faster and with slower steps, and how many are."""
-    return steps.both(partial(good_text, objective))
-
-
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
     """The recommendation that the measurements make of it; they decide where any run succeeded."""
     if measured.verdict is None:
@@ -122,65 +109,36 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         task.profile.provenance,
         *_target_lines(recommendation),
         *piled_up((recommendation.best.metrics or {}).get("piled_up_share", 0.0)),
+        *lost_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, recommendation.best.metrics)
 
 
+def lost_lines(recommendation: Recommendation) -> list[str]:
+    """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
+    best = recommendation.best
+    return lost_targets(recommendation.task.objective, best.metrics or {}, recommendation.longer_load_of(best))
+
+
 def _target_lines(recommendation: Recommendation) -> list[str]:
     objective, best = recommendation.task.objective, recommendation.best
-    orders, steps = recommendation.orders_of(best), recommendation.sensitivity_of(best)
     values = best.metrics or {}
     lines = [
         f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
     ]
-    if objective.good_is_target and best.metrics is not None:
-        line = f"{GOOD_SHARE:.0%} of requests good: {good_text(objective, best.metrics)} in simulation"
-        if orders:
-            line += f"; in {len(orders.runs)} other orders of the requests {good_orders_text(orders, objective)}"
-        if steps:
-            line += f"; with {steps.label} {good_steps_text(steps, objective)}"
-        lines.append(line)
-    for slo in objective.slos:
-        line = f"{slo}: {verdict_text(slo, best)} in simulation"
-        if orders:
-            line += f"; in {len(orders.runs)} other orders of the requests {met_text(orders, slo)}"
-        if steps:
-            line += f"; with {steps.label} {steps_text(steps, slo)}"
-        lines.append(line)
+    lines += [
+        f"{word.name}: {word.of(best)} in simulation{_varied(recommendation, word)}" for word in of_targets(objective)
+    ]
     return lines
 
 
-def verdict_text(slo: Slo, trial: Trial) -> str:
-    """Whether a configuration is predicted to meet a target, and with what."""
-    if trial.metrics is None:
-        return f"does not start: {trial.message}"
-    return f"{_met(slo, trial.metrics)} ({milliseconds(slo.value_ms(trial.metrics))})"
-
-
-def _met(slo: Slo, metrics: Metrics) -> str:
-    return "met" if slo.is_met(metrics) else "missed"
-
-
-def range_text(orders: OtherOrders, key: str) -> str:
-    """Least and greatest value of a metric over the other orders."""
-    low, high = orders.range(itemgetter(key))
-    return f"{low:.4g} to {high:.4g}"
-
-
-def met_text(orders: OtherOrders, slo: Slo) -> str:
-    """On how many of the other orders a target is met, and with what."""
-    met = orders.meeting(slo.is_met)
-    ends = dict.fromkeys(map(milliseconds, orders.range(slo.value_ms)))
-    return f"met in {met} ({' to '.join(ends)})".replace(" ms to", " to")
-
-
-def steps_range_text(steps: Sensitivity, key: str) -> str:
-    """A metric with faster and with slower steps."""
-    return steps.both(lambda metrics: f"{metrics[key]:.4g}")
-
-
-def steps_text(steps: Sensitivity, slo: Slo) -> str:
-    """Whether a target is met with faster and with slower steps, and with what."""
-    met = steps.both(partial(_met, slo))
-    return f"{met} ({steps.both(lambda metrics: milliseconds(slo.value_ms(metrics)))})".replace(" ms /", " /")
+def _varied(recommendation: Recommendation, word: Wording) -> str:
+    """What the recommended settings gave under other circumstances, where that is known."""
+    best = recommendation.best
+    orders, longer = recommendation.orders_of(best), recommendation.longer_load_of(best)
+    steps = recommendation.sensitivity_of(best)
+    told = [f"{orders.label} of the requests {word.orders(orders)}"] if orders else []
+    told += [f"{longer.label} {word.run(longer.metrics)}"] if longer else []
+    told += [f"with {steps.label} {word.steps(steps)}"] if steps else []
+    return "".join(f"; {text}" for text in told)

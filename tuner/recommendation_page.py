@@ -1,31 +1,20 @@
 """A recommendation as people and programs read it: a comparison with the default, and a JSON document."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from .comparison import changes_text, quantities
-from .objective import GOOD_SHARE, Metrics, Objective
+from .objective import Metrics, Objective
 from .other_orders import OtherOrders
-from .recommendation import (
-    Recommendation,
-    good_orders_text,
-    good_steps_text,
-    good_text,
-    met_text,
-    range_text,
-    steps_range_text,
-    steps_text,
-    verdict_text,
-)
-from .sensitivity import Sensitivity
+from .recommendation import Recommendation
 from .study import Trial, settings_key
-from .task import Task
 from .validate_page import document as validation_document
 from .validate_page import measured_document
 from .validation import Validation, nothing_said
+from .wording import Wording, of_metric, of_targets
 
 SHOWN = {
     "mean_ttft_ms": "TTFT mean, ms",
@@ -42,6 +31,18 @@ WRONG = {
 """Shown where there are any."""
 
 
+class Labelled(Protocol):
+    """What a configuration gave under other circumstances."""
+
+    @property
+    def label(self) -> str:
+        """What tables call them."""
+        ...
+
+
+Varied = TypeVar("Varied", bound=Labelled)
+
+
 def comparison(recommendation: Recommendation) -> list[tuple[str, object, object]]:
     """Rows of (what, default, recommended): settings that differ, predicted metrics, and the targets met."""
     default, best, task = recommendation.default, recommendation.best, recommendation.task
@@ -52,47 +53,33 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
     for key, label in ({key: key for key in goals} | SHOWN).items():
         rows.append((label, (default.metrics or {}).get(key), (best.metrics or {}).get(key)))
         if key in goals:
-            rows += _spread_row(recommendation, partial(range_text, key=key))
-            rows += _steps_row(recommendation, partial(steps_range_text, key=key))
+            rows += _varied_rows(recommendation, of_metric(key))
     for key, label in WRONG.items():
         of_default, of_best = (int((trial.metrics or {}).get(key, 0)) for trial in (default, best))
         if of_default or of_best:
             rows.append((label, of_default, of_best))
-    if task.objective.good_is_target:
-        rows.append((f"{GOOD_SHARE:.0%} of requests good", _good_text(task, default), _good_text(task, best)))
-        rows += _spread_row(recommendation, partial(good_orders_text, objective=task.objective))
-        rows += _steps_row(recommendation, partial(good_steps_text, objective=task.objective))
-    for slo in task.objective.slos:
-        rows.append((str(slo), verdict_text(slo, default), verdict_text(slo, best)))
-        rows += _spread_row(recommendation, partial(met_text, slo=slo))
-        rows += _steps_row(recommendation, partial(steps_text, slo=slo))
+    for word in of_targets(task.objective):
+        rows.append((word.name, word.of(default), word.of(best)))
+        rows += _varied_rows(recommendation, word)
     return rows
 
 
-def _good_text(task: Task, trial: Trial) -> str:
-    if trial.metrics is None:
-        return f"does not start: {trial.message}"
-    return good_text(task.objective, trial.metrics)
+def _varied_rows(recommendation: Recommendation, word: Wording) -> list[tuple[str, object, object]]:
+    """What the number above gave on other orders, on a longer load, and with faster and slower steps; nothing where
+    that is not known."""
+    sides = (recommendation.default, recommendation.best)
+    return [
+        *_row(map(recommendation.orders_of, sides), word.orders),
+        *_row(map(recommendation.longer_load_of, sides), lambda longer: word.run(longer.metrics)),
+        *_row(map(recommendation.sensitivity_of, sides), word.steps),
+    ]
 
 
-def _spread_row(recommendation: Recommendation, text: Callable[[OtherOrders], str]) -> list[tuple[str, object, object]]:
-    """What the number above gave on other orders of the requests; nothing where that is not known."""
-    sides = [recommendation.orders_of(trial) for trial in (recommendation.default, recommendation.best)]
-    count = max((len(orders.runs) for orders in sides if orders), default=0)
-    if not count:
-        return []
-    default, best = (text(orders) if orders else None for orders in sides)
-    return [(f"  in {count} other orders", default, best)]
-
-
-def _steps_row(recommendation: Recommendation, text: Callable[[Sensitivity], str]) -> list[tuple[str, object, object]]:
-    """What the number above gave with faster and slower steps; nothing where that is not known."""
-    sides = [recommendation.sensitivity_of(trial) for trial in (recommendation.default, recommendation.best)]
-    label = next((steps.label for steps in sides if steps), None)
-    if label is None:
-        return []
-    default, best = (text(steps) if steps else None for steps in sides)
-    return [(f"  {label}", default, best)]
+def _row(sides: Iterable[Varied | None], text: Callable[[Varied], str]) -> list[tuple[str, object, object]]:
+    """One row, where anything is known of either side."""
+    default, best = sides
+    known = best or default
+    return [(f"  {known.label}", default and text(default), best and text(best))] if known else []
 
 
 def keep_line(recommendation: Recommendation) -> list[str]:
@@ -155,6 +142,7 @@ def trust_of(recommendation: Recommendation) -> dict[str, Any]:
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
     metrics, measured, objective = trial.metrics, recommendation.measured, recommendation.task.objective
     orders, steps = recommendation.orders_of(trial), recommendation.sensitivity_of(trial)
+    longer = recommendation.longer_load_of(trial)
     return {
         "engine": dict(trial.settings),
         "resolved": recommendation.task.resolved(trial.settings),
@@ -162,6 +150,7 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
         "failure": trial.message,
         "targets": {} if metrics is None else targets_met(objective, metrics),
         "other_orders": None if orders is None else _orders_document(orders, objective),
+        "longer_load": None if longer is None else longer.as_dict(partial(targets_met, objective)),
         "sensitivity": None if steps is None else steps.as_dict(partial(targets_met, objective)),
         "measured": None if measured is None else _measured(measured, trial.settings),
     }

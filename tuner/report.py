@@ -18,12 +18,12 @@ from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
-from .objective import GOOD_SHARE, Metrics
+from .longer_load import longer_loads_of, lost_targets
+from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked, reference_of
-from .recommendation import good_orders_text, good_steps_text, met_text, steps_text
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -41,6 +41,7 @@ from .sweep import MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validate_page import drift_text, forced_lines, unanswered_lines
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
+from .wording import Wording, of_targets
 
 REPORT_FILE = "report.html"
 TRIALS_SHOWN = 15
@@ -167,29 +168,24 @@ class Page:
         elif default is None:
             sentences.append("The default configuration cannot run here.")
         sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
-        sentences += self._spread() + self._other_steps()
+        sentences += self._varied()
         sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.found))
         return sentences
 
-    def _spread(self) -> list[str]:
-        """What the recommended settings give on other orders of the requests, where that is known."""
-        orders = orders_of(self.study).get(settings_key(self.best))
-        if orders is None or not self.objective.slos:
-            return []
-        texts = [f"{slo} {met_text(orders, slo)}" for slo in self.objective.slos]
-        if self.objective.good_is_target:
-            texts.append(f"{GOOD_SHARE:.0%} of requests good {good_orders_text(orders, self.objective)}")
-        return [f"The same requests in {len(orders.runs)} other orders: {'; '.join(texts)}."]
-
-    def _other_steps(self) -> list[str]:
-        """What the recommended settings give with faster and slower steps, where that is known."""
-        steps = sensitivities_of(self.study, self.task).get(settings_key(self.best))
-        if steps is None or not self.objective.slos:
-            return []
-        texts = [f"{slo} {steps_text(steps, slo)}" for slo in self.objective.slos]
-        if self.objective.good_is_target:
-            texts.append(f"{GOOD_SHARE:.0%} of requests good {good_steps_text(steps, self.objective)}")
-        return [f"With {steps.label}: {'; '.join(texts)}."]
+    def _varied(self) -> list[str]:
+        """What the recommended settings give under other circumstances, where that is known."""
+        key, words = settings_key(self.best), of_targets(self.objective)
+        orders, longer = orders_of(self.study).get(key), longer_loads_of(self.study).get(key)
+        steps = sensitivities_of(self.study, self.task).get(key)
+        told = []
+        if orders and words:
+            told.append(f"The same requests {orders.label}: {_each(words, lambda word: word.orders(orders))}.")
+        if longer and words:
+            told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
+        if steps and words:
+            told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
+        lost = lost_targets(self.objective, self.best_metrics or {}, longer)
+        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lost)]
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:
@@ -261,3 +257,7 @@ class Page:
             "rest": rows(order[TRIALS_SHOWN:]),
             "failures": failures_table(failed, self.default),
         }
+
+
+def _each(words: Sequence[Wording], text: Callable[[Wording], str]) -> str:
+    return "; ".join(f"{word.name} {text(word)}" for word in words)

@@ -32,7 +32,7 @@ BEST_FILE = "best.yaml"
 PART = ".part"
 WRITTEN = "another slotune is writing this study; wait for it or stop it"
 
-Where = Literal["simulation", "other orders", "other step times", "hardware"]
+Where = Literal["simulation", "other orders", "longer load", "other step times", "hardware"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -102,8 +102,8 @@ class Trial:
     where: Where = "simulation"
     repeat: int = 0
     origin: str = ""
-    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, other step time,
-    validate."""
+    """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, longer load,
+    other step time, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""

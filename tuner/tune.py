@@ -8,6 +8,7 @@ from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
 from .choice import picked
 from .feasibility import FeasibilityForest
+from .longer_load import longer_loads_of, run_longer_load
 from .other_orders import orders_of, run_other_orders
 from .other_step_times import run_other_step_times, sensitivities_of
 from .ranking import pareto_front
@@ -56,8 +57,10 @@ def tune(
             on_trial(trial, runner.done)
 
         run_other_orders(study, task, run_all, tell)
+        run_longer_load(study, task, run_all, tell)
         idle_changes.take_back(study, task, run_all)
         run_other_orders(study, task, run_all, tell)
+        run_longer_load(study, task, run_all, tell)
         run_other_step_times(study, task, run_all, tell)
         front = pareto_front(runner.known(), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)
@@ -87,6 +90,7 @@ def _concluded(study: Study, task: Task, default: Trial, done: int, front: Seque
         trials=done,
         front=tuple(front) if several else (),
         orders=orders_of(study),
+        longer_loads=longer_loads_of(study),
         sensitivities=sensitivities_of(study, task),
         simulated=simulated,
         measured=None,

@@ -1,4 +1,5 @@
-"""Settings under other circumstances than those that were asked about: requests in another order, slower steps."""
+"""Settings under other circumstances than those that were asked about: requests in another order, a load that goes on,
+slower steps."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,8 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..simulator.engine_config import Settings
+from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
+from .steady_load import LASTING, ordered
 from .study import Study, Trial, Where
 
 ORDERS = 6
@@ -16,12 +19,14 @@ ORDERS = 6
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """One run: `settings` on the trace in order `order`, every step `step_factor` times as long."""
+    """One run: `settings` on the trace in order `order` and for `times` as long, every step `step_factor` times as
+    long."""
 
     settings: Settings
     order: int = 0
     """0: the trace as it is."""
     step_factor: float = 1.0
+    times: int = 1
 
 
 RunVariations = Callable[[Iterable[Variation]], Iterator[Outcome]]
@@ -38,6 +43,8 @@ class VariedRun:
         trace = self.simulated.trace
         if variation.order:
             trace = rotated(trace, variation.order)
+        if variation.times > 1:
+            trace = ordered(trace, variation.times * len(trace), request_rate(trace), LASTING)
         return replace(self.simulated, trace=trace, step_factor=variation.step_factor)(variation.settings)
 
 

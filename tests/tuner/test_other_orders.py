@@ -13,11 +13,11 @@ from slotune.tuner.choice import picked
 from slotune.tuner.evaluate import Outcome
 from slotune.tuner.finalists import FINALISTS, finalists
 from slotune.tuner.other_orders import OtherOrders, orders_of, run_other_orders
-from slotune.tuner.recommendation import met_text
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
 from slotune.tuner.variation import ORDERS, Variation, VariedRun
+from slotune.tuner.wording import met_text
 
 
 @pytest.fixture

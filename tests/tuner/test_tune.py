@@ -11,8 +11,10 @@ from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile import save_profile
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.recommendation import best_yaml_of, require_targets
+from slotune.tuner.export import grounds
+from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets
 from slotune.tuner.recommendation_page import comparison, document, front_table
+from slotune.tuner.report import write_report
 from slotune.tuner.study import Study
 from slotune.tuner.task import ask, load_task
 from slotune.tuner.tune import tune
@@ -87,7 +89,7 @@ def test_best_yaml_is_what_vllm_reads(found):
 def test_goodput_beside_targets_is_one_of_them(found):
     objective = replace(found.task.objective, goodput={"ttft": 1.0})
     metrics = dict(found.best.metrics) | {"request_goodput": 0.25 * found.best.metrics["request_throughput"]}
-    alone = replace(found, orders={}, sensitivities={}, best=replace(found.best, metrics=metrics))
+    alone = replace(found, orders={}, longer_loads={}, sensitivities={}, best=replace(found.best, metrics=metrics))
     few = replace(alone, task=replace(found.task, objective=objective))
     with pytest.raises(InfeasibleError, match=r"25.0% of the requests are good where 99% are needed"):
         require_targets(few)
@@ -108,6 +110,9 @@ def test_the_document_has_what_the_design_promises(found):
     assert others["orders"] == 6 and 0 <= others["targets_met"]["p99:ttft:300"] <= 6
     spread = others["metrics"]["p99_ttft_ms"]
     assert spread["low"] < spread["mean"] < spread["high"]
+    longer = told["best"]["longer_load"]
+    assert longer["times"] == 10 and longer["targets"].keys() == told["best"]["targets"].keys()
+    assert longer["metrics"]["completed"] == 800
 
 
 def test_the_table_tells_settings_metrics_and_targets(found):
@@ -117,6 +122,30 @@ def test_the_table_tells_settings_metrics_and_targets(found):
     assert rows["TTFT p99, ms"] == (found.default.metrics["p99_ttft_ms"], found.best.metrics["p99_ttft_ms"])
     assert rows["p99:ttft:300"][1].startswith("met (")
     assert all(text.startswith("met in ") for text in rows["  in 6 other orders"])
+    assert all(text.startswith(("met (", "missed (")) for text in rows["  10 times as long"])
+
+
+def test_a_rate_that_does_not_last_is_told(files, tmp_path):
+    """At 150 a second the engine falls behind; eighty requests end before that shows."""
+    found = tune(asked(files, "p99:ttft:1000", trials=4, rate=150.0), tmp_path / "study", jobs=1)
+    require_targets(found)
+    rows = {row[0]: row[1:] for row in comparison(found)}
+    assert rows["p99:ttft:1000"][1].startswith("met (") and rows["  10 times as long"][1].startswith("missed (")
+    (line,) = lost_lines(found)
+    assert "the recommended settings miss p99:ttft:1000" in line
+    assert f"# {line}" in best_yaml_of(found) and "; 10 times as long missed (" in best_yaml_of(found)
+    assert document(found)["best"]["longer_load"]["targets"] == {"p99:ttft:1000": False}
+    page = write_report(found.folder, jobs=1).read_text()
+    assert "The same traffic 10 times as long: p99:ttft:1000 missed (" in page
+    assert "The recommended settings miss p99:ttft:1000" in page
+    assert any("miss p99:ttft:1000" in line for line in grounds(found.folder))
+
+
+def test_a_study_from_before_longer_loads_is_told_without(found):
+    before = replace(found, longer_loads={})
+    assert "  10 times as long" not in [row[0] for row in comparison(before)]
+    assert document(before)["best"]["longer_load"] is None
+    assert "times as long" not in best_yaml_of(before)
 
 
 def test_workers_change_nothing(found, files, tmp_path):

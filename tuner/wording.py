@@ -1,0 +1,84 @@
+"""How a number of a run is worded, and what became of it under other circumstances."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+
+from ..simulator.slo import Slo, milliseconds
+from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .other_orders import OtherOrders
+from .sensitivity import Sensitivity
+from .study import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The words for one number or verdict: of a single run, of the other orders, of faster and slower steps."""
+
+    name: str
+    run: Callable[[Metrics], str]
+    orders: Callable[[OtherOrders], str]
+    steps: Callable[[Sensitivity], str]
+
+    def of(self, trial: Trial) -> str:
+        """What is predicted of a configuration."""
+        return f"does not start: {trial.message}" if trial.metrics is None else self.run(trial.metrics)
+
+
+def of_targets(objective: Objective) -> list[Wording]:
+    """The verdicts: on goodput where it is a target beside others, then on the targets."""
+    return [*([_of_good(objective)] if objective.good_is_target else []), *map(_of_target, objective.slos)]
+
+
+def of_metric(key: str) -> Wording:
+    """A metric by its name in the results."""
+
+    def run(metrics: Metrics) -> str:
+        return f"{metrics[key]:.4g}"
+
+    def orders(orders: OtherOrders) -> str:
+        return "{:.4g} to {:.4g}".format(*orders.range(itemgetter(key)))
+
+    return Wording(key, run, orders, lambda steps: steps.both(run))
+
+
+def _of_good(objective: Objective) -> Wording:
+    """Whether enough requests are good, and how many are."""
+
+    def is_met(metrics: Metrics) -> bool:
+        return objective.good_ratio(metrics) == 0
+
+    def run(metrics: Metrics) -> str:
+        return f"{'met' if is_met(metrics) else 'missed'} ({good_share(metrics):.1%})"
+
+    def orders(orders: OtherOrders) -> str:
+        low, high = orders.range(good_share)
+        return f"met in {orders.meeting(is_met)} ({low:.1%} to {high:.1%})"
+
+    return Wording(f"{GOOD_SHARE:.0%} of requests good", run, orders, lambda steps: steps.both(run))
+
+
+def _of_target(slo: Slo) -> Wording:
+    """Whether a target is met, and with what."""
+    return Wording(str(slo), partial(_target_text, slo), partial(met_text, slo=slo), partial(_steps_text, slo))
+
+
+def _target_text(slo: Slo, metrics: Metrics) -> str:
+    return f"{_met(slo, metrics)} ({milliseconds(slo.value_ms(metrics))})"
+
+
+def _met(slo: Slo, metrics: Metrics) -> str:
+    return "met" if slo.is_met(metrics) else "missed"
+
+
+def met_text(orders: OtherOrders, slo: Slo) -> str:
+    """On how many of the other orders a target is met, and with what."""
+    met = orders.meeting(slo.is_met)
+    ends = dict.fromkeys(map(milliseconds, orders.range(slo.value_ms)))
+    return f"met in {met} ({' to '.join(ends)})".replace(" ms to", " to")
+
+
+def _steps_text(slo: Slo, steps: Sensitivity) -> str:
+    met = steps.both(partial(_met, slo))
+    return f"{met} ({steps.both(lambda metrics: milliseconds(slo.value_ms(metrics)))})".replace(" ms /", " /")
