@@ -37,7 +37,7 @@ from .report_tables import (
     validation_table,
 )
 from .study import Study, Trial, settings_key, write_file
-from .sweep import MOST_REQUESTS, one_at_a_time, over_rates
+from .sweep import LASTING_REQUESTS, MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validate_page import drift_text, forced_lines, unanswered_lines
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
@@ -113,6 +113,7 @@ class Page:
             command=command_line(served(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
             validation=self._validation(),
             part=f" with the first {MOST_REQUESTS:,} requests" if len(self.task.trace) > MOST_REQUESTS else "",
+            lasting=f"{LASTING_REQUESTS:,}",
             rates=rates,
             effects=effects,
             trials=self._trials(),
@@ -157,6 +158,8 @@ class Page:
         if not targets:
             return f"{what}."
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
+        if good and self.verdict is None and self._lost():
+            return f"{what}: {count} met by this trace, but not where its traffic goes on."
         return f"{what}: {count} met." if good else f"{what}; no configuration meets every target, this comes nearest."
 
     def _sentences(self) -> list[str]:
@@ -184,8 +187,12 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        lost = lost_targets(self.objective, self.best_metrics or {}, longer)
-        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lost)]
+        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in self._lost())]
+
+    def _lost(self) -> list[str]:
+        """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
+        longer = longer_loads_of(self.study).get(settings_key(self.best))
+        return lost_targets(self.objective, self.best_metrics or {}, longer)
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:

@@ -9,13 +9,15 @@ import numpy as np
 
 from ..simulator.engine_config import Settings
 from ..traces.stats import request_rate
-from ..traces.transform import head, rescaled
+from ..traces.transform import head
 from .objective import Metrics
+from .steady_load import LASTING, ordered
 from .task import Task
 from .workers import workers
 
-RATE_FACTORS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
+RATE_FACTORS = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0)
 MOST_REQUESTS = 10_000  # of the trace: enough for a p99, little enough for a report to be a matter of seconds
+LASTING_REQUESTS = 10_000  # a queue that grows by a percent of them shows
 MOST_VALUES = 7  # of a setting that is varied
 
 
@@ -37,14 +39,15 @@ class OneChange:
 
 
 def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
-    """The settings at RATE_FACTORS times the task's own rate; empty where the trace has none."""
+    """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts: on the trace itself, which is
+    the sooner over the higher the rate, rates would pass at which a queue grows. Empty where the trace has none."""
     trace = head(task.trace, MOST_REQUESTS)
     rate = request_rate(trace)
     if math.isnan(rate):
         return []
     points = []
     for factor in RATE_FACTORS:
-        run = replace(task.simulated(), trace=rescaled(trace, factor * rate))
+        run = replace(task.simulated(), trace=ordered(trace, LASTING_REQUESTS, factor * rate, LASTING))
         points.append(RatePoint(factor * rate, run(dict(settings)).metrics))
     return points
 
