@@ -7,7 +7,7 @@ between them (choice.py), and how far it lies apart is told beside the predictio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf, isnan, nan
 
 import numpy as np
 
@@ -49,9 +49,10 @@ class OtherOrders:
 
 def _of(metrics: Metrics, key: str) -> float:
     """A metric; a percentile of all requests also where all were answered, which are all then, and where more were not
-    than it leaves out, which wait for ever (simulator/metrics.py has it in between only)."""
+    than it leaves out, which wait for ever (simulator/metrics.py has it in between only). NaN where there is none: what
+    an earlier version ran lacks what was added since."""
     if key in metrics or not key.endswith(OF_ALL):
-        return metrics[key]
+        return metrics.get(key, nan)
     return inf if metrics["failed"] else metrics[key.removesuffix(OF_ALL)]
 
 

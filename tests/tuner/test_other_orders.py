@@ -97,6 +97,17 @@ def test_the_spread_is_from_least_to_greatest():
     assert orders.meeting(lambda metrics: metrics["p99_ttft_ms"] < 2) == 1
 
 
+def test_an_order_that_an_earlier_version_ran_lacks_what_was_added_since(opened: Any):
+    study, task = opened
+    best = picked(study, task)
+    put(study, best)
+    old = {key: value for key, value in (best.metrics or {}).items() if key != "piled_up_share"}
+    study.add(replace(best, metrics=old, where="other orders", repeat=1, number=None))
+    mean = orders_of(study)[best.key].mean()
+    assert np.isnan(mean["piled_up_share"]) and mean["p99_ttft_ms"] == pytest.approx(best.metrics["p99_ttft_ms"])
+    assert picked(study, task) == best
+
+
 def test_an_order_that_answers_all_stands_beside_one_that_does_not():
     slo = parse_slo("p90:ttft:100")
     all_answered = {"p90_ttft_ms": 50.0, "completed": 100.0, "failed": 0.0}
