@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import EngineError
 from ..simulator.engine_config import Settings
+from .blame import at_fault, excusable
 from .comparison import DEFAULT
 from .engine_run import Measured
 from .study import Study, Trial, settings_key
@@ -63,6 +64,8 @@ class Campaign:
         self._total = 0
         self._done = 0
         self._known = {(t.key, t.repeat): t for t in study.trials("hardware")}
+        self._before = frozenset(self._known)
+        self._default = settings_key(study.asked.engine)
 
     def next_round(self, batch: int, members: Sequence[Settings]) -> Round:
         """The last round, where it is one of this batch that was stopped before all of its own had run and some of
@@ -79,17 +82,17 @@ class Campaign:
         return min(later, default=max((number for _, number in self._known), default=-1) + 1)
 
     def compared(self, settings: Settings, default: Settings) -> int:
-        """In how many rounds `settings` ran beside the default, or at all where the default fails."""
+        """In how many rounds `settings` ran beside the default, or at all where the default is barred."""
         mine, theirs = self._rounds(settings), self._rounds(default)
-        return len(mine if self.failed(default) else mine & theirs)
+        return len(mine if self.is_barred(default) else mine & theirs)
 
     def _rounds(self, settings: Settings) -> set[int]:
         key = settings_key(settings)
         return {number for (known, number), trial in self._known.items() if known == key and trial.metrics is not None}
 
     def measure(self, settings: Settings, in_round: Round) -> bool:
-        """Whether `settings` ran in a round, now or before; one that failed in any round is not tried again."""
-        if self.failed(settings):
+        """Whether `settings` ran in a round, now or before; what is barred is not tried."""
+        if self.is_barred(settings):
             return False
         number = in_round.number
         key = (settings_key(settings), number)
@@ -112,10 +115,16 @@ class Campaign:
         """How long the engine has run for this study, starts and failures included."""
         return sum(trial.duration_s for trial in self._known.values())
 
-    def failed(self, settings: Settings) -> bool:
-        """Whether a run of these settings failed."""
+    def is_barred(self, settings: Settings) -> bool:
+        """Whether failures of these settings are held against them, so that they are not tried again.
+
+        What may be nobody's fault bars the default from this validation only: the next one cannot compare without it.
+        """
         key = settings_key(settings)
-        return any(trial.metrics is None for (known, _), trial in self._known.items() if known == key)
+        failures = {run: trial for run, trial in self._known.items() if run[0] == key and trial.metrics is None}
+        if key == self._default:
+            failures = {run: t for run, t in failures.items() if run not in self._before or not excusable(t)}
+        return at_fault(list(failures.values()))
 
     def _ran(self, settings: Settings, in_round: Round) -> Trial:
         digest = hashlib.sha256(settings_key(settings).encode()).hexdigest()[:8]

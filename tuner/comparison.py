@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..simulator.engine_config import Settings
 from ..simulator.slo import Slo
+from .blame import at_fault, excusable
 from .intervals import Interval, mean_interval, paired_ratio
 from .objective import Metrics, Objective
 from .study import Study, Trial, settings_key, with_nan
@@ -53,9 +54,15 @@ class Compared:
         return settings_key(self.settings)
 
     @property
+    def is_barred(self) -> bool:
+        """Whether its failures are held against it; of the default's, those that may be nobody's fault are not:
+        every validation tries it again, for the others to be compared with."""
+        return at_fault([one for one in self.failures if self.name != DEFAULT or not excusable(one)])
+
+    @property
     def is_steady(self) -> bool:
-        """Whether it ran, and never failed."""
-        return bool(self.runs) and not self.failures
+        """Whether it ran, and no failure is held against it."""
+        return bool(self.runs) and not self.is_barred
 
     def measured(self, quantity: Quantity) -> Interval:
         """Mean over the runs."""

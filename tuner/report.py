@@ -87,7 +87,7 @@ class Page:
         """What the measurements recommend or, where there are none, the search."""
         if self.verdict:
             return dict(self.verdict.recommended.settings)
-        best = picked(self.study, self.task, {one.key for one in self.found if one.failures})
+        best = picked(self.study, self.task, {one.key for one in self.found if one.is_barred})
         return dict(best.settings) if best else self.default
 
     def _predicted(self, settings: Settings) -> Metrics | None:
@@ -154,7 +154,7 @@ class Page:
         targets = len(self.objective.slos)
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
         if self.verdict is None and failure_lines(self.found):
-            return f"Nothing ran on the engine without failing. By prediction alone: {what[0].lower()}{what[1:]}."
+            return f"The runs on the engine decide nothing. By prediction alone: {what[0].lower()}{what[1:]}."
         if not targets:
             return f"{what}."
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")

@@ -7,6 +7,7 @@ from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
 from .choice import picked
+from .comparison import compared
 from .feasibility import FeasibilityForest
 from .longer_load import longer_loads_of, run_longer_load
 from .other_orders import orders_of, run_other_orders
@@ -76,7 +77,7 @@ def _searched(study: Study) -> int:
 def _concluded(study: Study, task: Task, default: Trial, done: int, front: Sequence[Trial]) -> Recommendation:
     """What is recommended: by the measurements where there are any, otherwise by the simulations."""
     runs = study.trials("hardware")
-    failed = {trial.key: trial.message for trial in runs if trial.metrics is None}
+    failed = {one.key: one.failures[0].message for one in compared(study) if one.is_barred}
     simulated = picked(study, task, failed.keys())
     if simulated is None:
         reason = default.message or next(iter(failed.values()), None)
@@ -101,8 +102,9 @@ def _concluded(study: Study, task: Task, default: Trial, done: int, front: Seque
 def _candidates(task: Task, study: Study) -> Candidates:
     """The space without what is known to fail, also from what this study ran on hardware."""
     forest = FeasibilityForest(task.asked.seed)
+    barred = {one.key for one in compared(study) if one.is_barred}
     for trial in study.trials("hardware"):
-        if task.space.holds(trial.settings):
+        if task.space.holds(trial.settings) and (trial.metrics is not None or trial.key in barred):
             forest.tell(task.space.vector(trial.settings), trial.metrics is not None)
     return Candidates(task.space, task.refuses, forest)
 

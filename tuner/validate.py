@@ -2,7 +2,8 @@
 
 A machine drifts, so every round runs every configuration once, in an order that rotates from round to round, and
 configurations are compared within rounds. Each run is put in the study when it ends; a validation that was killed goes
-on where it was. A configuration that fails is kept with its reason, and the next best takes its place.
+on where it was. A configuration that fails is kept with its reason, and the next best takes its place; where the
+failure may be nobody's fault (blame.py), only once a later round has brought it again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ def validated(
     _check_identity(study, run)
     default = dict(study.asked.engine)
     campaign = Campaign(study, run, watch)
-    candidates = (settings for settings in shortlist(study, task) if not campaign.failed(settings))
+    candidates = (settings for settings in shortlist(study, task) if not campaign.is_barred(settings))
     _measure(campaign, default, list(islice(candidates, top)), candidates, repeats, 0)
     for batch in count(1):
         better = promising(study, task, campaign.first_round(batch)) if campaign.spent_s() < budget_s else []
@@ -83,9 +84,9 @@ def _measure(
     repeats: int,
     batch: int,
 ) -> None:
-    """Run rounds until each candidate ran beside the default `repeats` times; one that fails makes room for the next of
-    `spare`. Who comes late runs beside the default again: the machine may have changed since."""
-    chosen = [settings for settings in (default, *candidates) if not campaign.failed(settings)]
+    """Run rounds until each candidate ran beside the default `repeats` times; one that is barred makes room for the
+    next of `spare`. Who comes late runs beside the default again: the machine may have changed since."""
+    chosen = [settings for settings in (default, *candidates) if not campaign.is_barred(settings)]
     while missing := {settings_key(s): repeats - campaign.compared(s, default) for s in chosen}:
         members = [s for s in chosen if missing[settings_key(s)] > 0]
         if not members:
@@ -97,16 +98,17 @@ def _measure(
         in_round = campaign.next_round(batch, members)
         for settings in rotated(members, in_round.number):
             campaign.measure(settings, in_round)
-        for settings in [settings for settings in members if campaign.failed(settings)]:
+        for settings in [settings for settings in members if campaign.is_barred(settings)]:
             chosen.remove(settings)
             if settings != default:
                 chosen += _replacement(campaign, spare, in_round)
 
 
 def _replacement(campaign: Campaign, spare: Iterator[Settings], in_round: Round) -> list[Settings]:
-    """The next candidate that runs, beginning with this round; empty where none is left."""
+    """The next candidate that is not barred, beginning with this round; empty where none is left."""
     for settings in spare:
-        if campaign.measure(settings, in_round):
+        campaign.measure(settings, in_round)
+        if not campaign.is_barred(settings):
             return [settings]
     return []
 

@@ -28,7 +28,7 @@ class Validation:
     found: tuple[Compared, ...]
     """The default first."""
     verdict: Verdict | None
-    """None where no configuration ran without failing, or nothing but the default has run yet."""
+    """None where no configuration ran without failing, or where the default or all others have yet to run."""
     ran: Mapping[str, Any]
     """What the runs were of (EngineRun.identity): model, vllm_version, device; empty where none succeeded."""
 
@@ -63,6 +63,11 @@ def nothing_said(found: Sequence[Compared]) -> str:
         return "Not yet measured on the engine: run slotune validate."
     if found[0].is_steady:
         return "Only the default has run on the engine so far: `slotune validate` goes on."
+    if any(one.is_steady for one in found):
+        return (
+            f"The comparison with the default is missing: it failed ({found[0].failures[-1].failure}), which may be "
+            "nobody's fault; `slotune validate` tries it again."
+        )
     return "No configuration ran on the engine without failing."
 
 

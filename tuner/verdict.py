@@ -35,12 +35,13 @@ class Verdict:
 
 
 def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
-    """The verdict on the default (first in `found`) and the others; None where none ran without failing.
+    """The verdict on the default (first in `found`) and the others; None where none ran without failing, or the default
+    has not run for what may be nobody's fault.
 
-    One that failed in any run is not recommended, however good its other runs were.
+    One whose failures are held against it is not recommended, however good its other runs were.
     """
     default, others = found[0], [one for one in found[1:] if one.is_steady]
-    if not others and not default.is_steady:
+    if not default.is_steady and (not others or (default.failures and not default.is_barred)):
         return None
     good = [one for one in others if meets(one, objective)]
     if not good:

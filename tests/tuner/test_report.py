@@ -139,4 +139,4 @@ def test_nothing_is_kept_where_nothing_ran_on_the_engine(searched: Path, fake_en
         task = load_task(opened.asked)
         validated(opened, task, fake_engine(task, fails=lambda settings: "crashed"), top=1, repeats=1)
     words = words_of(write_report(study, jobs=1).read_text())
-    assert "Nothing ran on the engine without failing. By prediction alone: change" in words
+    assert "The runs on the engine decide nothing. By prediction alone: change" in words
