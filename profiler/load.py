@@ -22,6 +22,7 @@ from ..simulator.metrics import Gaps, summarise
 from ..simulator.request_table import FAILED, FINISHED, RequestTable
 from ..traces.trace import Trace
 from .prompts import prompt_tokens
+from .silence import SILENCE_S, Pulse, unless_silent
 
 TIMEOUT_S = 6 * 3600.0
 """For one request, as in vllm bench serve."""
@@ -93,7 +94,8 @@ def replay(
 ) -> LoadResult:
     """Send a trace's requests at their arrival times (as soon as there is a place, under `max_concurrency`).
 
-    Prompts are token ids drawn from `seed`; every request generates exactly its output tokens.
+    Prompts are token ids drawn from `seed`; every request generates exactly its output tokens. Raises EngineError where
+    the engine hangs.
     """
     calls = [
         Call(
@@ -110,52 +112,67 @@ def replay(
 
 
 def send(
-    calls: Sequence[Call], base_url: str, model: str, *, max_concurrency: int | None = None
+    calls: Sequence[Call],
+    base_url: str,
+    model: str,
+    *,
+    max_concurrency: int | None = None,
+    silence_s: float = SILENCE_S,
 ) -> tuple[float, list[Answer]]:
     """Send all calls and wait until they ended. Returns `time.perf_counter` at the start, and an answer per call.
 
-    A request that fails has its error in its answer; nothing is raised for it.
+    A request that fails has its error in its answer; nothing is raised for it. Raises EngineError where nothing comes
+    of any request in flight for `silence_s`.
     """
-    return asyncio.run(_send_all(calls, base_url, model, max_concurrency))
+    return asyncio.run(_send_all(calls, base_url, model, max_concurrency, silence_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What all requests to a server share."""
+
+    session: aiohttp.ClientSession
+    places: asyncio.Semaphore
+    pulse: Pulse
 
 
 async def _send_all(
-    calls: Sequence[Call], base_url: str, model: str, max_concurrency: int | None
+    calls: Sequence[Call], base_url: str, model: str, max_concurrency: int | None, silence_s: float
 ) -> tuple[float, list[Answer]]:
     answers = [Answer() for _ in calls]
-    places = asyncio.Semaphore(max_concurrency or len(calls) or 1)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=60)
     bodies = [_body(call, model) for call in calls]
     async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout) as session:
+        line = _Line(session, asyncio.Semaphore(max_concurrency or len(calls) or 1), Pulse())
         start = time.perf_counter() + LEAD_S
-        tasks: dict[int, asyncio.Task[None]] = {}
-        try:
-            for index in sorted(range(len(calls)), key=lambda i: calls[i].at_s):  # equal arrivals keep their order
-                await asyncio.sleep(start + calls[index].at_s - time.perf_counter())
-                tasks[index] = asyncio.create_task(_one(session, bodies[index], calls[index], answers, index, places))
-            await asyncio.gather(*(task for index, task in tasks.items() if not calls[index].background))
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await unless_silent(_send_in_time(calls, bodies, answers, start, line), line.pulse, silence_s)
     return start, answers
 
 
-async def _one(
-    session: aiohttp.ClientSession,
-    body: bytes,
-    call: Call,
-    answers: list[Answer],
-    index: int,
-    places: asyncio.Semaphore,
+async def _send_in_time(
+    calls: Sequence[Call], bodies: Sequence[bytes], answers: list[Answer], start: float, line: _Line
 ) -> None:
+    tasks: dict[int, asyncio.Task[None]] = {}
+    try:
+        for index in sorted(range(len(calls)), key=lambda i: calls[i].at_s):  # equal arrivals keep their order
+            await asyncio.sleep(start + calls[index].at_s - time.perf_counter())
+            tasks[index] = asyncio.create_task(_one(line, bodies[index], calls[index], answers, index))
+        await asyncio.gather(*(task for index, task in tasks.items() if not calls[index].background))
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+async def _one(line: _Line, body: bytes, call: Call, answers: list[Answer], index: int) -> None:
     answer = answers[index]
     try:
         if call.follows is not None:
             await _tokens_of(answers[call.follows], call.tokens_before)
-        async with places:
-            await _post(session, body, call, answer)
+        async with line.places:
+            with line.pulse.waiting():
+                await _post(line, body, call, answer)
     finally:
         answer.ended = True
         answer.tokens_came.set()
@@ -167,15 +184,15 @@ async def _tokens_of(answer: Answer, count: int) -> None:
         await answer.tokens_came.wait()
 
 
-async def _post(session: aiohttp.ClientSession, body: bytes, call: Call, answer: Answer) -> None:
+async def _post(line: _Line, body: bytes, call: Call, answer: Answer) -> None:
     headers = {"Content-Type": "application/json"}
     if call.name and call.name.isascii() and call.name.isprintable():
         headers["X-Request-Id"] = call.name
     answer.sent = time.perf_counter()
     try:
-        async with session.post("/v1/completions", data=body, headers=headers) as response:
+        async with line.session.post("/v1/completions", data=body, headers=headers) as response:
             if response.status == 200:
-                await _read_stream(response, answer)
+                await _read_stream(response, answer, line.pulse)
             else:
                 answer.error = f"{response.status}: {(await response.text())[:500]}"
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -184,12 +201,13 @@ async def _post(session: aiohttp.ClientSession, body: bytes, call: Call, answer:
         answer.error = "the server sent no token"
 
 
-async def _read_stream(response: aiohttp.ClientResponse, answer: Answer) -> None:
+async def _read_stream(response: aiohttp.ClientResponse, answer: Answer, pulse: Pulse) -> None:
     """Server-sent events, `data: {...}` and an empty line each. Only the last, the usage, is parsed: the client must
     not take the processor from an engine on the same machine."""
     rest = b""
     async for received in response.content.iter_any():
         now = time.perf_counter()
+        pulse.beat(now)
         *events, rest = (rest + received).split(b"\n\n")
         for event in events:
             if event.startswith(b"data: {"):

@@ -36,6 +36,7 @@ from .profile_folder import check_target
 from .recording import StepTail
 from .server import Server, running_server
 from .session import Collected, Sitting
+from .silence import SILENCE_S
 from .surrogate import fit
 from .surrogate_model import FittedStepTime
 
@@ -57,6 +58,8 @@ STARTS_SHARE = 0.4
 """Of the budget, at most, that is kept for starts with other batch limits; where they take longer there are none."""
 RESERVE_S = 10.0
 """For the last fit and the end of the engine."""
+LEAST_PATIENCE_S = 120.0
+"""With an engine that is silent, when the budget allows no more: it compiles kernels in its first requests."""
 
 Report = Callable[[float, str], None]
 """Told the seconds gone and a few words on what goes on."""
@@ -167,7 +170,7 @@ class _Work:
         report: Report,
     ) -> None:
         self._task, self._collected, self._clock = task, collected, clock
-        self._sitting = Sitting(server, vocabulary_of(task.model), task.seed, number, collected)
+        self._sitting = Sitting(server, vocabulary_of(task.model), task.seed, number, collected, self._patience_s)
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
         self._fit_s, self._fitted_steps = 0.0, 0
@@ -197,6 +200,10 @@ class _Work:
 
     def _limit_s(self) -> float:
         return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._task.budget_s))
+
+    def _patience_s(self) -> float:
+        """How long the engine may be silent: no longer than the budget allows."""
+        return min(SILENCE_S, max(LEAST_PATIENCE_S, self._left_s()))
 
     def _say(self, what: str) -> None:
         self._report(self._clock() - self._begin, f"{what}, {len(self._collected)} steps")

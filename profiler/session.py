@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,9 +66,17 @@ class Collected:
 
 
 class Sitting:
-    """Drives one running engine."""
+    """Drives one running engine; `patience_s` says how long it may be silent with requests in flight."""
 
-    def __init__(self, server: Server, vocabulary: int, seed: int, number: int, collected: Collected) -> None:
+    def __init__(
+        self,
+        server: Server,
+        vocabulary: int,
+        seed: int,
+        number: int,
+        collected: Collected,
+        patience_s: Callable[[], float],
+    ) -> None:
         assert server.steps_path is not None
         self.space = space_of(server.facts)
         self._server = server
@@ -77,6 +85,7 @@ class Sitting:
         self._number = number
         self._tail = StepTail(server.steps_path)
         self._collected = collected
+        self._patience_s = patience_s
         self._count = 0
 
     def warm_up(self) -> None:
@@ -95,7 +104,7 @@ class Sitting:
         self._take(self._calls(possible(scenario, self.space), f"{SCENARIO}{self._next()}"))
 
     def _take(self, calls: Sequence[Call]) -> None:
-        _, answers = send(calls, self._server.base_url, self._server.model)
+        _, answers = send(calls, self._server.base_url, self._server.model, silence_s=self._patience_s())
         self._server.check(DEATH_S if any(answer.error for answer in answers) else 0.0)
         _check_answered(answers)
         ends = {

@@ -215,6 +215,25 @@ def test_an_engine_that_dies_later_leaves_a_profile_of_what_was_measured(
     assert any("the fake engine was told to die" in note for note in load_profile(tmp_path / "p").notes)
 
 
+def test_an_engine_that_hangs_costs_no_more_than_the_budget(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slotune.profiler.measure.LEAST_PATIENCE_S", 0.5)
+    monkeypatch.setattr("slotune.profiler.server.STOP_GRACE_S", 0.5)  # it does not hear SIGTERM
+
+    def stop(done: float, note: str) -> None:
+        if "prompts of about" in note:
+            for process in psutil.Process().children(recursive=True):
+                if "serve" in process.cmdline() and "supervisor.py" not in " ".join(process.cmdline()):
+                    process.suspend()
+
+    begin = time.monotonic()
+    measure(Task(str(model_folder), {}, tmp_path / "p", 15), find_vllm(str(fake_vllm)), stop)
+    assert time.monotonic() - begin < 40
+    notes = load_profile(tmp_path / "p").notes
+    assert any("cut short: the engine failed: the engine hangs" in note for note in notes)
+
+
 def test_a_recording_that_ends_early_is_told_and_not_waited_for(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
