@@ -11,7 +11,7 @@ Settings are vLLM's arguments by their underscore names, without model, host and
 `.reason` is one of bad-argument, kv-cache, out-of-memory, port, model, hang, killed, crashed (diagnosis.py).
 
 The engine runs under supervisor.py, in a session of its own: Ctrl-C in a terminal does not reach it, and when this
-process is killed, the supervisor ends the engine.
+process is killed, the supervisor ends the engine. When the supervisor is killed, this process does (orphans.py).
 """
 
 import json
@@ -33,6 +33,7 @@ from ..errors import EngineError, InputError
 from .diagnosis import diagnose
 from .launch import Launch
 from .model_folder import read_model_folder
+from .orphans import end_session
 from .vllm_arguments import serve_arguments
 
 HOST = "127.0.0.1"
@@ -204,6 +205,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     except KeyboardInterrupt:
         process.wait()  # the supervisor is at it, and needs no longer than its grace
         raise
+    finally:
+        end_session(process.pid, STOP_GRACE_S)
 
 
 def _wait_healthy(process: "subprocess.Popen[bytes]", url: str, log_path: Path, timeout_s: float) -> None:

@@ -90,6 +90,24 @@ def test_an_engine_that_dies_later_is_noticed(fake_vllm: Path, model_folder: Pat
     assert raised.value.reason == "killed"
 
 
+def test_no_process_of_the_engine_outlives_a_killed_supervisor(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's engine core is a child of what the supervisor starts: nothing tells it that the supervisor is gone."""
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\n[ "$1" = serve ] && (trap "" TERM; exec sleep 300) &\nexec {fake_vllm} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setattr("slotune.profiler.server.STOP_GRACE_S", 0.5)
+    with running_server(find_vllm(str(command)), str(model_folder), {}, tmp_path / "run") as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        assert "sleep" in [process.name() for process in family]
+        server.process.kill()
+        with pytest.raises(EngineError) as raised:
+            server.check(10)
+    assert raised.value.reason == "killed"
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+
+
 @pytest.mark.parametrize("name", ["model", "port", "scheduler_cls"])
 def test_settings_that_slotune_needs_itself_are_refused(
     name: str, fake_vllm: Path, model_folder: Path, tmp_path: Path
