@@ -1,11 +1,12 @@
 """How much the machine's speed changed while it was measured: told by one composition that returns throughout.
 
 Between scenarios the same request is sent again, the sentinel. Its step times, relative to their medians over the whole
-session, are the machine's slowness at that moment; between two sentinels it is interpolated.
+session, are the machine's slowness at that moment; between two sentinels of a sitting it is interpolated. Sittings have
+clocks of their own: a boot starts it anew.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from ..simulator.steps import StepRecord
 
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Slowness against time, 1 at its median."""
+    """Slowness against the time of each sitting, 1 at its median over all."""
 
+    sittings: I64
     at_s: F64
     slowness: F64
 
@@ -31,30 +34,33 @@ class Drift:
         low, high = np.percentile(self.slowness, (10, 90))
         return float(high - low)
 
-    def at(self, moments_s: F64) -> F64:
-        """Slowness at these moments."""
-        if not len(self.at_s):
-            return np.ones(len(moments_s))
-        values: F64 = np.interp(moments_s, self.at_s, self.slowness)
+    def at(self, sittings: I64, moments_s: F64) -> F64:
+        """Slowness at these moments of these sittings; 1 in one that the sentinel did not visit."""
+        values = np.ones(len(moments_s))
+        for sitting in np.unique(self.sittings):
+            asked, known = sittings == sitting, self.sittings == sitting
+            values[asked] = np.interp(moments_s[asked], self.at_s[known], self.slowness[known])
         return values
 
 
-def drift_of(visits: Sequence[Sequence[StepRecord]]) -> Drift:
-    """The drift from the sentinel's visits: the steps of each, in which nothing but the sentinel ran."""
+def drift_of(visits: Mapping[tuple[int, str], Sequence[StepRecord]]) -> Drift:
+    """The drift from the sentinel's visits, by sitting and name: the steps of each, in which nothing else ran."""
     times: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for record in (record for visit in visits for record in visit):
+    for record in (record for visit in visits.values() for record in visit):
         times[_composition(record)].append(record.end_s - record.start_s)
     usual = {composition: float(np.median(values)) for composition, values in times.items()}
-    moments, slowness = [], []
-    for visit in visits:
+    sittings, moments, slowness = [], [], []
+    for (sitting, _), visit in visits.items():
         if not visit:
             continue
         ratios = [(record.end_s - record.start_s) / usual[_composition(record)] for record in visit]
         weights = [usual[_composition(record)] for record in visit]
+        sittings.append(sitting)
         moments.append(visit[0].start_s)
         slowness.append(_weighted_median(ratios, weights))
     values = np.array(slowness)
-    return Drift(np.array(moments), values / np.median(values) if len(values) else values)
+    relative = values / np.median(values) if len(values) else values
+    return Drift(np.array(sittings, dtype=np.int64), np.array(moments), relative)
 
 
 def _composition(record: StepRecord) -> tuple[int, int]:

@@ -150,10 +150,10 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]
         for run in folder.glob("run-*"):
             shutil.rmtree(run)
         return collected, 1
-    runs = sorted(folder.glob("run-*/steps.jsonl"))
-    for number, steps in enumerate(runs, 1):
-        collected.add(StepTail(steps).read(), number)
-    return collected, len(list(folder.glob("run-*"))) + 1
+    numbers = sorted(int(run.name.removeprefix("run-")) for run in folder.glob("run-*"))
+    for number in numbers:
+        collected.add(StepTail(folder / f"run-{number}" / "steps.jsonl").read(), number)
+    return collected, max(numbers, default=0) + 1
 
 
 class _Work:

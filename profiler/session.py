@@ -37,7 +37,8 @@ class Collected:
     def __init__(self) -> None:
         self._totals: list[F64] = []
         self._spans: list[tuple[float, float]] = []
-        self._visits: dict[str, list[StepRecord]] = defaultdict(list)
+        self._sittings: list[int] = []
+        self._visits: dict[tuple[int, str], list[StepRecord]] = defaultdict(list)
         self.ways: list[Passages] = []
 
     def __len__(self) -> int:
@@ -50,18 +51,20 @@ class Collected:
             if not kinds or any(kind.startswith(WARM_UP) for kind in kinds) or record.end_s <= record.start_s:
                 continue
             if len(kinds) == 1 and (visit := kinds.pop()).startswith(SENTINEL):
-                self._visits[f"{sitting}.{visit}"].append(record)
+                self._visits[sitting, visit].append(record)
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
             self._totals.append(totals_of(rows[:, 0], rows[:, 1]))
             self._spans.append((record.start_s, record.end_s))
+            self._sittings.append(sitting)
 
     def drift(self) -> Drift:
-        return drift_of(list(self._visits.values()))
+        """How fast the machine was, by the sentinel."""
+        return drift_of(self._visits)
 
     def samples(self, steadied: bool = False) -> StepSamples:
         """All steps; `steadied`, each time divided by the machine's slowness at that moment."""
         spans = np.array(self._spans).reshape(-1, 2)
-        slowness = self.drift().at(spans.mean(axis=1)) if steadied else 1.0
+        slowness = self.drift().at(np.array(self._sittings), spans.mean(axis=1)) if steadied else 1.0
         return StepSamples(np.array(self._totals).reshape(-1, TOTALS), (spans[:, 1] - spans[:, 0]) / slowness)
 
 

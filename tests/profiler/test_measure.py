@@ -17,7 +17,7 @@ from slotune.errors import EngineError, InputError
 from slotune.profiler.chooser import Chooser
 from slotune.profiler.design import Space
 from slotune.profiler.launch import find_vllm
-from slotune.profiler.measure import Task, measure
+from slotune.profiler.measure import Task, _earlier, measure
 from slotune.profiler.profile import load_profile
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
@@ -167,6 +167,17 @@ def test_steps_of_another_machine_are_not_mixed_in(
     task = Task(str(model_folder), {}, tmp_path / "profile", 1)
     measure(task, find_vllm(str(fake_vllm)), lambda done, note: notes.append(note))
     assert "warming up, 0 steps" in notes
+
+
+def test_earlier_runs_are_read_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
+    (tmp_path / "measure.json").write_text("{}")
+    for number in (1, 2, 10):
+        (tmp_path / f"run-{number}").mkdir()
+        step = {"step": 1, "start_ms": number, "end_ms": 2 * number, "rows": [["s1.0", 8, 0]]}
+        (tmp_path / f"run-{number}" / "steps.jsonl").write_text(json.dumps(step) + "\n")
+    collected, following = _earlier(tmp_path, {})
+    assert (collected.samples().duration_s * 1e3).tolist() == [1, 2, 10]
+    assert following == 11
 
 
 def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
