@@ -174,7 +174,9 @@ def measure(
         def report(done_s: float, note: str) -> None:
             bar.update(min(round(done_s), budget), note=note)
 
-        profile = measure(task, find_vllm(vllm_python), report)
+        launch = find_vllm(vllm_python)
+        with writing(out):
+            profile = measure(task, launch, report)
     _show(profile, as_json)
 
 

@@ -1,5 +1,6 @@
 """Measuring a stand-in engine of known step times, whole, cut short, and killed."""
 
+import errno
 import json
 import os
 import runpy
@@ -7,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,7 +21,7 @@ from slotune.profiler.chooser import Chooser
 from slotune.profiler.design import Space
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Task, _earlier, measure
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile import Profile, load_profile
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
 
@@ -224,6 +227,25 @@ def test_an_engine_that_dies_later_leaves_a_profile_of_what_was_measured(
     monkeypatch.setenv("FAKE_VLLM_DEATH", "60")
     measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert any("the fake engine was told to die" in note for note in load_profile(tmp_path / "p").notes)
+
+
+def test_a_full_disk_is_told_with_the_folder(
+    fake_vllm: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    slotune: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(profile: Profile, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("slotune.profiler.measure.save_profile", full)
+    out = tmp_path / "p"
+    done = slotune(
+        "profile", "measure", "--model", model_folder, "--budget", "1s", "--vllm-python", fake_vllm, "--out", out
+    )
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == f"Error: {out}: cannot be written: No space left on device"
 
 
 def test_an_engine_that_hangs_costs_no_more_than_the_budget(
