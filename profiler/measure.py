@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, InputError
+from ..errors import EngineError, InputError, SlotuneError
 from .chooser import Chooser
 from .design import Scenario
 from .devices import gpus, processor
@@ -37,7 +37,7 @@ from .recording import StepTail
 from .server import Server, running_server
 from .session import Collected, Sitting
 from .silence import SILENCE_S
-from .surrogate import fit
+from .surrogate import are_enough, fit
 from .surrogate_model import FittedStepTime
 
 FIRST = (
@@ -81,7 +81,7 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     """Measure, fit and save a profile.
 
     Raises InputError for a folder that holds something else or a model that is none; EngineError for an engine that
-    does not start, or dies before it made enough steps for a fit.
+    does not start, or dies before it made enough steps for a fit; SlotuneError where there was no time for them.
     """
     check_target(task.out)
     refuse_stages(task.settings)
@@ -116,6 +116,7 @@ def _measured(task: Task, launch: Launch, folder: Path, report: Report, clock: C
     with running_server(launch, task.model, task.settings, run, record=True, control=True) as server:
         work = _Work(task, server, collected, number, begin, clock, report)
         ended = work.until_the_end()
+    _check_enough(collected)
     starts = []
     if ended is None and work.starts_s > 0:
         report(clock() - begin, "starting with other batch limits, for the KV capacity")
@@ -123,6 +124,14 @@ def _measured(task: Task, launch: Launch, folder: Path, report: Report, clock: C
     report(clock() - begin, "fitting")
     name, seed = task.out.name, task.seed
     return measured_profile(task.model, task.settings, launch, server, collected, starts, ended, name, seed)
+
+
+def _check_enough(collected: Collected) -> None:
+    """Raise SlotuneError where the steps are too few: unlike a file of them, time brings more."""
+    if not are_enough(collected.samples()):
+        raise SlotuneError(
+            "too few different steps for a fit: give a longer --budget; the same command goes on from them"
+        )
 
 
 def _identity(task: Task, launch: Launch) -> dict[str, Any]:
@@ -188,7 +197,7 @@ class _Work:
         except KeyboardInterrupt:
             return "by the user"
         except EngineError as error:
-            if not len(self._collected):
+            if not are_enough(self._collected.samples()):
                 raise
             return f"the engine failed: {error}"
         return None
@@ -216,6 +225,7 @@ class _Work:
         for scenario in FIRST:
             self._sitting.scenario(scenario)
         self._visit_sentinel()
+        _check_enough(self._collected)
         self._refit()
 
     def _run(self, scenario: Scenario) -> None:

@@ -137,6 +137,11 @@ def fit(
     return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))
 
 
+def are_enough(samples: StepSamples) -> bool:
+    """Whether there are steps of enough kinds for a fit."""
+    return len(merge_alike(samples)[0]) >= MIN_COMPOSITIONS
+
+
 def _check(samples: StepSamples) -> None:
     bad = ~(np.isfinite(samples.duration_s) & (samples.duration_s > 0))
     if bad.any():

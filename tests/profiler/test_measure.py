@@ -18,10 +18,11 @@ import pytest
 
 from slotune.errors import EngineError, InputError
 from slotune.profiler.chooser import Chooser
-from slotune.profiler.design import Space
+from slotune.profiler.design import Scenario, Space
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Task, _earlier, measure
 from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.session import Sitting
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
 
@@ -101,6 +102,21 @@ def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Pat
     assert process.returncode == 0, errors
     assert any("cut short: by the user" in note for note in load_profile(tmp_path / "profile").notes)
     assert not any(one.is_running() for one in engine)
+
+
+def test_ctrl_c_before_there_are_enough_steps_asks_for_a_longer_budget(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, slotune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(sitting: Sitting, scenario: Scenario) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sitting, "scenario", interrupted)
+    monkeypatch.setattr(Sitting, "sentinel", lambda sitting: None)
+    given = ("--model", model_folder, "--vllm-python", fake_vllm)
+    done = slotune("profile", "measure", *given, "--out", tmp_path / "p")
+    assert done.code == 1
+    assert "too few different steps for a fit: give a longer --budget" in done.err.splitlines()[-1]
+    assert (tmp_path / "p.measure" / "run-1").exists()
 
 
 def test_after_a_kill_the_next_call_goes_on_with_the_steps_and_other_scenarios(
