@@ -84,6 +84,14 @@ def test_the_prediction_error_is_told_and_drift_cancels_in_the_comparison(study:
     assert validation.verdict.proven
 
 
+@pytest.mark.parametrize("runs", [0, 1])
+def test_too_few_runs_of_the_default_leave_the_drift_unknown(study: Path, fake_engine: Any, runs: int):
+    never = Dying(DEFAULT, 0 if runs else 1, "crashed")
+    validation, _ = run(study, fake_engine, top=1, repeats=1, fails=never)
+    assert len(validation.found[0].runs) == runs
+    assert "Machine: two runs of the default would tell how far the machine drifts" in notes(validation)
+
+
 def test_a_killed_validation_goes_on_and_repeats_nothing(study: Path, fake_engine: Any):
     with pytest.raises(KeyboardInterrupt):
         run(study, fake_engine, stop_after=4)
