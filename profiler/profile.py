@@ -72,6 +72,8 @@ class Profile:
     """The steps that were fitted; a profile that was loaded leaves them on disk (`surrogate_samples.read_samples`)."""
     notes: tuple[str, ...] = ()
     """What a user of the profile ought to know: what is missing, what was assumed."""
+    doubts: tuple[str, ...] = ()
+    """Where the kernel tables that it was made from cannot be right: the error that was seen on others is not told."""
 
     def __post_init__(self) -> None:
         if self.source not in PROVENANCE:
@@ -220,6 +222,7 @@ class Profile:
         return {
             "provenance": self.provenance,
             "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
+            "doubts": list(self.doubts),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             "extrapolated_share": largest_share(known, "extrapolated_share"),
             "api_server_share": largest_share(known, "api_server_share"),

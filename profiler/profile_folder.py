@@ -54,6 +54,7 @@ class _Document(_Part):
     step: _StepPart
     held_out: list[RegimeError]
     notes: list[str]
+    doubts: list[str] = []
 
 
 def bundled_names() -> list[str]:
@@ -81,6 +82,7 @@ def read_profile(folder: Path) -> Profile:
         kv=document.kv,
         overhead=Overhead(overhead.before_ms / 1e3, overhead.before_token_ms / 1e3, overhead.after_ms / 1e3),
         notes=tuple(document.notes),
+        doubts=tuple(document.doubts),
     )
 
 
@@ -228,5 +230,6 @@ def _document_of(profile: Profile) -> dict[str, Any]:
         ),
         held_out=list(profile.step.held_out),
         notes=list(profile.notes),
+        doubts=list(profile.doubts),
     )
     return document.model_dump(mode="json")

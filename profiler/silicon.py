@@ -23,6 +23,7 @@ from .graph_sizes import captured_graph_sizes, most_captured
 from .model_folder import keeps_every_token
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
+from .silicon_doubts import doubts
 from .silicon_layout import Layout, layout_of
 from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note, weights_fit
 from .silicon_omitted import (
@@ -337,7 +338,16 @@ def import_silicon(
         overhead=OVERHEAD,
         samples=samples,
         notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
+        doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout))),
     )
+
+
+def _in_bfloat16(system: str, model: str, layout: Layout) -> KernelTables | None:
+    """Tables of the same model with weights in bfloat16; None where the package has none."""
+    try:
+        return KernelTables(system, model, replace(layout, precision="bfloat16"))
+    except InputError:
+        return None
 
 
 def _batch_defaults(system: str, memory_bytes: float) -> dict[str, int]:

@@ -142,12 +142,12 @@ def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> floa
 
     For measured steps it is the median error of one that was held out, or that of the total of all where it is larger,
     as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of the run's lie outside what was
-    measured. For kernel tables it is the median error of TPOT on measured engines. Steps that were held out tell
-    nothing of a kind that the profile was made without, however few of a run are of it: a first token's time is that of
-    one step.
+    measured. For kernel tables it is the median error of TPOT on measured engines, and not known of those that are in
+    doubt. Steps that were held out tell nothing of a kind that the profile was made without, however few of a run are
+    of it: a first token's time is that of one step.
     """
     if profile.source == KERNEL_TABLES:
-        return TABLES_TPOT_ERROR
+        return _tables_error(profile)[1]
     everything = profile.step.error_of("all")
     if everything is None or (extrapolated_share > 0 and _unmeasured(profile)):
         return None
@@ -160,17 +160,22 @@ def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
 
     `kv_cache` is the share by which the KV cache may be larger or smaller; 0 where it was told and not estimated.
     """
-    tables = profile.source == KERNEL_TABLES
+    mean_ttft, mean_tpot = _tables_error(profile) if profile.source == KERNEL_TABLES else (None, None)
     return {
         "step_time": _share(profile, "all"),
         "step_time_extrapolated": None if _unmeasured(profile) else _share(profile, BEYOND),
-        "mean_ttft": TABLES_TTFT_ERROR if tables else None,
-        "mean_tpot": TABLES_TPOT_ERROR if tables else None,
+        "mean_ttft": mean_ttft,
+        "mean_tpot": mean_tpot,
         "kv_cache": kv_cache or None,
         "sentence": _sentence(profile),
         "outside_steps": _outside_steps(profile),
         "unmeasured": _unmeasured(profile),
     }
+
+
+def _tables_error(profile: "Profile") -> tuple[float, float] | tuple[None, None]:
+    """Of TTFT and TPOT, for a profile from kernel tables."""
+    return (None, None) if profile.doubts else (TABLES_TTFT_ERROR, TABLES_TPOT_ERROR)
 
 
 def largest_share(runs: Iterable[Mapping[str, float]], name: str) -> float:
@@ -194,6 +199,8 @@ def _share(profile: "Profile", regime: str) -> dict[str, Any] | None:
 
 def _sentence(profile: "Profile") -> str:
     everything = profile.step.error_of("all")
+    if profile.doubts:
+        return f"the error to expect is not known, since the kernel tables cannot be right: {'; '.join(profile.doubts)}"
     if profile.source == KERNEL_TABLES:
         return (
             f"expect means to be off by about {TABLES_TPOT_ERROR:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), "

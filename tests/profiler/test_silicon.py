@@ -14,6 +14,7 @@ from slotune.profiler.profile import load_profile
 from slotune.profiler.silicon import Composition, import_silicon, sample_compositions
 from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.profiler.silicon_memory import kv_capacity
+from slotune.profiler.trust import lines
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import is_extrapolated, step_times_s
 
@@ -101,6 +102,27 @@ def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyP
     decodes = [totals_of(np.array([1]), np.array([context])) for context in (100_000, 1_000_000)]
     chunks = [totals_of(np.array([2048]), np.array([context])) for context in (50_000, 1_000_000)]
     assert [is_extrapolated(model, totals) for totals in (*decodes, *chunks)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("system", "model", "precision", "doubted"),
+    [
+        ("b200_sxm", "Qwen/Qwen3-32B-FP8", None, True),
+        ("h200_sxm", "Qwen/Qwen3-30B-A3B", "fp8", True),
+        ("h200_sxm", LLAMA, "fp8", False),
+        ("h200_sxm", LLAMA, None, False),
+        ("b200_sxm", LLAMA, "nvfp4", False),
+    ],
+)
+def test_of_weights_of_fewer_bits_that_take_longer_no_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, system: str, model: str, precision: str | None, doubted: bool
+) -> None:
+    """80 ms a token of the first, and 13 of the same model in bfloat16, on the same GPU."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    trust = import_silicon(system, model, 1, "p", precision=precision).trust()
+    assert ("with weights in bfloat16, which are more bytes" in lines(trust)[1]) == doubted
+    assert (trust["expected_error"]["mean_tpot"] is None) == doubted == bool(trust["doubts"])
 
 
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,15 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
     assert step_time_error(linear_profile(4e-3, 4e-5, 1e-4, 2e-7)) is None
 
 
+def test_of_tables_in_doubt_no_error_is_told_and_none_is_simulated() -> None:
+    doubted = replace(load_profile("h200-llama-3.1-8b"), doubts=("fp8 takes 80 ms, and bfloat16 13",))
+    trust = doubted.trust()
+    assert trust["doubts"] == ["fp8 takes 80 ms, and bfloat16 13"]
+    assert (trust["expected_error"]["mean_ttft"], trust["expected_error"]["mean_tpot"]) == (None, None)
+    assert lines(trust)[1].startswith("the error to expect is not known") and "fp8 takes 80 ms" in lines(trust)[1]
+    assert step_time_error(doubted) is None
+
+
 def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile) -> None:
     stalled = replace(measured, step=replace(measured.step, held_out=(RegimeError("all", 9, 0.02, 0.03, 0.08, -0.3),)))
     assert step_time_error(stalled) == 0.3
