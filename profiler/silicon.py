@@ -25,7 +25,7 @@ from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
 from .silicon_doubts import doubts
 from .silicon_layout import Layout, layout_of
-from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note, weights_fit
+from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note, token_cache_bytes, weights_fit
 from .silicon_omitted import (
     MIXED_DECODES,
     OMITTED,
@@ -106,7 +106,7 @@ class KernelTables:
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
-        self._is_latent = bool(latent) or any("mla" in name for name in names)
+        self.is_latent = bool(latent) or any("mla" in name for name in names)
         self.mixed_decodes = self._mixed_decodes(layout)
 
     def _operations(self) -> tuple["_Ops", "_Ops", list[str]]:
@@ -134,7 +134,7 @@ class KernelTables:
     def _has_kernel_each(self) -> bool:
         """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
         (vllm/model_executor/layers/attention/mla_attention.py)."""
-        return self._is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
+        return self.is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
 
     def _has_decode_layers(self) -> bool:
         """Whether decodes have other kernels beside attention than prefills of as many tokens: experts that run beside
@@ -154,7 +154,7 @@ class KernelTables:
         of latent attention: never less than without a context.
         """
         ops = self._context_ops.attention
-        contexts = {0, context} if self._is_latent else {context}
+        contexts = {0, context} if self.is_latent else {context}
         return max(
             _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=before)) for before in contexts
         )
@@ -308,16 +308,17 @@ def import_silicon(
     """
     layout = layout_of(tp, pp, precision, settings or {})
     tables = KernelTables(system, model, layout, omitted)
+    asked = tables, system, model, layout
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
     defaults = {"max_model_len": max_context, **limits, **(settings or {})}
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
-    capacity = kv_capacity(tables, system, model, layout, GRAPHS_GIB if len(graph_sizes) else 0.0)
+    capacity = kv_capacity(*asked, GRAPHS_GIB if len(graph_sizes) else 0.0)
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:
         blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
-    if blocks < 2 or not weights_fit(tables, system, model, layout, defaults):
+    if blocks < 2 or not weights_fit(*asked, defaults):
         mend = "give more GPUs or raise gpu_memory_utilization"
         raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
     steps = list(sample_compositions(blocks * engine.block_size, min(max_context, TABLES_CONTEXT), seed))
@@ -338,7 +339,7 @@ def import_silicon(
         overhead=OVERHEAD,
         samples=samples,
         notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
-        doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout))),
+        doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout), token_cache_bytes(*asked))),
     )
 
 

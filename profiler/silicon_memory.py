@@ -62,6 +62,14 @@ def kv_capacity(
     )
 
 
+def token_cache_bytes(tables: "KernelTables", system: str, model: str, layout: Layout) -> float | None:
+    """Keys and values of a token in all layers, on one GPU; None where not every layer keeps them, or none is known."""
+    known = _package_estimate(tables, system, model, layout)
+    if known is None or not keeps_every_token(tables.model_info.get("raw_config", {})):
+        return None
+    return float(known["kv_size_per_token_bytes"])
+
+
 def weights_fit(tables: "KernelTables", system: str, model: str, layout: Layout, settings: Mapping[str, Any]) -> bool:
     """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
     does not know them. kv_cache_memory_bytes is found beside them in the whole memory.
