@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
+ModelPart = Literal["experts", "latent attention", "layers of several kinds", "an image encoder"]
+"""What a model has besides plain dense layers, and which measured engines were compared with may have lacked."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
 """Settings under which no engine is refused for want of memory."""
 
@@ -72,6 +74,8 @@ class Profile:
     """The steps that were fitted; a profile that was loaded leaves them on disk (`surrogate_samples.read_samples`)."""
     notes: tuple[str, ...] = ()
     """What a user of the profile ought to know: what is missing, what was assumed."""
+    model_parts: tuple[ModelPart, ...] = ()
+    """Of the model in the kernel tables: it tells whose error is to be expected."""
     doubts: tuple[str, ...] = ()
     """Where the kernel tables that it was made from cannot be right: the error that was seen on others is not told."""
 

@@ -16,7 +16,7 @@ from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.step_time import HULL_ABOVE, SHAPE, SHAPE_NAMES, unbounded_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
-from .profile import EngineFacts, Profile
+from .profile import EngineFacts, ModelPart, Profile
 from .surrogate_model import FittedStepTime, RegimeError
 
 FORMAT_VERSION: Final = 1
@@ -54,6 +54,7 @@ class _Document(_Part):
     step: _StepPart
     held_out: list[RegimeError]
     notes: list[str]
+    model_parts: list[ModelPart] = []
     doubts: list[str] = []
 
 
@@ -82,6 +83,7 @@ def read_profile(folder: Path) -> Profile:
         kv=document.kv,
         overhead=Overhead(overhead.before_ms / 1e3, overhead.before_token_ms / 1e3, overhead.after_ms / 1e3),
         notes=tuple(document.notes),
+        model_parts=tuple(document.model_parts),
         doubts=tuple(document.doubts),
     )
 
@@ -230,6 +232,7 @@ def _document_of(profile: Profile) -> dict[str, Any]:
         ),
         held_out=list(profile.step.held_out),
         notes=list(profile.notes),
+        model_parts=list(profile.model_parts),
         doubts=list(profile.doubts),
     )
     return document.model_dump(mode="json")

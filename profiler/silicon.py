@@ -21,7 +21,7 @@ from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from .graph_sizes import captured_graph_sizes, most_captured
 from .model_folder import keeps_every_token
-from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
+from .profile import UNLIMITED_BLOCKS, EngineFacts, ModelPart, Profile
 from .provenance import KERNEL_TABLES
 from .silicon_doubts import doubts
 from .silicon_layout import Layout, layout_of
@@ -130,6 +130,17 @@ class KernelTables:
     def is_mixture(self) -> bool:
         """Whether the model is a mixture of experts."""
         return bool(self.model_info.get("num_experts"))
+
+    def model_parts(self) -> tuple[ModelPart, ...]:
+        """What the model has besides plain dense layers."""
+        config = self.model_info.get("raw_config", {})
+        parts: dict[ModelPart, bool] = {
+            "experts": self.is_mixture,
+            "latent attention": self.is_latent,
+            "layers of several kinds": not keeps_every_token(config),
+            "an image encoder": bool(config.get("vision_config")),
+        }
+        return tuple(name for name, has in parts.items() if has)
 
     def _has_kernel_each(self) -> bool:
         """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
@@ -339,6 +350,7 @@ def import_silicon(
         overhead=OVERHEAD,
         samples=samples,
         notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
+        model_parts=tables.model_parts(),
         doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout), token_cache_bytes(*asked))),
     )
 

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 COMPARED_TOKENS = (2, 8, 64, 256)
 MOST_SLOWER = 1.25
 """Than with weights in bfloat16, which are more bytes. A GEMM of fp8_block takes at least 0.08 ms in the tables of an
-H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times as long on an H200."""
+H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times as long on an H200. TPOT of
+measured mixtures of which this is so is off by 87 % (median), and by 10 to 20 % of others:
+benchmarks/accuracy/silicon_sample.py --experts."""
 LONG_DECODES = 64, 100_000
 """Rows, and the context of each: reading the cache is all that such a step does."""
 MOST_READS = 3.0

@@ -1,6 +1,7 @@
 """How far a prediction may be believed: the error to expect, and what was asked that the profile knows nothing of."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
@@ -17,7 +18,26 @@ if TYPE_CHECKING:
 TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.33, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on, the
 larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200 (TTFT 0.174, TPOT 0.077), and of those
-runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.332, nearly all too early; TPOT 0.041)."""
+runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.332, nearly all too early; TPOT 0.041).
+All are of plain dense models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Measured engines that predictions from kernel tables were compared with."""
+
+    models: str
+    parts: frozenset[str]
+    """Of profile.py's model parts, those that they had and used."""
+    tpot_error: float
+
+
+DENSE = Compared("plain dense models", frozenset(), TABLES_TPOT_ERROR)
+MIXTURES = Compared("mixtures of experts", frozenset({"experts", "layers of several kinds"}), 0.1)
+LATENT = Compared("mixtures of experts with latent attention", frozenset({"experts", "latent attention"}), 0.2)
+"""TPOT of the latter two: benchmarks/accuracy/silicon_sample.py --experts (0.096 with gpt-oss-120b and MiniMax-M2.5,
+0.201 with Kimi-K2.5). TTFT was off by less there than TABLES_TTFT_ERROR, which is mostly the way to the engine and told
+of all."""
 SEEN_OUTSIDE_MS = "14 to 48"
 """What measured TTFTs lack, added to what is assumed: 14 and 20 in benchmarks/accuracy/kubecon.py at 31 requests/s and
 at 1; 19 to 48 in those runs of benchmarks/accuracy/public_runs.py whose requests met few others on a card that has
@@ -175,7 +195,14 @@ def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
 
 def _tables_error(profile: "Profile") -> tuple[float, float] | tuple[None, None]:
     """Of TTFT and TPOT, for a profile from kernel tables."""
-    return (None, None) if profile.doubts else (TABLES_TTFT_ERROR, TABLES_TPOT_ERROR)
+    return (None, None) if profile.doubts else (TABLES_TTFT_ERROR, _compared(profile).tpot_error)
+
+
+def _compared(profile: "Profile") -> Compared:
+    """Those that tell most of a profile from kernel tables."""
+    if "latent attention" in profile.model_parts:
+        return LATENT
+    return MIXTURES if "experts" in profile.model_parts else DENSE
 
 
 def largest_share(runs: Iterable[Mapping[str, float]], name: str) -> float:
@@ -202,16 +229,24 @@ def _sentence(profile: "Profile") -> str:
     if profile.doubts:
         return f"the error to expect is not known, since the kernel tables cannot be right: {'; '.join(profile.doubts)}"
     if profile.source == KERNEL_TABLES:
-        return (
-            f"expect means to be off by about {TABLES_TPOT_ERROR:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), "
-            "the median on measured engines that were not overloaded; by more in bursts and near saturation"
-        )
+        return _tables_sentence(profile)
     if everything is None:
         return "the error to expect is not known: no measured step was held out to tell it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     return (
         f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within})"
         f"{_bias(everything)} under traffic like what was measured; waiting times are off by more near saturation"
+    )
+
+
+def _tables_sentence(profile: "Profile") -> str:
+    known = _compared(profile)
+    unseen = [part for part in profile.model_parts if part not in known.parts]
+    lacking = f", none of which used {' or '.join(unseen)}" if unseen else ""
+    return (
+        f"expect means to be off by about {known.tpot_error:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), the median "
+        f"on measured engines that were not overloaded, with {known.models}{lacking}; by more in bursts and near "
+        "saturation"
     )
 
 

@@ -34,6 +34,7 @@ def profile() -> Profile:
         overhead=Overhead(3e-3, 1e-6, 2e-3),
         samples=samples,
         notes=("cut short",),
+        model_parts=("experts",),
         doubts=("fp8 takes longer",),
     )
 
@@ -62,7 +63,7 @@ def test_it_comes_back_as_it_was(profile: Profile, folder: Path) -> None:
     assert loaded.step.hull.tolist() == profile.step.hull.tolist()
     assert loaded.step.graph_sizes.tolist() == profile.step.graph_sizes.tolist()
     assert loaded.step.held_out == profile.step.held_out
-    same = ("name", "source", "engine", "defaults", "cuda_graphs", "kv", "notes", "doubts")
+    same = ("name", "source", "engine", "defaults", "cuda_graphs", "kv", "notes", "model_parts", "doubts")
     assert {name: getattr(loaded, name) for name in same} == {name: getattr(profile, name) for name in same}
     assert loaded.overhead == Overhead(pytest.approx(3e-3), pytest.approx(1e-6), pytest.approx(2e-3))
     assert profile.samples is not None
@@ -70,11 +71,11 @@ def test_it_comes_back_as_it_was(profile: Profile, folder: Path) -> None:
     assert step_times_s(loaded.timing().step, steps) == pytest.approx(step_times_s(profile.timing().step, steps))
 
 
-def test_an_older_profile_has_no_doubts(folder: Path) -> None:
+def test_an_older_profile_has_neither_parts_nor_doubts(folder: Path) -> None:
     content = json.loads((folder / "profile.json").read_text())
-    del content["doubts"]
+    del content["doubts"], content["model_parts"]
     (folder / "profile.json").write_text(json.dumps(content))
-    assert load_profile(folder).doubts == ()
+    assert (load_profile(folder).model_parts, load_profile(folder).doubts) == ((), ())
 
 
 def test_an_older_profile_s_hull_has_no_prefill_context_and_is_as_wide_as_it_was(folder: Path) -> None:

@@ -105,6 +105,21 @@ def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("model", "tp", "parts"),
+    [
+        (LLAMA, 1, ()),
+        ("Qwen/Qwen3-30B-A3B", 1, ("experts",)),
+        ("deepseek-ai/DeepSeek-V3", 8, ("experts", "latent attention")),
+        ("openai/gpt-oss-120b", 1, ("experts", "layers of several kinds")),
+        ("Qwen/Qwen3-VL-8B-Instruct", 1, ("an image encoder",)),
+    ],
+)
+def test_what_a_model_has_besides_dense_layers(model: str, tp: int, parts: tuple[str, ...]) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    assert silicon.KernelTables("h200_sxm", model, Layout(tp)).model_parts() == parts
+
+
+@pytest.mark.parametrize(
     ("system", "model", "precision", "doubted"),
     [
         ("b200_sxm", "Qwen/Qwen3-32B-FP8", None, True),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.profile import Profile, linear_profile, load_profile
+from slotune.profiler.profile import ModelPart, Profile, linear_profile, load_profile
 from slotune.profiler.provenance import MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
-from slotune.profiler.trust import TABLES_TPOT_ERROR, lines, step_time_error
+from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, lines, step_time_error
 from slotune.simulator.timing import Overhead
 
 
@@ -95,6 +95,27 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
     assert step_time_error(measured) == 0.02
     assert step_time_error(load_profile("h200-llama-3.1-8b")) == TABLES_TPOT_ERROR
     assert step_time_error(linear_profile(4e-3, 4e-5, 1e-4, 2e-7)) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "tpot_error", "told"),
+    [
+        ((), 0.08, "that were not overloaded, with plain dense models; by more"),
+        (
+            ("layers of several kinds", "an image encoder"),
+            0.08,
+            ", none of which used layers of several kinds or an image",
+        ),
+        (("experts", "layers of several kinds"), MIXTURES.tpot_error, "with mixtures of experts; by more"),
+        (("experts", "latent attention"), LATENT.tpot_error, "with mixtures of experts with latent attention; by more"),
+    ],
+)
+def test_the_error_of_tables_is_that_of_models_of_the_kind(
+    parts: tuple[ModelPart, ...], tpot_error: float, told: str
+) -> None:
+    profile = replace(load_profile("h200-llama-3.1-8b"), model_parts=parts)
+    assert step_time_error(profile) == profile.trust()["expected_error"]["mean_tpot"] == tpot_error
+    assert told in lines(profile.trust())[1]
 
 
 def test_of_tables_in_doubt_no_error_is_told_and_none_is_simulated() -> None:
