@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .silicon import KernelTables
+    from .silicon_tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
 MOST_SLOWER = 1.25

@@ -14,7 +14,7 @@ from .model_folder import keeps_every_token
 from .silicon_layout import Layout, own_cache_format
 
 if TYPE_CHECKING:
-    from .silicon import KernelTables
+    from .silicon_tables import KernelTables
 
 TOTAL_GIB = {"h100_sxm": 79.18, "a100_sxm": 79.25, "h200_sxm": 139.80, "b200_sxm": 178.35, "l40s": 44.39}
 """A GPU's whole memory as CUDA reports it, which gpu_memory_utilization is a share of: "Free memory on device

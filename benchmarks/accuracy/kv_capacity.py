@@ -26,9 +26,9 @@ import numpy as np
 from tables import row as line
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.silicon import KernelTables
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import GRAPHS_GIB, kv_capacity
+from slotune.profiler.silicon_tables import KernelTables
 
 LLM_D = "https://github.com/llm-d/llm-d-benchmark/blob/4f4d449/config_explorer/empirical-vllm-memory-results.md"
 QWEN2 = "https://github.com/dennislee22/vLLM-benchmarking/tree/main/log"

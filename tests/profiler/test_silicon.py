@@ -11,9 +11,11 @@ import pytest
 from slotune.errors import InputError
 from slotune.profiler import silicon
 from slotune.profiler.profile import load_profile
-from slotune.profiler.silicon import Composition, import_silicon, sample_compositions
+from slotune.profiler.silicon import import_silicon, sample_compositions
 from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.profiler.silicon_memory import kv_capacity
+from slotune.profiler.silicon_omitted import MIXED_DECODES
+from slotune.profiler.silicon_tables import Composition, KernelTables
 from slotune.profiler.trust import lines
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import is_extrapolated, step_times_s
@@ -80,7 +82,7 @@ def test_a_third_of_the_samples_fill_a_budget() -> None:
 def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half_as_much_again() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     profile = import_silicon("h200_sxm", LLAMA, 1, "p", precision="fp8")
-    tables = silicon.KernelTables("h200_sxm", LLAMA, layout_of(1, 1, "fp8", {}))
+    tables = KernelTables("h200_sxm", LLAMA, layout_of(1, 1, "fp8", {}))
     full = [
         Composition(1, tokens - decodes, 0, decodes, 1000, 1500) for tokens in (512, 1024, 2048) for decodes in (16, 32)
     ]
@@ -116,7 +118,7 @@ def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyP
 )
 def test_what_a_model_has_besides_dense_layers(model: str, tp: int, parts: tuple[str, ...]) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert silicon.KernelTables("h200_sxm", model, Layout(tp)).model_parts() == parts
+    assert KernelTables("h200_sxm", model, Layout(tp)).model_parts() == parts
 
 
 @pytest.mark.parametrize(
@@ -174,10 +176,8 @@ def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pyt
 def test_experts_are_cut_like_vllm_cuts_them() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
-    cut, whole = (
-        silicon.KernelTables("h200_sxm", model, Layout(8, expert_parallel=spread)) for spread in (False, True)
-    )
-    one = silicon.KernelTables("h200_sxm", model, Layout())
+    cut, whole = (KernelTables("h200_sxm", model, Layout(8, expert_parallel=spread)) for spread in (False, True))
+    one = KernelTables("h200_sxm", model, Layout())
     times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
     assert times["cut"] != times["whole"]
     assert max(times.values()) < one.step_ms(step, np.array([64.0]))
@@ -185,16 +185,16 @@ def test_experts_are_cut_like_vllm_cuts_them() -> None:
 
 def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
+    assert KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
 
 
 @pytest.mark.parametrize(
     ("system", "times"),
-    [("h100_sxm", silicon.MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
+    [("h100_sxm", MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
 )
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables(system, LLAMA, Layout())
+    tables = KernelTables(system, LLAMA, Layout())
     prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
     added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
     attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
@@ -207,14 +207,14 @@ def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(syste
         ("Qwen/Qwen3-32B", Layout(), 8.0),
         ("Qwen/Qwen3-32B", Layout(4), 8.0),
         ("Qwen/Qwen3-32B", Layout(16), 4.0),
-        (LLAMA, Layout(kv_cache_dtype="fp8"), silicon.MIXED_DECODES),
+        (LLAMA, Layout(kv_cache_dtype="fp8"), MIXED_DECODES),
     ],
 )
 def test_flash_attention_2_reads_a_decode_s_cache_once_a_query_head(model: str, layout: Layout, times: float) -> None:
     """Of the heads that one GPU has; a cache of fp8 is for another kernel."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     system = "l40s" if layout.kv_cache_dtype == "fp8" else "a100_sxm"
-    assert silicon.KernelTables(system, model, layout).mixed_decodes == times
+    assert KernelTables(system, model, layout).mixed_decodes == times
 
 
 def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypat
     assert two.engine_config({}).num_gpu_blocks > 2 * one.engine_config({}).num_gpu_blocks
     assert two.engine_config({}).pipeline_parallel_size == 2
     step, sizes = Composition(1, 2048, 0, 0, 0, 0), np.array([512.0])
-    times = [silicon.KernelTables("h200_sxm", LLAMA, Layout(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
+    times = [KernelTables("h200_sxm", LLAMA, Layout(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
     assert times == sorted(times) and times[0] < times[2] < 1.1 * times[0]
     assert "2 pipeline stages: no measured run" in two.notes[0]
 
@@ -286,21 +286,21 @@ def test_batch_limits_are_those_of_the_gpu() -> None:
 def test_operations_of_one_name_are_told_apart() -> None:
     """gpt-oss has attention with and without a window under one name."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
+    tables = KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
     assert len(tables._context_ops.attention) >= 1 and len(tables._decode_ops.attention) >= 1
     assert kv_capacity(tables, "h200_sxm", "openai/gpt-oss-120b", Layout(2)) is None
 
 
 def test_a_decode_step_of_experts_is_made_of_decode_kernels() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
     assert tables.dense_ms(64, decodes_only=True) < 0.9 * tables.dense_ms(64)
-    plain = silicon.KernelTables("h200_sxm", LLAMA, Layout())
+    plain = KernelTables("h200_sxm", LLAMA, Layout())
     assert plain.dense_ms(64, decodes_only=True) == plain.dense_ms(64)
 
 
 def test_a_chunk_of_latent_attention_is_not_cheaper_after_a_context() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = silicon.KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
     for chunk in (2, 128, 2048):
         assert tables.prefill_attention_ms(1, chunk, 4096) >= tables.prefill_attention_ms(1, chunk, 0)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from slotune.profiler.silicon import KernelTables
 from slotune.profiler.silicon_doubts import doubts
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import token_cache_bytes
+from slotune.profiler.silicon_tables import KernelTables
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from slotune.errors import InputError
 from slotune.profiler import silicon
 from slotune.profiler.kv_capacity import GIB, KvCapacity, KvObservation
 from slotune.profiler.profile import linear_profile
-from slotune.profiler.silicon import KernelTables, import_silicon
+from slotune.profiler.silicon import import_silicon
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, kv_capacity, kv_note
+from slotune.profiler.silicon_tables import KernelTables
 from slotune.profiler.trust import lines
 
 Slotune = Callable[..., tuple[int, str, str]]
