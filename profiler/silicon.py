@@ -39,6 +39,8 @@ MAX_PREFILL_ROWS = 64
 FULL_BUDGETS = 1 / 3
 """Share of the steps whose tokens are a power of two, as those that fill a budget are: kernels change their tiles
 there, and a step in FP8 takes up to 1.7 times as long with one token more. Sizes at random would smooth that away."""
+MOST_MODELLED = 0.05
+"""Of a step's kernel time; less moves no number by more than the tables are off."""
 MAX_SKEW = 4.0
 """Longest context of a batch over its mean; the tables know equal contexts only, and attention reads their sum."""
 
@@ -170,7 +172,7 @@ def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool, memory:
     stages = (f"{layout.pp} pipeline stages: no measured run of any was compared with",) if layout.pp > 1 else ()
     return (
         *stages,
-        f"kernel times: aiconfigurator-core's public tables, measured one kernel at a time under vLLM {tables.version}",
+        _measured(tables),
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         slowed,
         "held-out errors are those of the fit to the tables, not of the tables to a real engine: see docs/trust.md",
@@ -178,3 +180,11 @@ def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool, memory:
         memory,
         "measure your own machine with `slotune profile measure` before you trust a decision to it",
     )
+
+
+def _measured(tables: KernelTables) -> str:
+    """Where kernel times come from, and what of them was not measured."""
+    source = f"aiconfigurator-core's public tables, measured one kernel at a time under vLLM {tables.version}"
+    shares = tables.modelled_shares().items()
+    modelled = ", ".join(f"{share:.0%} of {step}" for step, share in shares if share > MOST_MODELLED)
+    return f"kernel times: {source}" + (f", but for the package's own estimates: {modelled}" if modelled else "")

@@ -27,6 +27,11 @@ from .silicon_omitted import (
 )
 
 F64 = npt.NDArray[np.float64]
+Operation = tuple[str, float, float, str]
+"""As the package has it: name, milliseconds, energy, source."""
+MODELLED = frozenset({"empirical", "estimated", "sol"})
+"""Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
+others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,17 @@ class KernelTables:
         context_ops, decode_ops = self._engine.evaluate_context_ops, self._engine.evaluate_generation_ops
         prefills = [_each(partial(context_ops, batch_size=1, s=128, prefix=context)) for context in (0, 4096)]
         decodes = [_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096)]
-        return _split(*prefills), _split(*decodes), [name for name, _ in decodes[0]]
+        return _split(*prefills), _split(*decodes), [name for name, *_ in decodes[0]]
+
+    def modelled_shares(self) -> dict[str, float]:
+        """What of the kernels' time was measured on none, by kind of step."""
+        decodes = _each(partial(self._engine.evaluate_generation_ops, batch_size=64, s=4096))
+        prefill = _each(partial(self._engine.evaluate_context_ops, batch_size=1, s=2048, prefix=0))
+        steps = {"a step of 64 decodes": decodes, "a prefill of 2048 tokens": prefill}
+        return {
+            name: _sum([each for each in operations if each[3] in MODELLED]) / _sum(operations)
+            for name, operations in steps.items()
+        }
 
     def _mixed_decodes(self, layout: Layout) -> float:
         """How many times longer the attention of decodes takes beside a prefill."""
@@ -178,9 +193,9 @@ class _Ops:
     logits: list[int]
 
 
-def _each(evaluate: Callable[[list[int]], list[tuple[str, float, float, str]]]) -> list[tuple[str, float]]:
-    """Name and milliseconds of every operation, asked for one by one: the package adds up those of the same name."""
-    found: list[tuple[str, float]] = []
+def _each(evaluate: Callable[[list[int]], list[Operation]]) -> list[Operation]:
+    """Every operation, asked for one by one: the package adds up those of the same name."""
+    found: list[Operation] = []
     while True:
         try:
             (operation,) = evaluate([len(found)])
@@ -188,18 +203,18 @@ def _each(evaluate: Callable[[list[int]], list[tuple[str, float, float, str]]]) 
             if "out of range" not in str(error):
                 raise
             return found
-        found.append(operation[:2])
+        found.append(operation)
 
 
-def _split(near: list[tuple[str, float]], far: list[tuple[str, float]]) -> _Ops:
+def _split(near: list[Operation], far: list[Operation]) -> _Ops:
     """Attention is what takes longer after more context, whatever the model's operations are called."""
     everything = range(len(near))
-    attention = [i for i in everything if far[i] != near[i]]
+    attention = [i for i in everything if far[i][1] != near[i][1]]
     logits = [i for i in everything if "logits" in near[i][0]]
     return _Ops([i for i in everything if i not in attention and i not in logits], attention, logits)
 
 
-def _sum(operations: list[tuple[str, float, float, str]]) -> float:
+def _sum(operations: list[Operation]) -> float:
     return sum(ms for _, ms, _, _ in operations)
 
 

@@ -142,6 +142,21 @@ def test_of_weights_of_fewer_bits_that_take_longer_no_error_is_told(
     assert (trust["expected_error"]["mean_tpot"] is None) == doubted == bool(trust["doubts"])
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("Qwen/Qwen3-30B-A3B", "one kernel at a time under vLLM 0.24.0"),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "58% of a step of 64 decodes, 79% of a prefill of 2048 tokens"),
+    ],
+)
+def test_what_no_kernel_was_measured_for_is_told(monkeypatch: pytest.MonkeyPatch, model: str, told: str) -> None:
+    """All GEMMs of the second but the logits are scaled from others."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    (note,) = (note for note in import_silicon("h100_sxm", model, 2, "p").notes if note.startswith("kernel times"))
+    assert note.endswith(told)
+
+
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
