@@ -47,12 +47,23 @@ class EngineFacts:
     kv_cache_dtype: str | None = None
     quantization: str | None = None
     attention_backend: str | None = None
+    derived_max_model_len: int | None = None
+    """The longest context of the model, by its config."""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "kv_cache_dtype", "quantization", "attention_backend"):
             value = getattr(self, name)
             if not (value is None or isinstance(value, str)):
                 raise InputError(f"{name}={value}: takes a name, not {type(value).__name__}")
+
+    def check_max_model_len(self, asked: int) -> None:
+        """Raise InputError for more tokens than the model takes (_get_and_verify_max_len, vllm/config/model.py)."""
+        most = self.derived_max_model_len
+        if most is not None and most < asked != UNLIMITED_MODEL_LEN:
+            raise InputError(
+                f"max_model_len={asked}: the model takes {most} tokens; vLLM refuses more, unless "
+                "VLLM_ALLOW_LONG_MAX_MODEL_LEN is set"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +117,8 @@ class Profile:
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
 
-        Raises InputError for what vLLM refuses: bad combinations, CUDA-graph sizes that cannot be, and a KV cache that
-        cannot hold max_model_len tokens.
+        Raises InputError for what vLLM refuses: bad combinations, CUDA-graph sizes that cannot be, and a max_model_len
+        that the model does not take or the KV cache cannot hold.
         Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
         self._check_parallelism(settings)
@@ -115,6 +126,7 @@ class Profile:
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
         engine = resolve(settings, {**self.defaults, **self.parallelism}, blocks, self.engine.version)
+        self.engine.check_max_model_len(engine.max_model_len)
         if self.cuda_graphs:
             captured_graph_sizes(engine, {**self.defaults, **settings}, most_captured(self.engine.device))
         if self.kv is None:

@@ -109,7 +109,7 @@ def import_silicon(
     enable_expert_parallel change step times.
 
     Raises InputError where the package is not installed or does not know the system or the model, for settings that the
-    tables would not follow, and where nothing is left for a KV cache.
+    tables would not follow or vLLM refuses, and where nothing is left for a KV cache.
     """
     layout = layout_of(tp, pp, precision, settings or {})
     tables = KernelTables(system, model, layout, omitted)
@@ -117,7 +117,16 @@ def import_silicon(
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
     defaults = {"max_model_len": max_context, **limits, **(settings or {})}
+    facts = EngineFacts(
+        model=model,
+        device=system,
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=pp,
+        quantization=precision,
+        derived_max_model_len=tables.derived_max_model_len,
+    )
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
+    facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
     capacity = kv_capacity(*asked, GRAPHS_GIB if len(graph_sizes) else 0.0)
     blocks = UNLIMITED_BLOCKS
@@ -135,9 +144,7 @@ def import_silicon(
         name=name,
         source=KERNEL_TABLES,
         step=fit(samples, graph_sizes, seed),
-        engine=EngineFacts(
-            model=model, device=system, tensor_parallel_size=tp, pipeline_parallel_size=pp, quantization=precision
-        ),
+        engine=facts,
         defaults=defaults,
         cuda_graphs=True,
         kv=capacity,

@@ -29,6 +29,8 @@ from .silicon_omitted import (
 F64 = npt.NDArray[np.float64]
 Operation = tuple[str, float, float, str]
 """As the package has it: name, milliseconds, energy, source."""
+SCALED_ROPE = ("linear", "dynamic")
+"""Kinds of rope_scaling whose factor is not in max_position_embeddings yet."""
 MODELLED = frozenset({"empirical", "estimated", "sol"})
 """Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
 others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
@@ -131,6 +133,16 @@ class KernelTables:
             "an image encoder": bool(config.get("vision_config")),
         }
         return tuple(name for name, has in parts.items() if has)
+
+    @property
+    def derived_max_model_len(self) -> int:
+        """The most tokens that vLLM serves of the model (_get_and_verify_max_len, vllm/config/model.py)."""
+        config = self.model_info.get("raw_config", {})
+        text = config.get("text_config", config)
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        is_scaled = rope.get("rope_type", rope.get("type")) in SCALED_ROPE
+        scaled = float(self.model_info["context"]) * float(rope.get("factor", 1.0) if is_scaled else 1.0)
+        return max(int(scaled), int(text.get("model_max_length") or 0))
 
     def _has_kernel_each(self) -> bool:
         """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere

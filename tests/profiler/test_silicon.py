@@ -157,6 +157,33 @@ def test_what_no_kernel_was_measured_for_is_told(monkeypatch: pytest.MonkeyPatch
     assert note.endswith(told)
 
 
+def test_more_context_than_the_model_takes_is_refused_at_import_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon, "SAMPLED_STEPS", 1 << 9)
+    told = "max_model_len=262144: the model takes 131072 tokens"
+    with pytest.raises(InputError, match=told):
+        import_silicon("h200_sxm", LLAMA, 1, "p", settings={"max_model_len": 262144})
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p", settings={"max_model_len": 8192})
+    assert profile.engine_config({"max_model_len": 131072}).max_model_len == 131072
+    with pytest.raises(InputError, match=told):
+        profile.engine_config({"max_model_len": 262144})
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 163840),
+        ({"model_max_length": 65536}, 65536),
+    ],
+)
+def test_the_longest_context_is_vllm_s(config: dict[str, object], most: int) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", "Qwen/Qwen3-8B", Layout())
+    tables.model_info = {**tables.model_info, "raw_config": {**tables.model_info["raw_config"], **config}}
+    assert tables.derived_max_model_len == most
+
+
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
