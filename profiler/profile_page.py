@@ -81,7 +81,7 @@ def range_rows(profile: Profile) -> list[list[object]]:
 
 
 def fact_lines(profile: Profile) -> list[str]:
-    """What is known of the engine, defaults, overhead, KV, notes; one line each."""
+    """What is known of the engine, defaults, overhead, KV, doubts, notes; one line each."""
     facts = ", ".join(f"{name} {value}" for name, value in profile.describe()["engine"].items() if value is not None)
     terms = ", ".join(f"{name} {ms:.4g}" for name, ms in profile.step.baseline_ms.items())
     residual = " times a LightGBM residual" if profile.step.residual else ""
@@ -90,4 +90,5 @@ def fact_lines(profile: Profile) -> list[str]:
     if profile.defaults:
         lines.append("defaults: " + ", ".join(f"{name}={value}" for name, value in profile.defaults.items()))
     lines += [f"KV cache: {line}" for line in kv_lines(profile)]
+    lines += [f"in doubt: {doubt}" for doubt in profile.doubts]
     return lines + [f"note: {note}" for note in profile.notes]

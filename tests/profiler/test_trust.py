@@ -7,6 +7,7 @@ import pytest
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import ModelPart, Profile, linear_profile, load_profile
+from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, lines, step_time_error
@@ -125,6 +126,7 @@ def test_of_tables_in_doubt_no_error_is_told_and_none_is_simulated() -> None:
     assert (trust["expected_error"]["mean_ttft"], trust["expected_error"]["mean_tpot"]) == (None, None)
     assert lines(trust)[1].startswith("the error to expect is not known") and "fp8 takes 80 ms" in lines(trust)[1]
     assert step_time_error(doubted) is None
+    assert "in doubt: fp8 takes 80 ms, and bfloat16 13" in fact_lines(doubted)
 
 
 def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile) -> None:
