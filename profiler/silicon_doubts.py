@@ -51,5 +51,5 @@ def _slow_reads(tables: "KernelTables", token_cache_bytes: float) -> str | None:
         return None
     return (
         f"the attention of {rows} decodes after {context} tokens takes {attention_ms:.3g} ms in the kernel tables, and "
-        f"{read_ms:.3g} would read all of their KV cache"
+        f"the memory reads their KV cache in {read_ms:.3g}"
     )
