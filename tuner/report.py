@@ -117,7 +117,7 @@ class Page:
             rates=rates,
             effects=effects,
             trials=self._trials(),
-            provenance=provenance(self.study, self.task, self.best_metrics),
+            provenance=provenance(self.study, self.task.profile, self._trust()),
         )
 
     def _subject(self) -> str:

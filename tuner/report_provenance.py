@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from ..profiler.profile import Profile
 from ..simulator.slo import digits
-from .objective import Metrics
 from .report_tables import NONE, Cell, Row, Table, number
 from .study import Study
-from .task import Task
 
 
-def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, Any]:
-    """What the study was made with, how far to trust it, and the commands that make it again."""
-    asked, trust = study.asked, task.profile.trust(study.asked.engine)
+def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study was made with, how far to trust what it recommends, and the commands that make it again."""
+    asked = study.asked
     facts = {
-        "profile": f"{asked.profile} ({task.profile.source}; SHA-256 {asked.profile_digest[:12]})",
-        "engine": " ".join(str(v) for v in (task.profile.engine.name, task.profile.engine.version) if v),
+        "profile": f"{asked.profile} ({profile.source}; SHA-256 {asked.profile_digest[:12]})",
+        "engine": " ".join(str(v) for v in (profile.engine.name, profile.engine.version) if v),
         "trace": f"{asked.trace} (SHA-256 {asked.trace_digest[:12]})",
         "targets": " ".join([*asked.slos, *(f"goodput {k}:{digits(v)}" for k, v in asked.goodput.items())]),
         "goals": " ".join([*(f"maximize {m}" for m in asked.maximize), *(f"minimize {m}" for m in asked.minimize)]),
@@ -27,7 +26,7 @@ def provenance(study: Study, task: Task, metrics: Metrics | None) -> dict[str, A
         "policy": asked.policy,
         "made with": f"slotune {asked.versions.slotune}, SMAC {asked.versions.smac}, Python {asked.versions.python}",
         "report by": f"slotune {version('slotune')}, Python {platform.python_version()}",
-        "steps outside what was measured": f"{100 * (metrics or {}).get('extrapolated_share', 0.0):.1f} %",
+        "steps outside what was measured": f"{100 * trust['extrapolated_share']:.1f} %",
     }
     errors = [
         Row((regime,), [Cell(number(100 * e["median_error"])), Cell(_p90(e)), Cell(str(e["compositions"]))])

@@ -10,6 +10,7 @@ import pytest
 
 from slotune.errors import InputError, SlotuneError
 from slotune.tuner.report import write_report
+from slotune.tuner.report_provenance import provenance
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial
 from slotune.tuner.task import load_task
@@ -51,6 +52,13 @@ def test_the_answer_comes_first(text: str):
     assert "which the default misses" in words
     assert "step times come from a formula, not from a measurement" in words
     assert "vllm serve org/model --" in words
+
+
+def test_the_notes_are_of_what_is_recommended(searched: Path):
+    with Study.open(searched) as study:
+        profile = load_task(study.asked).profile
+        notes = provenance(study, profile, profile.trust({"quantization": "fp8"}))["notes"]
+    assert notes[0].startswith("quantization=fp8: ")
 
 
 def test_everything_is_there(text: str):
