@@ -36,9 +36,9 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
     replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
     copy lasts, and a rate just above what the engine serves would pass. No block begins within a burst, which would
-    join another and be longer than any of the trace. Where prompts share tokens, as the turns of a
-    conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
-    repeated request is a new one: copies share lasting prefixes and nothing else.
+    join another and be longer than any of the trace. Where prompts share tokens, as the turns of a conversation do, the
+    trace begins elsewhere instead: turns in another order would find less in the prefix cache. A repeated request is a
+    new one: copies share lasting prefixes and nothing else.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
