@@ -117,14 +117,7 @@ def import_silicon(
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
     defaults = {"max_model_len": max_context, **limits, **(settings or {})}
-    facts = EngineFacts(
-        model=model,
-        device=system,
-        tensor_parallel_size=tp,
-        pipeline_parallel_size=pp,
-        quantization=precision,
-        derived_max_model_len=tables.derived_max_model_len,
-    )
+    facts = _facts(tables, system, model, layout)
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
@@ -136,10 +129,7 @@ def import_silicon(
         mend = "give more GPUs or raise gpu_memory_utilization"
         raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
     steps = list(sample_compositions(blocks * engine.block_size, min(max_context, TABLES_CONTEXT), seed))
-    samples = StepSamples(
-        np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
-        np.array([tables.step_ms(step, graph_sizes, engine.async_scheduling) for step in steps]) / 1e3,
-    )
+    samples = _samples(tables, steps, graph_sizes, engine.async_scheduling)
     return Profile(
         name=name,
         source=KERNEL_TABLES,
@@ -153,6 +143,24 @@ def import_silicon(
         notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
         model_parts=tables.model_parts(),
         doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout), token_cache_bytes(*asked))),
+    )
+
+
+def _facts(tables: KernelTables, system: str, model: str, layout: Layout) -> EngineFacts:
+    return EngineFacts(
+        model=model,
+        device=system,
+        tensor_parallel_size=layout.tp,
+        pipeline_parallel_size=layout.pp,
+        quantization=layout.precision,
+        derived_max_model_len=tables.derived_max_model_len,
+    )
+
+
+def _samples(tables: KernelTables, steps: list[Composition], graph_sizes: F64, async_scheduling: bool) -> StepSamples:
+    return StepSamples(
+        np.array([step.totals() for step in steps]).reshape(-1, TOTALS),
+        np.array([tables.step_ms(step, graph_sizes, async_scheduling) for step in steps]) / 1e3,
     )
 
 
