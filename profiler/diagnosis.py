@@ -65,6 +65,7 @@ CAUSES = [
         r"validation errors? for \w+\n(?:[^\n]*\n)??(?:\([^)]*\) )?(?P<said>[^\n]+?)(?: \[type=[^\n]*)?$",
         r"(?P<said>User-specified max_model_len[^\n]*?)(?: \[type=[^\n]*)?$",
     ),
+    *_cause("disk-full", "free space and run again", r"(?P<said>[^\n]*No space left on device[^\n]*)"),
 ]
 """In order: what is said of memory is more telling than the errors it leads to."""
 

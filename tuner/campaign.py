@@ -1,6 +1,7 @@
 """Runs on the engine, one after the other, each kept in the study the moment it ends."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from .comparison import DEFAULT
 from .engine_run import Measured
 from .study import Study, Trial, settings_key
 
-NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model"})
+NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model", "disk-full"})
 """Reasons for which no configuration would start."""
+LEAST_FREE_BYTES = 1 << 20
+"""On the study's disk: with less an engine can write neither its log nor what it is asked for."""
 RUNS = "engine"
 """Folder in the study with a folder of logs for each run."""
 
@@ -136,6 +139,8 @@ class Campaign:
         except EngineError as error:
             if error.reason in NOT_A_CONFIGURATIONS_FAULT:
                 raise
+            if shutil.disk_usage(self._study.folder).free < LEAST_FREE_BYTES:
+                raise EngineError(f"{folder}: the disk is full; the engine failed: {error}", "disk-full") from error
             measured, failure, message = None, error.reason, str(error)
         place = {
             "order": len(self._known),

@@ -64,6 +64,12 @@ def test_what_nobody_foresaw_is_told_by_its_last_error() -> None:
     )
 
 
+def test_a_full_disk_is_no_crash() -> None:
+    error = diagnose("(APIServer pid=7) OSError: [Errno 28] No space left on device: '/tmp/torchinductor'\n", 1)
+    assert error.reason == "disk-full"
+    assert str(error).endswith("No space left on device: '/tmp/torchinductor': free space and run again")
+
+
 def test_a_start_that_takes_too_long_tells_its_last_words() -> None:
     error = diagnose("loading\n\n(EngineCore pid=7) INFO 01-01 00:00:00 [core.py:1] still loading\n\n", None)
     assert (error.reason, "its last words: still loading" in str(error)) == ("hang", True)

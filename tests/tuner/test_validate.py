@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,9 +236,17 @@ def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engin
         require_targets(validation)
 
 
-def test_what_no_configuration_is_to_blame_for_ends_the_validation(study: Path, fake_engine: Any):
-    with pytest.raises(EngineError, match="no-vllm"):
-        run(study, fake_engine, fails=lambda settings: "no-vllm")
+@pytest.mark.parametrize("reason", ["no-vllm", "disk-full"])
+def test_what_no_configuration_is_to_blame_for_ends_the_validation(study: Path, fake_engine: Any, reason: str):
+    with pytest.raises(EngineError, match=reason):
+        run(study, fake_engine, fails=lambda settings: reason)
+    assert hardware(study) == []
+
+
+def test_a_failure_on_a_full_disk_is_not_kept(study: Path, fake_engine: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(EngineError, match="the disk is full; the engine failed: it said crashed"):
+        run(study, fake_engine, fails=lambda settings: "crashed")
     assert hardware(study) == []
 
 
