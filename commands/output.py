@@ -103,9 +103,9 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
     """Raise a usage error where a file that is to be written, by its option, is also read or named by another option,
     or where its folder takes none: after the work it would be too late.
 
-    Devices and pipes, such as /dev/null, may be named twice.
+    A profile is read with all files of its folder. Devices and pipes, such as /dev/null, may be named twice.
     """
-    read_files = {Path(path).resolve() for path in read if path is not None}
+    read_files = {file.resolve() for path in read if path is not None for file in _files(Path(path))}
     options: dict[Path, str] = {}
     for option, path in written.items():
         if path is None or (path.exists() and not path.is_file()):
@@ -115,9 +115,13 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
             raise click.UsageError(f"{option} {path}: is a file that is read; name another")
         if file in options:
             raise click.UsageError(f"{option} {path}: is what {options[file]} writes; name another file")
-        if not os.access(file.parent, os.W_OK):
+        if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
             raise click.UsageError(f"{option} {path}: {file.parent} is no folder that can be written to")
         options[file] = option
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return path.iterdir() if path.is_dir() else [path]
 
 
 class Progress(Protocol):

@@ -97,7 +97,7 @@ def command(
         write_csv,
     )
 
-    check_outputs({"--out": out}, configs, common["trace"], common["engine_config"], acceptance_rate)
+    check_outputs({"--out": out}, configs, acceptance_rate, *map(common.get, ("profile", "trace", "engine_config")))
     announce_compilation()
     sort = check_metric(sort, common["goodput"], common["slo"]) if sort else None
     configurations = read_configurations(configs)

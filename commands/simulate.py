@@ -101,7 +101,7 @@ def command(
     from ..tuner.evaluate import doubts
 
     written = {"--requests-out": requests_out, "--steps-out": asked["steps_out"]}
-    check_outputs(written, *(asked[name] for name in ("trace", "engine_config", "acceptance_rate")))
+    check_outputs(written, *(asked[name] for name in ("profile", "trace", "engine_config", "acceptance_rate")))
     announce_compilation()
     run = _simulated(**asked)
     if requests_out:

@@ -288,10 +288,12 @@ def test_screen_refuses_a_bad_file(slotune, files, tmp_path):
     [
         (("simulate", "--requests-out", "t.jsonl"), "--requests-out t.jsonl: is a file that is read; name another"),
         (("simulate", "--steps-out", "t.jsonl"), "--steps-out t.jsonl: is a file that is read"),
+        (("simulate", "--steps-out", "p/profile.json"), "--steps-out p/profile.json: is a file that is read"),
         (("simulate", "--requests-out", "e.yaml", "--engine-config", "e.yaml"), "e.yaml: is a file that is read"),
         (("simulate", "--requests-out", "o", "--steps-out", "o"), "--steps-out o: is what --requests-out writes"),
         (("screen", "--configs", "e.yaml", "--out", "t.jsonl"), "--out t.jsonl: is a file that is read"),
         (("screen", "--configs", "e.yaml", "--out", "link"), "--out link: is a file that is read"),
+        (("screen", "--configs", "e.yaml", "--out", "p/profile.json"), "p/profile.json: is a file that is read"),
         (("trace", "make", "--rate", 1, "--like", "t.jsonl", "--out", "t.jsonl"), "t.jsonl: is a file that is read"),
     ],
 )
@@ -307,9 +309,10 @@ def test_no_file_that_is_read_is_written_over(slotune, files, tmp_path, monkeypa
     assert (tmp_path / "e.yaml").read_text() == "max_num_seqs: 8\n"
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_work(slotune, files, tmp_path):
+@pytest.mark.parametrize("folder", ["none", "t.jsonl"])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(slotune, files, tmp_path, folder):
     (tmp_path / "grid.yaml").write_text("max_num_seqs: [8]\n")
-    lost = tmp_path / "none" / "o"
+    lost = tmp_path / folder / "o"
     for words in (("simulate", "--steps-out", lost), ("screen", "--configs", tmp_path / "grid.yaml", "--out", lost)):
         ran = slotune(*words, *files)
         assert (ran.code, ran.out) == (2, "")
