@@ -8,6 +8,7 @@ requests in the engine grows with the load.
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..simulator.request_table import RequestTable
@@ -50,11 +51,15 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
 
 
 def _gaps_s(paced: Trace) -> F64:
-    """(n,): the time before each request; before a first one at time zero, that between two arrivals."""
+    """(n,): the time before each request; before a first one that comes at once, that between two bursts."""
     gaps_s = np.diff(paced.arrival_s, prepend=0.0)
-    if gaps_s[0] == 0 and gaps_s.any():
-        gaps_s[0] = gaps_s[gaps_s > 0].mean()
+    if not _between_bursts(gaps_s)[0]:
+        gaps_s[0] = gaps_s[_between_bursts(gaps_s)].mean()
     return gaps_s
+
+
+def _between_bursts(gaps_s: F64) -> npt.NDArray[np.bool_]:
+    return np.greater_equal(gaps_s, BURST_GAP * float(gaps_s.mean()))
 
 
 def _order(trace: Trace, gaps_s: F64, rng: np.random.Generator, seed: int) -> I64:
@@ -74,7 +79,7 @@ def _block_starts(gaps_s: F64) -> I64:
     """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole."""
     blocks = max(1, round(len(gaps_s) ** 0.5))
     wanted = [block[0] for block in np.array_split(np.arange(len(gaps_s)), blocks)]
-    between = np.flatnonzero(gaps_s >= BURST_GAP * gaps_s.mean())
+    between = np.flatnonzero(_between_bursts(gaps_s))
     starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])
     return starts[starts > 0]
 
