@@ -1,7 +1,7 @@
 """Engine settings under vLLM's own names: parsed from text, checked as vLLM checks them, resolved with its defaults."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
 from importlib.resources import files
@@ -121,6 +121,9 @@ _KINDS_BESIDES = {
 }
 """Types of settings that a profile follows and EngineConfig does not have."""
 
+_NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
+"""How vLLM's command line reads those kinds."""
+
 
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
@@ -210,8 +213,9 @@ def typed(name: str, value: Any, where: str) -> Any:
     if isinstance(parsed, date):  # YAML's; no setting is one
         parsed = value = str(value)
     kind = _kind(name)
-    if kind and kind.startswith("int") and type(parsed) is int and isinstance(value, str):
-        parsed = _decimal(value)
+    read = _NUMBERS.get((kind or "").split(" ")[0])
+    if read and parsed is not None and isinstance(value, str):
+        parsed = _decimal(value, read)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = _human_readable(parsed)
     if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
@@ -241,11 +245,11 @@ def _parsed(value: Any, where: str) -> Any:
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
 
 
-def _decimal(text: str) -> int | str:
-    """A whole number as vLLM's command line reads it, where YAML has octal ones (010) and base 60 (1:30); other text as
-    it is."""
+def _decimal(text: str, read: Callable[[str], float]) -> float | str:
+    """A number as vLLM's command line reads it, where YAML has octal ones (010), base 60 (1:30) and neither 08 nor
+    1e-2; other text as it is."""
     try:
-        return int(text)
+        return read(text)
     except ValueError:
         return text
 

@@ -42,12 +42,15 @@ def test_other_words_are_no_numbers(text: str):
         parse_settings([text])
 
 
-def test_whole_numbers_on_the_command_line_are_decimal_as_in_vllm(tmp_path: Path):
+def test_numbers_on_the_command_line_are_decimal_as_in_vllm(tmp_path: Path):
     texts = ["max_num_seqs=010", "max_num_batched_tokens=02000", "block_size=1_6"]
     assert parse_settings(texts) == {"max_num_seqs": 10, "max_num_batched_tokens": 2000, "block_size": 16}
     for text in ("0x40", "1:30", "0b11"):
         with pytest.raises(InputError, match=f"takes int, not '{text}'"):
             parse_settings([f"max_num_seqs={text}"])
+    assert parse_settings(["max_num_seqs=08", "watermark=1e-2"]) == {"max_num_seqs": 8, "watermark": 0.01}
+    with pytest.raises(InputError, match="takes float, not '1:30'"):
+        parse_settings(["gpu_memory_utilization=1:30"])
     (tmp_path / "engine.yaml").write_text("max-num-seqs: 010\n")  # a file is YAML, in vLLM too
     assert parse_settings([], tmp_path / "engine.yaml") == {"max_num_seqs": 8}
 
