@@ -151,7 +151,7 @@ class Page:
         return self.task.profile.trust(self.best, runs=[self.best_metrics])
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
-        targets = len(self.objective.slos)
+        targets = len(of_targets(self.objective))
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
         if self.verdict is None and failure_lines(self.found):
             return f"The runs on the engine decide nothing. By prediction alone: {what[0].lower()}{what[1:]}."

@@ -131,6 +131,17 @@ def test_a_study_in_which_no_request_is_served_in_time_has_a_report(searched: Pa
     assert "no configuration meets every target" in write_report(study, jobs=1).read_text()
 
 
+def test_goodput_beside_other_targets_is_counted_with_them(searched: Path, tmp_path: Path):
+    with Study.open(searched) as opened:
+        asked = opened.asked.model_copy(update={"goodput": {"ttft": 1e6}})
+        trials = opened.trials("simulation")
+    with Study.create(tmp_path / "good", asked) as opened:
+        for trial in trials:
+            metrics = dict(trial.metrics or {})
+            opened.add(Trial(trial.settings, metrics | {"request_goodput": metrics["request_throughput"]}))
+    assert "all 3 targets are met" in write_report(tmp_path / "good", jobs=1).read_text()
+
+
 def test_what_the_engine_left_unanswered_is_told(searched: Path, fake_engine: Any, tmp_path: Path):
     study = shutil.copytree(searched, tmp_path / "study")
     with Study.open(study, writable=True) as opened:
