@@ -78,7 +78,7 @@ def doubts(result: SimulationResult, metrics: Mapping[str, float], trace: Trace)
         "extrapolated_share": result.extrapolated_steps / max(result.steps, 1),
         "api_server_share": busy_share(result.requests, result.gaps, metrics["duration"]),
         "answers_cut": answers_cut(result.requests, trace.output_tokens),
-        "piled_up_share": max(engine_growth(result), 0.0),
+        "piled_up_share": min(max(engine_growth(result), 0.0), 1.0),
     }
 
 

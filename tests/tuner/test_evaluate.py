@@ -26,7 +26,7 @@ def test_a_run_gives_the_metrics_that_targets_name(run):
 
 def test_an_engine_that_does_not_keep_up_is_noted_though_the_trace_ends_before_it_shows(run, small_trace):
     calm, busy = (replace(run, trace=at_rate(small_trace(400), rate, 0))({}).metrics for rate in (1.0, 4000.0))
-    assert calm["piled_up_share"] < 0.05 < busy["piled_up_share"]
+    assert calm["piled_up_share"] < 0.05 < busy["piled_up_share"] <= 1
 
 
 def test_what_the_engine_refuses_is_a_result(run):
