@@ -13,8 +13,8 @@ METRICS = ("ttft", "tpot", "itl", "e2el")
 BETWEEN_TOKENS = ("tpot", "itl")
 ROUNDING = 1e-9
 """Of shares of requests."""
-LONG_MS = 1000.0
-"""Told without decimals and with a comma for the thousands."""
+THOUSAND = 1000.0
+"""Told without decimals and with a comma, as are larger numbers."""
 OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 
@@ -68,7 +68,12 @@ def milliseconds(value_ms: float) -> str:
         return "no such latency"
     if math.isinf(value_ms):
         return "too few answers"
-    return f"{value_ms:,.0f} ms" if value_ms >= LONG_MS else f"{value_ms:.4g} ms"
+    return f"{number(value_ms)} ms"
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands whole."""
+    return f"{value:,.0f}" if value >= THOUSAND else f"{value:.4g}"
 
 
 def digits(value: float) -> str:

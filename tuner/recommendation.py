@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import InfeasibleError
 from ..profiler.trust import piled_up
 from ..simulator.engine_config import Settings
+from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml
 from .longer_load import LongerLoad, lost_targets
@@ -80,8 +81,8 @@ def require_targets(recommendation: Recommendation) -> None:
         worst = max(missed, key=lambda slo: slo.ratio(metrics))
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; the nearest on the whole has "
-            f"{worst.key} {worst.value_ms(metrics):.4g} ms where {worst.limit_ms:g} are allowed: allow more, lower "
-            "--rate, or plan for more replicas"
+            f"{worst.key} {milliseconds(worst.value_ms(metrics))} where {digits(worst.limit_ms)} are allowed: allow "
+            "more, lower --rate, or plan for more replicas"
         )
     if objective.good_ratio(metrics):
         raise InfeasibleError(
@@ -125,7 +126,8 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     objective, best = recommendation.task.objective, recommendation.best
     values = best.metrics or {}
     lines = [
-        f"{goal.metric}: {values.get(goal.metric, math.nan):.4g} in simulation" for goal in objective.effective_goals()
+        f"{goal.metric}: {number(values.get(goal.metric, math.nan))} in simulation"
+        for goal in objective.effective_goals()
     ]
     lines += [
         f"{word.name}: {word.of(best)} in simulation{_varied(recommendation, word)}" for word in of_targets(objective)

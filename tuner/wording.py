@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 
-from ..simulator.slo import Slo, milliseconds
+from ..simulator.slo import Slo, milliseconds, number
 from .objective import GOOD_SHARE, Metrics, Objective, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
@@ -35,10 +35,10 @@ def of_metric(key: str) -> Wording:
     """A metric by its name in the results."""
 
     def run(metrics: Metrics) -> str:
-        return f"{metrics[key]:.4g}"
+        return number(metrics[key])
 
     def orders(orders: OtherOrders) -> str:
-        return "{:.4g} to {:.4g}".format(*orders.range(itemgetter(key)))
+        return " to ".join(map(number, orders.range(itemgetter(key))))
 
     return Wording(key, run, orders, lambda steps: steps.both(run))
 

@@ -161,6 +161,9 @@ def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
     with pytest.raises(InfeasibleError, match=r"none of 8 configurations .* p99_tpot_ms .* where 2 are allowed"):
         require_targets(found)
     assert (tmp_path / "study" / "best.yaml").is_file()
+    slow = replace(found.best, metrics={**(found.best.metrics or {}), "p99_tpot_ms": 12_345.6})
+    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
+        require_targets(replace(found, best=slow))
 
 
 def test_several_goals_give_a_front(files, tmp_path):
