@@ -119,7 +119,7 @@ def command(
     if out:
         with writing(out):
             write_csv(rows, out)
-    trust = trust_of(rows, run.profile, settings)
+    trust = trust_of(rows, run.profile, settings, objective)
     if as_json:
         emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": trust})
     else:

@@ -14,6 +14,7 @@ import yaml
 
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
+from ..profiler.trust import largest_share
 from ..simulator.engine_config import NOT_YAML, Settings, nothing_drafted, setting
 from ..simulator.slo import OF_ALL, Slo
 from ..simulator.speculation import assume_acceptance
@@ -199,10 +200,17 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def trust_of(rows: Sequence[Screened], profile: Profile, common: Settings) -> dict[str, Any]:
-    """How far to believe the table: a share is that of the configuration with the largest."""
+def trust_of(
+    rows: Sequence[Screened], profile: Profile, common: Settings, objective: Objective | None = None
+) -> dict[str, Any]:
+    """How far to believe the table: a share is that of the configuration with the largest.
+
+    What piles up is told of those only that meet the targets: it puts the others in no more doubt.
+    """
     runs = [row.outcome.metrics for row in rows]
-    return profile.trust(*(common | row.settings for row in rows), runs=runs)
+    hopeful = [row.outcome.metrics for row in rows if row.outcome.metrics and meets(row, objective) is not False]
+    trust = profile.trust(*(common | row.settings for row in rows), runs=runs)
+    return trust | {"piled_up_share": largest_share(hopeful, "piled_up_share")}
 
 
 def document(rows: Sequence[Screened], objective: Objective | None) -> dict[str, Any]:

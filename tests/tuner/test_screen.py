@@ -149,3 +149,11 @@ def test_trust_is_of_the_rows_and_not_of_settings_that_none_has(small_profile, s
     for settings, estimated in (({"max_num_seqs": 8}, True), ({"kv_cache_memory_bytes": 2 * GIB}, False)):
         trust = trust_of(screen([settings], run, {}, jobs=1), run.profile, {})
         assert bool(trust["expected_error"]["kv_cache"]) == estimated
+
+
+def test_requests_that_pile_up_where_targets_are_missed_put_nothing_in_doubt(small_profile, small_trace):
+    run, objective = SimulatedRun(small_profile, small_trace(400)), Objective((Slo(99, "ttft", 1000.0),))
+    rows = screen([{"max_num_seqs": 1}, {"max_num_seqs": 64}], run, {}, objective=objective, jobs=1)
+    assert [meets(row, objective) for row in rows] == [True, False]
+    assert trust_of(rows, run.profile, {})["piled_up_share"] > 0.05
+    assert trust_of(rows, run.profile, {}, objective)["piled_up_share"] < 0.05
