@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from ..profiler.trust import MOST_PILED_UP
 from ..simulator.slo import milliseconds
 from ..traces.stats import request_rate
 from .capacity import MOST_REQUESTS
@@ -76,6 +77,13 @@ def longer_by(task: Task) -> int:
     if task.asked.max_concurrency is not None or isnan(request_rate(task.trace)):
         return 1
     return max(1, min(TIMES, MOST_REQUESTS // len(task.trace)))
+
+
+def piled_up_share(metrics: Metrics, longer: LongerLoad | None) -> float:
+    """The share of the requests that pile up towards the end of the trace; 0 where it was chance, for they do not on
+    the longer load."""
+    by_chance = longer is not None and longer.metrics.get("piled_up_share", 0.0) <= MOST_PILED_UP
+    return 0.0 if by_chance else metrics.get("piled_up_share", 0.0)
 
 
 def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | None) -> list[str]:

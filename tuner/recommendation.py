@@ -11,7 +11,7 @@ from ..simulator.engine_config import Settings
 from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml
-from .longer_load import LongerLoad, lost_targets
+from .longer_load import LongerLoad, lost_targets, piled_up_share
 from .objective import GOOD_SHARE, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
@@ -105,15 +105,16 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     measured, task = recommendation.measured, recommendation.task
     if measured and measured.verdict:
         return validation.best_yaml_of(measured, measured.verdict)
+    best = recommendation.best
     found = [
         f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
         task.profile.provenance,
         *_target_lines(recommendation),
-        *piled_up((recommendation.best.metrics or {}).get("piled_up_share", 0.0)),
+        *piled_up(piled_up_share(best.metrics or {}, recommendation.longer_load_of(best))),
         *lost_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
     ]
-    return best_yaml(task, recommendation.settings, found, recommendation.best.metrics)
+    return best_yaml(task, recommendation.settings, found, best.metrics)
 
 
 def lost_lines(recommendation: Recommendation) -> list[str]:

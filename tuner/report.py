@@ -18,7 +18,7 @@ from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
-from .longer_load import longer_loads_of, lost_targets
+from .longer_load import longer_loads_of, lost_targets, piled_up_share
 from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
@@ -148,7 +148,8 @@ class Page:
         }
 
     def _trust(self) -> dict[str, Any]:
-        return self.task.profile.trust(self.best, runs=[self.best_metrics])
+        share = piled_up_share(self.best_metrics or {}, longer_loads_of(self.study).get(settings_key(self.best)))
+        return self.task.profile.trust(self.best, runs=[self.best_metrics]) | {"piled_up_share": share}
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(of_targets(self.objective))

@@ -19,12 +19,16 @@ from slotune.tuner.longer_load import (
     longer_by,
     longer_loads_of,
     lost_targets,
+    piled_up_share,
     run_longer_load,
 )
 from slotune.tuner.objective import Objective
+from slotune.tuner.recommendation import best_yaml_of
+from slotune.tuner.recommendation_page import trust_of
 from slotune.tuner.steady_load import LASTING, ordered
-from slotune.tuner.study import Study, Trial, settings_key
+from slotune.tuner.study import Study, Trial, read_asked, settings_key
 from slotune.tuner.task import Task, load_task
+from slotune.tuner.tune import tune
 from slotune.tuner.variation import Variation, VariedRun
 
 
@@ -117,3 +121,21 @@ def test_goodput_that_the_longer_load_loses_is_named():
     fine = {"p99_ttft_ms": 90.0, "completed": 9.0, "failed": 0.0, "request_throughput": 5.0, "request_goodput": 5.0}
     (line,) = lost_targets(objective, fine, LongerLoad(10, fine | {"request_goodput": 4.0}))
     assert "miss 99% of requests good (80.0%) where" in line
+
+
+def test_what_piles_up_by_chance_on_a_short_trace_is_no_doubt():
+    ends_high = {"piled_up_share": 0.2}
+    assert piled_up_share(ends_high, LongerLoad(10, {"piled_up_share": 0.001})) == 0
+    assert piled_up_share(ends_high, LongerLoad(10, {"piled_up_share": 0.07})) == 0.2
+    assert piled_up_share(ends_high, None) == 0.2
+    assert piled_up_share({}, None) == 0, "an earlier version did not keep it"
+
+
+def test_a_recommendation_tells_of_no_pile_that_the_longer_load_does_not_have(study: Path):
+    found = tune(read_asked(study), study, jobs=1)
+    short = replace(found.best, metrics={**(found.best.metrics or {}), "piled_up_share": 0.2})
+    assert found.longer_load_of(short).metrics["piled_up_share"] < 0.05
+    alarmed = replace(found, best=short, longer_loads={})
+    assert "pile up" in best_yaml_of(alarmed) and trust_of(alarmed)["piled_up_share"] == 0.2
+    calm = replace(found, best=short)
+    assert "pile up" not in best_yaml_of(calm) and trust_of(calm)["piled_up_share"] == 0
