@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
 from ..simulator.features import REGIME_NAMES
+from ..simulator.speculation import without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
@@ -113,8 +114,9 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else ", and to memory,"
+        asked = without_acceptance(value) if name == "speculative_config" and value else value
         lines.append(
-            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
+            f"{name}={asked}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
             "in these numbers"
         )
     return lines

@@ -1,10 +1,11 @@
 """best.yaml: recommended settings as `vllm serve --config` reads them, headed by what they were chosen on."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..simulator.engine_config import Settings
 from ..simulator.misses import unanswered
+from ..simulator.speculation import parse_speculation
 from .deployment import checkpoint_note, served
 from .export import vllm_yaml
 from .objective import Metrics
@@ -40,11 +41,17 @@ def warned(text: str, lines: Sequence[str]) -> str:
 def _circumstances(task: Task, settings: Settings) -> list[str]:
     """What the numbers rest on beside profile and trace."""
     asked = task.asked
-    acceptance = asked.engine.get("speculative_config")
     return [
         *filter(None, [checkpoint_note(task.profile)]),
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
-        *([f"drafts accepted as assumed: {json.dumps(acceptance)}"] if acceptance else []),
+        *_acceptance(asked.engine.get("speculative_config")),
         *task.profile.trust(settings)["not_represented"],
     ]
+
+
+def _acceptance(speculative_config: Mapping[str, Any] | None) -> list[str]:
+    if not speculative_config:
+        return []
+    rates = parse_speculation(speculative_config).acceptance_rates
+    return [f"drafts assumed to be accepted, by position: {', '.join(f'{rate:.3g}' for rate in rates)}"]

@@ -253,6 +253,15 @@ def test_drafts_are_accepted_where_a_configuration_has_any(slotune, files, tmp_p
     assert ran.code == 2 and ran.err.startswith("Error: --acceptance-rate 0.6: needs --engine speculative_config")
 
 
+def test_what_is_assumed_of_drafts_is_told_in_few_words(slotune, files, tmp_path):
+    words = ("--slo", "p99:ttft:1000", "--trials", 1, "--jobs", 1, "--out", tmp_path / "study")
+    assert (
+        slotune("tune", *files, *words, "--engine", f"speculative_config={NGRAM}", "--acceptance-rate", 0.7).code == 0
+    )
+    told = (tmp_path / "study" / "best.yaml").read_text()
+    assert "# drafts assumed to be accepted, by position: 0.7, 0.49, 0.343\n" in told
+
+
 def test_a_model_other_than_the_profile_s_is_told(slotune):
     ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", "chat", "--engine", "model=other/model")
     assert "model=other/model: profile h200-llama-3.1-8b was made with meta-llama/Meta-Llama-3.1-8B" in ran.err

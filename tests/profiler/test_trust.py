@@ -37,7 +37,7 @@ def measured() -> Profile:
         ({"enforce_eager": True}, ["enforce_eager=True: profile mine was made with False;"]),
         ({"kv_cache_dtype": "fp8"}, ["kv_cache_dtype=fp8: profile mine was made with auto;"]),
         (
-            {"speculative_config": {"method": "ngram"}},
+            {"speculative_config": {"method": "ngram", "rejection_sample_method": "synthetic"}},
             ["speculative_config={'method': 'ngram'}: profile mine was made without it;"],
         ),
         ({"attention_backend": "FLASHINFER"}, ["attention_backend=FLASHINFER: profile mine was made without it;"]),
