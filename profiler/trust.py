@@ -1,5 +1,6 @@
 """How far a prediction may be believed: the error to expect, and what was asked that the profile knows nothing of."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -289,6 +290,8 @@ def piled_up(share: float) -> list[str]:
 def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
+    if left_out := [re.split("[=:]", text)[0] for text in trust["not_represented"]]:
+        told.append(f"that error leaves out what is not in these numbers: {', '.join(left_out)}")
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
     if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:

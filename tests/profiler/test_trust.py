@@ -144,6 +144,12 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
     assert len(lines(measured.trust())) == 2
 
 
+def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: Profile) -> None:
+    """The warning goes to stderr, and the error stands beside the numbers."""
+    told = lines(measured.trust({"speculative_config": {"method": "ngram"}, "dtype": "float16"}))
+    assert told[2] == "that error leaves out what is not in these numbers: speculative_config, dtype"
+
+
 def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:
     runs = [{"api_server_share": 0.4}, None, {"api_server_share": 1.254, "extrapolated_share": 0.0}]
     assert measured.trust(runs=runs)["api_server_share"] == 1.254
