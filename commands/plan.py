@@ -129,7 +129,7 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan import described
+    from ..tuner.plan import described, without_turns
 
     keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
     columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys)]
@@ -141,3 +141,8 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     for one in plans[1:]:
         if one.reason:
             click.echo(one.reason)
+    if others := without_turns(plans):
+        click.echo(
+            "so few replicas do where requests go to each in turn; where they go at random, expect "
+            + ", ".join(f"{replicas} ({name})" for name, replicas in others.items())
+        )

@@ -269,6 +269,16 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     ]
 
 
+def without_turns(plans: Sequence[Plan]) -> dict[str, int]:
+    """By scenario, how many replicas serve the forecast where the arrivals of each are as uneven as those of one engine
+    alone; of plans that need fewer, since requests that go to each in turn arrive more evenly."""
+    uneven = {}
+    for one in plans:
+        if one.rate and one.replicas and (needed := math.ceil(one.rate / one.max_request_rate)) > one.replicas:
+            uneven[one.scenario.name] = needed
+    return uneven
+
+
 def _shown(one: Plan) -> Probe:
     return one.at_rate or one.capacities[0].best
 

@@ -10,7 +10,16 @@ from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import ORDERINGS, document, fewest_that_do, plan, require_targets, warnings, what_if
+from slotune.tuner.plan import (
+    ORDERINGS,
+    document,
+    fewest_that_do,
+    plan,
+    require_targets,
+    warnings,
+    what_if,
+    without_turns,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +66,12 @@ def test_gpus_are_those_of_the_profiled_engine(base):
     told = document(plan([replace(base, profile=cut)], 200.0, jobs=1), 3.0)
     assert told["gpus"] == 2 * told["replicas"]
     assert told["cost_per_hour"] == 3.0 * told["gpus"]
+
+
+def test_replicas_without_a_router_that_takes_turns(planned):
+    one = replace(planned[0], replicas=3, rate=3.5 * planned[0].max_request_rate)
+    assert without_turns([one, replace(one, replicas=4), replace(one, rate=None)]) == {"base": 4}
+    assert without_turns([replace(one, replicas=4)]) == {}
 
 
 def test_what_if(planned):
