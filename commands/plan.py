@@ -129,15 +129,9 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan import described, without_turns
+    from ..tuner.plan import without_turns
 
-    keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
-    columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys)]
-    rows = []
-    for one in plans:
-        facts = described(one, gpu_hour_cost)
-        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
-    table(columns, rows, title="Requests a second that one engine takes within the targets")
+    _print_table(plans, gpu_hour_cost)
     for one in plans[1:]:
         if one.reason:
             click.echo(one.reason)
@@ -146,3 +140,19 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
             "so few replicas do where requests go to each in turn; where they go at random, expect "
             + ", ".join(f"{replicas} ({name})" for name, replicas in others.items())
         )
+
+
+def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
+    """A row a plan; without the columns of what was not asked."""
+    from ..tuner.plan import described
+
+    keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
+    columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys[:-1])]
+    columns.append("per million tokens in and out")
+    rows = []
+    for one in plans:
+        facts = described(one, gpu_hour_cost)
+        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
+    told = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
+    shown = [[row[place] for place in told] for row in rows]
+    table([columns[place] for place in told], shown, title="What one engine takes within the targets")

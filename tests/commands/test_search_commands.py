@@ -349,6 +349,12 @@ def test_plan_tells_rate_replicas_and_cost(slotune, files):
     assert told["cost_per_hour"] == 2 * told["gpus"] == 2 * told["replicas"]
 
 
+def test_plan_shows_no_column_without_an_answer(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--jobs", 1)
+    assert ran.code == 0
+    assert ran.out.splitlines()[1].split() == ["requests/s", "lowest", "highest", "binding", "gpus"]
+
+
 def test_plan_without_hope_exits_with_3(slotune, files):
     ran = slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1, "--json")
     assert ran.code == 3
