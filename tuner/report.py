@@ -18,6 +18,7 @@ from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
+from .idle_changes import ORIGIN as PLAIN
 from .longer_load import longer_loads_of, lost_targets, piled_up_share
 from .objective import Metrics
 from .other_orders import orders_of
@@ -251,20 +252,29 @@ class Page:
 
     def _trials(self) -> dict[str, Any]:
         order = ranked(self.trials, self.objective, self.task.space, reference_of(self.trials))
-        failed = [trial for trial in self.trials if trial.metrics is None]
-        meeting = sum(self.objective.meets(trial.metrics or {}) for trial in order)
+        tried = [trial for trial in self.trials if trial.origin != PLAIN]
 
         def rows(part: Sequence[Trial]) -> Table:
             return trials_table(part, self.shown[:6], self.objective, self.default, self.best)
 
-        targets = f" {meeting} meet every target," if self.objective.slos else ""
         return {
-            "sentence": f"{len(self.trials)} configurations simulated:{targets} {len(failed)} cannot run. Best first.",
-            "plot": trials_picture(self.trials, self.objective),
+            "sentence": self._trials_sentence(tried),
+            "plot": trials_picture(tried, self.objective),
             "table": rows(order[:TRIALS_SHOWN]),
             "rest": rows(order[TRIALS_SHOWN:]),
-            "failures": failures_table(failed, self.default),
+            "failures": failures_table([trial for trial in self.trials if trial.metrics is None], self.default),
         }
+
+    def _trials_sentence(self, tried: Sequence[Trial]) -> str:
+        meeting = sum(self.objective.meets(trial.metrics or {}) for trial in tried)
+        failed = sum(trial.metrics is None for trial in tried)
+        targets = f" {meeting} meet every target," if self.objective.slos else ""
+        orders = "other orders of the requests" if orders_of(self.study) else "it"
+        why = "what was measured" if self.verdict else orders
+        return (
+            f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
+            f"recommended one is marked: {why} decided. {PLAIN}: one without its changes that do nothing."
+        )
 
 
 def _each(words: Sequence[Wording], text: Callable[[Wording], str]) -> str:

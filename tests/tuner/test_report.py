@@ -66,7 +66,7 @@ def test_everything_is_there(text: str):
     for expected in (
         *("Predicted and measured", "Latency against rate", "What each setting does", "Where this comes from"),
         *("p99 ITL", "error of prediction", "against default", "worst latency / target", "17 configurations"),
-        *("it said out-of-memory", "slotune tune --profile", "SMAC 2"),
+        *("is marked: what was measured decided", "it said out-of-memory", "slotune tune --profile", "SMAC 2"),
     ):
         assert expected in words, expected
     assert text.count("<svg") == 4
@@ -103,6 +103,18 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path):
     printed = tmp_path / "page.pdf"
     subprocess.run([*words, f"--print-to-pdf={printed}", where], check=True, timeout=120, capture_output=True)
     assert printed.read_bytes().startswith(b"%PDF")
+
+
+def test_the_trials_are_those_that_the_search_counts(searched: Path, tmp_path: Path):
+    study = shutil.copytree(searched, tmp_path / "study")
+    before = words_of(write_report(study, jobs=1).read_text())
+    with Study.open(study, writable=True) as opened:
+        best = next(trial for trial in opened.trials("simulation") if trial.settings.get("max_num_seqs"))
+        opened.add(Trial(best.settings | {"long_prefill_token_threshold": 7000}, best.metrics, origin="plain"))
+    after = words_of(write_report(study, jobs=1).read_text())
+    count = re.compile(r"\d+ configurations simulated: \d+ meet every target")
+    assert count.findall(before) == count.findall(after)
+    assert "the recommended one is marked: it decided" in after
 
 
 def test_a_study_without_trials_has_nothing_to_report(searched: Path, tmp_path: Path):
