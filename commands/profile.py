@@ -112,10 +112,14 @@ def fit(
 ) -> None:
     """A profile from step records, of a production engine, say.
 
-    --engine names the settings under which the steps were recorded; they become the profile's defaults.
+    They are what `slotune simulate --steps-out` writes: a line of JSON a step. A vLLM records its own with slotune's
+    profiler/recorder.py on its PYTHONPATH, named slotune_recorder.py; each start begins its file anew. --engine names
+    the settings under which the steps were recorded; they become the profile's defaults.
 
     \b
     Example:
+      cp profiler/recorder.py slotune_recorder.py
+      PYTHONPATH=. SLOTUNE_STEPS=monday.jsonl vllm serve my-model --scheduler-cls slotune_recorder.make_scheduler
       slotune profile fit monday.jsonl tuesday.jsonl --model my-model --engine max_num_seqs=256 --out profiles/prod
     """
     from ..profiler.fitted_profile import fitted_profile
@@ -152,7 +156,7 @@ def measure(
     out: Path,
     as_json: bool,
 ) -> None:
-    """A profile from the real engine: starts it, drives it for a while, fits its steps.
+    """A profile from the real engine, driven for a while.
 
     The settings given with --engine become the profile's defaults. Ctrl-C ends it early with the profile of what was
     measured; after a kill, the same command goes on with the steps that are in OUT.measure.
@@ -208,7 +212,9 @@ def silicon(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Step times from the kernel tables of aiconfigurator-core (the extra `slotune[silicon]`).
+    """Step times from the kernel tables of aiconfigurator-core.
+
+    The package comes with the extra `slotune[silicon]`.
 
     Settings given with --engine become the profile's defaults; async_scheduling and CUDA-graph sizes change step times.
 
@@ -234,7 +240,7 @@ def silicon(
 @click.argument("profile", metavar="P")
 @json_option
 def show(profile: str, as_json: bool) -> None:
-    """What a profile holds, its error by regime, where it may be trusted.
+    """What a profile holds, and where it may be trusted.
 
     P is a profile's folder or the name of a bundled one.
 

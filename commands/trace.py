@@ -36,7 +36,9 @@ def command() -> None:
 @tokenizer_option
 @json_option
 def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool) -> None:
-    """Counts, rates, lengths, burstiness and shared prefixes of TRACE, a file or the name of a bundled trace.
+    """Lengths, rates, burstiness and shared prefixes.
+
+    TRACE is a file or the name of a bundled trace.
 
     \b
     Example:
@@ -175,7 +177,9 @@ def convert(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Read TRACE and write it as slotune's JSON lines; options act in the order in which they stand here.
+    """Read TRACE and write it as slotune's JSON lines.
+
+    Options act in the order in which they stand here.
 
     \b
     Example:
