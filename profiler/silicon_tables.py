@@ -4,6 +4,7 @@ The package holds kernel times measured one by one on idle GPUs (GEMM, attention
 is their sum for the step's composition, plus what the tables leave out (silicon_omitted.py).
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,9 @@ class KernelTables:
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
+            latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
+            if not latent:
+                database.logger.addFilter(_bears_on_plain_attention)
             arguments = layout.arguments(self.model_info)
             self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
             self._context_ops, self._decode_ops, names = self._operations()
@@ -87,7 +91,6 @@ class KernelTables:
             line = " ".join(str(error).split())
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
-        latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
         self.is_latent = bool(latent) or any("mla" in name for name in names)
         self.mixed_decodes = self._mixed_decodes(layout)
 
@@ -228,6 +231,11 @@ def _split(near: list[Operation], far: list[Operation]) -> _Ops:
 
 def _sum(operations: list[Operation]) -> float:
     return sum(ms for _, ms, _, _ in operations)
+
+
+def _bears_on_plain_attention(record: logging.LogRecord) -> bool:
+    """Not so the package's warnings of the tables of latent and sparse attention, which it loads for every model."""
+    return not any(f"fallback rows for {kind}_" in record.getMessage() for kind in ("mla", "dsa"))
 
 
 def _package() -> tuple[ModuleType, ModuleType, ModuleType, ModuleType]:

@@ -1,5 +1,6 @@
 """Kernel tables: what the bundled profile says, what is sampled, and the package where it is installed."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -189,6 +190,14 @@ def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
     with pytest.raises(InputError, match=r"pip install 'slotune\[silicon\]'"):
         import_silicon("h200_sxm", LLAMA, 1, "p")
+
+
+def test_tables_that_a_model_does_not_use_are_not_warned_of(tmp_path: Path) -> None:
+    """Six lines for a Llama. In a process of its own, since the package warns once."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    words = ("profile", "import", "silicon", "--system", "h200_sxm", "--model", LLAMA, "--out", str(tmp_path / "p"))
+    done = subprocess.run([sys.executable, "-m", "slotune.cli", *words], capture_output=True, text=True, check=True)
+    assert "low-fidelity" not in done.stderr
 
 
 def test_what_the_package_does_not_know_is_named(tmp_path: Path, slotune: Callable[..., tuple[int, str, str]]) -> None:
