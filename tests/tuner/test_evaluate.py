@@ -29,6 +29,12 @@ def test_an_engine_that_does_not_keep_up_is_noted_though_the_trace_ends_before_i
     assert calm["piled_up_share"] < 0.05 < busy["piled_up_share"] <= 1
 
 
+def test_no_more_requests_pile_up_than_arrive(run, small_trace):
+    """An engine that answers hardly any, and more arrivals in the middle than the rate has: 101 % were told."""
+    slow = replace(run, trace=at_rate(small_trace(400), 1e6, 0))
+    assert 0.9 < slow({"max_num_seqs": 1}).metrics["piled_up_share"] <= 1
+
+
 def test_what_the_engine_refuses_is_a_result(run):
     outcome = run({"max_num_batched_tokens": 8, "max_num_seqs": 16})
     assert (outcome.metrics, outcome.failure) == (None, "refused")
