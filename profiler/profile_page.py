@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..errors import InputError
+from .kv_capacity import KV_DTYPE_BYTES
 from .profile import UNLIMITED_BLOCKS, Profile
 from .provenance import MEASURED
 from .surrogate_model import RegimeError
@@ -40,6 +41,8 @@ def kv_lines(profile: Profile) -> list[str]:
     if profile.kv is None:
         return [f"not modelled: {UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set"]
     lines, errors = [_default_cache(profile)], profile.kv.errors()
+    if profile.kv.element_bytes < KV_DTYPE_BYTES["bfloat16"]:
+        lines.append(f"kv_cache_dtype=auto takes {profile.kv.element_bytes:g} byte a value, as the checkpoint asks")
     if errors:
         worst = max(abs(error) for error in errors)
         lines.append(

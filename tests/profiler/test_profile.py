@@ -21,6 +21,7 @@ from slotune.profiler.profile import (
     load_profile,
     save_profile,
 )
+from slotune.profiler.profile_page import kv_lines
 from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
@@ -200,6 +201,15 @@ def test_a_profile_whose_defaults_do_not_fit_is_shown_with_the_reason(
     assert told["kv"][0].startswith("vLLM refuses the default settings: max_model_len=100000: larger than the KV cache")
     code, out, _ = slotune("profile", "show", tmp_path / "p")
     assert code == 0 and f"KV cache: {told['kv'][0]}" in out
+
+
+def test_a_cache_that_a_checkpoint_asks_for_in_fewer_bits_is_told(profile: Profile) -> None:
+    """It holds twice as much, and of two checkpoints of a model one may have it."""
+    own = with_memory(profile)
+    assert own.kv is not None
+    halved = replace(own, kv=replace(own.kv, element_bytes=1.0))
+    line = "kv_cache_dtype=auto takes 1 byte a value, as the checkpoint asks"
+    assert line in kv_lines(halved) and line not in kv_lines(own)
 
 
 def test_defaults_are_refused_for_the_sake_of_what_was_given_alone(profile: Profile) -> None:
