@@ -61,8 +61,8 @@ class EngineFacts:
         most = self.derived_max_model_len
         if most is not None and most < asked != UNLIMITED_MODEL_LEN:
             raise InputError(
-                f"max_model_len={asked}: the model takes {most} tokens; vLLM refuses more, unless "
-                "VLLM_ALLOW_LONG_MAX_MODEL_LEN is set"
+                f"max_model_len={asked}: the model takes {most} tokens; vLLM refuses more, unless hf_overrides change "
+                "the model"
             )
 
 
@@ -126,7 +126,8 @@ class Profile:
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
         engine = resolve(settings, {**self.defaults, **self.parallelism}, blocks, self.engine.version)
-        self.engine.check_max_model_len(engine.max_model_len)
+        if not {**self.defaults, **settings}.get("hf_overrides"):  # which may make it another model's
+            self.engine.check_max_model_len(engine.max_model_len)
         if self.cuda_graphs:
             captured_graph_sizes(engine, {**self.defaults, **settings}, most_captured(self.engine.device))
         if self.kv is None:

@@ -61,6 +61,14 @@ def test_memory_makes_the_blocks_and_the_profile_the_defaults(profile: Profile) 
     assert (engine.max_num_seqs, engine.max_model_len) == (64, 4096)
 
 
+def test_overrides_of_the_model_s_config_may_let_it_take_more_context(profile: Profile) -> None:
+    short = replace(profile, engine=EngineFacts(derived_max_model_len=4096))
+    with pytest.raises(InputError, match="max_model_len=8192: the model takes 4096 tokens"):
+        short.engine_config({"max_model_len": 8192})
+    longer = {"hf_overrides": {"max_position_embeddings": 8192}, "max_model_len": 8192}
+    assert short.engine_config(longer).max_model_len == 8192
+
+
 def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None:
     with pytest.raises(InputError, match="max_model_len=100000: larger than the KV cache"):
         with_memory(profile).engine_config({"max_model_len": 100_000})
