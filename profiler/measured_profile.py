@@ -1,7 +1,6 @@
 """A profile made of what was measured on a running engine."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from .devices import gpus, processor
 from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
 from .kv_starts import observation_of
 from .launch import Launch
+from .model_folder import lasting_name
 from .overhead import fit_overhead
 from .profile import EngineFacts, Profile
 from .provenance import MEASURED
@@ -104,7 +104,7 @@ def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
     devices = gpus() if facts.get("device_type") == "cuda" else []
     return EngineFacts(
         version=facts.get("vllm_version"),
-        model=str(Path(model).absolute()) if Path(model).is_dir() else model,  # elsewhere it would be a hub's
+        model=lasting_name(model),
         device=devices[0].name if devices else processor(),
         driver=devices[0].driver if devices else None,
         tensor_parallel_size=int(facts.get("tensor_parallel_size") or 1),

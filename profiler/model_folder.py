@@ -43,6 +43,12 @@ def vocabulary_of(model: str) -> int:
     return int(config.get("text_config", config).get("vocab_size", UNKNOWN_VOCABULARY))
 
 
+def lasting_name(model: str) -> str:
+    """The name under which the model is found from any directory: a folder's is its whole path, since elsewhere a
+    relative one would be asked of the hub."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
 def read_model_folder(model: str) -> dict[str, Any] | None:
     """The config.json of the folder that `model` names, None where it is a name on a model hub.
 

@@ -13,7 +13,7 @@ from ..errors import EngineError, InputError
 from ..profiler.devices import gpus, processor
 from ..profiler.launch import Launch
 from ..profiler.load import Call, LoadResult, replay, send
-from ..profiler.model_folder import read_model_folder, vocabulary_of
+from ..profiler.model_folder import lasting_name, read_model_folder, vocabulary_of
 from ..profiler.prompts import random_tokens
 from ..profiler.recording import StepTail
 from ..profiler.server import DEATH_S, Server, running_server
@@ -113,5 +113,5 @@ def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str
     """
     if model := given or profiled:
         read_model_folder(model)
-        return model
+        return lasting_name(model)
     raise InputError(f"profile {profile} does not say which model it was made with; give --model")

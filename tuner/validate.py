@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..profiler.launch import find_vllm
+from ..profiler.model_folder import lasting_name
 from ..simulator.engine_config import Settings
 from .best_yaml import warned
 from .campaign import Campaign, Round, Run, Watch
@@ -124,9 +125,11 @@ def _check_identity(study: Study, run: Run) -> None:
     trials = study.trials("hardware")
     identity = run.identity() if trials else {}
     for trial in trials:
+        known = {**identity, **trial.details}
+        known["model"] = lasting_name(known["model"])
         for name, value in identity.items():
-            if trial.details.get(name, value) != value:
+            if known[name] != value:
                 raise InputError(
-                    f"{study.folder}: measured with {name} {trial.details.get(name)}, now it is {value}; validate with "
-                    "the same, or tune again in a new folder"
+                    f"{study.folder}: measured with {name} {known[name]}, now it is {value}; validate with the same, "
+                    "or tune again in a new folder"
                 )

@@ -12,6 +12,7 @@ from slotune.errors import EngineError, InfeasibleError, InputError
 from slotune.tuner import ranking
 from slotune.tuner.campaign import Progressed
 from slotune.tuner.comparison import default_metrics
+from slotune.tuner.engine_run import model_to_serve
 from slotune.tuner.export import recommended
 from slotune.tuner.report_tables import Side, Table, answer_table
 from slotune.tuner.shortlist import promising, shortlist
@@ -260,6 +261,20 @@ def test_runs_of_another_engine_are_not_mixed_in(study: Path, fake_engine: Any):
     run(study, fake_engine, repeats=1)
     with pytest.raises(InputError, match="measured with model org/model, now it is other/model"):
         run(study, fake_engine, repeats=2, model="other/model")
+
+
+def test_a_model_folder_is_the_same_by_its_relative_path(
+    study: Path, fake_engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.chdir(tmp_path)
+    whole = model_to_serve("llama", None, "p")
+    assert whole == model_to_serve(None, str(folder), "p") == str(folder)
+    run(study, fake_engine, repeats=1, model="llama")  # as earlier versions kept it
+    _, again = run(study, fake_engine, repeats=1, model=whole)
+    assert again.calls == []
 
 
 def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_engine: Any):
