@@ -123,11 +123,18 @@ class Campaign:
 
         What may be nobody's fault bars the default from this validation only: the next one cannot compare without it.
         """
-        key = settings_key(settings)
+        return at_fault(self._held_against(settings_key(settings)))
+
+    @property
+    def lacks_default(self) -> bool:
+        """Whether the default is given up for what may be nobody's fault: more runs would be compared with nothing."""
+        failures = self._held_against(self._default)
+        return at_fault(failures) and all(map(excusable, failures))
+
+    def _held_against(self, key: str) -> list[Trial]:
         failures = {run: trial for run, trial in self._known.items() if run[0] == key and trial.metrics is None}
-        if key == self._default:
-            failures = {run: t for run, t in failures.items() if run not in self._before or not excusable(t)}
-        return at_fault(list(failures.values()))
+        old = self._before if key == self._default else frozenset()
+        return [trial for run, trial in failures.items() if run not in old or not excusable(trial)]
 
     def _ran(self, settings: Settings, in_round: Round) -> Trial:
         digest = hashlib.sha256(settings_key(settings).encode()).hexdigest()[:8]

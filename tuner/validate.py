@@ -65,7 +65,8 @@ def validated(
     candidates = (settings for settings in shortlist(study, task) if not campaign.is_barred(settings))
     _measure(campaign, default, list(islice(candidates, top)), candidates, repeats, 0)
     for batch in count(1):
-        better = promising(study, task, campaign.first_round(batch)) if campaign.spent_s() < budget_s else []
+        goes_on = campaign.spent_s() < budget_s and not campaign.lacks_default
+        better = promising(study, task, campaign.first_round(batch)) if goes_on else []
         if not better:
             break
         _measure(campaign, default, better[:top], iter(()), repeats, batch)
@@ -86,11 +87,12 @@ def _measure(
     batch: int,
 ) -> None:
     """Run rounds until each candidate ran beside the default `repeats` times; one that is barred makes room for the
-    next of `spare`. Who comes late runs beside the default again: the machine may have changed since."""
+    next of `spare`. One that comes late runs beside the default again: the machine may have changed since. Without a
+    default whose failures may be nobody's fault there are no more rounds."""
     chosen = [settings for settings in (default, *candidates) if not campaign.is_barred(settings)]
     while missing := {settings_key(s): repeats - campaign.compared(s, default) for s in chosen}:
         members = [s for s in chosen if missing[settings_key(s)] > 0]
-        if not members:
+        if not members or campaign.lacks_default:
             break
         if default in chosen:  # it runs in every round
             missing[settings_key(default)] = max(missing.values())

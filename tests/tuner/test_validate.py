@@ -168,7 +168,7 @@ def test_without_the_default_nobody_is_best_and_the_next_validation_compares(stu
     with Study.open(study, writable=True) as opened:
         opened.write_best("# recommended by slotune after 17 simulated configurations\nmax-num-seqs: 16\n")
     cut, fake = run(study, fake_engine, top=1, fails=Dying(DEFAULT, 2))
-    assert fake.calls.count((DEFAULT, 3)) == 0
+    assert {number for _, number in fake.calls} == {1, 2}  # later rounds would compare with nothing
     assert cut.verdict is None
     assert "The comparison with the default is missing: it failed (killed)" in notes(cut)[-1]
     with pytest.raises(EngineError, match="`slotune validate` tries it again; the first failed, killed"):
