@@ -5,7 +5,7 @@
 
 No real engine runs: an "engine" is a table of step times, which takes the time that its steps take, and a tenth of a
 second more for each scenario (a group of requests and its answer). With --data it is the RTX PRO 6000 put together from
-its layer times (accuracy/rtxpro6000_steps.py); without, a made-up GPU of tiles and a roofline. Neither is of the
+its layer times (accuracy/layer_times.py); without, a made-up GPU of tiles and a roofline. Neither is of the
 surrogate's own form. Times come with 2 % noise.
 
 The error is that of steps the profile would be used for: those of simulated traffic at three rates, by the noiseless
@@ -188,7 +188,7 @@ def main() -> None:
     true_s: Callable[[Sequence[Row]], float] = made_up_s
     if asked.data:
         sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
-        from rtxpro6000_steps import read_layer_times
+        from layer_times import read_layer_times
         from tables import require
 
         times = read_layer_times(require(asked.data))

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from rtxpro6000_steps import CHUNKS, CONTEXTS, DECODES, LayerTimes, read_layer_times
+from layer_times import CHUNKS, CONTEXTS, DECODES, LayerTimes, read_layer_times
 from tables import require, row
 
 LEAST_DECODES, LEAST_CONTEXT, MOST_CONTEXT = 16, 128, 8192

@@ -1,10 +1,13 @@
-"""A real vLLM 0.19 run on an RTX PRO 6000, predicted from the GPU's layer times: predicted, measured, error.
+"""A real vLLM run predicted from its GPU's layer times: predicted, measured, error.
 
     python benchmarks/accuracy/rtxpro6000.py --data FOLDER
 
-FOLDER is described in rtxpro6000_steps.py; vllm/ holds the run: Llama-3.1-8B, 300 requests of ShareGPT at 10 a second,
-more than the GPU serves, so that TTFT is mostly queueing. Nothing is fitted on the run. What enters of it are the
-workload (arrivals, tokens of the prompts, output lengths) and the engine arguments; everything else is vLLM's default.
+FOLDER holds layer times and the engine's arguments (layer_times.py, layer_times_engine.py), and a run:
+workload.jsonl.gz with the tokens of its prompts, and vllm/requests.jsonl. The one that was looked at is vLLM 0.19 with
+Llama-3.1-8B on an RTX PRO 6000 under 300 requests of ShareGPT at 10 a second, more than the GPU serves, so that TTFT is
+mostly queueing. Runs with other engine arguments, on other GPUs and of other dense models are read alike; for several
+GPUs the time of all-reduces is that of config.json's link. Nothing is fitted on the run. What enters of it are the
+workload (arrivals, tokens of the prompts, output lengths) and the engine arguments; all else is vLLM's default.
 
 Both clocks are the engine's, as LLMServingSim compares: TTFT is first_token_ts - queued_ts, E2E last_token_ts -
 queued_ts, TPOT (last - first) / (output tokens - 1).
@@ -20,7 +23,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rtxpro6000_steps import ENGINE, GRAPH_SIZES, LAYERS, PER_LAYER, LayerTimes, Row, read_layer_times, step_records
+from layer_times import LayerTimes, Row, read_layer_times
+from layer_times_engine import MeasuredEngine, read_engine
+from rtxpro6000_steps import step_records
 from tables import require
 
 from slotune.profiler.surrogate import fit
@@ -35,27 +40,22 @@ from slotune.traces.trace import Trace
 
 F64 = npt.NDArray[np.float64]
 
-BLOCK = ENGINE.block_size
-"""The grain of prefix caching."""
 KERNEL_GAP_MS = 0.5e-3
 """From one kernel to the next inside a CUDA graph: 3.4 us a kernel that runs 2.9 us (NVIDIA's blog "Getting Started
 with CUDA Graphs", a V100). The layer times are of kernels alone."""
-KERNELS = LAYERS * (sum(PER_LAYER.values()) + 2)
-"""Kernels of a step: those of the tables, attention and its write to the KV cache."""
 STEP_GAP_MS = 0.11
-"""From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU."""
-GAPS_MS = (0.0, STEP_GAP_MS + KERNELS * KERNEL_GAP_MS)
-"""Without and with what lies between kernels. Neither source is this run; that they hold on its GPU is assumed."""
+"""From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU. That
+either holds on the run's GPU is assumed."""
 LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
-"""Error of the means in per cent of that simulator on this run, by its own log."""
+"""Error of the means in per cent of that simulator on the RTX PRO 6000's run of Llama-3.1-8B, by its own log."""
 
 
-def read_workload(folder: Path) -> Trace:
-    """The offered requests; blocks of 16 leading tokens that prompts share are runs of the same name."""
+def read_workload(folder: Path, block_size: int) -> Trace:
+    """The offered requests; blocks of leading tokens that prompts share are runs of the same name."""
     with gzip.open(require(folder / "workload.jsonl.gz"), "rt") as lines:
-        requests = [json.loads(line) for line in lines]
+        requests = sorted((json.loads(line) for line in lines), key=lambda request: request["arrival_time_ns"])
     names: dict[tuple[int, ...], int] = {}
-    runs = [_leading_blocks(request["input_tok_ids"], names) for request in requests]
+    runs = [_leading_blocks(request["input_tok_ids"], block_size, names) for request in requests]
     trace = plain(
         np.array([request["arrival_time_ns"] / 1e9 for request in requests]),
         np.array([request["input_toks"] for request in requests], np.int32),
@@ -65,21 +65,27 @@ def read_workload(folder: Path) -> Trace:
         trace,
         run_offsets=np.concatenate(([0], np.cumsum([len(run) for run in runs]))).astype(np.int64),
         run_name=np.array([name for run in runs for name in run], np.int64),
-        run_tokens=np.full(sum(len(run) for run in runs), BLOCK, np.int32),
+        run_tokens=np.full(sum(len(run) for run in runs), block_size, np.int32),
     )
 
 
-def _leading_blocks(tokens: list[int], names: dict[tuple[int, ...], int]) -> list[int]:
+def _leading_blocks(tokens: list[int], block_size: int, names: dict[tuple[int, ...], int]) -> list[int]:
     """A number for each whole block, the same for the same tokens behind the same blocks."""
     chain: list[int] = []
-    for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
-        key = (chain[-1] if chain else -1, *tokens[start : start + BLOCK])
+    for start in range(0, len(tokens) - block_size + 1, block_size):
+        key = (chain[-1] if chain else -1, *tokens[start : start + block_size])
         chain.append(names.setdefault(key, len(names)))
     return chain
 
 
-def read_measured(folder: Path) -> dict[str, F64]:
-    rows: list[dict[str, Any]] = [json.loads(line) for line in (folder / "vllm" / "requests.jsonl").open()]
+def read_measured(folder: Path, trace: Trace) -> dict[str, F64]:
+    """Of the requests of `trace`, in their order. Ends the command where they are not the run's."""
+    path = require(folder / "vllm" / "requests.jsonl")
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.open()]
+    rows.sort(key=lambda row: row["queued_ts"])
+    sent = [[row["input_toks"], row["output_toks"]] for row in rows]
+    if sent != np.stack([trace.input_tokens, trace.output_tokens], axis=1).tolist():
+        raise SystemExit(f"{path}: not the lengths of workload.jsonl.gz, in the order of its arrivals")
     queued, first, last, outputs = (
         np.array([row[key] for row in rows]) for key in ("queued_ts", "first_token_ts", "last_token_ts", "output_toks")
     )
@@ -88,34 +94,44 @@ def read_measured(folder: Path) -> dict[str, F64]:
 
 def latencies(start: F64, first: F64, last: F64, outputs: F64) -> dict[str, F64]:
     """Seconds by metric and request; tokens per second of the whole run."""
+    several = outputs > 1
     return {
         "TTFT": first - start,
-        "TPOT": (last - first) / (outputs - 1),
+        "TPOT": (last - first)[several] / (outputs - 1)[several],
         "E2E": last - start,
         "throughput": outputs.sum() / (last.max() - start.min())[None],
     }
 
 
-def predict(trace: Trace, model: StepTimeModel) -> tuple[dict[str, F64], list[list[Row]]]:
+def predict(trace: Trace, measured: MeasuredEngine, model: StepTimeModel) -> tuple[dict[str, F64], list[list[Row]]]:
     """Latencies, and the rows of every step."""
     steps: list[list[Row]] = []
+    free_blocks = [measured.engine.num_gpu_blocks]
 
     def collect(replica: Replica) -> None:
         engine, start = replica.engine, 0
-        for end in engine.step_log.row_end[: engine.state[0].logged_steps]:
+        log = engine.step_log[: engine.state[0].logged_steps]
+        free_blocks.extend(log.free_blocks.tolist())
+        for end in log.row_end:
             rows = engine.row_log[start:end]
             steps.append(list(zip(rows["tokens"].tolist(), rows["context"].tolist(), strict=True)))
             start = end
 
-    done = simulate(trace, ENGINE, Timing(model), steps_out=collect).requests
+    done = simulate(trace, measured.engine, Timing(model), steps_out=collect).requests
+    if measured.blocks_are_estimated and min(free_blocks) < CLOSE * measured.engine.num_gpu_blocks:
+        print(
+            f"\nThe KV cache fills up, and its {measured.engine.num_gpu_blocks} blocks are an estimate: no number holds"
+        )
     return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens), steps
 
 
-def report_surrogate(model: StepTimeModel, times: LayerTimes, steps: list[list[Row]], gap_s: float) -> None:
+def report_surrogate(
+    model: StepTimeModel, times: LayerTimes, graph_sizes: F64, steps: list[list[Row]], gap_s: float
+) -> None:
     """How much of the error is the surrogate's: its times of the simulated steps against the layer times' sums."""
     totals = np.array([totals_of(*np.array(rows, np.int64).T) for rows in steps])
     fitted_s = step_times_s(model, totals)
-    summed_s = np.array([times.step_s(rows, GRAPH_SIZES, gap_s) for rows in steps])
+    summed_s = np.array([times.step_s(rows, graph_sizes, gap_s) for rows in steps])
     mixed = totals[:, PREFILL_ROWS] > 0
     print("\n| simulated steps | count | share of time % | surrogate against layer times % |\n|---|---|---|---|")
     for name, part in (("all", mixed | ~mixed), ("decode only", ~mixed), ("with prefill", mixed)):
@@ -124,6 +140,8 @@ def report_surrogate(model: StepTimeModel, times: LayerTimes, steps: list[list[R
         print(f"| {name} | {part.sum()} | {share:.0f} | {100 * (ours_s / theirs_s - 1):+.1f} |")
 
 
+CLOSE = 0.1
+"""Of the KV blocks: where no more than that are free, their number matters."""
 STATISTICS = {"mean": np.mean, **{f"p{q}": partial(np.percentile, q=q) for q in (50, 90, 99)}}
 
 
@@ -144,18 +162,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--count", type=int, default=20_000, help="steps put together from the layer times")
     parser.add_argument("--gap-ms", type=float, action="append", help="time of a step outside its kernels; repeatable")
+    parser.add_argument("--num-gpu-blocks", type=int, help="KV blocks, where the folder does not tell them")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    trace, measured, times = read_workload(asked.data), read_measured(asked.data), read_layer_times(asked.data)
-    for gap_ms in asked.gap_ms or GAPS_MS:
-        samples = samples_of(step_records(times, asked.count, asked.seed, gap_ms / 1e3))
-        model = fit(samples, GRAPH_SIZES, asked.seed).model
-        predicted, steps = predict(trace, model)
+    ran = read_engine(asked.data, asked.num_gpu_blocks)
+    times = read_layer_times(asked.data, ran.engine.tensor_parallel_size, ran.link)
+    trace = read_workload(asked.data, ran.engine.block_size)
+    measured = read_measured(asked.data, trace)
+    for gap_ms in asked.gap_ms or (0.0, STEP_GAP_MS + times.kernels * KERNEL_GAP_MS):
+        samples = samples_of(step_records(times, ran, asked.count, asked.seed, gap_ms / 1e3))
+        model = fit(samples, ran.graph_sizes, asked.seed).model
+        predicted, steps = predict(trace, ran, model)
         report(
             f"Kernels and {gap_ms:.2f} ms between them in each step" if gap_ms else "Kernels alone", predicted, measured
         )
-        report_surrogate(model, times, steps, gap_ms / 1e3)
-    print("\nLLMServingSim, means:", ", ".join(f"{name} {error:+.1f} %" for name, error in LLMSERVINGSIM.items()))
+        report_surrogate(model, times, ran.graph_sizes, steps, gap_ms / 1e3)
+    print(
+        "\nLLMServingSim on Llama-3.1-8B, means:",
+        ", ".join(f"{k} {error:+.1f} %" for k, error in LLMSERVINGSIM.items()),
+    )
 
 
 if __name__ == "__main__":
