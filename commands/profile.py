@@ -125,12 +125,15 @@ def fit(
     from ..profiler.fitted_profile import fitted_profile
     from ..profiler.profile import save_profile
     from ..profiler.profile_folder import check_target
+    from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate_steps import samples_of_files
     from ..simulator.engine_config import parse_settings
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
-    profile = fitted_profile(samples_of_files(steps), settings, out.name, model, seed, version)
+    blocks = RecordedBlocks()
+    samples = samples_of_files(steps, blocks.add)
+    profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)
     profile.check_given(settings)
     with writing(out):
         save_profile(profile, out)

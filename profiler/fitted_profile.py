@@ -11,6 +11,7 @@ from ..simulator.engine_config import resolve
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
+from .recorded_blocks import RecordedBlocks
 from .surrogate import fit, stalled_share
 from .surrogate_samples import StepSamples
 
@@ -39,9 +40,10 @@ def fitted_profile(
     model: str | None = None,
     seed: int = 0,
     version: str | None = None,
+    blocks: RecordedBlocks | None = None,
 ) -> Profile:
     """A profile of step records, in their order in time, of a vLLM of this version that ran with `settings`, which
-    become its defaults.
+    become its defaults. `blocks` has looked at the records.
 
     Unless enforce_eager is among them, it is taken to have captured CUDA graphs, as vLLM does on a GPU; should that
     predict held-out steps much worse than no graphs, as it may for a CPU, none are assumed. Raises InputError for
@@ -50,7 +52,8 @@ def fitted_profile(
     refuse_stages(settings)
     engine = EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings})
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
-    sizes = captured_graph_sizes(resolve(settings, {}, UNLIMITED_BLOCKS, version), settings)
+    ran = resolve(settings, {}, UNLIMITED_BLOCKS, version)
+    sizes = captured_graph_sizes(ran, settings)
     eager = fit(samples, seed=seed, in_order=True)
     graphs = fit(samples, sizes, seed, in_order=True) if len(sizes) else None
     cuda_graphs = graphs is not None and graphs.held_out_error <= GRAPHS_UNLESS * eager.held_out_error
@@ -67,6 +70,7 @@ def fitted_profile(
             "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
             *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
+            *(blocks.notes(ran.block_size) if blocks and "num_gpu_blocks_override" not in settings else ()),
         ),
     )
 

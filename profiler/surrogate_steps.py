@@ -1,6 +1,6 @@
 """Step records turned into samples: which time belongs to which step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +15,27 @@ MOST_APART = 0.2
 """Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
 
 
-def samples_of_files(paths: Iterable[Path]) -> StepSamples:
-    """Samples of step records in files (JSON lines), each file a recording of its own.
+def samples_of_files(
+    paths: Iterable[Path], on_record: Callable[[StepRecord], None] = lambda record: None
+) -> StepSamples:
+    """Samples of step records in files (JSON lines), each file a recording of its own; `on_record` hears of each.
 
     Raises InputError for a file that is unreadable or holds no step, for records that are not in the order in which
     their steps ended, and for those of pipeline stages or of several engines that are not told apart.
     """
     parts = []
     for path in paths:
-        part = samples_of(_in_order(read_steps(path), path))
+        part = samples_of(_in_order(_heard(read_steps(path), on_record), path))
         if not len(part):
             raise InputError(f"{path}: holds no step with rows and a duration")
         parts.append(part)
     return join(parts)
+
+
+def _heard(records: Iterable[StepRecord], on_record: Callable[[StepRecord], None]) -> Iterator[StepRecord]:
+    for record in records:
+        on_record(record)
+        yield record
 
 
 def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]:
