@@ -105,12 +105,12 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
 
     A profile is read with all files of its folder. Devices and pipes, such as /dev/null, may be named twice.
     """
-    read_files = {file.resolve() for path in read if path is not None for file in _files(Path(path))}
+    read_files = {_real(file) for path in read if path is not None for file in _files(Path(path))}
     options: dict[Path, str] = {}
     for option, path in written.items():
         if path is None or (path.exists() and not path.is_file()):
             continue
-        file = path.resolve()
+        file = _real(path)
         if file in read_files:
             raise click.UsageError(f"{option} {path}: is a file that is read; name another")
         if file in options:
@@ -120,8 +120,14 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
         options[file] = option
 
 
+def _real(path: Path) -> Path:
+    """Behind all links; unlike Path.resolve it leaves a loop of links to whoever opens it."""
+    return Path(os.path.realpath(path))
+
+
 def _files(path: Path) -> Iterable[Path]:
-    return path.iterdir() if path.is_dir() else [path]
+    """Those at `path`; none where it is the name of something bundled."""
+    return path.iterdir() if path.is_dir() else [path] if path.exists() else []
 
 
 class Progress(Protocol):

@@ -290,7 +290,7 @@ def piled_up(share: float) -> list[str]:
 def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
-    if left_out := [re.split("[=:]", text)[0] for text in trust["not_represented"]]:
+    if left_out := dict.fromkeys(re.split("[=:]", text)[0] for text in trust["not_represented"]):
         told.append(f"that error leaves out what is not in these numbers: {', '.join(left_out)}")
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)

@@ -333,6 +333,18 @@ def test_a_goodput_without_a_metric_is_no_goodput(slotune, files):
     assert ran.code == 2 and "' ' names no metric; write ttft:500" in ran.err
 
 
+def test_a_file_may_be_called_what_something_bundled_is_called(slotune, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = slotune("simulate", *files[:2], "--trace", "chat", "--requests-out", "chat")
+    assert ran.code == 0 and (tmp_path / "chat").read_text().startswith("request_id,")
+
+
+def test_an_output_in_a_loop_of_links_is_one_line(slotune, files, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    ran = slotune("simulate", *files, "--requests-out", tmp_path / "loop")
+    assert ran.code == 1 and "loop: cannot be written: Too many levels of symbolic links" in ran.err
+
+
 def test_outputs_may_both_go_nowhere(slotune, files):
     assert slotune("simulate", *files, "--requests-out", "/dev/null", "--steps-out", "/dev/null").code == 0
 

@@ -146,7 +146,8 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
 
 def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: Profile) -> None:
     """The warning goes to stderr, and the error stands beside the numbers."""
-    told = lines(measured.trust({"speculative_config": {"method": "ngram"}, "dtype": "float16"}))
+    of_two = ({"speculative_config": {"method": name}, "dtype": "float16"} for name in ("ngram", "eagle"))
+    told = lines(measured.trust(*of_two))
     assert told[2] == "that error leaves out what is not in these numbers: speculative_config, dtype"
 
 
