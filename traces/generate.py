@@ -110,7 +110,7 @@ def with_conversations(trace: Trace, turns: int, users: int, rng: np.random.Gene
 
 def with_system_prompts(trace: Trace, count: int, tokens: int, rng: np.random.Generator) -> Trace:
     """Each prompt behind one of `count` system prompts of `tokens` tokens, drawn at random, one a conversation."""
-    longer = replace(trace, input_tokens=_checked(trace.input_tokens + np.int64(tokens)))
+    longer = replace(trace, input_tokens=_checked(trace.input_tokens.astype(np.int64) + tokens))
     dialogue = np.arange(len(trace))
     if len(trace.run_name) == len(trace):  # every prompt begins with its conversation
         dialogue = np.unique(trace.run_name, return_inverse=True)[1]
