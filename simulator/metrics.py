@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .request_table import RequestTable
-from .slo import METRICS, OF_ALL, Slo
+from .slo import METRICS, OF_ALL, ROUNDING_MS, Slo
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -102,7 +102,7 @@ def _good(requests: RequestTable, goodput: Mapping[str, float]) -> npt.NDArray[n
         latency_s = getattr(requests, f"{name}_s")
         if name == "tpot":
             latency_s = np.where(requests.output_tokens > 1, latency_s, 0.0)
-        good &= latency_s * 1e3 <= limit_ms
+        good &= latency_s * 1e3 <= limit_ms + ROUNDING_MS
     return good
 
 

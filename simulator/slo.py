@@ -13,6 +13,8 @@ METRICS = ("ttft", "tpot", "itl", "e2el")
 BETWEEN_TOKENS = ("tpot", "itl")
 ROUNDING = 1e-9
 """Of shares of requests."""
+ROUNDING_MS = 5e-7
+"""Of latencies, which are differences of moments: half of the last digit with which one is written."""
 THOUSAND = 1000.0
 """Told without decimals and with a comma, as are larger numbers."""
 OF_ALL = "_of_all"
@@ -44,7 +46,8 @@ class Slo:
         """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
         value_ms = self.value_ms(metrics)
         if not math.isnan(value_ms):
-            return value_ms / self.limit_ms
+            ratio = value_ms / self.limit_ms
+            return min(ratio, 1.0) if value_ms <= self.limit_ms + ROUNDING_MS else ratio
         # Answers of a single token have no second one to wait for.
         answered = metrics.get("completed", 0.0) > 0 and not self._lacks_answers(metrics)
         return 0.0 if answered and self.metric in BETWEEN_TOKENS else math.inf

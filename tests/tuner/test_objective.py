@@ -24,6 +24,14 @@ def test_headroom_is_the_worst_ratio():
     assert not objective.meets(run(ttft=501))
 
 
+@pytest.mark.parametrize("duration_s", [1.0, 3.3, 7.7, 9.9, 44.1, 60.7, 123.4, 987.6])
+def test_99_good_of_100_are_enough_however_long_they_take(duration_s):
+    objective = Objective((TTFT,), goodput={"ttft": 500.0})
+    rates = {"completed": 100.0, "request_throughput": 100 / duration_s}
+    assert objective.fulfilled(run(**rates, request_goodput=99 / duration_s))
+    assert not objective.fulfilled(run(**rates, request_goodput=98 / duration_s))
+
+
 def test_failed_requests_are_misses():
     objective = Objective((TTFT,))
     assert objective.meets(run(completed=990.0, failed=10.0))
