@@ -97,7 +97,7 @@ def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_
     ready_s = trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens
     rank = np.arange(len(trace))
     if by_priority:
-        names = np.array([trace.id_of(i) for i in range(len(trace))])
+        names = rank.copy() if trace.request_id is None else np.array(trace.request_id)  # unnamed: as they are sent
         rank[np.lexsort((names, trace.arrival_s, trace.priority))] = np.arange(len(trace))
     return state.new_requests(
         prompt=trace.input_tokens,

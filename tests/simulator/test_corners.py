@@ -54,6 +54,14 @@ def test_a_prompt_that_never_fits_into_one_step_fails_when_all_else_is_done() ->
     assert last > first  # it stood behind the one that does not fit
 
 
+def test_requests_without_names_that_arrive_together_are_served_in_the_order_of_the_trace() -> None:
+    """Not 0, 1, 10, 11, 2: a name that nobody gave tells no order."""
+    engine = plain_engine(max_num_seqs=1, scheduling_policy="priority")
+    trace = replace(make_trace([0.0] * 12, [20] * 12, [1] * 12), request_id=None)
+    made = run(Setup(trace, engine))
+    assert np.argsort(made.result.requests.first_token_s, kind="stable").tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 def test_a_client_that_waits_is_served_in_the_order_of_its_sendings(policy: str) -> None:
     """Thirty equal requests, all at once, four under way: `10` is no earlier than `9`."""
