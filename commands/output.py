@@ -216,8 +216,10 @@ class PlainProgress:
         return f"{(now_s - first_s) * (self._total - done) / (done - first):.0f} s left" if done > first else ""
 
 
-def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
+def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) -> None:
     """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
+    from ..simulator.policies import disobeyed
+
     missing = profile.trust(*settings)["not_represented"]
     for text in missing:
         click.echo(f"Warning: {text}", err=True)
@@ -225,6 +227,9 @@ def note_ignored(profile: "Profile", *settings: Mapping[str, Any]) -> None:
     ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in warned)
     if ignored:
         click.echo(f"Note: without effect on what profile {profile.name} predicts: {', '.join(ignored)}", err=True)
+    others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
+    if others:
+        click.echo(f"Note: without effect under the {policy} policy: {', '.join(others)}", err=True)
 
 
 def announce_compilation() -> None:

@@ -91,7 +91,7 @@ def command(
     announce_compilation()
     first = _scenario(**base)
     scenarios = [first, *(what_if(first, change) for change in changes)]
-    note_ignored(first.profile, *(scenario.settings for scenario in scenarios))
+    note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", len(scenarios) * ORDERINGS) as bar:
         plans = on_workers(scenarios, on_done=bar.update)

@@ -104,7 +104,7 @@ def command(
     run, settings, objective = _common(**common)
     if acceptance_rate:
         configurations = accepting(configurations, settings, acceptance_rate)
-    note_ignored(run.profile, *(settings | one for one in configurations))
+    note_ignored(run.profile, run.policy, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(
             configurations,

@@ -118,6 +118,7 @@ def command(
         document = {
             "metrics": metrics,
             "engine": asdict(run.engine),
+            "policy": asked["policy"],
             "profile": run.profile.describe(),
             "trust": trust,
             "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
@@ -197,7 +198,7 @@ def _simulated(
     known = load_profile(profile)
     settings = parse_settings(engine, engine_config, acceptance_rate)
     config = known.engine_config(settings)
-    note_ignored(known, settings)
+    note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
     load = at_rate(load, rate, seed) if rate else load
     timing = known.timing(settings)

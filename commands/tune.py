@@ -96,7 +96,7 @@ def command(
 
     announce_compilation()
     question = _asked(**asked)
-    note_ignored(load_profile(question.profile), question.engine)
+    note_ignored(load_profile(question.profile), question.policy, question.engine)
     with progress("tune", question.trials) as bar:
         found = tune(
             question,

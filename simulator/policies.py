@@ -1,12 +1,33 @@
-"""The scheduling policies that the papers compare with, one function each. Compiled. No prefix cache, FCFS.
+"""The scheduling policies that the papers compare with, one function each. Compiled. No prefix cache, no overlap.
 
-They share rows, blocks and preemption with vLLM's V1 scheduler (scheduler.py) and differ in what is taken when.
+They share queue, rows, blocks and preemption with vLLM's V1 scheduler (scheduler.py) and differ in what is taken when.
 """
 
 from . import kv_cache, queue
 from .compiled import inner
 from .scheduler import make_room, seat, take_row
 from .state import ORCA, SARATHI, VLLM_V0
+
+V1_SETTINGS = frozenset(
+    {
+        "async_scheduling",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "long_prefill_token_threshold",
+        "long_prefill_token_threshold_adaptive",
+        "scheduler_reserve_full_isl",
+    }
+)
+"""Settings that vLLM's V1 scheduler alone obeys."""
+BUDGETS = frozenset({"max_num_batched_tokens", "max_num_scheduled_tokens"})
+WITHOUT_BUDGET = ("orca", "request-level")
+
+
+def disobeyed(policy: str) -> frozenset[str]:
+    """Settings that change nothing under this policy, of those that change vLLM's schedule."""
+    if policy == "vllm-v1":
+        return frozenset()
+    return V1_SETTINGS | BUDGETS if policy in WITHOUT_BUDGET else V1_SETTINGS
 
 
 @inner

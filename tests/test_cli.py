@@ -221,6 +221,19 @@ def test_every_policy_and_router_that_is_simulated_can_be_asked_for() -> None:
     assert tuple(POLICY_NAMES) == options.POLICIES
 
 
+def test_settings_that_another_policy_does_not_obey_are_named(slotune: Slotune, tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 10, "output_length": 3}\n')
+    terms = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0)
+    assert slotune("profile", "linear", *terms, "--out", tmp_path / "p").code == 0
+    words = ("simulate", "--profile", tmp_path / "p", "--trace", trace, "--json", "--policy")
+    given = ("--engine", "enable_prefix_caching=true", "--engine", "max_num_seqs=8")
+    ran = slotune(*words, "sarathi", *given)
+    assert "Note: without effect under the sarathi policy: enable_prefix_caching\n" in ran.err
+    assert json.loads(ran.out)["policy"] == "sarathi"
+    assert "without effect" not in slotune(*words, "vllm-v1", *given).err
+
+
 def test_progress_in_a_log_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     now_s = 0.0
     progress = output.PlainProgress("tune", total=10, clock=lambda: now_s)

@@ -4,7 +4,7 @@ Every knob is a short list of round values (four an octave for token budgets, tw
 recommendation reads like something a person would have chosen, and a configuration is a vector of list indices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,48 +103,54 @@ class SearchSpace:
 
 
 def build_space(
-    default: EngineConfig, fixed: Settings, *, made_with: Mapping[str, Any] | None = None, fixed_cache: bool = False
+    default: EngineConfig,
+    fixed: Settings,
+    *,
+    made_with: Mapping[str, Any] | None = None,
+    fixed_cache: bool = False,
+    without_effect: Collection[str] = (),
 ) -> SearchSpace:
     """The space around the configuration that `fixed` resolves to on this hardware.
 
     `default` is that configuration, resolved; `made_with` are the settings that hold where nobody asks for others;
     `fixed_cache` says that the KV cache has a fixed size, as on a CPU, or one that is not known, so that the share of
-    the memory does not matter.
+    the memory does not matter. Knobs named in `without_effect` keep their default.
 
     Ranges reach from a 64th of vLLM's default for this hardware to twice it, as vLLM's defaults grow with the hardware
     (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
     """
     held = {**(made_with or {}), **fixed}
-    knobs = tuple(sorted(_knobs(default, fixed, held, fixed_cache), key=lambda knob: knob.name))
+    settled = {*fixed, *without_effect}
+    knobs = tuple(sorted(_knobs(default, settled, held, fixed_cache), key=lambda knob: knob.name))
     space = ConfigurationSpace()
     space.add([OrdinalHyperparameter(k.name, list(k.values), default_value=k.default) for k in knobs])
     _forbid(space, default.max_model_len)
     return SearchSpace(knobs, dict(fixed), space)
 
 
-def _knobs(default: EngineConfig, fixed: Settings, held: Mapping[str, Any], fixed_cache: bool) -> list[Knob]:
+def _knobs(default: EngineConfig, settled: Collection[str], held: Mapping[str, Any], fixed_cache: bool) -> list[Knob]:
     tokens, seqs = default.max_num_batched_tokens, default.max_num_seqs
     budgets = round_values(tokens // 64, 2 * tokens, (4, 5, 6, 7))
     whole_prompts = default.max_model_len <= budgets[-1]
     thresholds = [v for v in round_values(budgets[0], tokens, (4,)) if v < default.max_model_len]
     knobs = [
-        _knob("max_num_batched_tokens", budgets + [default.max_model_len] * whole_prompts, tokens, fixed),
-        _knob("max_num_seqs", round_values(seqs // 64, 2 * seqs, (4, 6)), seqs, fixed),
-        _knob("long_prefill_token_threshold", [0, *thresholds], default.long_prefill_token_threshold, fixed),
-        _knob("enable_chunked_prefill", [True] + [False] * whole_prompts, default.enable_chunked_prefill, fixed),
-        _knob("enable_prefix_caching", [False, True], default.enable_prefix_caching, fixed),
+        _knob("max_num_batched_tokens", budgets + [default.max_model_len] * whole_prompts, tokens, settled),
+        _knob("max_num_seqs", round_values(seqs // 64, 2 * seqs, (4, 6)), seqs, settled),
+        _knob("long_prefill_token_threshold", [0, *thresholds], default.long_prefill_token_threshold, settled),
+        _knob("enable_chunked_prefill", [True] + [False] * whole_prompts, default.enable_chunked_prefill, settled),
+        _knob("enable_prefix_caching", [False, True], default.enable_prefix_caching, settled),
     ]
     if held.get("num_gpu_blocks_override") is None:  # so many blocks of another size would be another memory
         sizes = GPU_BLOCK_SIZES if default.block_size <= GPU_BLOCK_SIZES[-1] else CPU_BLOCK_SIZES
-        knobs.append(_knob("block_size", sizes, default.block_size, fixed))
+        knobs.append(_knob("block_size", sizes, default.block_size, settled))
     if not fixed_cache and not any(held.get(name) for name in KV_SETTLED_BY):
         share = held.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
-        knobs.append(_knob("gpu_memory_utilization", MEMORY_SHARES, share, fixed))
+        knobs.append(_knob("gpu_memory_utilization", MEMORY_SHARES, share, settled))
     return knobs
 
 
-def _knob(name: str, values: Sequence[Any], default: Any, fixed: Settings) -> Knob:
-    if name in fixed:
+def _knob(name: str, values: Sequence[Any], default: Any, settled: Collection[str]) -> Knob:
+    if name in settled:
         return Knob(name, (default,), default)
     return Knob(name, tuple(sorted({*values, default})), default)
 

@@ -14,6 +14,7 @@ from ..errors import InputError, SlotuneError
 from ..profiler.profile import WHATEVER_MEMORY, Profile, load_profile
 from ..profiler.profile_folder import bundled_path
 from ..simulator.engine_config import EngineConfig, Settings
+from ..simulator.policies import disobeyed
 from ..simulator.slo import Slo, parse_slo
 from ..traces.read import read_trace
 from ..traces.trace import Trace
@@ -123,6 +124,7 @@ def load_task(asked: Asked) -> Task:
             asked.engine,
             made_with=profile.defaults,
             fixed_cache=profile.kv is None or profile.kv.total_bytes is None,
+            without_effect=disobeyed(asked.policy),
         ),
     )
 

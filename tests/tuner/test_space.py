@@ -29,6 +29,14 @@ def test_every_required_knob_is_searched():
     ]
 
 
+@pytest.mark.parametrize("held", [{"max_num_batched_tokens"}, {"enable_prefix_caching", "enable_chunked_prefill"}])
+def test_knobs_that_do_nothing_keep_their_default(held):
+    space = build_space(DEFAULT, {}, without_effect=held)
+    searched = {knob.name for knob in space.knobs if len(knob.values) > 1}
+    assert searched == {knob.name for knob in SPACE.knobs} - held
+    assert space.settings(space.vector({})) == {} and space.fixed == {}
+
+
 def test_round_values_are_quarters_of_powers_of_two():
     assert round_values(500, 2100, (4, 5, 6, 7)) == [512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048]
     assert round_values(0, 3, (4, 6)) == [1, 2, 3]
