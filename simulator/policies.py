@@ -5,6 +5,8 @@ They share queue, rows, blocks and preemption with vLLM's V1 scheduler (schedule
 
 from . import kv_cache, queue
 from .compiled import inner
+from .outcome import end_request
+from .request_table import FAILED
 from .scheduler import make_room, seat, take_row
 from .state import ORCA, SARATHI, VLLM_V0
 
@@ -66,10 +68,15 @@ def _sarathi(engine):
 @inner
 def _vllm_v0(engine):
     """vLLM before V1, without chunked prefill: whole prompts first, decodes wait meanwhile
-    (vllm/core/scheduler.py of 0.4, Scheduler._schedule_default)."""
+    (vllm/core/scheduler.py of 0.4, Scheduler._schedule_default). What was preempted and has grown beyond the budget is
+    given up (FINISHED_IGNORED, by prompt_limit)."""
     budget = engine.rules[0].token_budget
     while budget > 0:
         index = queue.peek(engine)
+        if index >= 0 and engine.requests[index].known > engine.rules[0].token_budget:
+            queue.pop(engine)
+            end_request(engine, index, FAILED, engine.state[0].now_s)
+            continue
         if index < 0 or engine.requests[index].known > budget:
             break
         tokens = _admit(engine, budget, False)

@@ -10,6 +10,7 @@ import pytest
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import SIMULATED, EngineConfig
 from slotune.simulator.policies import disobeyed
+from slotune.simulator.request_table import FAILED, FINISHED
 from slotune.simulator.simulation import simulate
 from slotune.simulator.state import POLICY_NAMES
 from slotune.traces.generate import plain
@@ -78,3 +79,12 @@ def test_what_a_policy_does_not_obey_is_known_by_name_and_nothing_else_is(policy
 
 def test_vllm_obeys_them_all() -> None:
     assert disobeyed("vllm-v1") == frozenset()
+
+
+def test_under_v0_what_outgrew_the_budget_does_not_hold_up_the_others() -> None:
+    """The second is preempted at 81 tokens, which no step of 64 can compute again."""
+    trace = plain(np.array([0.0, 0.001, 0.130]), np.array([60, 60, 10], np.int32), np.array([60, 40, 1], np.int32))
+    engine = EngineConfig(num_gpu_blocks=11, max_num_seqs=4, max_num_batched_tokens=64)
+    done = simulate(trace, engine, linear_profile(5e-3, 5e-5, 3e-4, 0.0).timing(), policy="vllm-v0").requests
+    assert done.status.tolist() == [FINISHED, FAILED, FINISHED]
+    assert done.ttft_s[2] < 0.03, "it waited for the first to end"
