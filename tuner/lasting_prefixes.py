@@ -34,6 +34,14 @@ def lasting(trace: Trace) -> Mask:
     return lasts & present
 
 
+def passing_on(trace: Trace) -> bool:
+    """Whether requests share anything but lasting prefixes, so that it matters in which order they come."""
+    owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
+    names, name = np.unique(trace.run_name, return_inverse=True)
+    users = np.bincount(np.unique(name * len(trace) + owner) // len(trace), minlength=len(names))
+    return bool(np.any((users > 1) & ~lasting(trace)))
+
+
 def _longest_absence(name: I64, owner: I64, requests: int) -> I64:
     """(names,): most requests in a row without the name, before its first use and after its last among them."""
     order = np.lexsort((owner, name))

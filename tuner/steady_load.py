@@ -15,7 +15,7 @@ from ..simulator.request_table import RequestTable
 from ..simulator.simulation import SimulationResult
 from ..traces.trace import F64, I64, Trace
 from ..traces.transform import at_rate
-from .lasting_prefixes import lasting
+from .lasting_prefixes import Mask, lasting, passing_on
 
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)
@@ -37,16 +37,18 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
     replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
     copy lasts, and a rate just above what the engine serves would pass. No block begins within a burst, which would
-    join another and be longer than any of the trace. Where prompts share tokens, as the turns of a conversation do, the
-    trace begins elsewhere instead: turns in another order would find less in the prefix cache. A repeated request is a
-    new one: copies share lasting prefixes and nothing else.
+    join another and be longer than any of the trace. Where requests share more than lasting prefixes, as the turns of a
+    conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
+    repeated request is a new one: it shares lasting prefixes with the one before and nothing else.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
     gaps = _gaps_s(paced)
-    rows = np.concatenate([_order(trace, gaps, rng, seed) for _ in range(copies)])
-    repeated = _taken(paced, rows, np.repeat(np.arange(copies), len(trace)), np.cumsum(gaps[rows]))
+    whole = seed == 0 or passing_on(trace)
+    rows = np.concatenate([_rolled(len(trace), seed) if whole else _drawn(gaps, rng) for _ in range(copies)])
+    copy = np.arange(len(rows)) // len(trace) if whole else np.arange(len(rows))
+    repeated = _taken(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
     return at_rate(repeated, rate, seed)
 
 
@@ -62,17 +64,17 @@ def _between_bursts(gaps_s: F64) -> npt.NDArray[np.bool_]:
     return np.greater_equal(gaps_s, BURST_GAP * float(gaps_s.mean()))
 
 
-def _order(trace: Trace, gaps_s: F64, rng: np.random.Generator, seed: int) -> I64:
-    everything = np.arange(len(trace))
-    if seed == 0:
-        return everything
-    if len(trace.run_name):
-        return np.roll(everything, -round(len(trace) * (seed * GOLDEN % 1)))
+def _rolled(requests: int, seed: int) -> I64:
+    return np.roll(np.arange(requests), -round(requests * (seed * GOLDEN % 1)))
+
+
+def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
+    everything = np.arange(len(gaps_s))
     blocks = np.split(everything, _block_starts(gaps_s))
     drawn = np.empty(0, np.int64)
-    while len(drawn) < len(trace):
+    while len(drawn) < len(everything):
         drawn = np.concatenate([drawn, *(blocks[i] for i in rng.integers(0, len(blocks), len(blocks)))])
-    return drawn[: len(trace)]
+    return drawn[: len(everything)]
 
 
 def _block_starts(gaps_s: F64) -> I64:
@@ -84,11 +86,12 @@ def _block_starts(gaps_s: F64) -> I64:
     return starts[starts > 0]
 
 
-def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64) -> Trace:
+def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64, lasts: Mask) -> Trace:
     taken = trace.taken(rows)
-    names, name = np.unique(taken.run_name, return_inverse=True)
+    names = np.unique(trace.run_name)
+    name = np.searchsorted(names, taken.run_name)
     copies = np.repeat(copy, np.diff(taken.run_offsets))
-    run_name = name + len(names) * np.where(lasting(trace)[name], 0, copies)
+    run_name = name + len(names) * np.where(lasts[name], 0, copies)
     return replace(taken, arrival_s=arrival_s, run_name=run_name, request_id=None, prefix_name=())
 
 

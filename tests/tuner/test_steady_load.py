@@ -15,7 +15,11 @@ from slotune.tuner.steady_load import ordered, queue_growth, queue_is_steady, sc
 
 
 def pairs(trace):
-    return sorted(zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
+    return sorted(pairs_in_order(trace))
+
+
+def pairs_in_order(trace):
+    return list(zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -134,13 +138,34 @@ def test_lengths_scale_with_what_they_share(small_trace):
 
 def test_conversations_stay_as_they_are_in_every_order(small_trace):
     """Shuffled turns would find less in the prefix cache: what follows what stays."""
-    trace = small_trace(100, shared=64)
+    talk = make_trace(100, 4.0, (constant(600), constant(50)), turns=5, users=10, seed=3)
+    lengths = small_trace(100).input_tokens + talk.input_tokens
+    trace = replace(talk, input_tokens=lengths)
     for seed in range(1, 5):
         moved = ordered(trace, 100, 4.0, seed).input_tokens.tolist()
         first = moved.index(trace.input_tokens[0]) if moved.count(trace.input_tokens[0]) == 1 else None
         doubled = trace.input_tokens.tolist() * 2
         starts = [k for k in range(100) if doubled[k : k + 100] == moved]
         assert starts and (first is None or starts[0] != 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("runs", ["one for all", "one each", "both"])
+def test_a_prompt_that_all_share_changes_no_order(small_trace, runs, seed):
+    """Only what passes from one request to the next depends on the order: with a system prompt too, loads swing."""
+    plain = small_trace(100)
+    common = [["system", 16]]
+    lines = []
+    for number, (tokens, more) in enumerate(pairs_in_order(plain)):
+        mine = [[f"own {number}", 16]]
+        prefix = {"one for all": common, "one each": mine, "both": common + mine}[runs]
+        row = {"timestamp": plain.arrival_s[number] * 1e3, "input_length": tokens, "output_length": more}
+        lines.append(json.dumps(row | {"prefix": prefix}).encode())
+    named = read_mooncake(lines, "trace")
+    load, expected = ordered(named, 1000, 4.0, seed), ordered(plain, 1000, 4.0, seed)
+    assert np.array_equal(load.input_tokens, expected.input_tokens)
+    assert load.arrival_s == pytest.approx(expected.arrival_s, abs=1e-3)
+    assert len(set(load.run_name.tolist())) == {"one for all": 1, "one each": 1000, "both": 1001}[runs]
 
 
 def test_copies_of_named_prefixes_share_nothing_either(small_trace):
