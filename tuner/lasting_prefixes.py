@@ -34,6 +34,7 @@ def lasting(trace: Trace) -> Mask:
     return lasts & present
 
 
+@lru_cache(maxsize=1)
 def passing_on(trace: Trace) -> bool:
     """Whether requests share anything but lasting prefixes, so that it matters in which order they come."""
     owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
