@@ -113,45 +113,20 @@ def require_targets(plans: Sequence[Plan]) -> None:
         raise InfeasibleError(plans[0].reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _CapacityOn:
-    """What one engine takes on an ordering."""
-
-    seed: int
-    alone: Probe
-    stay_s: float
-
-    def ask(self, scenario: Scenario) -> Capacity:
-        return find_capacity(scenario, self.seed, self.alone, self.stay_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _ServesOn:
-    """What comes of a rate on so many replicas on an ordering."""
-
-    seed: int
-    rate: float
-    replicas: int
-    stay_s: float
-
-    def ask(self, scenario: Scenario) -> Probe:
-        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / self.replicas))
-        return probe(scenario, self.rate, self.stay_s, self.seed, self.replicas, least)
-
-
-_Question = _CapacityOn | _ServesOn
-AskAll = Callable[[Sequence[_Question]], Any]
+Question = Callable[[Scenario], Capacity | Probe]
+AskAll = Callable[[Sequence[Question]], Any]
 Answer = TypeVar("Answer")
 
 
-def _answer(scenario: Scenario, question: _Question) -> Capacity | Probe:
-    return question.ask(scenario)
+def _answer(scenario: Scenario, question: Question) -> Capacity | Probe:
+    return question(scenario)
 
 
 def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Callable[[], None]) -> Plan:
     alone, stay_s = unloaded(scenario)
     capacities: list[Capacity] = []
-    for capacity in ask_all([_CapacityOn(seed, alone, stay_s) for seed in range(ORDERINGS)]):
+    ask = partial(find_capacity, alone=alone, stay_s=stay_s)
+    for capacity in ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]):
         capacities.append(capacity)
         step()
     one_engine = Plan(scenario, tuple(capacities), rate, None, None)
@@ -171,7 +146,9 @@ def _fleet(one_engine: Plan, rate: float, stay_s: float, ask_all: AskAll) -> Pla
 
     def worst_on(replicas: int) -> Probe | None:
         """What came of the ordering that did worst; None where one missed the targets."""
-        probes: list[Probe] = list(ask_all([_ServesOn(seed, rate, replicas, stay_s) for seed in range(ORDERINGS)]))
+        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
+        ask = partial(probe, rate=rate, stay_s=stay_s, replicas=replicas, least=least)
+        probes: list[Probe] = list(ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
         if not all(p.ok for p in probes):
             return None
         return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
