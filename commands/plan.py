@@ -77,16 +77,8 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import (
-        ORDERINGS,
-        document,
-        plan,
-        require_targets,
-        trust_of,
-        warnings,
-        what_if,
-        with_other_step_times,
-    )
+    from ..tuner.plan import ORDERINGS, plan, require_targets, what_if, with_other_step_times
+    from ..tuner.plan_page import document, trust_of, warnings
 
     announce_compilation()
     first = _scenario(**base)
@@ -129,7 +121,7 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan import without_turns
+    from ..tuner.plan_page import without_turns
 
     _print_table(plans, gpu_hour_cost)
     for one in plans[1:]:
@@ -144,7 +136,7 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
 
 def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     """A row a plan; without the columns of what was not asked."""
-    from ..tuner.plan import described
+    from ..tuner.plan_page import described
 
     keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
     columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys[:-1])]

@@ -1,4 +1,4 @@
-"""Planning: how much one engine takes, how many engines and GPUs a forecast needs, what that costs, and what if.
+"""Planning: how much one engine takes, how many engines and GPUs a forecast needs, and what if.
 
 Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. Replicas
 are not just divided out: the whole rate is simulated on that many engines, and the fewest are sought that meet the
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import largest_share, step_time_error
 from ..simulator.engine_config import setting
-from ..simulator.misses import unanswered
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .objective import Metrics
 from .sensitivity import factors
@@ -30,7 +29,6 @@ MOST_REPLICAS = 2000
 """More than stand behind one router; a forecast for more is planned in parts."""
 LENGTHS = ("input_tokens", "output_tokens")
 STEP_TIME = "step_time"
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,17 @@ class Plan:
         """GPUs of all replicas; of one where no rate was given."""
         engine = self.scenario.profile.engine_config(self.scenario.settings)
         return (self.replicas or 1) * engine.tensor_parallel_size * engine.pipeline_parallel_size
+
+    @property
+    def runs(self) -> list[Metrics]:
+        """The metrics at every rate that the plan names."""
+        probes = (self.at_rate, *(capacity.best for capacity in self.capacities))
+        return [probe.metrics for probe in probes if probe]
+
+    @property
+    def step_time_error(self) -> float | None:
+        """By what share the steps of these runs may be too short or too long; None where that is not known."""
+        return step_time_error(self.scenario.profile, largest_share(self.runs, "extrapolated_share"))
 
 
 def plan(
@@ -210,99 +219,10 @@ def what_if(base: Scenario, text: str) -> Scenario:
 
 def with_other_step_times(base: Plan) -> list[Scenario]:
     """The base with steps that are faster and slower by its profile's error; none where that is not known."""
-    error = _step_time_error(base)
+    error = base.step_time_error
     if error is None or not base.capacities:
         return []
     return [
         replace(base.scenario, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)
         for how, factor in zip(("faster", "slower"), factors(error), strict=True)
     ]
-
-
-def _step_time_error(one: Plan) -> float | None:
-    return step_time_error(one.scenario.profile, largest_share(_runs(one), "extrapolated_share"))
-
-
-def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
-    """The JSON document of `slotune plan --json`: the base plan, with the what-if scenarios inside.
-
-    `steps` are the plans of `with_other_step_times(base)`.
-    """
-    base = plans[0]
-    sides = dict(zip(("faster", "slower"), (described(one, gpu_hour_cost) for one in steps), strict=False))
-    return described(base, gpu_hour_cost) | {
-        "sensitivity": {"step_time_error": _step_time_error(base)} | sides if sides else None,
-        "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
-        "orderings": ORDERINGS,
-        "profile": base.scenario.profile.describe(),
-        "trust": trust_of(plans),
-    }
-
-
-def warnings(plans: Sequence[Plan]) -> list[str]:
-    """What is wrong with the answers that the plans count, where anything is."""
-    return [
-        f"{one.scenario.name}: {line}" for one in plans if one.capacities for line in unanswered(_shown(one).metrics)
-    ]
-
-
-def without_turns(plans: Sequence[Plan]) -> dict[str, int]:
-    """By scenario, how many replicas serve the forecast where the arrivals of each are as uneven as those of one engine
-    alone; of plans that need fewer, since requests that go to each in turn arrive more evenly."""
-    uneven = {}
-    for one in plans:
-        if one.rate and one.replicas and (needed := math.ceil(one.rate / one.max_request_rate)) > one.replicas:
-            uneven[one.scenario.name] = needed
-    return uneven
-
-
-def _shown(one: Plan) -> Probe:
-    return one.at_rate or one.capacities[0].best
-
-
-def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
-    """How far to believe the plans: at the rates they name, the largest shares."""
-    runs = [run for one in plans for run in _runs(one)]
-    return plans[0].scenario.profile.trust(*(one.scenario.settings for one in plans), runs=runs)
-
-
-def _runs(one: Plan) -> list[Metrics]:
-    """The metrics at every rate that the plan names."""
-    probes = (one.at_rate, *(capacity.best for capacity in one.capacities))
-    return [probe.metrics for probe in probes if probe]
-
-
-def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
-    """One plan as JSON; null where there is no answer, as for costs without a price."""
-    if not one.capacities:
-        nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
-        return nothing | {"rate": one.rate, "reason": one.reason}
-    shown = _shown(one)
-    answered = one.rate is None or one.replicas is not None
-    cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
-    return {
-        "max_request_rate": one.max_request_rate,
-        "interval": list(one.interval),
-        "binding": one.binding,
-        "engine": dict(one.scenario.settings),
-        "rate": one.rate,
-        "replicas": one.replicas,
-        "gpus": one.gpus if answered else None,
-        # Above 1 where the router, which sends every replica the next request in turn, smooths what each gets.
-        "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
-        "cost_per_hour": cost,
-        "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
-        "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
-        "metrics": dict(shown.metrics),
-        "metrics_rate": shown.rate,  # of the first ordering where no forecast was given
-        "reason": one.reason,
-    }
-
-
-def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
-    if cost_per_hour is None:
-        return None
-    metrics = one.capacities[0].best.metrics  # of whole copies of the trace, whose tokens are the forecast's
-    made = metrics["total_output_tokens"] + (0 if outputs_only else metrics["total_input_tokens"])
-    tokens = made / (metrics["completed"] + metrics["failed"])
-    return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6 if tokens else None

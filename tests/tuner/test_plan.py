@@ -10,16 +10,8 @@ from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import (
-    ORDERINGS,
-    document,
-    fewest_that_do,
-    plan,
-    require_targets,
-    warnings,
-    what_if,
-    without_turns,
-)
+from slotune.tuner.plan import ORDERINGS, fewest_that_do, plan, require_targets, what_if
+from slotune.tuner.plan_page import document, warnings, without_turns
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from slotune.tuner.capacity import Scenario
 from slotune.tuner.finalists import FINALISTS
 from slotune.tuner.objective import Objective
 from slotune.tuner.other_step_times import run_other_step_times, sensitivities_of
-from slotune.tuner.plan import document, plan, what_if, with_other_step_times
+from slotune.tuner.plan import plan, what_if, with_other_step_times
+from slotune.tuner.plan_page import document
 from slotune.tuner.sensitivity import factors, sensitivity
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import Task, load_task

@@ -1,0 +1,90 @@
+"""Plans as people and programs read them: a JSON document, what is to be said beside it, and what the GPUs cost."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..simulator.misses import unanswered
+from .capacity import Probe
+from .plan import ORDERINGS, Plan
+
+SECONDS_PER_HOUR = 3600.0
+
+
+def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
+    """The JSON document of `slotune plan --json`: the base plan, with the what-if scenarios inside.
+
+    `steps` are the plans of `with_other_step_times(base)`.
+    """
+    base = plans[0]
+    sides = dict(zip(("faster", "slower"), (described(one, gpu_hour_cost) for one in steps), strict=False))
+    return described(base, gpu_hour_cost) | {
+        "sensitivity": {"step_time_error": base.step_time_error} | sides if sides else None,
+        "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
+        "orderings": ORDERINGS,
+        "profile": base.scenario.profile.describe(),
+        "trust": trust_of(plans),
+    }
+
+
+def warnings(plans: Sequence[Plan]) -> list[str]:
+    """What is wrong with the answers that the plans count, where anything is."""
+    return [
+        f"{one.scenario.name}: {line}" for one in plans if one.capacities for line in unanswered(_shown(one).metrics)
+    ]
+
+
+def without_turns(plans: Sequence[Plan]) -> dict[str, int]:
+    """By scenario, how many replicas serve the forecast where the arrivals of each are as uneven as those of one engine
+    alone; of plans that need fewer, since requests that go to each in turn arrive more evenly."""
+    uneven = {}
+    for one in plans:
+        if one.rate and one.replicas and (needed := math.ceil(one.rate / one.max_request_rate)) > one.replicas:
+            uneven[one.scenario.name] = needed
+    return uneven
+
+
+def _shown(one: Plan) -> Probe:
+    return one.at_rate or one.capacities[0].best
+
+
+def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
+    """How far to believe the plans: at the rates they name, the largest shares."""
+    runs = [run for one in plans for run in one.runs]
+    return plans[0].scenario.profile.trust(*(one.scenario.settings for one in plans), runs=runs)
+
+
+def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
+    """One plan as JSON; null where there is no answer, as for costs without a price."""
+    if not one.capacities:
+        nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
+        return nothing | {"rate": one.rate, "reason": one.reason}
+    shown = _shown(one)
+    answered = one.rate is None or one.replicas is not None
+    cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
+    return {
+        "max_request_rate": one.max_request_rate,
+        "interval": list(one.interval),
+        "binding": one.binding,
+        "engine": dict(one.scenario.settings),
+        "rate": one.rate,
+        "replicas": one.replicas,
+        "gpus": one.gpus if answered else None,
+        # Above 1 where the router, which sends every replica the next request in turn, smooths what each gets.
+        "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
+        "cost_per_hour": cost,
+        "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
+        "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
+        "metrics": dict(shown.metrics),
+        "metrics_rate": shown.rate,  # of the first ordering where no forecast was given
+        "reason": one.reason,
+    }
+
+
+def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:
+    if cost_per_hour is None:
+        return None
+    metrics = one.capacities[0].best.metrics  # of whole copies of the trace, whose tokens are the forecast's
+    made = metrics["total_output_tokens"] + (0 if outputs_only else metrics["total_input_tokens"])
+    tokens = made / (metrics["completed"] + metrics["failed"])
+    return cost_per_hour / ((one.rate or one.max_request_rate) * tokens * SECONDS_PER_HOUR) * 1e6 if tokens else None
