@@ -51,8 +51,8 @@ def command(
       slotune validate studies/chat --top 3 --repeats 3
     """
     from ..tuner.validate import validate
-    from ..tuner.validate_page import document
     from ..tuner.validation import require_targets
+    from ..tuner.validation_page import document
 
     with progress("validate") as bar:
         found = validate(
@@ -82,7 +82,7 @@ def show(bar: Progress, progressed: "Progressed") -> None:
 
 def print_validation(found: "Validation") -> None:
     """Predicted beside measured, the verdict, and how far to trust both."""
-    from ..tuner.validate_page import HEADS, TITLE, notes, rows
+    from ..tuner.validation_page import HEADS, TITLE, notes, rows
 
     table(HEADS, rows(found), title=TITLE)
     for line in notes(found):

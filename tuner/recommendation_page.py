@@ -12,9 +12,9 @@ from .objective import Metrics, Objective
 from .other_orders import OtherOrders
 from .recommendation import Recommendation
 from .study import Trial, settings_key
-from .validate_page import document as validation_document
-from .validate_page import measured_document
 from .validation import Validation, nothing_said
+from .validation_page import document as validation_document
+from .validation_page import measured_document
 from .wording import Wording, of_metric, of_targets
 
 SHOWN = {

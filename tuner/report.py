@@ -40,8 +40,8 @@ from .report_tables import (
 from .study import Study, Trial, settings_key, write_file
 from .sweep import LASTING_REQUESTS, MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
-from .validate_page import drift_text, forced_lines, unanswered_lines
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
+from .validation_page import drift_text, forced_lines, unanswered_lines
 from .wording import Wording, of_targets
 
 REPORT_FILE = "report.html"

@@ -12,8 +12,8 @@ from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import validated
-from slotune.tuner.validate_page import notes
 from slotune.tuner.validation import Validation, require_targets
+from slotune.tuner.validation_page import notes
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 

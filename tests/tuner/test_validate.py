@@ -18,8 +18,8 @@ from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import rotated, validated
-from slotune.tuner.validate_page import document, notes, rows
 from slotune.tuner.validation import Validation, best_yaml_of, require_targets, validation_of
+from slotune.tuner.validation_page import document, notes, rows
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 
