@@ -20,7 +20,7 @@ from .lasting_prefixes import Mask, lasting, passing_on
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Multiples of it lie far from each other within 0 to 1."""
-LASTING = 1
+LASTING_SEED = 1
 """The seed of the load on which single configurations are looked at; `plan` has several (plan.py)."""
 LARGEST_GROWTH = 0.02
 """Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""

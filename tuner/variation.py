@@ -10,7 +10,7 @@ from ..simulator.engine_config import Settings
 from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
-from .steady_load import LASTING, ordered
+from .steady_load import LASTING_SEED, ordered
 from .study import Study, Trial, Where
 
 ORDERS = 6
@@ -44,7 +44,7 @@ class VariedRun:
         if variation.order:
             trace = rotated(trace, variation.order)
         if variation.times > 1:
-            trace = ordered(trace, variation.times * len(trace), request_rate(trace), LASTING)
+            trace = ordered(trace, variation.times * len(trace), request_rate(trace), LASTING_SEED)
         return replace(self.simulated, trace=trace, step_factor=variation.step_factor)(variation.settings)
 
 

@@ -25,7 +25,7 @@ from slotune.tuner.longer_load import (
 from slotune.tuner.objective import Objective
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.recommendation_page import trust_of
-from slotune.tuner.steady_load import LASTING, ordered
+from slotune.tuner.steady_load import LASTING_SEED, ordered
 from slotune.tuner.study import Study, Trial, read_asked, settings_key
 from slotune.tuner.task import Task, load_task
 from slotune.tuner.tune import tune
@@ -72,7 +72,7 @@ def test_the_default_and_the_finalists_run_once_on_the_longer_load(opened: Any):
 
 def test_the_longer_load_is_the_same_traffic_at_the_same_rate(small_profile: Any, small_trace: Any):
     simulated = SimulatedRun(small_profile, small_trace(70))
-    lasting = ordered(simulated.trace, 700, request_rate(simulated.trace), LASTING)
+    lasting = ordered(simulated.trace, 700, request_rate(simulated.trace), LASTING_SEED)
     assert len(lasting) == 700 and request_rate(lasting) == pytest.approx(request_rate(simulated.trace))
     varied = VariedRun(simulated)(Variation({}, times=TIMES)).metrics
     assert varied == replace(simulated, trace=lasting)({}).metrics
