@@ -79,11 +79,11 @@ def longer_by(task: Task) -> int:
     return max(1, min(TIMES, MOST_REQUESTS // len(task.trace)))
 
 
-def piled_up_share(metrics: Metrics, longer: LongerLoad | None) -> float:
-    """The share of the requests that pile up towards the end of the trace; 0 where it was chance, for they do not on
+def without_chance(metrics: Metrics, longer: LongerLoad | None) -> Metrics:
+    """The metrics, with no requests that pile up towards the end of the trace where it was chance: where they do not on
     the longer load."""
     by_chance = longer is not None and longer.metrics.get("piled_up_share", 0.0) <= MOST_PILED_UP
-    return 0.0 if by_chance else metrics.get("piled_up_share", 0.0)
+    return {**metrics, "piled_up_share": 0.0} if by_chance else metrics
 
 
 def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | None) -> list[str]:

@@ -11,7 +11,7 @@ from ..simulator.engine_config import Settings
 from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml
-from .longer_load import LongerLoad, lost_targets, piled_up_share
+from .longer_load import LongerLoad, lost_targets, without_chance
 from .objective import GOOD_SHARE, good_share
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
@@ -106,11 +106,12 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     if measured and measured.verdict:
         return validation.best_yaml_of(measured, measured.verdict)
     best = recommendation.best
+    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best))
     found = [
         f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
         task.profile.provenance,
         *_target_lines(recommendation),
-        *piled_up(piled_up_share(best.metrics or {}, recommendation.longer_load_of(best))),
+        *piled_up(run.get("piled_up_share", 0.0)),
         *lost_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
     ]

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 from .comparison import changes_text, quantities
-from .longer_load import piled_up_share
+from .longer_load import without_chance
 from .objective import Metrics, Objective
 from .other_orders import OtherOrders
 from .recommendation import Recommendation
@@ -137,8 +137,8 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
 def trust_of(recommendation: Recommendation) -> dict[str, Any]:
     """How far to believe the prediction of the recommended configuration."""
     best = recommendation.best
-    share = piled_up_share(best.metrics or {}, recommendation.longer_load_of(best))
-    return recommendation.task.profile.trust(best.settings, runs=[best.metrics]) | {"piled_up_share": share}
+    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best))
+    return recommendation.task.profile.trust(best.settings, runs=[run])
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
 from .idle_changes import ORIGIN as PLAIN
-from .longer_load import longer_loads_of, lost_targets, piled_up_share
+from .longer_load import longer_loads_of, lost_targets, without_chance
 from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
@@ -83,6 +83,7 @@ class Page:
         self.best = self._best()
         self.default_metrics = self._predicted(self.default)
         self.best_metrics = self._predicted(self.best)
+        self.longer = longer_loads_of(study).get(settings_key(self.best))
 
     def _best(self) -> Settings:
         """What the measurements recommend or, where there are none, the search."""
@@ -149,8 +150,7 @@ class Page:
         }
 
     def _trust(self) -> dict[str, Any]:
-        share = piled_up_share(self.best_metrics or {}, longer_loads_of(self.study).get(settings_key(self.best)))
-        return self.task.profile.trust(self.best, runs=[self.best_metrics]) | {"piled_up_share": share}
+        return self.task.profile.trust(self.best, runs=[without_chance(self.best_metrics or {}, self.longer)])
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(of_targets(self.objective))
@@ -180,7 +180,7 @@ class Page:
     def _varied(self) -> list[str]:
         """What the recommended settings give under other circumstances, where that is known."""
         key, words = settings_key(self.best), of_targets(self.objective)
-        orders, longer = orders_of(self.study).get(key), longer_loads_of(self.study).get(key)
+        orders, longer = orders_of(self.study).get(key), self.longer
         steps = sensitivities_of(self.study, self.task).get(key)
         told = []
         if orders and words:
@@ -193,8 +193,7 @@ class Page:
 
     def _lost(self) -> list[str]:
         """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
-        longer = longer_loads_of(self.study).get(settings_key(self.best))
-        return lost_targets(self.objective, self.best_metrics or {}, longer)
+        return lost_targets(self.objective, self.best_metrics or {}, self.longer)
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:

@@ -19,8 +19,8 @@ from slotune.tuner.longer_load import (
     longer_by,
     longer_loads_of,
     lost_targets,
-    piled_up_share,
     run_longer_load,
+    without_chance,
 )
 from slotune.tuner.objective import Objective
 from slotune.tuner.recommendation import best_yaml_of
@@ -125,10 +125,10 @@ def test_goodput_that_the_longer_load_loses_is_named():
 
 def test_what_piles_up_by_chance_on_a_short_trace_is_no_doubt():
     ends_high = {"piled_up_share": 0.2}
-    assert piled_up_share(ends_high, LongerLoad(10, {"piled_up_share": 0.001})) == 0
-    assert piled_up_share(ends_high, LongerLoad(10, {"piled_up_share": 0.07})) == 0.2
-    assert piled_up_share(ends_high, None) == 0.2
-    assert piled_up_share({}, None) == 0, "an earlier version did not keep it"
+    assert without_chance(ends_high, LongerLoad(10, {"piled_up_share": 0.001})) == {"piled_up_share": 0}
+    assert without_chance(ends_high, LongerLoad(10, {"piled_up_share": 0.07})) == ends_high
+    assert without_chance(ends_high, None) == ends_high
+    assert without_chance({}, None) == {}, "an earlier version did not keep it"
 
 
 def test_a_recommendation_tells_of_no_pile_that_the_longer_load_does_not_have(study: Path):
