@@ -57,18 +57,12 @@ def run_longer_load(
     run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
-    """Run the default and the finalists on the longer load, each put in the study when it ends; known ones are not
-    run."""
+    """Run the default and the finalists on the longer load (`run_variations`)."""
     times = longer_by(task)
     if times == 1:
         return
-    known = {(trial.key, trial.repeat) for trial in study.trials("longer load")}
-    missing = [
-        (times, Variation(settings, times=times))
-        for key, settings in finalists(study, task).items()
-        if (key, times) not in known
-    ]
-    run_variations(study, "longer load", ORIGIN, missing, run_all, on_trial)
+    wanted = [(times, Variation(settings, times=times)) for settings in finalists(study, task).values()]
+    run_variations(study, "longer load", ORIGIN, wanted, run_all, on_trial)
 
 
 def longer_by(task: Task) -> int:

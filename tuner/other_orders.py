@@ -71,13 +71,9 @@ def run_other_orders(
     run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
-    """Run the default and the finalists on every order, each put in the study when it ends; known ones are not run."""
-    known = {(trial.key, trial.repeat) for trial in study.trials("other orders")}
+    """Run the default and the finalists on every order (`run_variations`)."""
     numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1)
-    missing = [
-        (number, Variation(settings, number))
-        for key, settings in finalists(study, task).items()
-        for number in numbers
-        if (key, number) not in known
+    wanted = [
+        (number, Variation(settings, number)) for settings in finalists(study, task).values() for number in numbers
     ]
-    run_variations(study, "other orders", ORIGIN, missing, run_all, on_trial)
+    run_variations(study, "other orders", ORIGIN, wanted, run_all, on_trial)

@@ -33,19 +33,16 @@ def run_other_step_times(
     run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
-    """Run the default and the finalists with faster and slower steps, each put in the study when it ends; known ones
-    are not run."""
+    """Run the default and the finalists with faster and slower steps (`run_variations`)."""
     error = _error(study, task)
     if error is None:
         return
-    known = _known(study)
-    missing = [
+    wanted = [
         (number, Variation(settings, step_factor=factor))
-        for key, settings in finalists(study, task).items()
+        for settings in finalists(study, task).values()
         for number, factor in enumerate(factors(error))
-        if (key, factor) not in known
     ]
-    run_variations(study, "other step times", ORIGIN, missing, run_all, on_trial)
+    run_variations(study, "other step times", ORIGIN, wanted, run_all, on_trial)
 
 
 def _error(study: Study, task: Task) -> float | None:

@@ -1,7 +1,7 @@
 """Settings under other circumstances than those that were asked about: requests in another order, a load that goes on,
 slower steps."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
 from .steady_load import LASTING_SEED, ordered
-from .study import Study, Trial, Where
+from .study import Study, Trial, Where, settings_key
 
 ORDERS = 6
 """Enough for a mean whose error is less than half the spread, at the cost of 30 trials."""
@@ -52,11 +52,18 @@ def run_variations(
     study: Study,
     where: Where,
     origin: str,
-    missing: Sequence[tuple[int, Variation]],
+    wanted: Iterable[tuple[int, Variation]],
     run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
-    """Run variations, each put in the study when it ends, as the repeat that its number names."""
+    """Run those of the `wanted` that the study does not know yet, each put in it when it ends, as the repeat that its
+    number names."""
+    known = {(trial.key, trial.repeat, trial.details.get("step_factor", 1.0)) for trial in study.trials(where)}
+    missing = [
+        (number, variation)
+        for number, variation in wanted
+        if (settings_key(variation.settings), number, variation.step_factor) not in known
+    ]
     outcomes = run_all(variation for _, variation in missing)
     for (number, variation), outcome in zip(missing, outcomes, strict=True):
         trial = Trial(
