@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, SlotuneError
+from ..profiler.profile import load_profile
+from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.engine_config import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
@@ -88,9 +90,6 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
 
     Raises InputError where no model is known: a command needs one.
     """
-    from ..profiler.profile import load_profile
-    from ..profiler.provenance import MEASURED
-
     settings, known_model = recommended(folder)
     asked = read_asked(folder)
     profile = load_profile(asked.profile)
