@@ -60,9 +60,7 @@ def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:
     for name, values in content.items():
         if not (isinstance(values, list) and values):
             raise InputError(f"{path}: {name}: a grid needs a list of values, not {values!r}")
-    size = 1
-    for values in content.values():
-        size *= len(values)
+    size = math.prod(map(len, content.values()))
     if size > MOST_CONFIGURATIONS:
         raise InputError(f"{path}: the grid has {size} configurations, more than {MOST_CONFIGURATIONS}; thin it out")
     combinations = itertools.product(*content.values())
