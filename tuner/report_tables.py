@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .comparison import Compared, Quantity, changes_text, comparisons
@@ -40,7 +40,6 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Row] = ()
     labels: int = 1
-    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Side:
 
     name: str
     predicted: Metrics | None
-    measured: Compared | None = field(default=None)
+    measured: Compared | None = None
 
 
 def number(value: float) -> str:
@@ -113,7 +112,7 @@ def _status(ratio: float) -> str:
 def changes_table(settings: Mapping[str, Any], default: Mapping[str, Any], asked: Mapping[str, Any]) -> Table:
     """The settings that differ: name, default's value, recommended value. `asked` are the study's fixed ones."""
     rows = [
-        Row((name, str(default.get(name, "engine's own")), str(value)), code=0)
+        Row((name, str(default.get(name, "engine's own")), str(value)))
         for name, value in settings.items()
         if asked.get(name) != value
     ]
