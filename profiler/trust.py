@@ -25,8 +25,8 @@ All are of plain dense models."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """Measured engines that predictions from kernel tables were compared with."""
+class MeasuredEngines:
+    """Those that predictions from kernel tables were compared with."""
 
     models: str
     parts: frozenset[str]
@@ -34,9 +34,9 @@ class Compared:
     tpot_error: float
 
 
-DENSE = Compared("plain dense models", frozenset(), TABLES_TPOT_ERROR)
-MIXTURES = Compared("mixtures of experts", frozenset({"experts", "layers of several kinds"}), 0.1)
-LATENT = Compared("mixtures of experts with latent attention", frozenset({"experts", "latent attention"}), 0.2)
+DENSE = MeasuredEngines("plain dense models", frozenset(), TABLES_TPOT_ERROR)
+MIXTURES = MeasuredEngines("mixtures of experts", frozenset({"experts", "layers of several kinds"}), 0.1)
+LATENT = MeasuredEngines("mixtures of experts with latent attention", frozenset({"experts", "latent attention"}), 0.2)
 """TPOT of the latter two: benchmarks/accuracy/silicon_sample.py --experts (0.096 with gpt-oss-120b and MiniMax-M2.5,
 0.201 with Kimi-K2.5). TTFT was off by less there than TABLES_TTFT_ERROR, which is mostly the way to the engine and told
 of all."""
@@ -201,7 +201,7 @@ def _tables_error(profile: "Profile") -> tuple[float, float] | tuple[None, None]
     return (None, None) if profile.doubts else (TABLES_TTFT_ERROR, _compared(profile).tpot_error)
 
 
-def _compared(profile: "Profile") -> Compared:
+def _compared(profile: "Profile") -> MeasuredEngines:
     """Those that tell most of a profile from kernel tables."""
     if "latent attention" in profile.model_parts:
         return LATENT
