@@ -154,7 +154,7 @@ def _start(
         process = _spawn([*command, *serve_arguments(settings)], log_path, variables)
         undo.callback(_stop, process)
         _wait_healthy(process, url, log_path, timeout_s)
-        name = settings.get("served_model_name", model)
+        name = settings.get("served_model_name") or model
         server = Server(
             base_url=url,
             model=name if isinstance(name, str) else str(name[0]),

@@ -104,6 +104,9 @@ _TEXTS = """
 TEXTS = frozenset(_TEXTS.split())
 """Settings that are text (`str` in EngineArgs), whatever YAML would make of it: a revision 0123456 is no number."""
 
+SERVED_AS = "served_model_name"
+"""Text or a list of texts, of which 0123 is one too."""
+
 _CACHE_DTYPES = """
     auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
     turboquant_k3v4_nc turboquant_3bit_nc ultraquant_4bit int4_per_token_head int8_per_token_head fp8_per_token_head
@@ -210,6 +213,8 @@ def typed(name: str, value: Any, where: str) -> Any:
     if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
         return value
     parsed = _parsed(value, where)
+    if name == SERVED_AS and not isinstance(parsed, list | None):
+        return str(value)
     if isinstance(parsed, date):  # YAML's; no setting is one
         parsed = value = str(value)
     kind = _kind(name)

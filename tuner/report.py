@@ -145,7 +145,7 @@ class Page:
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
             "source": f"Where the times come from: {'; '.join(trust_lines(self._trust()))}.",
-            "table": answer_table(self.shown, sides),
+            "table": answer_table(self.objective, self.shown, sides),
             "changes": changes_table(self.best, self._defaults(), self.default),
         }
 

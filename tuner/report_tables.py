@@ -7,9 +7,9 @@ from typing import Any
 
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
-from .objective import Metrics, Objective
+from .objective import GOOD_SHARE, Metrics, Objective, good_share
 from .study import Trial
-from .verdict import mean_ratio, percent
+from .verdict import mean_good_share, mean_ratio, percent
 
 NONE = "-"
 
@@ -72,13 +72,17 @@ def _named(quantity: Quantity) -> str:
     return f"{quantity.label}, {quantity.unit}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def answer_table(shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
-    """Each quantity of each side, predicted and, where there are runs, measured."""
+def answer_table(objective: Objective, shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
+    """Each quantity of each side, predicted and, where there are runs, measured; first the share of good requests where
+    it is a target."""
     columns, rows = ["", "target"], []
     for side in sides:
         columns.append(f"{side.name}, predicted")
         if side.measured and side.measured.runs:
             columns.append(f"{side.name}, measured")
+    if objective.good_is_target:
+        needed = f"≥\N{NO-BREAK SPACE}{GOOD_SHARE:.0%}"
+        rows.append(Row(("good\N{NO-BREAK SPACE}requests", needed), [cell for side in sides for cell in _good(side)]))
     for quantity in shown:
         cells = []
         for side in sides:
@@ -88,6 +92,16 @@ def answer_table(shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
         target = f"≤\N{NO-BREAK SPACE}{quantity.slo.limit_ms:g}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
         rows.append(Row((_named(quantity), target), cells))
     return Table(columns, rows, labels=2)
+
+
+def _good(side: Side) -> list[Cell]:
+    """The share of good requests, predicted and, where there are runs, measured."""
+    shares = [math.nan if side.predicted is None else good_share(side.predicted)]
+    shares += [mean_good_share(side.measured)] if side.measured and side.measured.runs else []
+    return [
+        Cell(NONE) if math.isnan(share) else Cell(f"{share:.1%}", "met" if share >= GOOD_SHARE else "missed")
+        for share in shares
+    ]
 
 
 def _predicted(quantity: Quantity, metrics: Metrics | None) -> Cell:

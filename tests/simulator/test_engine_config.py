@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError
-from slotune.simulator.engine_config import parse_settings, resolve
+from slotune.simulator.engine_config import parse_settings, resolve, setting
 from slotune.tuner.screen import read_configurations
 
 
@@ -75,6 +75,14 @@ def test_a_no_that_is_false_says_nothing_as_in_vllm(tmp_path: Path):
     assert parse_settings([], file) == {"async_scheduling": False}
     with pytest.raises(InputError, match="no_enable_prefix_caching takes bool, not 'maybe'"):
         parse_settings(["no_enable_prefix_caching=maybe"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0123", "0123"), ("on", "on"), ("[a, b]", ["a", "b"]), ("mine", "mine"), ("null", None)]
+)
+def test_a_name_to_serve_under_is_text_whatever_yaml_makes_of_it(text: str, value: object) -> None:
+    assert parse_settings([f"served_model_name={text}"]) == {"served_model_name": value}
+    assert setting("served_model_name", 123, "here") == {"served_model_name": "123"}
 
 
 @pytest.mark.parametrize("text", ["0123456", "1.10", "1_000", "on", "2024-01-01"])

@@ -143,15 +143,23 @@ def test_a_study_in_which_no_request_is_served_in_time_has_a_report(searched: Pa
     assert "no configuration meets every target" in write_report(study, jobs=1).read_text()
 
 
-def test_goodput_beside_other_targets_is_counted_with_them(searched: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("share", "headline", "row"),
+    [
+        (1.0, "all 3 targets are met", "good requests ≥ 99% 100.0% ✓"),
+        (0.97, "no configuration meets every target", "good requests ≥ 99% 97.0% ✗"),
+    ],
+)
+def test_goodput_beside_other_targets_is_one(searched: Path, tmp_path: Path, share: float, headline: str, row: str):
     with Study.open(searched) as opened:
         asked = opened.asked.model_copy(update={"goodput": {"ttft": 1e6}})
         trials = opened.trials("simulation")
     with Study.create(tmp_path / "good", asked) as opened:
         for trial in trials:
             metrics = dict(trial.metrics or {})
-            opened.add(Trial(trial.settings, metrics | {"request_goodput": metrics["request_throughput"]}))
-    assert "all 3 targets are met" in write_report(tmp_path / "good", jobs=1).read_text()
+            opened.add(Trial(trial.settings, metrics | {"request_goodput": share * metrics["request_throughput"]}))
+    words = words_of(write_report(tmp_path / "good", jobs=1).read_text())
+    assert headline in words and row in words
 
 
 def test_what_the_engine_left_unanswered_is_told(searched: Path, fake_engine: Any, tmp_path: Path):

@@ -308,7 +308,7 @@ def test_requests_that_were_not_answered_are_told(study: Path, fake_engine: Any)
 
 def _answer(validation: Validation) -> Table:
     one = validation.found[0]
-    return answer_table(validation.quantities, [Side(one.name, one.predicted, one)])
+    return answer_table(validation.task.objective, validation.quantities, [Side(one.name, one.predicted, one)])
 
 
 def test_intervals_in_json_hold_together_as_those_in_the_text_do(study: Path, fake_engine: Any):
