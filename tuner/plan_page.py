@@ -9,6 +9,9 @@ from .capacity import Probe
 from .plan import ORDERINGS, Plan
 
 SECONDS_PER_HOUR = 3600.0
+FEW = 100
+"""Requests of a trace, of which fewer are no sample of a service's traffic."""
+FEW_REQUESTS = "{} requests are the whole trace: the interval spans orders of these, and tells nothing of other traffic"
 
 
 def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
@@ -28,10 +31,11 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
 
 
 def warnings(plans: Sequence[Plan]) -> list[str]:
-    """What is wrong with the answers that the plans count, where anything is."""
-    return [
-        f"{one.scenario.name}: {line}" for one in plans if one.capacities for line in unanswered(_shown(one).metrics)
-    ]
+    """What is wrong with the answers that the plans count, where anything is, and with a trace of few requests."""
+    planned = [one for one in plans if one.capacities]
+    few = len(plans[0].scenario.trace)
+    told = [FEW_REQUESTS.format(few)] if planned and few < FEW else []
+    return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(_shown(one).metrics)]
 
 
 def without_turns(plans: Sequence[Plan]) -> dict[str, int]:

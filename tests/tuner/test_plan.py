@@ -8,6 +8,7 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
+from slotune.traces.transform import head
 from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
 from slotune.tuner.plan import ORDERINGS, fewest_that_do, plan, require_targets, what_if
@@ -147,8 +148,15 @@ def test_costs_are_of_the_tokens_that_are_made(base):
 def test_what_is_wrong_with_the_answers_is_told_beside_the_plans(base):
     longest = int(base.trace.input_tokens.max()) + 2
     found = plan([replace(base, settings=base.settings | {"max_model_len": longest}), base], jobs=1)
-    (line,) = warnings(found)
+    line = warnings(found)[-1]
     assert line.startswith("base: ") and line.endswith("before the trace's do: the numbers are of shorter ones")
     told = document(found, None)
     assert told["metrics"]["answers_cut"] > 0
     assert told["metrics_rate"] == found[0].capacities[0].best.rate
+
+
+@pytest.mark.parametrize(("requests", "told"), [(99, ["99 requests are the whole trace"]), (100, [])])
+def test_a_trace_of_few_requests_is_said_to_be_no_sample(base, small_trace, requests, told):
+    few = replace(base, trace=head(small_trace(100), requests))
+    (one,) = plan([few], jobs=1)
+    assert [line.partition(":")[0] for line in warnings([one])] == told
