@@ -19,8 +19,9 @@ from . import compile_cache
 if TYPE_CHECKING:
     from .errors import EngineError, InfeasibleError, InputError, SlotuneError
     from .profiler.profile import Profile, load_profile
-    from .simulator.engine_config import EngineConfig, parse_settings
+    from .simulator.engine_config import EngineConfig
     from .simulator.metrics import summarise
+    from .simulator.settings import parse_settings
     from .simulator.simulation import SimulationResult, simulate
     from .simulator.slo import Slo, parse_slo
     from .traces.read import read_trace
@@ -47,8 +48,9 @@ __all__ = [
 _MODULES = {
     ".errors": ("EngineError", "InfeasibleError", "InputError", "SlotuneError"),
     ".profiler.profile": ("Profile", "load_profile"),
-    ".simulator.engine_config": ("EngineConfig", "parse_settings"),
+    ".simulator.engine_config": ("EngineConfig",),
     ".simulator.metrics": ("summarise",),
+    ".simulator.settings": ("parse_settings",),
     ".simulator.simulation": ("SimulationResult", "simulate"),
     ".simulator.slo": ("Slo", "parse_slo"),
     ".traces.read": ("read_trace",),

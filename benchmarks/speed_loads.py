@@ -10,7 +10,7 @@ import numpy as np
 
 from slotune.benchmarks.reference_loop import LinearCost
 from slotune.profiler.profile import Profile, linear_profile, load_profile
-from slotune.simulator.engine_config import Settings
+from slotune.simulator.settings import Settings
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.tests.oracle.make_cases import cases
 from slotune.tests.oracle.simulated import write_case_trace

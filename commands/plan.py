@@ -111,7 +111,7 @@ def _scenario(
     policy: str,
 ) -> "Scenario":
     from ..profiler.profile import load_profile
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
     from ..traces.read import read_trace
     from ..tuner.capacity import Scenario
     from ..tuner.objective import Objective

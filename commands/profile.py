@@ -127,7 +127,7 @@ def fit(
     from ..profiler.profile_folder import check_target
     from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate_steps import samples_of_files
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
@@ -171,7 +171,7 @@ def measure(
     from ..profiler.launch import find_vllm
     from ..profiler.measure import Task, measure
     from ..profiler.model_folder import read_model_folder
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
     from .output import progress
 
     read_model_folder(model)  # before an engine is looked for: a slip of the pen is told first
@@ -228,7 +228,7 @@ def silicon(
     from ..profiler.profile import save_profile
     from ..profiler.profile_folder import check_target
     from ..profiler.silicon import import_silicon
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
 
     check_target(out)
     settings = parse_settings(engine, engine_config)

@@ -141,7 +141,7 @@ def _common(
     seed: int,
 ) -> tuple[Any, dict[str, Any], "Objective | None"]:
     from ..profiler.profile import load_profile
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
     from ..traces.read import read_trace
     from ..traces.transform import at_rate
     from ..tuner.evaluate import SimulatedRun

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..profiler.profile import Profile
-    from ..simulator.engine_config import EngineConfig, Settings
+    from ..simulator.engine_config import EngineConfig
     from ..simulator.outage import Outage
+    from ..simulator.settings import Settings
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
     from ..simulator.timing import Timing
@@ -189,7 +190,7 @@ def _simulated(
     **service: Any,
 ) -> _Run:
     from ..profiler.profile import load_profile
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
     from ..simulator.simulation import simulate
     from ..simulator.step_writer import StepWriter
     from ..traces.read import read_trace

@@ -140,7 +140,7 @@ def _validated(
 def _asked(
     engine: tuple[str, ...], engine_config: Path | None, acceptance_rate: str | None, slo: tuple[Any, ...], **rest: Any
 ) -> "Asked":
-    from ..simulator.engine_config import parse_settings
+    from ..simulator.settings import parse_settings
     from ..tuner.task import ask
 
     return ask(slos=slo, engine=parse_settings(engine, engine_config, acceptance_rate), **rest)

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from ..errors import InputError
-from ..simulator.engine_config import Settings, setting
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
+from ..simulator.settings import Settings, setting
 from ..simulator.step_time import HULL_ABOVE, SHAPE, SHAPE_NAMES, unbounded_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity

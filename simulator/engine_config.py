@@ -1,26 +1,15 @@
-"""Engine settings under vLLM's own names: parsed from text, checked as vLLM checks them, resolved with its defaults."""
+"""The engine that is simulated: every setting resolved with vLLM's defaults, and checked as vLLM checks them."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import InputError, unknown_name
-from .speculation import ASYNCHRONOUS, Speculation, assume_acceptance, parse_speculation
-from .versions import VersionRules, argument_versions, check_settings, rules_for
-
-Settings = dict[str, Any]
-"""What somebody asked for: vLLM argument names and values, nothing else. Travels through studies and exports."""
+from ..errors import InputError
+from .speculation import ASYNCHRONOUS, Speculation, parse_speculation
+from .versions import VersionRules, check_settings, rules_for
 
 UNLIMITED_MODEL_LEN = 1 << 30
 """max_model_len where nobody names one: no request is too long."""
-LARGEST = 1 << 50
-"""Of the whole numbers that a setting can have: a petabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,198 +69,6 @@ SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks",
 PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
 """Settings that change the number of KV blocks, through the profile."""
 
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises; a ValueError for what looks like a date and is none, too many digits, and bytes not UTF-8."""
-HUMAN_READABLE = frozenset(
-    {
-        "kv_cache_memory_bytes",
-        "max_model_len",
-        "max_num_batched_tokens",
-        "max_num_queued_tokens",
-        "max_num_scheduled_tokens",
-    }
-)
-"""Settings whose numbers vLLM takes with a suffix (EngineArgs, vllm/engine/arg_utils.py)."""
-
-
-_TEXTS = """
-    model model_weights tokenizer hf_config_path allowed_local_media_path download_dir config_format master_addr
-    data_parallel_address offload_backend revision code_revision tokenizer_revision mm_encoder_attn_dtype
-    mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_path io_processor_plugin video_pruning_method reasoning_parser
-    reasoning_parser_plugin spec_method spec_model show_hidden_metrics_for_version otlp_traces_endpoint worker_cls
-    worker_extension_cls log_config_file generation_config model_impl
-"""
-TEXTS = frozenset(_TEXTS.split())
-"""Settings that are text (`str` in EngineArgs), whatever YAML would make of it: a revision 0123456 is no number."""
-
-SERVED_AS = "served_model_name"
-"""Text or a list of texts, of which 0123 is one too."""
-
-_CACHE_DTYPES = """
-    auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
-    turboquant_k3v4_nc turboquant_3bit_nc ultraquant_4bit int4_per_token_head int8_per_token_head fp8_per_token_head
-    nvfp4 nvfp4_4over6
-"""
-CACHE_DTYPES = tuple(_CACHE_DTYPES.split())
-"""Values of kv_cache_dtype (CacheDType, vllm/config/cache.py)."""
-_KINDS_BESIDES = {
-    "num_gpu_blocks_override": "int | None",
-    "kv_cache_memory_bytes": "int | None",
-    "gpu_memory_utilization": "float",
-    "enforce_eager": "bool",
-    "cudagraph_capture_sizes": "list[int] | None",
-    "max_cudagraph_capture_size": "int | None",
-}
-"""Types of settings that a profile follows and EngineConfig does not have."""
-
-_NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
-"""How vLLM's command line reads those kinds."""
-
-
-def vllm_argument_names() -> frozenset[str]:
-    """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
-    return frozenset(argument_versions())
-
-
-def vllm_serve_argument_names() -> frozenset[str]:
-    """Names of what `vllm serve` 0.32 takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
-    text = files(__package__).joinpath("vllm-0.32-serve-arguments.txt").read_text(encoding="utf-8")
-    return frozenset(text.split())
-
-
-def parse_settings(
-    assignments: Iterable[str] = (), config_file: Path | None = None, acceptance: str | None = None
-) -> Settings:
-    """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
-
-    What the file says of the server and not of the engine, such as its port, is passed over.
-    `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of).
-    Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
-    """
-    settings = _read_config_file(config_file) if config_file else {}
-    for text in assignments:
-        name, found, value = text.partition("=")
-        if not found:
-            raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
-        settings |= setting(name, value, f"--engine {text}")
-    return _with_acceptance(settings, acceptance) if acceptance else settings
-
-
-def _with_acceptance(settings: Settings, acceptance: str) -> Settings:
-    """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
-    config = settings.get("speculative_config")
-    if not config:
-        raise nothing_drafted(acceptance)
-    return settings | {"speculative_config": assume_acceptance(config, acceptance)}
-
-
-def nothing_drafted(acceptance: str) -> InputError:
-    """The InputError for an acceptance without drafts."""
-    return InputError(f"--acceptance-rate {acceptance}: needs --engine speculative_config='{{...}}'")
-
-
-def _read_config_file(path: Path) -> Settings:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except NOT_YAML as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
-    settings: Settings = {}
-    served = vllm_serve_argument_names() - vllm_argument_names()
-    for name, value in content.items():
-        if _key(str(name)).removeprefix("no_") not in served:
-            settings |= setting(str(name), value, f"{path}: {name}")
-    return settings
-
-
-def _key(name: str) -> str:
-    return name.strip().lstrip("-").replace("-", "_")
-
-
-def setting(name: str, value: Any, where: str) -> Settings:
-    """One setting, checked, under vLLM's name; `no-NAME` is NAME off, and where it is false nothing, as in vLLM.
-
-    Raises InputError, which begins with `where`, for a name that vLLM does not have and a value of the wrong type.
-    """
-    key = _key(name)
-    valid = vllm_argument_names()
-    if key not in valid and key.startswith("no_") and key[3:] in valid:
-        parsed = _parsed(value, where)
-        if not isinstance(parsed, bool):
-            raise InputError(f"{where}: {key} takes bool, not {value!r}")
-        return {key[3:]: False} if parsed else {}
-    if key not in valid:
-        raise InputError(f"{where}: {unknown_name('engine setting', name, valid)}")
-    return {key: typed(key, value, where)}
-
-
-def typed(name: str, value: Any, where: str) -> Any:
-    """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
-    if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
-        return value
-    parsed = _parsed(value, where)
-    if name == SERVED_AS and not isinstance(parsed, list | None):
-        return str(value)
-    if isinstance(parsed, date):  # YAML's; no setting is one
-        parsed = value = str(value)
-    kind = _kind(name)
-    read = _NUMBERS.get((kind or "").split(" ")[0])
-    if read and parsed is not None and isinstance(value, str):
-        parsed = _decimal(value, read)
-    if name in HUMAN_READABLE and isinstance(parsed, str):
-        parsed = _human_readable(parsed)
-    if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
-        raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
-    if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
-        return parsed
-    if kind.startswith("bool") and isinstance(parsed, bool):
-        return parsed
-    if kind.startswith("int") and isinstance(parsed, int) and not isinstance(parsed, bool):
-        if abs(parsed) > LARGEST:
-            raise InputError(f"{where}: {name}={parsed} is out of range")
-        return parsed
-    if kind.startswith("float") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
-        return float(parsed)
-    if kind.startswith("list") and isinstance(parsed, list) and all(type(item) is int for item in parsed):
-        return parsed
-    if kind == "str" and isinstance(parsed, str):
-        return parsed
-    raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
-
-
-def _parsed(value: Any, where: str) -> Any:
-    """What YAML makes of a text; anything else as it is."""
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except NOT_YAML as error:
-        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def _decimal(text: str, read: Callable[[str], float]) -> float | str:
-    """A number as vLLM's command line reads it, where YAML has octal ones (010), base 60 (1:30) and neither 08 nor
-    1e-2; other text as it is."""
-    try:
-        return read(text)
-    except ValueError:
-        return text
-
-
-def _human_readable(text: str) -> int | str:
-    """`25.6k` or `2G` as vLLM takes them (vllm/utils/argparse_utils.py, human_readable_int); other text as it is."""
-    match = re.fullmatch(r"(\d+)(\.\d+)?([kmgt])", text) or re.fullmatch(r"(\d+)()([KMGT])", text)
-    if match is None:
-        return text
-    power = "kmgt".index(match[3].lower()) + 1
-    return int(float(match[1] + (match[2] or "")) * (1000 if match[3].islower() else 1024) ** power)
-
-
-def _kind(name: str) -> str | None:
-    simulated = {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}
-    return (simulated | _KINDS_BESIDES).get(name)
-
 
 def resolve(
     settings: Mapping[str, Any], defaults: Mapping[str, Any], num_gpu_blocks: int, vllm_version: str | None = None
@@ -287,7 +84,7 @@ def resolve(
     return EngineConfig(num_gpu_blocks=num_gpu_blocks, vllm_version=vllm_version, **chosen)
 
 
-def _speculative(settings: Mapping[str, Any], chosen: Settings, version: VersionRules) -> Settings:
+def _speculative(settings: Mapping[str, Any], chosen: dict[str, Any], version: VersionRules) -> dict[str, Any]:
     """Speculation, and async scheduling where it works with it (VllmConfig.__post_init__, vllm/config/vllm.py)."""
     if not chosen.get("speculative_config"):
         return {"speculative_config": None}
@@ -302,7 +99,7 @@ def _speculative(settings: Mapping[str, Any], chosen: Settings, version: Version
     return {"speculative_config": speculation, "async_scheduling": False}
 
 
-def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings:
+def _batch_defaults(settings: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """What vLLM makes of a batch limit that nobody set, given the other settings.
 
     Source: EngineArgs._set_default_max_num_seqs_and_batched_tokens_args (vllm/engine/arg_utils.py).
@@ -311,7 +108,7 @@ def _batch_defaults(settings: Mapping[str, Any], defaults: Settings) -> Settings
     for name in ("max_model_len", "max_num_seqs"):  # what follows from a wrong one would be blamed otherwise
         if known[name] < 1:
             raise InputError(f"{name}={known[name]}: must be at least 1")
-    filled: Settings = {}
+    filled: dict[str, Any] = {}
     tokens = known["max_num_batched_tokens"]
     if "max_num_batched_tokens" not in settings:
         if not known["enable_chunked_prefill"] and known["max_model_len"] < UNLIMITED_MODEL_LEN:

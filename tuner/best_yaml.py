@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..simulator.engine_config import Settings
 from ..simulator.misses import unanswered
+from ..simulator.settings import Settings
 from ..simulator.speculation import parse_speculation
 from .deployment import checkpoint_note, served
 from .export import vllm_yaml

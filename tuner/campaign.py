@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import EngineError
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .blame import at_fault, excusable
 from .comparison import DEFAULT
 from .engine_run import Measured

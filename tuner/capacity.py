@@ -13,9 +13,9 @@ import numpy as np
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
-from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
 from ..simulator.misses import unanswered
+from ..simulator.settings import Settings
 from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head

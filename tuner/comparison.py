@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from ..simulator.slo import Slo
 from .blame import at_fault, excusable
 from .intervals import Interval, mean_interval, paired_ratio

@@ -7,7 +7,8 @@ from typing import Any
 from ..profiler.kv_capacity import DEFAULT_MEMORY_SHARE
 from ..profiler.profile import UNLIMITED_BLOCKS, Profile
 from ..profiler.provenance import KERNEL_TABLES, MEASURED
-from ..simulator.engine_config import EngineConfig, Settings, resolve
+from ..simulator.engine_config import EngineConfig, resolve
+from ..simulator.settings import Settings
 
 VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig)} | {
     "gpu_memory_utilization": DEFAULT_MEMORY_SHARE

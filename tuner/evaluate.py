@@ -10,9 +10,9 @@ from .. import compile_cache
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
-from ..simulator.engine_config import Settings
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
+from ..simulator.settings import Settings
 from ..simulator.simulation import SimulationResult, simulate
 from ..traces.trace import Trace
 from ..traces.transform import head

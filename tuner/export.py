@@ -11,7 +11,7 @@ from ..errors import InputError, SlotuneError
 from ..profiler.profile import load_profile
 from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
-from ..simulator.engine_config import Settings, parse_settings
+from ..simulator.settings import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
 from .study import BEST_FILE, read_asked, write_file
 

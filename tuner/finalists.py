@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .objective import Objective
 from .ranking import pareto_front, ranked, recommended, reference_of, unlike
 from .study import Study, Trial, settings_key

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .choice import picked
 from .evaluate import Outcome
 from .objective import Metrics

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import largest_share, step_time_error
-from ..simulator.engine_config import setting
+from ..simulator.settings import setting
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .objective import Metrics
 from .sensitivity import factors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..profiler.trust import piled_up
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml

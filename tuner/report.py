@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import SlotuneError
 from ..profiler.trust import lines as trust_lines
-from ..simulator.engine_config import Settings
 from ..simulator.misses import unanswered
+from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from .choice import picked
 from .comparison import Compared, Quantity, quantities

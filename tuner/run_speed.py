@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..profiler.surrogate_steps import samples_of
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from ..simulator.step_time import step_times_s
 from ..simulator.steps import StepRecord
 from .evaluate import SimulatedRun

@@ -15,7 +15,7 @@ import yaml
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
-from ..simulator.engine_config import NOT_YAML, Settings, nothing_drafted, setting
+from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, setting
 from ..simulator.slo import OF_ALL, Slo
 from ..simulator.speculation import assume_acceptance
 from .evaluate import Outcome, SimulatedRun

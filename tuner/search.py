@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .evaluate import Outcome, RunAll
 from .objective import Metrics, Objective
 from .ranking import as_good, recommended, reference_of

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .feasibility import FeasibilityForest
 from .space import F64, SearchSpace
 

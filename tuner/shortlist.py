@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from ..errors import SlotuneError
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .choice import picked
 from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned

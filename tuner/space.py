@@ -20,7 +20,8 @@ from ConfigSpace.forbidden import (
 )
 
 from ..profiler.kv_capacity import DEFAULT_MEMORY_SHARE
-from ..simulator.engine_config import EngineConfig, Settings
+from ..simulator.engine_config import EngineConfig
+from ..simulator.settings import Settings
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

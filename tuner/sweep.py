@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from ..traces.transform import head
 from .objective import Metrics

@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import WHATEVER_MEMORY, Profile, load_profile
 from ..profiler.profile_folder import bundled_path
-from ..simulator.engine_config import EngineConfig, Settings
+from ..simulator.engine_config import EngineConfig
 from ..simulator.policies import disobeyed
+from ..simulator.settings import Settings
 from ..simulator.slo import Slo, parse_slo
 from ..traces.read import read_trace
 from ..traces.trace import Trace

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..profiler.launch import find_vllm
 from ..profiler.model_folder import lasting_name
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from .best_yaml import warned
 from .campaign import Campaign, Round, Run, Watch
 from .engine_run import EngineRun, model_to_serve

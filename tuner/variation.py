@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..simulator.engine_config import Settings
+from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun

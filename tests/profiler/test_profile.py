@@ -25,8 +25,9 @@ from slotune.profiler.profile_page import kv_lines
 from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
-from slotune.simulator.engine_config import EngineConfig, parse_settings
+from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, totals_of
+from slotune.simulator.settings import parse_settings
 from slotune.simulator.step_time import new_memo, step_time_s
 
 Slotune = Callable[..., tuple[int, str, str]]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from slotune.simulator.api_server import PIECE_S, PROMPT_TOKEN_S, REQUEST_S, busy_share
-from slotune.simulator.engine_config import Settings, parse_settings, resolve
+from slotune.simulator.engine_config import resolve
 from slotune.simulator.outage import Outage
+from slotune.simulator.settings import Settings, parse_settings
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.simulator.step_time import linear_model
 from slotune.simulator.timing import Timing

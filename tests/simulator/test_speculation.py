@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotune.errors import InputError
-from slotune.simulator.engine_config import parse_settings, resolve
+from slotune.simulator.engine_config import resolve
+from slotune.simulator.settings import parse_settings
 from slotune.simulator.speculation import (
     Speculation,
     acceptance_rates_of,

@@ -10,7 +10,7 @@ import yaml
 
 from slotune.errors import InputError
 from slotune.profiler.vllm_arguments import serve_arguments
-from slotune.simulator.engine_config import parse_settings
+from slotune.simulator.settings import parse_settings
 from slotune.tuner.export import command_line, kubernetes, vllm_yaml, write_export
 
 SETTINGS = {
