@@ -18,7 +18,8 @@ from . import compile_cache
 
 if TYPE_CHECKING:
     from .errors import EngineError, InfeasibleError, InputError, SlotuneError
-    from .profiler.profile import Profile, load_profile
+    from .profiler.profile import Profile
+    from .profiler.profile_folder import load_profile
     from .simulator.engine_config import EngineConfig
     from .simulator.metrics import summarise
     from .simulator.settings import parse_settings
@@ -47,7 +48,8 @@ __all__ = [
 
 _MODULES = {
     ".errors": ("EngineError", "InfeasibleError", "InputError", "SlotuneError"),
-    ".profiler.profile": ("Profile", "load_profile"),
+    ".profiler.profile": ("Profile",),
+    ".profiler.profile_folder": ("load_profile",),
     ".simulator.engine_config": ("EngineConfig",),
     ".simulator.metrics": ("summarise",),
     ".simulator.settings": ("parse_settings",),

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from slotune.cli import main as slotune
-from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.traces import Trace, read_trace
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.tuner.comparison import compared, quantities

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.recorder import Recorder, Writer
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from slotune.benchmarks.reference_loop import LinearCost
-from slotune.profiler.profile import Profile, linear_profile, load_profile
+from slotune.profiler.profile import Profile, linear_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.simulator.settings import Settings
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.tests.oracle.make_cases import cases

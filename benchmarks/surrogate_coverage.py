@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from slotune.profiler.profile import load_profile
-from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path
+from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_errors import folds, regime_names
 from slotune.profiler.surrogate_samples import StepSamples, read_samples

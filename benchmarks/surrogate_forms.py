@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from surrogate_peers import PEERS, errors_by_regime
 
-from slotune.profiler.profile import load_profile
-from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path
+from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS
 

@@ -110,7 +110,7 @@ def _scenario(
     acceptance_rate: str | None,
     policy: str,
 ) -> "Scenario":
-    from ..profiler.profile import load_profile
+    from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
     from ..traces.read import read_trace
     from ..tuner.capacity import Scenario

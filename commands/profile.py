@@ -78,13 +78,14 @@ def linear(
     Example:
       slotune profile linear --base-ms 5 --prefill-token-ms 0.02 --decode-seq-ms 0.05 --context-token-ms 0.00002 --out p
     """
-    from ..profiler.profile import linear_profile, save_profile
+    from ..profiler.profile import linear_profile
+    from ..profiler.profile_folder import write_profile
 
     profile = linear_profile(
         base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, out.name, version
     )
     with writing(out):
-        save_profile(profile, out)
+        write_profile(profile, out)
     if as_json:
         _show(profile, as_json)
     else:
@@ -123,8 +124,7 @@ def fit(
       slotune profile fit monday.jsonl tuesday.jsonl --model my-model --engine max_num_seqs=256 --out profiles/prod
     """
     from ..profiler.fitted_profile import fitted_profile
-    from ..profiler.profile import save_profile
-    from ..profiler.profile_folder import check_target
+    from ..profiler.profile_folder import check_target, write_profile
     from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate_steps import samples_of_files
     from ..simulator.settings import parse_settings
@@ -136,7 +136,7 @@ def fit(
     profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)
     profile.check_given(settings)
     with writing(out):
-        save_profile(profile, out)
+        write_profile(profile, out)
     _show(profile, as_json)
 
 
@@ -225,8 +225,7 @@ def silicon(
     Example:
       slotune profile import silicon --system h200_sxm --model meta-llama/Meta-Llama-3.1-8B --tp 1 --out h200-8b
     """
-    from ..profiler.profile import save_profile
-    from ..profiler.profile_folder import check_target
+    from ..profiler.profile_folder import check_target, write_profile
     from ..profiler.silicon import import_silicon
     from ..simulator.settings import parse_settings
 
@@ -235,7 +234,7 @@ def silicon(
     profile = import_silicon(system, model, tp, out.name, seed, pp=pp, precision=precision, settings=settings)
     profile.check_given(settings)
     with writing(out):
-        save_profile(profile, out)
+        write_profile(profile, out)
     _show(profile, as_json)
 
 
@@ -251,7 +250,7 @@ def show(profile: str, as_json: bool) -> None:
     Example:
       slotune profile show h200-llama-3.1-8b
     """
-    from ..profiler.profile import load_profile
+    from ..profiler.profile_folder import load_profile
 
     _show(load_profile(profile), as_json)
 

@@ -140,7 +140,7 @@ def _common(
     policy: str,
     seed: int,
 ) -> tuple[Any, dict[str, Any], "Objective | None"]:
-    from ..profiler.profile import load_profile
+    from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
     from ..traces.read import read_trace
     from ..traces.transform import at_rate

@@ -189,7 +189,7 @@ def _simulated(
     replicas: int,
     **service: Any,
 ) -> _Run:
-    from ..profiler.profile import load_profile
+    from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
     from ..simulator.simulation import simulate
     from ..simulator.step_writer import StepWriter

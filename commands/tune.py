@@ -88,7 +88,7 @@ def command(
     Example:
       slotune tune --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --slo p99:tpot:30 --out studies/chat
     """
-    from ..profiler.profile import load_profile
+    from ..profiler.profile_folder import load_profile
     from ..simulator.misses import unanswered
     from ..tuner.recommendation import require_targets
     from ..tuner.recommendation_page import document

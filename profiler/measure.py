@@ -31,8 +31,8 @@ from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
 from .model_folder import read_model_folder, vocabulary_of
-from .profile import Profile, save_profile
-from .profile_folder import check_target
+from .profile import Profile
+from .profile_folder import check_target, write_profile
 from .recording import StepTail
 from .server import Server, running_server
 from .session import Collected, Sitting
@@ -89,7 +89,7 @@ def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], floa
     folder = task.out.parent / f"{task.out.name}.measure"
     with _held(folder):
         profile = _measured(task, launch, folder, report, clock)
-        save_profile(profile, task.out)
+        write_profile(profile, task.out)
         shutil.rmtree(folder)
     return profile
 

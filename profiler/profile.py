@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -291,28 +290,3 @@ def linear_profile(
         raise InputError("a step would take no time: give --base-ms, or both --prefill-token-ms and --decode-seq-ms")
     step = FittedStepTime.linear(base_s, prefill_token_s, decode_row_s, context_token_s)
     return Profile(name=name, source=CLOSED_FORM, step=step, engine=EngineFacts(version=version))
-
-
-def load_profile(name_or_path: str | Path) -> Profile:
-    """The profile in a folder, or a bundled one by its name. Raises InputError where there is none that can be read."""
-    from .profile_folder import bundled_names, bundled_path, read_profile
-
-    path = Path(name_or_path)
-    if path.exists():
-        return read_profile(path)
-    if str(name_or_path) in bundled_names():
-        return read_profile(bundled_path(str(name_or_path)))
-    known = ", ".join(bundled_names()) or "none"
-    raise InputError(
-        f"--profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})"
-    )
-
-
-def save_profile(profile: Profile, folder: Path) -> None:
-    """Write the profile to `folder`, replacing an older profile there; a killed process leaves the old or the new one.
-
-    Raises InputError where `folder` holds something that is no profile.
-    """
-    from .profile_folder import write_profile
-
-    write_profile(profile, folder)

@@ -68,8 +68,23 @@ def bundled_path(name: str) -> Path:
     return BUNDLED / name
 
 
-def read_profile(folder: Path) -> Profile:
-    """The profile in `folder`. Raises InputError for anything that is not a sound profile of this format version."""
+def load_profile(name_or_path: str | Path) -> Profile:
+    """The profile in a folder, or a bundled one by its name.
+
+    Raises InputError where there is none, and for anything that is not a sound profile of this format version.
+    """
+    path = Path(name_or_path)
+    if path.exists():
+        return _read_profile(path)
+    if str(name_or_path) in bundled_names():
+        return _read_profile(bundled_path(str(name_or_path)))
+    known = ", ".join(bundled_names()) or "none"
+    raise InputError(
+        f"--profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})"
+    )
+
+
+def _read_profile(folder: Path) -> Profile:
     document = _read_document(folder)
     fitted = _step_of(document, _read_residual(folder) if document.step.residual else None, folder)
     overhead = document.overhead
@@ -173,7 +188,10 @@ def _with_prefill_context(features: dict[str, tuple[float, float]]) -> dict[str,
 
 
 def write_profile(profile: Profile, folder: Path) -> None:
-    """Write `profile` to `folder` through a neighbouring temporary folder, so that all of it is there or nothing."""
+    """Write the profile to `folder`, replacing an older profile there; a killed process leaves the old or the new one.
+
+    It is made in a neighbouring temporary folder. Raises InputError where `folder` holds something that is no profile.
+    """
     check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

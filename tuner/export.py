@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, SlotuneError
-from ..profiler.profile import load_profile
+from ..profiler.profile_folder import load_profile
 from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.settings import Settings, parse_settings

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, SlotuneError
-from ..profiler.profile import WHATEVER_MEMORY, Profile, load_profile
-from ..profiler.profile_folder import bundled_path
+from ..profiler.profile import WHATEVER_MEMORY, Profile
+from ..profiler.profile_folder import bundled_path, load_profile
 from ..simulator.engine_config import EngineConfig
 from ..simulator.policies import disobeyed
 from ..simulator.settings import Settings

@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from tables import percent, require, row
 
-from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import import_silicon
 from slotune.profiler.trust import step_time_error
 from slotune.simulator.request_table import RequestTable

@@ -32,7 +32,8 @@ from real_engine_runs import Client, bench_client, keep, own_client, read_runs, 
 
 from slotune.cli import main as slotune
 from slotune.profiler.launch import Launch, find_vllm
-from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.recording import StepTail
 from slotune.profiler.server import running_server
 from slotune.profiler.surrogate_samples import read_samples

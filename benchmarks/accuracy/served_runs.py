@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from tables import row
 
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.profiler.surrogate_steps import samples_of_files

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from slotune.profiler.profile import EngineFacts, linear_profile, save_profile
+from slotune.profiler.profile import EngineFacts, linear_profile
+from slotune.profiler.profile_folder import write_profile
 from slotune.tuner.export import vllm_yaml
 from slotune.tuner.study import Asked, Study, Versions
 
@@ -24,7 +25,7 @@ GROUNDS = [
 def study(tmp_path: Path) -> Path:
     """A study with a recommendation, on the profile of a named model."""
     facts = EngineFacts(model="org/model", device="NVIDIA H200", version="0.32.0")
-    save_profile(replace(linear_profile(0.01, 1e-4, 1e-4, 0), engine=facts), tmp_path / "profile")
+    write_profile(replace(linear_profile(0.01, 1e-4, 1e-4, 0), engine=facts), tmp_path / "profile")
     asked = Asked(
         profile=str(tmp_path / "profile"),
         profile_digest="",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from slotune.profiler.profile import linear_profile, save_profile
+from slotune.profiler.profile import linear_profile
+from slotune.profiler.profile_folder import write_profile
 from slotune.traces import write_trace
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import uniform
@@ -15,7 +16,7 @@ from slotune.traces.lengths import uniform
 
 @pytest.fixture
 def study(tmp_path: Path, slotune: Callable[..., Any]) -> Path:
-    save_profile(linear_profile(0.002, 5e-5, 1e-5, 0), tmp_path / "profile")
+    write_profile(linear_profile(0.002, 5e-5, 1e-5, 0), tmp_path / "profile")
     write_trace(make_trace(20, 20.0, (uniform(100, 900), uniform(2, 14)), seed=1), tmp_path / "trace.jsonl")
     given = ("--profile", tmp_path / "profile", "--trace", tmp_path / "trace.jsonl", "--slo", "p99:itl:60")
     assert slotune("tune", *given, "--trials", 8, "--jobs", 1, "--out", tmp_path / "study").code == 0

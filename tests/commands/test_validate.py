@@ -24,10 +24,11 @@ TUNE = ("--slo", "p99:itl:60", "--trials", "8", "--jobs", "1", "--seed", "3")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile and a trace of a second and a half."""
-    from slotune.profiler.profile import linear_profile, save_profile
+    from slotune.profiler.profile import linear_profile
+    from slotune.profiler.profile_folder import write_profile
 
     folder = tmp_path_factory.mktemp("made")
-    save_profile(linear_profile(0.002, 5e-5, 1e-5, 0), folder / "profile")
+    write_profile(linear_profile(0.002, 5e-5, 1e-5, 0), folder / "profile")
     write_trace(make_trace(30, 20.0, (uniform(100, 900), uniform(2, 14)), seed=1), folder / "trace.jsonl")
     return folder
 

@@ -15,7 +15,7 @@ import pytest
 from slotune.errors import EngineError
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.load import Call, replay, send
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.prompts import random_tokens
 from slotune.profiler.recording import StepTail
 from slotune.profiler.server import Server, running_server

@@ -21,7 +21,8 @@ from slotune.profiler.chooser import Chooser
 from slotune.profiler.design import Scenario, Space
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Task, _earlier, measure
-from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.session import Sitting
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
@@ -255,7 +256,7 @@ def test_a_full_disk_is_told_with_the_folder(
     def full(profile: Profile, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("slotune.profiler.measure.save_profile", full)
+    monkeypatch.setattr("slotune.profiler.measure.write_profile", full)
     out = tmp_path / "p"
     done = slotune(
         "profile", "measure", "--model", model_folder, "--budget", "1s", "--vllm-python", fake_vllm, "--out", out

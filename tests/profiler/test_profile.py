@@ -13,14 +13,8 @@ from slotune.errors import InputError
 from slotune.profiler.fitted_profile import fitted_profile
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.profile import (
-    UNLIMITED_BLOCKS,
-    EngineFacts,
-    Profile,
-    linear_profile,
-    load_profile,
-    save_profile,
-)
+from slotune.profiler.profile import UNLIMITED_BLOCKS, EngineFacts, Profile, linear_profile
+from slotune.profiler.profile_folder import write_profile
 from slotune.profiler.profile_page import kv_lines
 from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
@@ -204,7 +198,7 @@ def test_linear_and_show_on_the_command_line(tmp_path: Path, slotune: Slotune) -
 def test_a_profile_whose_defaults_do_not_fit_is_shown_with_the_reason(
     profile: Profile, tmp_path: Path, slotune: Slotune
 ) -> None:
-    save_profile(replace(with_memory(profile), defaults={"max_model_len": 100_000}), tmp_path / "p")
+    write_profile(replace(with_memory(profile), defaults={"max_model_len": 100_000}), tmp_path / "p")
     told = json.loads(slotune("profile", "show", tmp_path / "p", "--json")[1])
     assert told["num_gpu_blocks"] is None
     assert told["kv"][0].startswith("vLLM refuses the default settings: max_model_len=100000: larger than the KV cache")
@@ -229,19 +223,6 @@ def test_defaults_are_refused_for_the_sake_of_what_was_given_alone(profile: Prof
     with pytest.raises(InputError, match=r"larger than the KV cache of 32 tokens \(num_gpu_blocks_override=3\)"):
         fits.check_given({"num_gpu_blocks_override": 3})
     too_long.check_given({"max_num_seqs": 8})
-
-
-@pytest.mark.parametrize("name", ["h200-llama", "no/such/folder"])
-def test_a_name_that_is_none_names_the_bundled_ones(name: str, slotune: Slotune) -> None:
-    code, _, err = slotune("profile", "show", name)
-    assert code == 2 and "h200-llama-3.1-8b" in err and err.count("\n") == 1
-
-
-def test_a_bundled_profile_is_found_by_name_and_says_that_it_was_not_measured() -> None:
-    bundled = load_profile("h200-llama-3.1-8b")
-    assert bundled.source == "kernel tables"
-    assert "kernel tables, not from a measurement" in bundled.provenance
-    assert bundled.trust()["step_time_error"]["all"]["median_error"] < 0.02
 
 
 def test_records_of_pipeline_stages_are_refused() -> None:

@@ -1,6 +1,7 @@
 """A profile on disk: it comes back as it was, damage is named, and nothing that is not a profile is overwritten."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.profiler.kv_capacity import KvCapacity, KvObservation
-from slotune.profiler.profile import EngineFacts, Profile, linear_profile, load_profile, save_profile
+from slotune.profiler.profile import EngineFacts, Profile, linear_profile
+from slotune.profiler.profile_folder import load_profile, write_profile
 from slotune.profiler.provenance import MEASURED
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
@@ -41,7 +43,7 @@ def profile() -> Profile:
 
 @pytest.fixture
 def folder(profile: Profile, tmp_path: Path) -> Path:
-    save_profile(profile, tmp_path / "p")
+    write_profile(profile, tmp_path / "p")
     return tmp_path / "p"
 
 
@@ -101,7 +103,7 @@ def test_the_samples_come_back(profile: Profile, folder: Path) -> None:
 
 
 def test_saving_twice_replaces_and_leaves_nothing_else(profile: Profile, folder: Path) -> None:
-    save_profile(linear_profile(1e-3, 1e-3, 1e-3, 0, name="second"), folder)
+    write_profile(linear_profile(1e-3, 1e-3, 1e-3, 0, name="second"), folder)
     assert load_profile(folder).name == "second"
     assert [path.name for path in folder.parent.iterdir()] == ["p"]
     assert [path.name for path in folder.iterdir()] == ["profile.json"]
@@ -110,16 +112,16 @@ def test_saving_twice_replaces_and_leaves_nothing_else(profile: Profile, folder:
 def test_a_folder_that_holds_something_else_is_left_alone(profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     with pytest.raises(InputError, match="holds something that is not a profile"):
-        save_profile(profile, tmp_path)
+        write_profile(profile, tmp_path)
     with pytest.raises(InputError, match="not a profile"):
-        save_profile(profile, tmp_path / "thesis.txt")
+        write_profile(profile, tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "dear"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_an_empty_folder_may_be_filled(profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-    save_profile(profile, tmp_path / "p")
+    write_profile(profile, tmp_path / "p")
     assert load_profile(tmp_path / "p").name == "measured"
 
 
@@ -198,3 +200,16 @@ def test_an_ensemble_that_would_loop_is_named(folder: Path) -> None:
 def test_a_missing_ensemble_is_named(folder: Path) -> None:
     (folder / "residual.txt").unlink()
     refused(folder, "residual.txt: cannot be read")
+
+
+@pytest.mark.parametrize("name", ["h200-llama", "no/such/folder"])
+def test_a_name_that_is_none_names_the_bundled_ones(name: str, slotune: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = slotune("profile", "show", name)
+    assert code == 2 and "h200-llama-3.1-8b" in err and err.count("\n") == 1
+
+
+def test_a_bundled_profile_is_found_by_name_and_says_that_it_was_not_measured() -> None:
+    bundled = load_profile("h200-llama-3.1-8b")
+    assert bundled.source == "kernel tables"
+    assert "kernel tables, not from a measurement" in bundled.provenance
+    assert bundled.trust()["step_time_error"]["all"]["median_error"] < 0.02

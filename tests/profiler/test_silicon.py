@@ -11,7 +11,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.profiler import silicon
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import import_silicon, sample_compositions
 from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.profiler.silicon_memory import kv_capacity

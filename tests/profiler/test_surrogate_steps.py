@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.profile import load_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.surrogate_steps import samples_of, samples_of_files
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s

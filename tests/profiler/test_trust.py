@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.profile import ModelPart, Profile, linear_profile, load_profile
+from slotune.profiler.profile import ModelPart, Profile, linear_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from slotune.errors import EngineError
-from slotune.profiler.profile import EngineFacts, Profile, linear_profile, save_profile
+from slotune.profiler.profile import EngineFacts, Profile, linear_profile
+from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.traces import write_trace
 from slotune.traces.generate import make_trace
@@ -118,7 +119,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     facts = EngineFacts(model="org/model", device="a formula", version="0.32.0")
     profile = replace(linear_profile(0.008, 1e-4, 3e-4, 0), engine=facts, defaults={"max_model_len": 8192})
-    save_profile(profile, folder / "profile")
+    write_profile(profile, folder / "profile")
     lengths = (lognormal(800, 3000), lognormal(60, 200))
     write_trace(make_trace(80, 5.0, lengths, seed=1), folder / "trace.jsonl")
     question = ask(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slotune.profiler.profile import Profile, load_profile
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.provenance import KERNEL_TABLES, MEASURED
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR

@@ -9,7 +9,7 @@ import yaml
 
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
-from slotune.profiler.profile import save_profile
+from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.export import grounds
 from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets
@@ -24,7 +24,7 @@ from slotune.tuner.tune import tune
 def files(tmp_path_factory, small_profile, small_trace):
     """A profile and a trace on disk; prompts of up to 600 tokens make a large budget stall the decodes."""
     folder = tmp_path_factory.mktemp("files")
-    save_profile(replace(small_profile, defaults={"max_model_len": 2048}), folder / "profile")
+    write_profile(replace(small_profile, defaults={"max_model_len": 2048}), folder / "profile")
     trace = small_trace(80, rate=30.0)
     rows = zip(trace.arrival_s, trace.input_tokens, trace.output_tokens, strict=True)
     (folder / "trace.jsonl").write_text(
@@ -196,8 +196,8 @@ def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(f
         kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5, error_bytes=1e6
     )
     tight = replace(small_profile, defaults={"max_model_len": 2048}, kv=kv)
-    save_profile(tight, tmp_path / "tight")
-    save_profile(replace(tight, cuda_graphs=True), tmp_path / "graphs")
+    write_profile(tight, tmp_path / "tight")
+    write_profile(replace(tight, cuda_graphs=True), tmp_path / "graphs")
     found = tune(asked((str(tmp_path / "tight"), files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1)
     with Study.open(tmp_path / "study") as study:
         failures = [trial.settings for trial in study.trials("simulation") if trial.failure]
