@@ -46,8 +46,11 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]],
 
 
 def _is_allowed(settings: Settings, task: Task) -> bool:
-    """Whether vLLM takes the other defaults beside these settings, and does not lower one of them."""
-    return bool(task.space.allowed(task.space.vector(settings)[None])[0])
+    """Whether vLLM takes the other defaults beside these settings, and does not lower one of them.
+
+    Settings with values that an earlier version searched and this one does not are not looked at.
+    """
+    return task.space.holds(settings) and bool(task.space.allowed(task.space.vector(settings)[None])[0])
 
 
 def _less(settings: Mapping[str, Any], names: set[str]) -> Settings:

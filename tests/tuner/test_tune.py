@@ -12,12 +12,14 @@ from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.export import grounds
+from slotune.tuner.idle_changes import take_back
 from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets
 from slotune.tuner.recommendation_page import comparison, document, front_table
 from slotune.tuner.report import write_report
-from slotune.tuner.study import Study
+from slotune.tuner.study import Study, Trial
 from slotune.tuner.task import ask, load_task
 from slotune.tuner.tune import tune
+from slotune.tuner.variation import VariedRun
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,17 @@ def test_no_recommended_change_is_without_effect(found):
             continue  # vLLM would lower the default of what is left out
         less = run({key: value for key, value in settings.items() if key != name}).metrics
         assert less is None or any(less[key] != predicted[key] for key in predicted), f"{name} does nothing"
+
+
+def test_what_the_policy_does_not_obey_is_taken_back(files, tmp_path):
+    """Earlier versions searched all knobs under every policy, and a study of theirs may have been cut off."""
+    question = asked(files, "p99:tpot:10", policy="sarathi")
+    task, kept = load_task(question), {"max_num_batched_tokens": 256, "max_num_seqs": 128}
+    run = task.simulated()
+    with Study.create(tmp_path / "study", question) as study:
+        study.add(Trial(kept | {"enable_prefix_caching": False}, run(kept).metrics))
+        take_back(study, task, lambda variations: map(VariedRun(run), variations))
+        assert [trial.settings for trial in study.trials("simulation")][1:] == [kept]
 
 
 def test_a_study_continued_with_fewer_trials_counts_what_it_holds(found, files, tmp_path):
