@@ -118,6 +118,8 @@ def predict(trace: Trace, measured: MeasuredEngine, model: StepTimeModel) -> tup
             start = end
 
     done = simulate(trace, measured.engine, Timing(model), steps_out=collect).requests
+    if not done.finished.all():
+        raise SystemExit(f"{(~done.finished).sum()} requests of the run would not be answered by such an engine")
     if measured.blocks_are_estimated and min(free_blocks) < CLOSE * measured.engine.num_gpu_blocks:
         print(
             f"\nThe KV cache fills up, and its {measured.engine.num_gpu_blocks} blocks are an estimate: no number holds"
