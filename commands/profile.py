@@ -131,7 +131,7 @@ def fit(
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
-    blocks = RecordedBlocks()
+    blocks = RecordedBlocks(settings.get("block_size"))
     samples = samples_of_files(steps, blocks.add)
     profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)
     profile.check_given(settings)

@@ -5,7 +5,8 @@ from collections import Counter
 from ..simulator.steps import StepRecord
 
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
-"""Of attention backends, in vLLM (vllm/v1/attention/backends): powers of two."""
+"""Of attention backends, in vLLM (vllm/v1/attention/backends): powers of two. Those that a user may give besides, and
+that vLLM sets for models with Mamba layers, are any multiple of 16."""
 FEWEST_AGREE = 10
 """Steps that must agree: with too few, a wrong size fits as well."""
 
@@ -18,8 +19,10 @@ class RecordedBlocks:
     request's length, so the largest number that they give is that of few steps.
     """
 
-    def __init__(self) -> None:
-        self._told: dict[int, Counter[int]] = {size: Counter() for size in BLOCK_SIZES}
+    def __init__(self, said: int | None = None) -> None:
+        """`said` is the block size that was said of the engine, where one was."""
+        sizes = {*BLOCK_SIZES, said} if said else BLOCK_SIZES
+        self._told: dict[int, Counter[int]] = {size: Counter() for size in sorted(sizes)}
 
     def add(self, record: StepRecord) -> None:
         """Take in a step."""

@@ -15,7 +15,7 @@ Slotune = Callable[..., Any]
 
 def told(steps: list[tuple[int, int]], block_size: int = 16) -> tuple[str, ...]:
     """Notes on steps of one decode each: its context, and the blocks that are free."""
-    blocks = RecordedBlocks()
+    blocks = RecordedBlocks(block_size)
     for number, (context, free) in enumerate(steps):
         blocks.add(StepRecord(number, 0.0, 1.0, (("a", 1, context),), free_blocks=free))
     return blocks.notes(block_size)
@@ -26,7 +26,7 @@ def alone(size: int, blocks: int) -> list[tuple[int, int]]:
     return [(context, blocks - 1 - -(-(context + 1) // size)) for context in range(100, 400)]
 
 
-@pytest.mark.parametrize("size", [16, 128])
+@pytest.mark.parametrize("size", [16, 128, 48, 544])
 def test_a_request_that_is_alone_tells_how_many_blocks_there_are(size: int) -> None:
     assert told(alone(size, 2048), size) == (
         "the recorded engine had 2,048 KV blocks: num_gpu_blocks_override=2048 simulates them",
