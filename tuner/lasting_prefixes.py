@@ -14,6 +14,8 @@ LONGEST_ABSENCE = 0.5
 """Of the trace's requests: a prefix that none of so many in a row has comes and goes."""
 LEAST_CONTINUATIONS = 4
 """A turn of a conversation is continued by the next, and once more where an answer is asked for again."""
+LITTLE = 0.01
+"""Of the prompts' tokens: finding fewer in the prefix cache moves a rate by less than it is known."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -36,11 +38,14 @@ def lasting(trace: Trace) -> Mask:
 
 @lru_cache(maxsize=1)
 def passing_on(trace: Trace) -> bool:
-    """Whether requests share anything but lasting prefixes, so that it matters in which order they come."""
+    """Whether requests share much beyond lasting prefixes, so that it matters in which order they come: a single
+    request that was sent twice is no conversation."""
     owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
     names, name = np.unique(trace.run_name, return_inverse=True)
     users = np.bincount(np.unique(name * len(trace) + owner) // len(trace), minlength=len(names))
-    return bool(np.any((users > 1) & ~lasting(trace)))
+    shared = (users > 1) & ~lasting(trace)
+    tokens = trace.run_tokens[shared[name]].sum(dtype=np.int64)
+    return bool(tokens > LITTLE * trace.input_tokens.sum(dtype=np.int64))
 
 
 def _longest_absence(name: I64, owner: I64, requests: int) -> I64:

@@ -37,8 +37,8 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
     replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
     copy lasts, and a rate just above what the engine serves would pass. No block begins within a burst, which would
-    join another and be longer than any of the trace. Where requests share more than lasting prefixes, as the turns of a
-    conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
+    join another and be longer than any of the trace. Where requests share much beyond lasting prefixes, as the turns of
+    a conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
     repeated request is a new one: it shares lasting prefixes with the one before and nothing else.
     """
     paced = at_rate(trace, rate, seed)

@@ -168,6 +168,17 @@ def test_a_prompt_that_all_share_changes_no_order(small_trace, runs, seed):
     assert len(set(load.run_name.tolist())) == {"one for all": 1, "one each": 1000, "both": 1001}[runs]
 
 
+@pytest.mark.parametrize(("tokens", "changes"), [(16, False), (600, True)])
+def test_one_request_that_was_sent_twice_changes_no_order(tokens, changes):
+    """As it did: `plan` told a rate seven per cent higher."""
+    plain = make_trace(100, 4.0, (constant(600), constant(50)), seed=3)
+    offsets = np.zeros(101, np.int64)
+    offsets[51:], offsets[52:] = 1, 2
+    twice = replace(plain, run_offsets=offsets, run_name=np.zeros(2, np.int64), run_tokens=np.full(2, tokens, np.int32))
+    load, expected = ordered(twice, 1000, 4.0, 1), ordered(plain, 1000, 4.0, 1)
+    assert np.array_equal(load.arrival_s, expected.arrival_s) != changes
+
+
 def test_copies_of_named_prefixes_share_nothing_either(small_trace):
     """Named runs have negative numbers: a load may find no more in the prefix cache than the trace does."""
     talk = make_trace(200, 5.0, (constant(600), constant(50)), turns=6, users=10, seed=3)
