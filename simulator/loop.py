@@ -259,6 +259,7 @@ def _end_step(engine):
     state, entry = engine.state[0], engine.state[0].first_in_flight
     flight = engine.flights[entry]
     rows = flight.rows
+    state.free_before = state.free_blocks
     state.now_s = max(state.now_s, flight.end_s)
     state.first_in_flight = (entry + 1) % len(engine.flights)
     state.num_in_flight -= 1

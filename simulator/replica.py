@@ -30,7 +30,8 @@ class Replica:
         self._state = engine.state[0]
         # Routers ask for these at every request: a column is read twenty times faster than an attribute of a record.
         self._num_ended, self._num_arrivals = engine.state["num_ended"], engine.state["num_arrivals"]
-        self._free_blocks, self._finish_s = engine.state["free_blocks"], engine.requests["finish_s"]
+        self._free_blocks, self._free_before = engine.state["free_blocks"], engine.state["free_before"]
+        self._now_s, self._finish_s = engine.state["now_s"], engine.requests["finish_s"]
         self._sink = sink
         self._gaps: list[npt.NDArray[np.void]] = []
         self.recorded_steps = 0
@@ -106,6 +107,11 @@ class Replica:
         while by_now > 0 and self._finish_s[self.engine.ended[by_now - 1]] > now_s:
             by_now -= 1  # the clock is at most one step ahead: what ended in it ended last
         return int(self._num_arrivals.item()) - (by_now - self._ended_before)
+
+    def free_at(self, now_s: float) -> int:
+        """KV blocks that are free at `now_s`: those of what ends in a step are so when the step has ended."""
+        free = self._free_before if self._now_s.item() > now_s else self._free_blocks  # at most one step ahead
+        return int(free.item())
 
     @property
     def free_blocks(self) -> int:

@@ -33,7 +33,7 @@ def make_router(name: str, rng: np.random.Generator) -> Router:
     if name == "least-outstanding":
         return lambda replicas, request, now_s: _best(replicas, lambda r: (-r.outstanding(now_s),))
     if name == "least-kv":
-        return lambda replicas, request, now_s: _best(replicas, lambda r: (r.free_blocks, -r.outstanding(now_s)))
+        return lambda replicas, request, now_s: _best(replicas, lambda r: (r.free_at(now_s), -r.outstanding(now_s)))
     if name == "prefix-aware":
         return lambda replicas, request, now_s: _best(
             replicas, lambda r: (count_hits(r.engine, request)[0], -r.outstanding(now_s))

@@ -133,6 +133,7 @@ STATE = np.dtype(
         ("queue_front", np.int64),  # the lowest and
         ("queue_back", np.int64),  # the highest key given in the waiting queue
         ("free_blocks", np.int64),
+        ("free_before", np.int64),  # free blocks before the last step ended
         ("free_head", np.int64),
         ("free_tail", np.int64),
         ("free_slots", np.int64),

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from hypothesis import given, settings
 
 from slotune.simulator.request_table import RequestTable
-from slotune.tests.simulator.runs import Run, Setup, run, setups
+from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups
 
 
 def columns(table: RequestTable) -> list[npt.NDArray[np.generic]]:
@@ -38,3 +38,11 @@ def test_load_is_shed_alike_whether_anything_waits_or_not(drawn: Setup) -> None:
     coupled = run(replace(apart.setup, max_concurrency=len(drawn.trace)))
     assert rows_by_replica(coupled) == rows_by_replica(apart)
     assert coupled.result.requests.status.tolist() == apart.result.requests.status.tolist()
+
+
+def test_blocks_of_what_ends_in_the_running_step_are_not_free_yet() -> None:
+    """The third is sent while the first, of five blocks, makes its last token, and the second holds three."""
+    trace = make_trace([0.0, 0.001, 0.009], [64, 32, 16], [2, 20, 2])
+    made = run(Setup(trace, plain_engine(), replicas=2, router="least-kv"))
+    assert 0.009 < made.result.requests.finish_s[0]
+    assert made.result.requests.replica.tolist() == [0, 1, 1]
