@@ -30,6 +30,9 @@ def positive_number(text: str | float) -> float:
     return number
 
 
+ZERO = re.compile(r"0+(?:\.0+)?(?:ms|s|m|h)?")
+
+
 def duration(text: str | float) -> float:
     """Seconds of a length of time with its unit, such as 90s, 10m or 2h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(text).strip())
@@ -45,13 +48,13 @@ def _slo(text: str) -> "Slo":
 
 
 def _outage(text: str) -> "Outage":
-    """Parse REPLICA:FROM[:TO], durations since the trace's start; FROM may be a bare 0."""
+    """Parse REPLICA:FROM[:TO], durations since the trace's start; FROM may be 0, with or without a unit."""
     from ..simulator.outage import Outage
 
     replica, *times = text.split(":")
     if not replica.isdecimal() or len(times) not in (1, 2):
         raise click.BadParameter(f"{text!r}: write REPLICA:FROM or REPLICA:FROM:TO, for example 1:30s:90s")
-    return Outage(int(replica), *(0.0 if time == "0" else duration(time) for time in times))
+    return Outage(int(replica), *(0.0 if ZERO.fullmatch(time) else duration(time) for time in times))
 
 
 def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:

@@ -44,5 +44,5 @@ def test_blocks_of_what_ends_in_the_running_step_are_not_free_yet() -> None:
     """The third is sent while the first, of five blocks, makes its last token, and the second holds three."""
     trace = make_trace([0.0, 0.001, 0.009], [64, 32, 16], [2, 20, 2])
     made = run(Setup(trace, plain_engine(), replicas=2, router="least-kv"))
-    assert 0.009 < made.result.requests.finish_s[0]
+    assert made.result.requests.finish_s[0] > 0.009
     assert made.result.requests.replica.tolist() == [0, 1, 1]

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+import click
+import pytest
+
+from slotune.commands.options import outage_option
+from slotune.simulator.outage import Outage
+
+
+def parsed(*words: str) -> list[Outage]:
+    @click.command()
+    @outage_option
+    def command(outage: tuple[Outage, ...]) -> list[Outage]:
+        return list(outage)
+
+    answer: list[Outage] = command.main(list(words), standalone_mode=False)
+    return answer
+
+
+@pytest.mark.parametrize("zero", ["0", "0s", "0.0s", "00ms"])
+def test_an_outage_from_the_beginning_may_have_a_unit(zero: str) -> None:
+    assert parsed("--outage", f"1:{zero}:60s") == [Outage(1, 0.0, 60.0)]
+
+
+@pytest.mark.parametrize("time", ["5", "s", "-1s", "0d"])
+def test_other_times_of_an_outage_need_a_unit(time: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a duration"):
+        parsed("--outage", f"1:{time}:60s")
