@@ -128,11 +128,12 @@ def fit(
     from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate_steps import samples_of_files
     from ..simulator.settings import parse_settings
+    from ..simulator.speculation import drafts_of
 
     check_target(out)
     settings = parse_settings(engine, engine_config)
     blocks = RecordedBlocks(settings.get("block_size"))
-    samples = samples_of_files(steps, blocks.add)
+    samples = samples_of_files(steps, drafts_of(settings), blocks.add)
     profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)
     profile.check_given(settings)
     with writing(out):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, InputError, SlotuneError
+from ..simulator.speculation import drafts_of
 from .chooser import Chooser
 from .design import Scenario
 from .devices import gpus, processor
@@ -148,7 +149,7 @@ def _identity(task: Task, launch: Launch) -> dict[str, Any]:
 
 def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]:
     """Steps of calls that were killed, and the number of the next run."""
-    collected = Collected()
+    collected = Collected(drafts_of(identity["settings"]))
     try:
         known = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -32,9 +32,10 @@ RECORD_TIMEOUT_S = 5.0
 
 
 class Collected:
-    """Steps of one or more sittings, reduced to what a fit needs."""
+    """Steps of one or more sittings, reduced to what a fit needs; a decode verifies up to `drafts` drafts."""
 
-    def __init__(self) -> None:
+    def __init__(self, drafts: int = 0) -> None:
+        self._drafts = drafts
         self._totals: list[F64] = []
         self._spans: list[tuple[float, float]] = []
         self._sittings: list[int] = []
@@ -53,7 +54,7 @@ class Collected:
             if len(kinds) == 1 and (visit := kinds.pop()).startswith(SENTINEL):
                 self._visits[sitting, visit].append(record)
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
-            self._totals.append(totals_of(rows[:, 0], rows[:, 1]))
+            self._totals.append(totals_of(rows[:, 0], rows[:, 1], self._drafts))
             self._spans.append((record.start_s, record.end_s))
             self._sittings.append(sitting)
 

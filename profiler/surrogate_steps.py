@@ -16,16 +16,17 @@ MOST_APART = 0.2
 
 
 def samples_of_files(
-    paths: Iterable[Path], on_record: Callable[[StepRecord], None] = lambda record: None
+    paths: Iterable[Path], drafts: int = 0, on_record: Callable[[StepRecord], None] = lambda record: None
 ) -> StepSamples:
-    """Samples of step records in files (JSON lines), each file a recording of its own; `on_record` hears of each.
+    """Samples of step records in files (JSON lines), each file a recording of its own, of an engine that verifies so
+    many drafts a decode; `on_record` hears of each.
 
     Raises InputError for a file that is unreadable or holds no step, for records that are not in the order in which
     their steps ended, and for those of pipeline stages or of several engines that are not told apart.
     """
     parts = []
     for path in paths:
-        part = samples_of(_in_order(_heard(read_steps(path), on_record), path))
+        part = samples_of(_in_order(_heard(read_steps(path), on_record), path), drafts)
         if not len(part):
             raise InputError(f"{path}: holds no step with rows and a duration")
         parts.append(part)
@@ -97,8 +98,8 @@ class _Last(NamedTuple):
     ids: frozenset[str]
 
 
-def samples_of(records: Iterable[StepRecord]) -> StepSamples:
-    """Samples of one recording; its replicas are timed apart.
+def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
+    """Samples of one recording, of an engine that verifies so many drafts a decode; its replicas are timed apart.
 
     While the engine has work, a step costs the time from the end of the step before it to its own end: so the gap in
     which the engine schedules counts, and steps that overlap, as under async scheduling, are not counted twice. A step
@@ -120,6 +121,6 @@ def samples_of(records: Iterable[StepRecord]) -> StepSamples:
         duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
-            totals.append(totals_of(rows[:, 0], rows[:, 1]))
+            totals.append(totals_of(rows[:, 0], rows[:, 1], drafts))
             durations.append(duration_s)
     return StepSamples(np.array(totals).reshape(-1, TOTALS), np.array(durations))

@@ -1,7 +1,9 @@
 """Physics features of an engine step: what its rows cost, summed. Compiled; used by the step loop and the fit alike.
 
 A row is (tokens computed now, context computed before). It is a decode row when it computes one token on top of a
-context; every other row is a prefill row.
+context, or with speculation one and no more than its drafts; every other row is a prefill row. To verify drafts the
+dense layers and the sampler work on each, and the context is read once: so each counts as a decode row, without
+context.
 
 From the rows come the TOTALS, from the totals the PHYSICS: the terms of the non-negative linear baseline.
 """
@@ -71,10 +73,10 @@ _KNEES = np.array(TOKEN_KNEES)
 
 
 @entry
-def add_row(totals, tokens, context):
-    """Add one row to `totals`, a float64 array of length TOTALS."""
-    if tokens == 1 and context > 0:
-        totals[DECODE_ROWS] += 1.0
+def add_row(totals, tokens, context, drafts):
+    """Add one row, which may verify up to `drafts` drafts, to `totals`, a float64 array of length TOTALS."""
+    if tokens <= 1 + drafts and context > 0:
+        totals[DECODE_ROWS] += tokens
         totals[DECODE_CONTEXT] += context
     else:
         totals[PREFILL_TOKENS] += tokens
@@ -85,11 +87,11 @@ def add_row(totals, tokens, context):
 
 
 @allocating
-def totals_of(tokens, context):
-    """Totals of one step from its rows: two integer arrays of equal length."""
+def totals_of(tokens, context, drafts=0):
+    """Totals of one step from its rows: two integer arrays of equal length; `drafts` a decode may verify."""
     totals = np.zeros(TOTALS)
     for row in range(len(tokens)):
-        add_row(totals, tokens[row], context[row])
+        add_row(totals, tokens[row], context[row], drafts)
     return totals
 
 

@@ -172,7 +172,7 @@ def _sum_rows(engine, totals, rows):
     for k in range(rows):
         row = engine.rows[entry, k]
         request = engine.requests[row.request]
-        add_row(totals, row.tokens, row.context)
+        add_row(totals, row.tokens, row.context, row.drafts)
         request.computed += row.tokens
         request.in_flight += row.tokens
         request.prefilling = not row.samples

@@ -143,6 +143,13 @@ def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
     return _checked([rate ** (position + 1) for position in range(tokens)], tokens, given)
 
 
+def drafts_of(settings: Mapping[str, Any]) -> int:
+    """Drafts a decode, by settings; 0 without speculation or where it is not said."""
+    config = settings.get("speculative_config")
+    tokens = _mapping(config).get("num_speculative_tokens") if config else 0
+    return tokens if isinstance(tokens, int) else 0
+
+
 def without_acceptance(config: Mapping[str, Any] | str) -> dict[str, Any]:
     """`config` as an engine that serves people takes it: drafts are judged by the model, not by an assumed rate."""
     mapping = _mapping(config)

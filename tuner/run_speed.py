@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..profiler.surrogate_steps import samples_of
 from ..simulator.settings import Settings
+from ..simulator.speculation import drafts_of
 from ..simulator.step_time import step_times_s
 from ..simulator.steps import StepRecord
 from .evaluate import SimulatedRun
@@ -43,7 +44,7 @@ def run_speed(records: Sequence[StepRecord], simulated: SimulatedRun, settings: 
     None where the run recorded no step, on a full disk for example, or where the profile holds for impossible what the
     engine ran.
     """
-    samples = samples_of(records)
+    samples = samples_of(records, drafts_of({**simulated.profile.defaults, **settings}))
     if not len(samples):
         return None
     try:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,15 @@ from slotune.profiler.surrogate_steps import samples_of, samples_of_files
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
 from slotune.simulator.steps import StepRecord, format_step
+
+DRAFTS = "speculative_config=" + json.dumps(
+    {
+        "method": "eagle3",
+        "num_speculative_tokens": 3,
+        "rejection_sample_method": "synthetic",
+        "synthetic_acceptance_rates": [0.5, 0.25, 0.125],
+    }
+)
 
 
 def step(start_ms: float, end_ms: float, *requests: str, replica: int = 0) -> StepRecord:
@@ -179,3 +189,19 @@ def test_lists_in_lists_without_end_are_refused(tmp_path: Path) -> None:
     (tmp_path / "steps.jsonl").write_text(100_000 * "[")
     with pytest.raises(InputError, match=r"steps\.jsonl:1: not JSON"):
         samples_of_files([tmp_path / "steps.jsonl"])
+
+
+def test_what_a_drafting_engine_was_seen_to_do_is_predicted_of_one(tmp_path: Path, slotune: Callable[..., Any]) -> None:
+    """Steps that verify drafts are the same kind of step in the fit as in the simulation."""
+    trace, drafting = tmp_path / "t.jsonl", ("--engine", DRAFTS)
+    terms = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.3, "--context-token-ms", 0.0001)
+    assert slotune("profile", "linear", *terms, "--out", tmp_path / "true").code == 0
+    lengths = ("--prompt-tokens", "200/150/900", "--output-tokens", "60/50/200")
+    assert slotune("trace", "make", "--requests", 150, "--rate", 12, *lengths, "--out", trace).code == 0
+    steps, run = tmp_path / "steps.jsonl", ("simulate", "--trace", trace, *drafting, "--json")
+    true = json.loads(slotune(*run, "--profile", tmp_path / "true", "--steps-out", steps).out)["metrics"]
+    fitted = ("--engine", DRAFTS, "--engine", "enforce_eager=true", "--out", tmp_path / "seen")
+    assert slotune("profile", "fit", steps, *fitted).code == 0
+    seen = json.loads(slotune(*run, "--profile", tmp_path / "seen").out)
+    assert seen["metrics"]["mean_tpot_ms"] == pytest.approx(true["mean_tpot_ms"], rel=0.02)
+    assert seen["trust"]["extrapolated_share"] < 0.02

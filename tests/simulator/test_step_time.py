@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from slotune.profiler.surrogate import LIGHTGBM
 from slotune.profiler.surrogate_tables import residual_tables
 from slotune.simulator.features import (
+    DECODE_CONTEXT,
+    DECODE_ONLY,
+    DECODE_ROWS,
     DENSE_TOKENS,
     EAGER,
     FIRST_KNEE,
@@ -16,9 +19,11 @@ from slotune.simulator.features import (
     MIXED_DECODE_CONTEXT,
     MIXED_DECODE_ROWS,
     PHYSICS,
+    PREFILL_ROWS,
     TOTALS,
     padded_tokens,
     physics_of,
+    regime_of,
     totals_of,
 )
 from slotune.simulator.step_time import (
@@ -150,3 +155,15 @@ def test_a_chunk_after_a_context_is_no_whole_prompt() -> None:
     model = pack_model(np.zeros(PHYSICS), hull=hull)
     assert not is_extrapolated(model, totals((1024, 0), (1, 4000)))
     assert is_extrapolated(model, totals((512, 700), (1, 4000)))
+
+
+def test_a_row_that_verifies_drafts_is_a_decode_row_for_each_of_its_tokens() -> None:
+    """It was a prefill, which cost less than the decode alone: useless drafts made an engine faster."""
+    decode, verified = totals_of(np.array([1]), np.array([400])), totals_of(np.array([4]), np.array([400]), 3)
+    assert verified[[DECODE_ROWS, DECODE_CONTEXT]].tolist() == [4, 400]
+    assert regime_of(verified) == DECODE_ONLY
+    model = linear_model(10e-3, 2e-5, 1e-3, 1e-6)
+    alone_s, verified_s = step_times_s(model, np.array([decode, verified]))
+    assert verified_s == pytest.approx(alone_s + 3e-3)
+    chunk = totals_of(np.array([5]), np.array([400]), 3)
+    assert chunk[PREFILL_ROWS] == 1, "more tokens than it may verify are a prefill's"
