@@ -45,10 +45,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def tell_trust(trust: Mapping[str, Any]) -> None:
-    """Print how far to believe what was printed: the source, the error to expect, what is extrapolated."""
+def tell_trust(trust: Mapping[str, Any], policy: str) -> None:
+    """Print how far to believe what was printed: whose schedule it is where it is not vLLM's, the source, the error to
+    expect, what is extrapolated."""
     from ..profiler.trust import lines
 
+    if policy != "vllm-v1":
+        click.echo(f"scheduled by {policy}, which is not how vLLM does")
     for line in lines(trust):
         click.echo(line)
 
@@ -111,6 +114,8 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
         if path is None or (path.exists() and not path.is_file()):
             continue
         file = _real(path)
+        if file in read_files and not path.exists():
+            raise click.UsageError(f"{option} {path}: would hide what is bundled under that name; name another")
         if file in read_files:
             raise click.UsageError(f"{option} {path}: is a file that is read; name another")
         if file in options:
@@ -126,8 +131,7 @@ def _real(path: Path) -> Path:
 
 
 def _files(path: Path) -> Iterable[Path]:
-    """Those at `path`; none where it is the name of something bundled."""
-    return path.iterdir() if path.is_dir() else [path] if path.exists() else []
+    return path.iterdir() if path.is_dir() else [path]
 
 
 class Progress(Protocol):

@@ -94,7 +94,7 @@ def command(
         emit_json(document(plans, gpu_hour_cost, sides))
     else:
         _print([plans[0], *sides, *plans[1:]], gpu_hour_cost)
-        tell_trust(trust_of(plans))
+        tell_trust(trust_of(plans), first.policy)
     for line in warnings(plans):
         click.echo(f"Warning: {line}", err=True)
     require_targets(plans)

@@ -121,10 +121,10 @@ def command(
             write_csv(rows, out)
     trust = trust_of(rows, run.profile, settings, objective)
     if as_json:
-        emit_json(document(rows, objective) | {"profile": run.profile.describe(), "trust": trust})
+        emit_json(document(rows, objective) | {"policy": run.policy, "profile": run.profile.describe(), "trust": trust})
     else:
         _print(rows, objective)
-        tell_trust(trust)
+        tell_trust(trust, run.policy)
     require_targets(rows, objective)
 
 

@@ -127,7 +127,7 @@ def command(
         emit_json(document | ({"targets": _targets(slo, metrics)} if slo else {}))
     else:
         _print(metrics, slo, steps)
-        tell_trust(trust)
+        tell_trust(trust, asked["policy"])
 
 
 def _with_other_steps(

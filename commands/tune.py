@@ -155,7 +155,7 @@ def _print(found: "Recommendation") -> None:
         table(*front_table(found), title="Pareto front: none is beaten in every goal")
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
-    tell_trust(trust_of(found))
+    tell_trust(trust_of(found), found.task.asked.policy)
     for line in lost_lines(found):
         click.echo(line)
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

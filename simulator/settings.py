@@ -152,8 +152,8 @@ def typed(name: str, value: Any, where: str) -> Any:
     if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
         return value
     parsed = _parsed(value, where)
-    if name == SERVED_AS and not isinstance(parsed, list | None):
-        return str(value)
+    if name == SERVED_AS and parsed is not None:
+        return yaml.load(value, yaml.BaseLoader) if isinstance(value, str) else _texts(value)
     if isinstance(parsed, date):  # YAML's; no setting is one
         parsed = value = str(value)
     kind = _kind(name)
@@ -179,6 +179,11 @@ def typed(name: str, value: Any, where: str) -> Any:
     if kind == "str" and isinstance(parsed, str):
         return parsed
     raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
+
+
+def _texts(value: Any) -> Any:
+    """A value that YAML has read, or its items, as text."""
+    return [str(item) for item in value] if isinstance(value, list) else str(value)
 
 
 def _parsed(value: Any, where: str) -> Any:

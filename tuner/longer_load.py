@@ -15,7 +15,7 @@ from ..simulator.slo import milliseconds
 from ..traces.stats import request_rate
 from .capacity import MOST_REQUESTS
 from .finalists import finalists
-from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 from .study import Study, Trial
 from .task import Task
 from .variation import RunVariations, Variation, run_variations
@@ -90,7 +90,7 @@ def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | No
         if slo.is_met(metrics) and not slo.is_met(longer.metrics)
     ]
     if objective.good_ratio(longer.metrics) and not objective.good_ratio(metrics):
-        lost.append(f"{GOOD_SHARE:.0%} of requests good ({good_share(longer.metrics):.1%})")
+        lost.append(f"{GOOD_SHARE:.0%} of requests good ({share_text(good_share(longer.metrics))})")
     if not lost:
         return []
     return [

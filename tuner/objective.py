@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError, unknown_name
-from ..simulator.slo import METRICS, Slo
+from ..simulator.slo import METRICS, ROUNDING, Slo
 
 Metrics = Mapping[str, float]
 
@@ -149,6 +149,11 @@ def good_share(metrics: Metrics) -> float:
     """Share of all requests that are good, without the last digits, which dividing by the duration twice makes up."""
     throughput = metrics["request_throughput"]
     return round(metrics["request_goodput"] / throughput * (1 - failed_share(metrics)), 12) if throughput else 0.0
+
+
+def share_text(share: float) -> str:
+    """A share of good requests in per cent, rounded down: 98.96 % are not the 99.0 that are needed."""
+    return f"{math.floor(1000 * share + ROUNDING) / 10:.1f}%"
 
 
 def keeps_up(metrics: Metrics, reference: Metrics) -> bool:

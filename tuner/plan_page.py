@@ -6,11 +6,16 @@ from typing import Any
 
 from ..simulator.misses import unanswered
 from .capacity import Probe
+from .lasting_prefixes import passing_on
 from .plan import ORDERINGS, Plan
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
 """Requests of a trace, of which fewer are no sample of a service's traffic."""
+IN_TURNS = (
+    "requests build on the text of others, as conversations do, so every ordering is the trace begun elsewhere: other "
+    "traffic of this kind gives rates farther apart than the interval"
+)
 FEW_REQUESTS = "{} requests are the whole trace: the interval spans orders of these, and tells nothing of other traffic"
 
 
@@ -25,16 +30,17 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
         "sensitivity": {"step_time_error": base.step_time_error} | sides if sides else None,
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
+        "policy": base.scenario.policy,
         "profile": base.scenario.profile.describe(),
         "trust": trust_of(plans),
     }
 
 
 def warnings(plans: Sequence[Plan]) -> list[str]:
-    """What is wrong with the answers that the plans count, where anything is, and with a trace of few requests."""
-    planned = [one for one in plans if one.capacities]
-    few = len(plans[0].scenario.trace)
-    told = [FEW_REQUESTS.format(few)] if planned and few < FEW else []
+    """What is wrong with the answers that the plans count, where anything is, and with the interval."""
+    planned, trace = [one for one in plans if one.capacities], plans[0].scenario.trace
+    told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
+    told += [IN_TURNS] if planned and passing_on(trace) else []
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(_shown(one).metrics)]
 
 

@@ -12,7 +12,7 @@ from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml
 from .longer_load import LongerLoad, lost_targets, without_chance
-from .objective import GOOD_SHARE, good_share
+from .objective import GOOD_SHARE, good_share, share_text
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
 from .study import Trial
@@ -87,7 +87,7 @@ def require_targets(recommendation: Recommendation) -> None:
     if objective.good_ratio(metrics):
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
-            f"{good_share(metrics):.1%} of the requests are good where {GOOD_SHARE:.0%} are needed"
+            f"{share_text(good_share(metrics))} of the requests are good where {GOOD_SHARE:.0%} are needed"
         )
 
 

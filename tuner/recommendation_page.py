@@ -128,6 +128,7 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
         "trials": recommendation.trials,
         "front": [_side(recommendation, trial) for trial in recommendation.front],
         "study": str(recommendation.folder),
+        "policy": task.asked.policy,
         "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
         "profile": task.profile.describe(),
         "trust": trust_of(recommendation),

@@ -7,7 +7,7 @@ from typing import Any
 
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
-from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 from .study import Trial
 from .verdict import mean_good_share, mean_ratio, percent
 
@@ -99,7 +99,7 @@ def _good(side: Side) -> list[Cell]:
     shares = [math.nan if side.predicted is None else good_share(side.predicted)]
     shares += [mean_good_share(side.measured)] if side.measured and side.measured.runs else []
     return [
-        Cell(NONE) if math.isnan(share) else Cell(f"{share:.1%}", "met" if share >= GOOD_SHARE else "missed")
+        Cell(NONE) if math.isnan(share) else Cell(share_text(share), "met" if share >= GOOD_SHARE else "missed")
         for share in shares
     ]
 

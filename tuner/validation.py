@@ -10,7 +10,7 @@ from ..simulator.slo import milliseconds
 from .best_yaml import best_yaml
 from .comparison import Compared, Quantity, compared, quantities
 from .intervals import spread
-from .objective import GOOD_SHARE, Objective
+from .objective import GOOD_SHARE, Objective, share_text
 from .shortlist import shortlist
 from .study import Study
 from .task import Task
@@ -97,7 +97,7 @@ def _target_lines(one: Compared, objective: Objective) -> list[str]:
     if objective.good_is_target:
         share = mean_good_share(one)
         met = "met" if share >= GOOD_SHARE else "missed"
-        lines.append(f"{GOOD_SHARE:.0%} of requests good: {met} ({share:.1%}), mean over the runs")
+        lines.append(f"{GOOD_SHARE:.0%} of requests good: {met} ({share_text(share)}), mean over the runs")
     return lines
 
 

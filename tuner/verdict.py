@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..simulator.slo import Slo
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
-from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, answers_as_many, good_share, keeps_up
+from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, answers_as_many, good_share, keeps_up, share_text
 
 MANIFOLD = 5.0
 """From here on a change is told as a factor."""
@@ -206,7 +206,7 @@ def _shortfall(nearest: Compared, objective: Objective) -> str:
         return "leaves more requests unanswered than they allow"
     if worst > 1:
         return f"has {worst:.3g} times the latency allowed"
-    return f"has {mean_good_share(nearest):.1%} good requests where {GOOD_SHARE:.0%} are needed"
+    return f"has {share_text(mean_good_share(nearest))} good requests where {GOOD_SHARE:.0%} are needed"
 
 
 def _alone(others: Sequence[Compared]) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from operator import itemgetter
 
 from ..simulator.slo import Slo, milliseconds, number
-from .objective import GOOD_SHARE, Metrics, Objective, good_share
+from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
 from .study import Trial
@@ -50,11 +50,11 @@ def _of_good(objective: Objective) -> Wording:
         return objective.good_ratio(metrics) == 0
 
     def run(metrics: Metrics) -> str:
-        return f"{'met' if is_met(metrics) else 'missed'} ({good_share(metrics):.1%})"
+        return f"{'met' if is_met(metrics) else 'missed'} ({share_text(good_share(metrics))})"
 
     def orders(orders: OtherOrders) -> str:
         low, high = orders.range(good_share)
-        return f"met in {orders.meeting(is_met)} ({low:.1%} to {high:.1%})"
+        return f"met in {orders.meeting(is_met)} ({share_text(low)} to {share_text(high)})"
 
     return Wording(f"{GOOD_SHARE:.0%} of requests good", run, orders, lambda steps: steps.both(run))
 

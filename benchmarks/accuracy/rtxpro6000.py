@@ -169,6 +169,8 @@ def main() -> None:
     asked = parser.parse_args()
     ran = read_engine(asked.data, asked.num_gpu_blocks)
     times = read_layer_times(asked.data, ran.engine.tensor_parallel_size, ran.link)
+    if not times.skew:
+        print("No skew table: decodes of unequal contexts are taken as all of the mean one, which is too short a time")
     trace = read_workload(asked.data, ran.engine.block_size)
     measured = read_measured(asked.data, trace)
     for gap_ms in asked.gap_ms or (0.0, STEP_GAP_MS + times.kernels * KERNEL_GAP_MS):

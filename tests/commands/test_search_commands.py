@@ -333,10 +333,10 @@ def test_a_goodput_without_a_metric_is_no_goodput(slotune, files):
     assert ran.code == 2 and "' ' names no metric; write ttft:500" in ran.err
 
 
-def test_a_file_may_be_called_what_something_bundled_is_called(slotune, files, tmp_path, monkeypatch):
+def test_no_output_hides_what_is_bundled_under_its_name(slotune, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = slotune("simulate", *files[:2], "--trace", "chat", "--requests-out", "chat")
-    assert ran.code == 0 and (tmp_path / "chat").read_text().startswith("request_id,")
+    assert ran.code == 2 and "chat: would hide what is bundled under that name; name another" in ran.err
 
 
 def test_an_output_in_a_loop_of_links_is_one_line(slotune, files, tmp_path):

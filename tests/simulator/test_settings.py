@@ -72,7 +72,8 @@ def test_a_no_that_is_false_says_nothing_as_in_vllm(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("0123", "0123"), ("on", "on"), ("[a, b]", ["a", "b"]), ("mine", "mine"), ("null", None)]
+    ("text", "value"),
+    [("0123", "0123"), ("on", "on"), ("[a, 01, on]", ["a", "01", "on"]), ('"mine"', "mine"), ("null", None)],
 )
 def test_a_name_to_serve_under_is_text_whatever_yaml_makes_of_it(text: str, value: object) -> None:
     assert parse_settings([f"served_model_name={text}"]) == {"served_model_name": value}

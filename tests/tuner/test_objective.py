@@ -7,7 +7,7 @@ import pytest
 from slotune.errors import InputError
 from slotune.simulator.slo import Slo
 from slotune.tuner.comparison import quantities
-from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal
+from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal, share_text
 
 TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
 
@@ -146,3 +146,8 @@ def test_what_a_good_request_keeps_is_shown_and_is_no_target():
     assert shown.slo is None
     (target,) = [q for q in quantities(Objective((TTFT,))) if q.key == "p99_ttft_ms"]
     assert target.slo is not None
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.9896, "98.9%"), (0.99, "99.0%"), (1.0, "100.0%"), (0.29, "29.0%")])
+def test_a_share_that_is_too_small_does_not_read_as_enough(share, text):
+    assert share_text(share) == text

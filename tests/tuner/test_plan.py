@@ -8,6 +8,7 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
+from slotune.traces.generate import constant, make_trace
 from slotune.traces.transform import head
 from slotune.tuner.capacity import Scenario, probe, unloaded
 from slotune.tuner.objective import Objective
@@ -160,3 +161,9 @@ def test_a_trace_of_few_requests_is_said_to_be_no_sample(base, small_trace, requ
     few = replace(base, trace=head(small_trace(100), requests))
     (one,) = plan([few], jobs=1)
     assert [line.partition(":")[0] for line in warnings([one])] == told
+
+
+def test_conversations_are_said_to_have_too_narrow_an_interval(base):
+    talk = make_trace(100, 4.0, (constant(300), constant(20)), turns=5, users=10, seed=3)
+    (one,) = plan([replace(base, trace=talk, objective=Objective((Slo(99.0, "ttft", 5000.0),)))], jobs=1)
+    assert any("requests build on the text of others" in line for line in warnings([one]))
