@@ -70,8 +70,9 @@ def linear(
 ) -> None:
     """A closed-form profile, for tests and rough numbers.
 
-    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. There is no overhead outside
-    the step, and the KV cache has 1,048,576 blocks: give --engine num_gpu_blocks_override=N where it is to be smaller.
+    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows; rows that verify drafts
+    count as prefill tokens. There is no overhead outside the step, and the KV cache has 1,048,576 blocks: give --engine
+    num_gpu_blocks_override=N where it is to be smaller.
     Batch limits default to what vLLM takes on a GPU of 70 GiB or more.
 
     \b

@@ -10,7 +10,7 @@ from .features import add_row
 from .outcome import end_request
 from .request_table import FAILED, FINISHED, REJECTED
 from .state import RUNNING, VLLM_V0, WAITING
-from .step_time import is_extrapolated, step_time_s
+from .step_time import COUNTS_DRAFTS, is_extrapolated, step_time_s
 
 # Why `advance` came back.
 IDLE, HORIZON, LOG_FULL, REQUEST_ENDED, DIED = range(5)
@@ -153,7 +153,7 @@ def _launch(engine, model, memo, totals, rows, record):
     flight.rows = rows
     flight.end_s = start_s
     if rows > 0:
-        _sum_rows(engine, totals, rows)
+        _sum_rows(engine, totals, rows, memo[COUNTS_DRAFTS])
         flight.end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
         _note_samples(engine, rows, flight.end_s)
         if flight.end_s <= state.dies_s:
@@ -165,14 +165,14 @@ def _launch(engine, model, memo, totals, rows, record):
 
 
 @inner
-def _sum_rows(engine, totals, rows):
+def _sum_rows(engine, totals, rows, counts_drafts):
     """Sum the step's rows into `totals` and advance the requests (Scheduler._update_after_schedule)."""
     entry, rules = scheduler.next_flight(engine), engine.rules[0]
     totals[:] = 0.0
     for k in range(rows):
         row = engine.rows[entry, k]
         request = engine.requests[row.request]
-        add_row(totals, row.tokens, row.context, row.drafts)
+        add_row(totals, row.tokens, row.context, row.drafts * counts_drafts)
         request.computed += row.tokens
         request.in_flight += row.tokens
         request.prefilling = not row.samples

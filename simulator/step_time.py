@@ -64,7 +64,10 @@ HULL_BELOW = 0.5
 
 # Where things lie in StepTimeModel.numbers and, the layout being whole numbers, in the memo.
 _GRAPHS, _EDGES, _OFFSETS, _STRIDES = 0, 1, 2, 2 + len(RESIDUAL_GROUPS)
-_LAYOUT = _STRIDES + len(RESIDUAL_GROUPS) * GROUP_SIZE
+COUNTS_DRAFTS = _STRIDES + len(RESIDUAL_GROUPS) * GROUP_SIZE
+"""Where the memo says whether rows that verify drafts are decode rows (features.py). A formula has a price for each
+token beyond a decode's, and takes them for prefill rows, as the reference schedules with drafts do."""
+_LAYOUT = COUNTS_DRAFTS + 1
 _WEIGHTS = _LAYOUT
 _HULL = _WEIGHTS + PHYSICS
 _SIZES = _HULL + len(REGIME_NAMES) * SHAPE * 2
@@ -73,9 +76,9 @@ _SIZES = _HULL + len(REGIME_NAMES) * SHAPE * 2
 class StepTimeModel(NamedTuple):
     """A model in one array, because numba counts references at every array that a tuple hands out.
 
-    `numbers` holds: the layout (count of graph sizes, of edges a feature, each group's first cell and strides), the
-    baseline's weights in seconds (PHYSICS), the hull (regimes, SHAPE, 2), the CUDA-graph sizes, the edges (BINNED, most
-    edges; filled up with +inf), the groups' tables.
+    `numbers` holds: the layout (count of graph sizes, of edges a feature, each group's first cell and strides, whether
+    drafts are counted), the baseline's weights in seconds (PHYSICS), the hull (regimes, SHAPE, 2), the CUDA-graph
+    sizes, the edges (BINNED, most edges; filled up with +inf), the groups' tables.
     """
 
     numbers: F64
@@ -111,8 +114,14 @@ def pack_model(
     layout[_OFFSETS : _OFFSETS + len(offsets)] = offsets
     layout[_STRIDES : _STRIDES + len(strides)] = strides
     hull = unbounded_hull() if hull is None else hull
+    layout[COUNTS_DRAFTS] = not np.isposinf(hull[..., 1]).all()
     parts = [layout, weights_s, hull.ravel(), sizes, edges.ravel(), *(table.ravel() for table in tables)]
     return StepTimeModel(np.concatenate(parts))
+
+
+def counts_drafts(model: StepTimeModel) -> bool:
+    """Whether rows that verify drafts are decode rows to it."""
+    return bool(model.numbers[COUNTS_DRAFTS])
 
 
 def slowed(model: StepTimeModel, factor: float) -> StepTimeModel:

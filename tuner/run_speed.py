@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..profiler.surrogate_steps import samples_of
 from ..simulator.settings import Settings
 from ..simulator.speculation import drafts_of
-from ..simulator.step_time import step_times_s
+from ..simulator.step_time import counts_drafts, step_times_s
 from ..simulator.steps import StepRecord
 from .evaluate import SimulatedRun
 from .objective import Metrics
@@ -44,12 +44,13 @@ def run_speed(records: Sequence[StepRecord], simulated: SimulatedRun, settings: 
     None where the run recorded no step, on a full disk for example, or where the profile holds for impossible what the
     engine ran.
     """
-    samples = samples_of(records, drafts_of({**simulated.profile.defaults, **settings}))
-    if not len(samples):
-        return None
     try:
         timing = simulated.profile.timing(settings)
     except InputError:
+        return None
+    drafts = drafts_of({**simulated.profile.defaults, **settings}) if counts_drafts(timing.step) else 0
+    samples = samples_of(records, drafts)
+    if not len(samples):
         return None
     ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
     metrics = replace(simulated, step_factor=ratio)(settings).metrics

@@ -30,6 +30,7 @@ from slotune.simulator.step_time import (
     BINNED,
     SHAPE,
     StepTimeModel,
+    counts_drafts,
     is_extrapolated,
     linear_model,
     new_memo,
@@ -37,6 +38,7 @@ from slotune.simulator.step_time import (
     shapes_of,
     step_time_s,
     step_times_s,
+    unbounded_hull,
 )
 
 rows = st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 9000)), min_size=1, max_size=20)
@@ -167,3 +169,10 @@ def test_a_row_that_verifies_drafts_is_a_decode_row_for_each_of_its_tokens() -> 
     assert verified_s == pytest.approx(alone_s + 3e-3)
     chunk = totals_of(np.array([5]), np.array([400]), 3)
     assert chunk[PREFILL_ROWS] == 1, "more tokens than it may verify are a prefill's"
+
+
+def test_measured_steps_count_drafts_and_a_formula_does_not() -> None:
+    assert not counts_drafts(linear_model(1, 1, 1, 1))
+    hull = unbounded_hull()
+    hull[0] = np.inf, -np.inf  # decodes were not measured
+    assert counts_drafts(pack_model(np.zeros(PHYSICS), hull=hull))
