@@ -190,12 +190,13 @@ def test_steps_of_another_machine_are_not_mixed_in(
 
 
 def test_earlier_runs_are_read_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
-    (tmp_path / "measure.json").write_text("{}")
+    identity: dict[str, object] = {"settings": {}}
+    (tmp_path / "measure.json").write_text(json.dumps(identity))
     for number in (1, 2, 10):
         (tmp_path / f"run-{number}").mkdir()
         step = {"step": 1, "start_ms": number, "end_ms": 2 * number, "rows": [["s1.0", 8, 0]]}
         (tmp_path / f"run-{number}" / "steps.jsonl").write_text(json.dumps(step) + "\n")
-    collected, following = _earlier(tmp_path, {})
+    collected, following = _earlier(tmp_path, identity)
     assert (collected.samples().duration_s * 1e3).tolist() == [1, 2, 10]
     assert following == 11
 
