@@ -114,11 +114,6 @@ class Replica:
         return int(free.item())
 
     @property
-    def free_blocks(self) -> int:
-        """KV blocks that are free."""
-        return int(self._free_blocks.item())
-
-    @property
     def steps(self) -> int:
         """Steps made."""
         return int(self._state.num_steps)

@@ -1,5 +1,6 @@
 """Blocks are found by their content, in memory that depends on the number of blocks alone."""
 
+import math
 from dataclasses import replace
 
 from slotune.simulator.engine_config import EngineConfig
@@ -46,7 +47,7 @@ def test_blocks_that_nobody_can_touch_take_no_memory_and_change_nothing() -> Non
     large, huge = (run(Setup(trace, caching(blocks))) for blocks in (1_000, 1_000_000))
     assert huge.result.requests.finish_s.tolist() == large.result.requests.finish_s.tolist()
     assert huge.result.requests.cached_tokens.tolist() == large.result.requests.cached_tokens.tolist()
-    assert huge.replicas[0].free_blocks - large.replicas[0].free_blocks == 999_000
+    assert huge.replicas[0].free_at(math.inf) - large.replicas[0].free_at(math.inf) == 999_000
     assert huge.replicas[0].engine.blocks.nbytes < 1 << 16
 
 
