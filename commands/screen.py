@@ -161,11 +161,13 @@ def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
     names, targeted = setting_names(rows), bool(objective and objective.slos)
     wrong = [key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows)]
     shown = [*SHOWN, *wrong]
-    columns = [*names, *map(labelled, shown)] + (["targets"] if targeted else []) + ["failure"]
+    failed = any(row.outcome.message for row in rows)
+    columns = [*names, *map(labelled, shown)] + (["targets"] if targeted else []) + (["failure"] if failed else [])
     lines = []
     for row in rows:
         metrics = row.outcome.metrics or {}
         targets = [bool(meets(row, objective))] if targeted else []
         settings = [None if row.settings.get(name) is None else str(row.settings[name]) for name in names]
-        lines.append([*settings, *(metrics.get(key) for key in shown), *targets, row.outcome.message])
+        reason = [row.outcome.message] if failed else []
+        lines.append([*settings, *(metrics.get(key) for key in shown), *targets, *reason])
     table(columns, lines)

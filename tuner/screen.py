@@ -17,7 +17,7 @@ from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
 from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, setting
 from ..simulator.slo import OF_ALL, Slo
-from ..simulator.speculation import assume_acceptance
+from ..simulator.speculation import assume_acceptance, drafts_of
 from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
 from .study import write_file
@@ -80,14 +80,15 @@ def _settings(item: Mapping[Any, Any], where: str) -> Settings:
 def accepting(configurations: Sequence[Settings], common: Settings, acceptance: str) -> list[Settings]:
     """The configurations with this many drafts accepted, of their own `speculative_config` or that of `common`.
 
-    Those that draft nothing stay as they are. Raises InputError where none drafts.
+    Those that draft nothing, or do not say how much, stay as they are. Raises InputError where none drafts.
     """
-    drafters = [(common | one).get("speculative_config") for one in configurations]
-    if not any(drafters):
+    if not any((common | one).get("speculative_config") for one in configurations):
         raise nothing_drafted(acceptance)
     return [
-        one | {"speculative_config": assume_acceptance(drafter, acceptance)} if drafter else one
-        for one, drafter in zip(configurations, drafters, strict=True)
+        one | {"speculative_config": assume_acceptance((common | one)["speculative_config"], acceptance)}
+        if drafts_of(common | one)
+        else one
+        for one in configurations
     ]
 
 

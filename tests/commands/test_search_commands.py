@@ -253,6 +253,22 @@ def test_drafts_are_accepted_where_a_configuration_has_any(slotune, files, tmp_p
     assert ran.code == 2 and ran.err.startswith("Error: --acceptance-rate 0.6: needs --engine speculative_config")
 
 
+def test_drafts_of_no_number_are_a_row_with_the_reason(slotune, files, tmp_path):
+    (tmp_path / "list.yaml").write_text(f"- speculative_config: {NGRAM}\n- speculative_config: {{method: ngram}}\n")
+    words = ("screen", *files, "--configs", tmp_path / "list.yaml", "--acceptance-rate", 0.6, "--jobs", 1)
+    ran = slotune(*words)
+    assert ran.code == 0
+    assert "num_speculative_tokens=None: must" in ran.out
+
+
+def test_where_nothing_failed_no_column_tells_failures(slotune, files, tmp_path):
+    (tmp_path / "list.yaml").write_text("- max_num_seqs: 64\n")
+    words = ("screen", *files, "--configs", tmp_path / "list.yaml", "--jobs", 1)
+    assert "failure" not in slotune(*words).out
+    (tmp_path / "list.yaml").write_text("- max_num_seqs: 64\n- max_num_seqs: 0\n")
+    assert "failure" in slotune(*words).out
+
+
 def test_what_is_assumed_of_drafts_is_told_in_few_words(slotune, files, tmp_path):
     words = ("--slo", "p99:ttft:1000", "--trials", 1, "--jobs", 1, "--out", tmp_path / "study")
     assert (
