@@ -26,6 +26,13 @@ upper limit, since reads may hit the L2 cache: the RTX PRO 6000 of MIXED_DECODES
 (get_flash_attn_version in vllm/v1/attention/backends/fa_utils.py), four query heads a KV head and 128 MB of L2, and
 takes 1.2 to 3.1 times as long, most with many long decodes. The rule was looked for because published A100 runs were
 slower than predicted (benchmarks/accuracy/public_runs.py); its value is not fitted to them."""
+HOPPER = (90, 100)
+"""GPUs from the first to below the second of these compute capabilities (H100, H200) run FlashAttention 3, which packs
+the query heads of a KV head into one tile in every step of rows of several lengths (should_pack_gqa in its
+hopper/heuristics.h), whatever the number format of the cache."""
+HOPPER_MIXED_DECODES = 1.12
+"""MIXED_DECODES there, by step times of an H100 with one new prompt of five tokens beside up to 399 decodes
+(benchmarks/accuracy/mixed_steps.py): 1.14 for Llama-3.1-8B, below 1 for Qwen-2.5-7B, whose attention is short."""
 SPLIT_ATTENTION = (100, 110)
 """GPUs from the first to below the second of these compute capabilities (times ten) have a kernel for each kind of row:
 vLLM chooses FlashInfer there (vllm/platforms/cuda.py)."""
@@ -42,6 +49,9 @@ class Omitted:
     eager_layer_ms: float
     """More in a step beyond the captured CUDA-graph sizes, whose kernels are launched one by one from Python; under
     async scheduling this too happens while the GPU computes."""
+    mixed_ms: float = 0.43
+    """More in a step of decodes that has a prefill too. Under async scheduling it is taken to pass while the GPU
+    computes: the kernels of so short a prompt take none of it, and the host has a request to end and one to begin."""
     sampler_ms: float = 0.1
     """Launches of the sampler's dozen small kernels at about 8 us each; they lie outside the captured graph."""
 
@@ -55,5 +65,5 @@ class Omitted:
 OMITTED = Omitted(gap_layer_ms=0.023, async_gap_layer_ms=0.01, eager_layer_ms=0.09)
 """eager_layer_ms: step times of another H100 (benchmarks/surrogate_h100.py names them): decodes of Llama-3.1-8B take
 2.9 ms more from 600 sequences on, where no graph was captured, than a line through up to 400 promises (Qwen-2.5-7B:
-6.6), without async scheduling. The others, given this: benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B
+6.6), without async scheduling. mixed_ms: of the same H100 (benchmarks/accuracy/mixed_steps.py). The others, given this: benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B
 and 70B models on H100s."""

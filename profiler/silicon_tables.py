@@ -19,6 +19,8 @@ from .model_folder import keeps_every_token
 from .profile import ModelPart
 from .silicon_layout import Layout
 from .silicon_omitted import (
+    HOPPER,
+    HOPPER_MIXED_DECODES,
     MIXED_DECODES,
     OMITTED,
     SAMPLER_BYTES_PER_LOGIT,
@@ -115,6 +117,8 @@ class KernelTables:
         """How many times longer the attention of decodes takes beside a prefill."""
         if self._has_kernel_each():
             return 1.0
+        if HOPPER[0] <= self.gpu["sm_version"] < HOPPER[1]:
+            return HOPPER_MIXED_DECODES
         packed = not UNPACKED_DECODES[0] <= self.gpu["sm_version"] < UNPACKED_DECODES[1]
         if packed or layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
             return MIXED_DECODES
@@ -195,6 +199,8 @@ class KernelTables:
         if step.decode_rows:
             slowed = self.mixed_decodes if step.prefill_rows else 1.0
             total += slowed * self.decode_attention_ms(step.decode_rows, step.decode_context)
+            if step.prefill_rows and not async_scheduling:
+                total += self.omitted.mixed_ms
         total += int(self.model_info["layers"]) * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
         return total + self.output_ms(step.prefill_rows + step.decode_rows)
 

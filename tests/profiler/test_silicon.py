@@ -15,7 +15,7 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import import_silicon, sample_compositions
 from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.profiler.silicon_memory import kv_capacity
-from slotune.profiler.silicon_omitted import MIXED_DECODES
+from slotune.profiler.silicon_omitted import HOPPER_MIXED_DECODES, MIXED_DECODES, OMITTED
 from slotune.profiler.silicon_tables import Composition, KernelTables
 from slotune.profiler.trust import lines
 from slotune.simulator.features import totals_of
@@ -241,7 +241,7 @@ def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
 
 @pytest.mark.parametrize(
     ("system", "times"),
-    [("h100_sxm", MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
+    [("h100_sxm", HOPPER_MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
 )
 def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
@@ -266,6 +266,15 @@ def test_flash_attention_2_reads_a_decode_s_cache_once_a_query_head(model: str, 
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     system = "l40s" if layout.kv_cache_dtype == "fp8" else "a100_sxm"
     assert KernelTables(system, model, layout).mixed_decodes == times
+
+
+def test_without_async_scheduling_a_prefill_beside_decodes_costs_the_host_more() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables, sizes = KernelTables("h100_sxm", LLAMA, Layout()), np.array([128.0])
+    gaps_ms = 32 * (OMITTED.gap_layer_ms - OMITTED.async_gap_layer_ms)
+    for step, more_ms in ((Composition(1, 64, 0, 64, 512, 512), OMITTED.mixed_ms), (Composition(1, 64, 0, 0, 0, 0), 0)):
+        hidden, waited = (tables.step_ms(step, sizes, async_scheduling) for async_scheduling in (True, False))
+        assert waited - hidden == pytest.approx(gaps_ms + more_ms)
 
 
 def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
