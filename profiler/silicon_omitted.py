@@ -65,5 +65,5 @@ class Omitted:
 OMITTED = Omitted(gap_layer_ms=0.023, async_gap_layer_ms=0.01, eager_layer_ms=0.09)
 """eager_layer_ms: step times of another H100 (benchmarks/surrogate_h100.py names them): decodes of Llama-3.1-8B take
 2.9 ms more from 600 sequences on, where no graph was captured, than a line through up to 400 promises (Qwen-2.5-7B:
-6.6), without async scheduling. mixed_ms: of the same H100 (benchmarks/accuracy/mixed_steps.py). The others, given this: benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B
-and 70B models on H100s."""
+6.6), without async scheduling. mixed_ms: the same H100 (benchmarks/accuracy/mixed_steps.py). The others, given these:
+benchmarks/accuracy/silicon_sample.py --calibrate, TPOT of 32B and 70B models on H100s."""

@@ -30,6 +30,7 @@ def planned(outages: Sequence[Outage], replicas: int) -> dict[int, list[Outage]]
         if not 0 <= outage.replica < replicas:
             raise InputError(f"outage of replica {outage.replica}: there are {replicas}, counted from 0")
         if plan[outage.replica] and plan[outage.replica][-1].end_s >= outage.start_s:
-            raise InputError(f"outage of replica {outage.replica}: one from {outage.start_s:g} s overlaps or meets another")
+            start = f"one from {outage.start_s:g} s"
+            raise InputError(f"outage of replica {outage.replica}: {start} overlaps or meets another")
         plan[outage.replica].append(outage)
     return plan

@@ -20,7 +20,7 @@ from sklearn.linear_model import QuantileRegressor
 from tables import require, row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from surrogate_h100 import MODELS, read_runs  # noqa: E402
+from surrogate_h100 import MODELS, read_runs
 
 F64 = npt.NDArray[np.float64]
 
