@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.33, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on, the
 larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200 (TTFT 0.174, TPOT 0.077), and of those
-runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.332, nearly all too early; TPOT 0.041).
+runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.333, nearly all too early; TPOT 0.039).
 All are of plain dense models."""
 
 
@@ -37,7 +37,7 @@ class MeasuredEngines:
 DENSE = MeasuredEngines("plain dense models", frozenset(), TABLES_TPOT_ERROR)
 MIXTURES = MeasuredEngines("mixtures of experts", frozenset({"experts", "layers of several kinds"}), 0.1)
 LATENT = MeasuredEngines("mixtures of experts with latent attention", frozenset({"experts", "latent attention"}), 0.2)
-"""TPOT of the latter two: benchmarks/accuracy/silicon_sample.py --experts (0.096 with gpt-oss-120b and MiniMax-M2.5,
+"""TPOT of the latter two: benchmarks/accuracy/silicon_sample.py --experts (0.097 with gpt-oss-120b and MiniMax-M2.5,
 0.201 with Kimi-K2.5). TTFT was off by less there than TABLES_TTFT_ERROR, which is mostly the way to the engine and told
 of all."""
 SEEN_OUTSIDE_MS = "14 to 48"
