@@ -108,10 +108,6 @@ class Runner:
         """What this search has asked for, in order."""
         return list(self._done.values())
 
-    def known(self) -> list[Trial]:
-        """Everything the study knows from the simulator, also from a search that was continued with more trials."""
-        return list(self._known.values())
-
 
 def _trial(proposal: Proposal, outcome: Outcome) -> Trial:
     return Trial(

@@ -63,7 +63,7 @@ def tune(
         run_other_orders(study, task, run_all, tell)
         run_longer_load(study, task, run_all, tell)
         run_other_step_times(study, task, run_all, tell)
-        front = pareto_front(runner.known(), task.objective, task.space, search.reference)
+        front = pareto_front(study.trials("simulation"), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)
         study.write_best(best_yaml_of(found))
     return found

@@ -261,6 +261,14 @@ def test_with_several_goals_the_recommendation_lies_on_the_front_that_is_told(fi
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
 
 
+def test_a_winner_without_its_idle_changes_lies_on_the_front_too_and_stays_there(files, tmp_path):
+    question = ask(*files, minimize=["p99_ttft_ms", "p99_itl_ms"], trials=16)
+    first, again = (tune(question, tmp_path / "study", jobs=1) for _ in range(2))
+    assert first.best.origin == "plain"
+    assert first.best.settings in [trial.settings for trial in first.front]
+    assert [trial.settings for trial in again.front] == [trial.settings for trial in first.front]
+
+
 def test_goodput_beside_a_target_decides(files, tmp_path):
     """Small budgets keep the time between tokens and starve the first ones."""
     strict = ask(*files, slos=[parse_slo("p99:tpot:60")], goodput={"ttft": 150.0}, trials=16)
