@@ -95,7 +95,13 @@ class _Last(NamedTuple):
 
     step: int
     end_s: float
-    ids: frozenset[str]
+    rows: dict[str, tuple[int, int]]
+    """Of each request, its context before the step and after it."""
+
+    def goes_on_in(self, record: StepRecord) -> bool:
+        """Whether a request does, and is not another of the same name. Of drafts those that were refused leave none."""
+        rows = ((self.rows.get(request, (context, 0)), context) for request, _, context in record.rows)
+        return any(before < context <= after for (before, after), context in rows)
 
 
 def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
@@ -103,21 +109,22 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
 
     While the engine has work, a step costs the time from the end of the step before it to its own end: so the gap in
     which the engine schedules counts, and steps that overlap, as under async scheduling, are not counted twice. A step
-    that shares no request with the one before it may have followed an idle time, and costs its own duration; so does
-    one before which the numbers tell that steps are missing, unless steps of the recording overlap: it would then have
-    waited for the missing one, how long nothing tells.
+    in which no request of the one before it goes on may have followed an idle time, and costs its own duration: a name
+    that comes again may be of another request, since clients choose names. So does one before which the numbers tell
+    that steps are missing, unless steps of the recording overlap: it would then have waited for the missing one, how
+    long nothing tells.
     """
     totals, durations, overlapping = [], [], False
     last: dict[int, _Last] = {}
     for record in records:
-        ids = frozenset(request for request, _, _ in record.rows)
-        before = last.get(record.replica, _Last(record.step - 1, record.start_s, frozenset()))
-        last[record.replica] = _Last(record.step, record.end_s, ids)
+        before = last.get(record.replica, _Last(record.step - 1, record.start_s, {}))
+        reached = {request: (context, context + tokens) for request, tokens, context in record.rows}
+        last[record.replica] = _Last(record.step, record.end_s, reached)
         overlaps, missing = record.start_s < before.end_s, record.step > before.step + 1
         overlapping |= overlaps
         if missing and overlapping:
             continue
-        busy = not missing and (overlaps or not ids.isdisjoint(before.ids))
+        busy = not missing and (overlaps or before.goes_on_in(record))
         duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])

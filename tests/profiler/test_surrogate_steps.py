@@ -28,7 +28,7 @@ DRAFTS = "speculative_config=" + json.dumps(
 
 
 def step(start_ms: float, end_ms: float, *requests: str, replica: int = 0) -> StepRecord:
-    rows = tuple((request, 1, 10) for request in requests)
+    rows = tuple((request, 100, int(start_ms)) for request in requests)  # each goes on if it is there again soon
     return StepRecord(0, start_ms / 1e3, end_ms / 1e3, rows, replica=replica)
 
 
@@ -42,6 +42,21 @@ def test_while_a_request_goes_on_the_gap_between_steps_counts() -> None:
 
 def test_idle_time_does_not_count() -> None:
     assert durations_ms(step(0, 10, "a"), step(500, 520, "b")) == [10, 20]
+
+
+def test_idle_time_before_another_request_of_the_same_name_does_not_count() -> None:
+    first, second = step(0, 10, "a"), step(500, 520, "a")
+    for context in (0, 16):  # of which 16 tokens are found in the prefix cache
+        assert durations_ms(
+            first,
+            replace(first, step=1, start_s=0.01, end_s=0.02, rows=(("a", 1, 100),)),
+            replace(second, step=2, rows=(("a", 90, context),)),
+        ) == [10, 10, 20]
+
+
+def test_while_drafts_are_refused_the_gap_between_steps_counts() -> None:
+    first, second = step(0, 10, "a"), step(12, 20, "a")
+    assert durations_ms(replace(first, rows=(("a", 4, 10),)), replace(second, rows=(("a", 4, 12),))) == [10, 10]
 
 
 def test_steps_that_overlap_are_timed_from_end_to_end() -> None:
