@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..simulator.features import (
     CONSTANT,
     DECODE_CONTEXT,
+    DECODE_ROWS,
     DENSE_TOKENS,
     FIRST_KNEE,
     MAX_CONTEXT,
@@ -28,6 +29,7 @@ from ..simulator.features import (
     MIXED_DECODE_ROWS,
     PHYSICS,
     PREFILL_CONTEXT,
+    PREFILL_ROWS,
     PREFILL_WORK,
     REGIME_NAMES,
     TOKEN_KNEES,
@@ -204,8 +206,16 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
 
 
 def _shows(values: F64, feature: int) -> bool:
-    """Whether the steps have enough of a feature, and enough of them, to tell its weight."""
-    return feature not in LEAST_REACH or int((values > LEAST_REACH[feature]).sum()) >= MIN_COMPOSITIONS
+    """Whether the steps have enough of a feature, and enough of them, to tell its weight.
+
+    Rows whose number is always the same cannot be told from the constant: a client that sends one request at a time
+    would make each further row cost a whole step.
+    """
+    if feature in (PREFILL_ROWS, DECODE_ROWS):
+        least = float(values.min(where=values > 0, initial=np.inf))
+    else:
+        least = LEAST_REACH.get(feature, -np.inf)
+    return int((values > least).sum()) >= MIN_COMPOSITIONS
 
 
 def importance_of(samples: StepSamples, counts: F64) -> F64:
