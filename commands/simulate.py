@@ -111,7 +111,7 @@ def command(
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
     shares = doubts(run.result, metrics, run.load)
-    steps = _with_other_steps(run, summary, asked["replicas"], shares["extrapolated_share"])
+    steps = _with_other_steps(run, summary, asked["replicas"], shares)
     for line in _warnings(run, asked["policy"]):
         click.echo(f"Warning: {line}", err=True)
     trust = run.profile.trust(run.settings, runs=[shares])
@@ -131,7 +131,7 @@ def command(
 
 
 def _with_other_steps(
-    run: "_Run", summary: "Callable[[SimulationResult], Metrics]", replicas: int, extrapolated_share: float
+    run: "_Run", summary: "Callable[[SimulationResult], Metrics]", replicas: int, shares: "Metrics"
 ) -> "Sensitivity | None":
     """The metrics with faster and slower steps; None where no error is known, or where it would take long."""
     from ..tuner.sensitivity import sensitivity
@@ -140,7 +140,7 @@ def _with_other_steps(
         told = f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
         click.echo(f"Note: {told}", err=True)
         return None
-    return sensitivity(run.profile, lambda factor: summary(run.slowed(factor)), extrapolated_share)
+    return sensitivity(run.profile, lambda factor: summary(run.slowed(factor)), shares)
 
 
 def _warnings(run: "_Run", policy: str) -> list[str]:

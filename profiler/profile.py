@@ -16,7 +16,7 @@ from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
-from .trust import NOT_SIMULATED, expected_error, largest_share, other_graphs, unrepresented
+from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -240,9 +240,7 @@ class Profile:
             "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
             "doubts": list(self.doubts),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
-            "extrapolated_share": largest_share(known, "extrapolated_share"),
-            "api_server_share": largest_share(known, "api_server_share"),
-            "piled_up_share": largest_share(known, "piled_up_share"),
+            **{name: largest_share(known, name) for name in SHARES},
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
             "kv_capacity": "not modelled" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],

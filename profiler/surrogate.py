@@ -35,7 +35,7 @@ from ..simulator.features import (
     TOKEN_KNEES,
     physics_of,
 )
-from ..simulator.step_time import BINNED, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
+from ..simulator.step_time import BINNED, LEAST_CONTEXT, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
 from .surrogate_errors import (
     I64,
     NEGLIGIBLE,
@@ -67,7 +67,7 @@ BASES = tuple(
 """Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows and stragglers
 must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
 _CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
-LEAST_REACH = dict.fromkeys(_CONTEXTS, 256.0) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
+LEAST_REACH = dict.fromkeys(_CONTEXTS, LEAST_CONTEXT) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
 """Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
 weight found for them would be noise. So would that of fewer kinds of steps than MIN_COMPOSITIONS: one alone is met
 exactly, whatever disturbed it."""

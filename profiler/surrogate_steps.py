@@ -98,10 +98,11 @@ class _Last(NamedTuple):
     rows: dict[str, tuple[int, int]]
     """Of each request, its context before the step and after it."""
 
-    def goes_on_in(self, record: StepRecord) -> bool:
-        """Whether a request does, and is not another of the same name. Of drafts those that were refused leave none."""
-        rows = ((self.rows.get(request, (context, 0)), context) for request, _, context in record.rows)
-        return any(before < context <= after for (before, after), context in rows)
+    def goes_on_in(self, record: StepRecord, drafts: int) -> bool:
+        """Whether a request does, and is not another of the same name: it goes on where it was, short of drafts that were
+        refused."""
+        rows = ((self.rows.get(request, (context, context)), context) for request, _, context in record.rows)
+        return any(max(before, after - drafts - 1) < context <= after for (before, after), context in rows)
 
 
 def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
@@ -124,7 +125,7 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
         overlapping |= overlaps
         if missing and overlapping:
             continue
-        busy = not missing and (overlaps or before.goes_on_in(record))
+        busy = not missing and (overlaps or before.goes_on_in(record, drafts))
         duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])

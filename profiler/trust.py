@@ -46,7 +46,10 @@ at 1; 19 to 48 in those runs of benchmarks/accuracy/public_runs.py whose request
 tables (A1, A4, D1, K2, G1). Some of it may be the steps' own error."""
 
 MOST_EXTRAPOLATED = 0.05
-"""Of a run's steps; fewer hardly bend it."""
+"""Of a run's steps, and of those with a prefill; fewer hardly bend it."""
+
+SHARES = ("extrapolated_share", "extrapolated_prefill_share", "far_share", "api_server_share", "piled_up_share")
+"""Of the metrics of a simulation (tuner/evaluate.py), those that bear on how far to believe the others."""
 
 MOST_OF_CACHE = 0.05
 """Of an estimated KV cache; less moves no number by more than steps that are off do."""
@@ -160,21 +163,26 @@ def _made_with(profile: "Profile", name: str) -> Any:
     return profile.defaults.get(name, getattr(profile.engine, name, None))
 
 
-def step_time_error(profile: "Profile", extrapolated_share: float = 0.0) -> float | None:
-    """By what share all steps of a run may be too short or too long; None where nothing tells it.
+def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()) -> float | None:
+    """By what share all steps of `runs`, the metrics of simulations, may be too short or too long; None where nothing
+    tells it.
 
     For measured steps it is the median error of one that was held out, or that of the total of all where it is larger,
-    as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of the run's lie outside what was
-    measured. For kernel tables it is the median error of TPOT on measured engines, and not known of those that are in
-    doubt. Steps that were held out tell nothing of a kind that the profile was made without, however few of a run are
-    of it: a first token's time is that of one step.
+    as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
+    prefill, lie outside what was measured. For kernel tables it is the median error of TPOT on measured engines, and
+    not known of those that are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a
+    kind that the profile was made without, however few of a run are of it: a first token's time is that of one step.
     """
+    known = list(runs)
+    if largest_share(known, "far_share") > MOST_EXTRAPOLATED:
+        return None
     if profile.source == KERNEL_TABLES:
         return _tables_error(profile)[1]
     everything = profile.step.error_of("all")
-    if everything is None or (extrapolated_share > 0 and _unmeasured(profile)):
+    extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    if everything is None or (extrapolated > 0 and _unmeasured(profile)):
         return None
-    beyond = profile.step.error_of(BEYOND) if extrapolated_share > MOST_EXTRAPOLATED else None
+    beyond = profile.step.error_of(BEYOND) if extrapolated > MOST_EXTRAPOLATED else None
     return max(max(error.median, abs(error.bias)) for error in (everything, beyond) if error is not None)
 
 
@@ -302,18 +310,27 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
             "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
         )
     told += piled_up(trust["piled_up_share"])
-    if trust["extrapolated_share"] > 0:
-        share, beyond = max(trust["extrapolated_share"], 0.001), trust["expected_error"]["step_time_extrapolated"]
-        known = (
-            f", by {beyond['median']:.1%} (median) up to twice beyond it and by an unknown share farther out"
-            if beyond
-            else ""
-        )
+    return told + _extrapolated(trust)
+
+
+def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
+    """What is told of steps outside what the profile was made from, where there are any."""
+    if not trust["extrapolated_share"] > 0:
+        return []
+    share, prefills = (max(trust[name], 0.001) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    which = f"{share:.1%} of the steps" + (f", {prefills:.1%} of those with a prefill," if prefills > share else "")
+    beyond = trust["expected_error"]["step_time_extrapolated"]
+    known = (
+        f", by {beyond['median']:.1%} (median) up to twice beyond it and by an unknown share farther out"
+        if beyond
+        else ""
+    )
+    told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
+    if missing := trust["expected_error"]["unmeasured"]:
+        told.append(f"the profile was made without any {' and any '.join(missing)} steps: what they take is not known")
+    elif (far := trust["far_share"]) > MOST_EXTRAPOLATED:
         told.append(
-            f"{share:.1%} of the steps lie outside what the profile was made from: extrapolated, off by more{known}"
+            f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
+            "was made from: what they take is not known"
         )
-        if missing := trust["expected_error"]["unmeasured"]:
-            told.append(
-                f"the profile was made without any {' and any '.join(missing)} steps: what they take is not known"
-            )
     return told

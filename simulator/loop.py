@@ -6,11 +6,11 @@ at a step boundary; with asynchronous scheduling or pipeline stages the next ste
 
 from . import kv_cache, policies, queue, scheduler
 from .compiled import entry, inner
-from .features import add_row
+from .features import PREFILL_ROWS, add_row
 from .outcome import end_request
 from .request_table import FAILED, FINISHED, REJECTED
 from .state import RUNNING, VLLM_V0, WAITING
-from .step_time import COUNTS_DRAFTS, is_extrapolated, step_time_s
+from .step_time import COUNTS_DRAFTS, reach_of, step_time_s
 
 # Why `advance` came back.
 IDLE, HORIZON, LOG_FULL, REQUEST_ENDED, DIED = range(5)
@@ -157,8 +157,7 @@ def _launch(engine, model, memo, totals, rows, record):
         flight.end_s = _run_stages(engine, start_s, step_time_s(model, totals, memo))
         _note_samples(engine, rows, flight.end_s)
         if flight.end_s <= state.dies_s:
-            state.num_steps += 1
-            state.num_extrapolated += is_extrapolated(model, totals)
+            engine.reaches[int(totals[PREFILL_ROWS] > 0), reach_of(model, totals)] += 1
         if record and flight.end_s <= state.dies_s:
             _record_step(engine, rows, start_s, flight.end_s)
     state.num_in_flight += 1

@@ -112,13 +112,3 @@ class Replica:
         """KV blocks that are free at `now_s`: those of what ends in a step are so when the step has ended."""
         free = self._free_before if self._now_s.item() > now_s else self._free_blocks  # at most one step ahead
         return int(free.item())
-
-    @property
-    def steps(self) -> int:
-        """Steps made."""
-        return int(self._state.num_steps)
-
-    @property
-    def extrapolated_steps(self) -> int:
-        """Steps outside what the step-time model was measured on."""
-        return int(self._state.num_extrapolated)

@@ -31,9 +31,13 @@ class SimulationResult:
     gaps: Gaps
     duration_s: float
     """From the trace's time zero to the last event a client sees."""
-    steps: int
-    extrapolated_steps: int
-    """Steps outside what the step-time model was measured on."""
+    reaches: I64
+    """(2, REACHES): steps without and with a prefill, by how far they lie from what was measured (reach_of)."""
+
+    @property
+    def steps(self) -> int:
+        """Steps made."""
+        return int(self.reaches.sum())
 
 
 def simulate(
@@ -163,6 +167,5 @@ def _result(
         requests=table,
         gaps=Gaps(gaps["gap_s"], gaps["count"]),
         duration_s=float(np.nanmax(requests.finish_s + overhead.after_s)),
-        steps=sum(replica.steps for replica in fleet),
-        extrapolated_steps=sum(replica.extrapolated_steps for replica in fleet),
+        reaches=np.sum([replica.engine.reaches for replica in fleet], axis=0),
     )

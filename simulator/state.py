@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .engine_config import EngineConfig
+from .step_time import REACHES
 
 I64 = npt.NDArray[np.int64]
 I8 = npt.NDArray[np.int8]
@@ -153,8 +154,6 @@ STATE = np.dtype(
         ("num_skipped", np.int64),
         ("cursor", np.int64),  # place in running
         ("restored_tokens", np.int64),  # token budget that preempting rows of this step gave back
-        ("num_steps", np.int64),
-        ("num_extrapolated", np.int64),
         ("logged_steps", np.int64),
         ("logged_rows", np.int64),
         ("logged_preempted", np.int64),
@@ -234,6 +233,8 @@ class Engine(NamedTuple):
     """FLIGHT: a ring of the steps scheduled and not yet ended."""
     rows: Records
     """ROW, (flights, seats): their rows in scheduling order."""
+    reaches: I64
+    """(2, REACHES): steps made, without and with a prefill, by how far they lie from what was measured (reach_of)."""
     stage_free_s: F64
     """(pipeline stages,): when each stage has done its last step."""
     step_log: Records
@@ -347,6 +348,7 @@ def _new_engine(
         free_slots=np.zeros(seats, np.int64),
         flights=np.zeros(depth, FLIGHT).view(np.recarray),
         rows=np.zeros((depth, seats), ROW).view(np.recarray),
+        reaches=np.zeros((2, REACHES), np.int64),
         stage_free_s=np.zeros(stages),
         step_log=np.zeros(STEPS_PER_BATCH if record else 1, STEP_LOG).view(np.recarray),
         row_log=np.zeros(logged, ROW).view(np.recarray),

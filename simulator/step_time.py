@@ -61,6 +61,16 @@ HULL_ABOVE = 1.1
 """A feature up to this factor above the largest measured one counts as measured: less than a CUDA-graph step."""
 HULL_BELOW = 0.5
 """Towards zero every term of the baseline shrinks to the measured constant, so half the smallest is near enough."""
+FAR_ABOVE = 2.0
+"""Beyond this factor above the largest measured number of prefill tokens, decodes or context no held-out step tells how
+far a step is off: larger ones than half of what was measured are predicted from smaller ones, and no farther."""
+LEAST_CONTEXT = 256.0
+"""Tokens of context that cost nothing that shows: to have measured less is to have measured so much."""
+_IS_SIZE = np.array([name in ("prefill_tokens", "decode_rows", "max_context") for name in SHAPE_NAMES])
+_LEAST_SIZE = np.array([LEAST_CONTEXT if name == "max_context" else 0.0 for name in SHAPE_NAMES])
+WITHIN, OUTSIDE, FAR = range(3)
+"""Where a step lies: inside what was measured in its regime, outside of it, and farther than FAR_ABOVE."""
+REACHES = 3
 
 # Where things lie in StepTimeModel.numbers and, the layout being whole numbers, in the memo.
 _GRAPHS, _EDGES, _OFFSETS, _STRIDES = 0, 1, 2, 2 + len(RESIDUAL_GROUPS)
@@ -247,21 +257,23 @@ def step_times_s(model, totals):
 
 
 @entry
-def _is_extrapolated(numbers, totals):
-    first = _HULL + regime_of(totals) * SHAPE * 2
+def _reach(numbers, totals):
+    first, reach = _HULL + regime_of(totals) * SHAPE * 2, WITHIN
     for feature in range(SHAPE):
-        value = _shape_feature(totals, feature)
-        if value > numbers[first + 1] * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
-            return True
+        value, most = _shape_feature(totals, feature), numbers[first + 1]
+        if value > most * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
+            reach = OUTSIDE
+            if _IS_SIZE[feature] and value > FAR_ABOVE * max(most, _LEAST_SIZE[feature]):
+                return FAR
         first += 2
-    return False
+    return reach
 
 
 @entry
-def is_extrapolated(model, totals):
-    """Whether the step lies outside what was measured in its regime.
+def reach_of(model, totals):
+    """WITHIN what was measured in the step's regime, OUTSIDE of it, or FAR outside.
 
     The hull is a box in the SHAPE features; because it bounds sums and means as well as counts, it cuts the corners
     (many rows times long contexts) that a box over the counts alone would promise.
     """
-    return _is_extrapolated(model.numbers, totals)
+    return _reach(model.numbers, totals)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from .. import compile_cache
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
@@ -13,7 +15,8 @@ from ..simulator.api_server import busy_share
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
 from ..simulator.settings import Settings
-from ..simulator.simulation import SimulationResult, simulate
+from ..simulator.simulation import I64, SimulationResult, simulate
+from ..simulator.step_time import FAR, OUTSIDE
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .steady_load import engine_growth
@@ -75,10 +78,21 @@ class SimulatedRun:
 def doubts(result: SimulationResult, metrics: Mapping[str, float], trace: Trace) -> dict[str, float]:
     """What a run's metrics are kept with, for it bears on how far to believe them."""
     return {
-        "extrapolated_share": result.extrapolated_steps / max(result.steps, 1),
+        **extrapolated(result.reaches),
         "api_server_share": busy_share(result.requests, result.gaps, metrics["duration"]),
         "answers_cut": answers_cut(result.requests, trace.output_tokens),
         "piled_up_share": min(max(engine_growth(result), 0.0), 1.0),
+    }
+
+
+def extrapolated(reaches: I64) -> dict[str, float]:
+    """The shares outside of what was measured of all steps and of those with a prefill, since few of the former may be
+    all of a TTFT; and the larger share of those so far outside that nothing tells their error."""
+    shares = np.array([reaches.sum(axis=0), reaches[1]]) / np.maximum([[reaches.sum()], [reaches[1].sum()]], 1)
+    return {
+        "extrapolated_share": float(shares[0, OUTSIDE:].sum()),
+        "extrapolated_prefill_share": float(shares[1, OUTSIDE:].sum()),
+        "far_share": float(shares[:, FAR].max()),
     }
 
 

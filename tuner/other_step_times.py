@@ -5,7 +5,7 @@ It decides nothing and is told: what a target is worth where the profile errs is
 
 from collections.abc import Callable, Mapping
 
-from ..profiler.trust import largest_share, step_time_error
+from ..profiler.trust import step_time_error
 from .finalists import finalists
 from .objective import Metrics
 from .sensitivity import Sensitivity, factors
@@ -49,7 +49,7 @@ def _error(study: Study, task: Task) -> float | None:
     """What all of them are varied by: the error of extrapolated steps where any of them makes many."""
     keys = finalists(study, task).keys()
     metrics = [trial.metrics or {} for trial in study.trials("simulation") if trial.key in keys]
-    return step_time_error(task.profile, largest_share(metrics, "extrapolated_share"))
+    return step_time_error(task.profile, metrics)
 
 
 def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
-from ..profiler.trust import largest_share, step_time_error
+from ..profiler.trust import step_time_error
 from ..simulator.settings import setting
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
 from .objective import Metrics
@@ -78,7 +78,7 @@ class Plan:
     @property
     def step_time_error(self) -> float | None:
         """By what share the steps of these runs may be too short or too long; None where that is not known."""
-        return step_time_error(self.scenario.profile, largest_share(self.runs, "extrapolated_share"))
+        return step_time_error(self.scenario.profile, self.runs)
 
 
 def plan(

@@ -45,11 +45,10 @@ def factors(step_time_error: float) -> tuple[float, float]:
     return 1 / (1 + step_time_error), 1 + step_time_error
 
 
-def sensitivity(
-    profile: Profile, run: Callable[[float], Metrics], extrapolated_share: float = 0.0
-) -> Sensitivity | None:
-    """Of what `run` simulates, given how many times as long a step takes; None where no error is known."""
-    error = step_time_error(profile, extrapolated_share)
+def sensitivity(profile: Profile, run: Callable[[float], Metrics], shares: Metrics | None = None) -> Sensitivity | None:
+    """Of what `run` simulates, given how many times as long a step takes; None where no error is known. `shares` tell
+    how many of its steps are extrapolated."""
+    error = step_time_error(profile, [shares or {}])
     if error is None:
         return None
     faster, slower = map(run, factors(error))

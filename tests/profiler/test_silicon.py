@@ -19,7 +19,7 @@ from slotune.profiler.silicon_omitted import HOPPER_MIXED_DECODES, MIXED_DECODES
 from slotune.profiler.silicon_tables import Composition, KernelTables
 from slotune.profiler.trust import lines
 from slotune.simulator.features import totals_of
-from slotune.simulator.step_time import is_extrapolated, step_times_s
+from slotune.simulator.step_time import WITHIN, reach_of, step_times_s
 
 LLAMA = "meta-llama/Meta-Llama-3.1-8B"
 
@@ -41,7 +41,7 @@ def test_the_bundled_profile_lies_where_an_h200_does(
     model = load_profile("h200-llama-3.1-8b").timing().step
     totals = totals_of(*np.array(rows).T)
     assert least_ms <= step_times_s(model, totals[None])[0] * 1e3 <= most_ms
-    assert not is_extrapolated(model, totals)
+    assert reach_of(model, totals) == WITHIN
 
 
 def test_the_bundled_profile_is_small_and_needs_no_heavy_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyP
     model = profile.timing().step
     decodes = [totals_of(np.array([1]), np.array([context])) for context in (100_000, 1_000_000)]
     chunks = [totals_of(np.array([2048]), np.array([context])) for context in (50_000, 1_000_000)]
-    assert [is_extrapolated(model, totals) for totals in (*decodes, *chunks)] == [False, True, False, True]
+    assert [reach_of(model, totals) != WITHIN for totals in (*decodes, *chunks)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from slotune.simulator.features import (
     PREFILL_WORK,
     totals_of,
 )
-from slotune.simulator.step_time import is_extrapolated, step_times_s
+from slotune.simulator.step_time import FAR, WITHIN, reach_of, step_times_s
 
 
 def random_steps(count: int, seed: int, most_tokens: int = 2048, most_rows: int = 128) -> np.ndarray:
@@ -171,7 +171,7 @@ def test_the_error_beyond_what_was_fitted_is_told_as_large_as_it_is(power: float
 
     steps, fresh = random_steps(800, seed=0), random_steps(800, seed=100, most_tokens=4096, most_rows=256)
     fitted = fit(StepSamples(steps, bent_s(steps) * np.exp(np.random.default_rng(0).normal(0, 0.01, 800))))
-    larger = fresh[[is_extrapolated(fitted.model, step) for step in fresh]]
+    larger = fresh[[reach_of(fitted.model, step) != WITHIN for step in fresh]]
     error = np.median(np.abs(step_times_s(fitted.model, larger) / bent_s(larger) - 1))
     everything, beyond = fitted.error_of("all"), fitted.error_of(BEYOND)
     assert everything is not None and beyond is not None
@@ -245,8 +245,8 @@ def test_alike_steps_become_the_one_in_the_middle() -> None:
 def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
     steps = random_steps(400, seed=7)
     fitted = fit(StepSamples(steps, linear_s(steps)))
-    assert not any(is_extrapolated(fitted.model, step) for step in steps)
-    assert is_extrapolated(fitted.model, totals_of(np.array([5000]), np.array([0])))
+    assert not any(reach_of(fitted.model, step) != WITHIN for step in steps)
+    assert reach_of(fitted.model, totals_of(np.array([5000]), np.array([0]))) == FAR
     decodes = steps[(steps[:, PREFILL_TOKENS] == 0)]
     only = hull_of(StepSamples(decodes, linear_s(decodes)))
     assert np.isfinite(only[0]).all() and np.isinf(only[1:]).all()

@@ -9,7 +9,7 @@ from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import ModelPart, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
-from slotune.profiler.provenance import MEASURED, STEP_RECORDS
+from slotune.profiler.provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
 from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, lines, step_time_error
 from slotune.simulator.timing import Overhead
@@ -137,7 +137,7 @@ def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile
 
 
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
-    trust = measured.trust(runs=[{"extrapolated_share": 0.25}])
+    trust = measured.trust(runs=[{"extrapolated_share": 0.25, "extrapolated_prefill_share": 0.25}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
     told = lines(trust)
     assert "2.0% (median on those held out; 90 % of single steps within 8.0%)" in told[1]
@@ -167,16 +167,35 @@ def test_requests_that_pile_up_to_the_end_of_a_trace_are_told(measured: Profile)
 
 def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: Profile) -> None:
     beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
-    trust = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))).trust(
-        runs=[{"extrapolated_share": 0.25}]
-    )
+    profile = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond)))
+    many = [{"extrapolated_share": 0.25}]
+    trust = profile.trust(runs=many)
     assert trust["expected_error"]["step_time_extrapolated"] == {"median": 0.06, "within_90": 0.15}
     assert lines(trust)[2].endswith(", by 6.0% (median) up to twice beyond it and by an unknown share farther out")
-    assert step_time_error(measured, 0.5) == 0.02
-    assert (
-        step_time_error(replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond))), 0.5)
-        == 0.06
-    )
+    assert (step_time_error(measured, many), step_time_error(profile, many)) == (0.02, 0.06)
+
+
+def test_few_large_prefills_outside_what_was_measured_decide(measured: Profile) -> None:
+    """Of a hundred steps one is a prefill, and a first token's time is that of one step."""
+    beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
+    profile = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond)))
+    few = {"extrapolated_share": 0.006, "extrapolated_prefill_share": 0.6}
+    assert step_time_error(profile, [few]) == 0.06
+    told = lines(profile.trust(runs=[few]))
+    assert told[2].startswith("0.6% of the steps, 60.0% of those with a prefill, lie outside")
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("source", [MEASURED, KERNEL_TABLES])
+def test_of_steps_far_outside_no_error_is_told(measured: Profile, source: str) -> None:
+    beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
+    held_out = (*measured.step.held_out, beyond)
+    profile = replace(measured, source=source, step=replace(measured.step, held_out=held_out))
+    few, many = ({"extrapolated_share": 0.5, "far_share": share} for share in (0.04, 0.06))
+    assert step_time_error(profile, [few]) is not None
+    assert step_time_error(profile, [few, many]) is None
+    assert "6.0% of the steps, or of those with a prefill, are more than twice" in lines(profile.trust(runs=[many]))[-1]
+    assert "more than twice" not in lines(profile.trust(runs=[few]))[-1]
 
 
 def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) -> None:
@@ -195,7 +214,7 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
     trust = decodes.trust(runs=[{"extrapolated_share": 0.065}])
     assert trust["expected_error"]["step_time_extrapolated"] is None
     assert lines(trust)[2].endswith("extrapolated, off by more")
-    assert step_time_error(decodes, 0.001) is None
+    assert step_time_error(decodes, [{"extrapolated_share": 0.001}]) is None
     assert step_time_error(decodes) == 0.02
 
 

@@ -28,13 +28,16 @@ from slotune.simulator.features import (
 )
 from slotune.simulator.step_time import (
     BINNED,
+    FAR,
+    OUTSIDE,
     SHAPE,
+    WITHIN,
     StepTimeModel,
     counts_drafts,
-    is_extrapolated,
     linear_model,
     new_memo,
     pack_model,
+    reach_of,
     shapes_of,
     step_time_s,
     step_times_s,
@@ -141,12 +144,34 @@ def test_the_hull_holds_each_regime_apart() -> None:
     measured = shapes_of(np.array([totals((1, 100)), totals(*[(1, 1000)] * 8)]))
     hull[0] = np.stack([measured.min(axis=0), measured.max(axis=0)], axis=1)
     model = pack_model(np.zeros(PHYSICS), hull=hull)
-    assert not is_extrapolated(model, totals(*[(1, 500)] * 4))
-    assert not is_extrapolated(model, totals(*[(1, 1050)] * 8)), "a step of ten per cent counts as measured"
-    assert is_extrapolated(model, totals(*[(1, 500)] * 16)), "more rows than were measured"
-    assert is_extrapolated(model, totals((1, 2000))), "a longer context than was measured"
-    assert is_extrapolated(model, totals((16, 0))), "no prefill was measured"
-    assert not is_extrapolated(linear_model(1, 1, 1, 1), totals((16, 0), (1, 10**6))), "a formula holds everywhere"
+    assert reach_of(model, totals(*[(1, 500)] * 4)) == WITHIN
+    assert reach_of(model, totals(*[(1, 1050)] * 8)) == WITHIN, "a step of ten per cent counts as measured"
+    assert reach_of(model, totals(*[(1, 500)] * 16)) == OUTSIDE, "more rows than were measured"
+    assert reach_of(model, totals((1, 2000))) == OUTSIDE, "a longer context than was measured"
+    assert reach_of(model, totals((16, 0))) == FAR, "no prefill was measured"
+    assert reach_of(linear_model(1, 1, 1, 1), totals((16, 0), (1, 10**6))) == WITHIN, "a formula holds everywhere"
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([(1, 500)] * 17, "more than twice the rows"),
+        ([(1, 2001)], "more than twice the context"),
+        ([(1025, 0)], "more than twice the prompt"),
+        ([(512, 513)], "a chunk after more context than costs nothing, where only whole prompts were measured"),
+    ],
+)
+def test_steps_more_than_twice_as_large_as_any_measured_are_far(rows: list[tuple[int, int]], why: str) -> None:
+    measured = [totals((1, 100)), totals(*[(1, 1000)] * 8)], [totals((16, 0)), totals((512, 0))]
+    hull = np.empty((3, SHAPE, 2))
+    for regime, steps in enumerate(measured):
+        shapes = shapes_of(np.array(steps))
+        hull[regime] = np.stack([shapes.min(axis=0), shapes.max(axis=0)], axis=1)
+    hull[2, :, 0], hull[2, :, 1] = np.inf, -np.inf
+    model = pack_model(np.zeros(PHYSICS), hull=hull)
+    assert reach_of(model, totals(*rows)) == FAR, why
+    nearer = [(tokens if tokens == 1 else tokens - 1, context and context - 1) for tokens, context in rows[1:] or rows]
+    assert reach_of(model, totals(*nearer)) == OUTSIDE
 
 
 def test_a_chunk_after_a_context_is_no_whole_prompt() -> None:
@@ -155,8 +180,8 @@ def test_a_chunk_after_a_context_is_no_whole_prompt() -> None:
     measured = shapes_of(np.array([totals((64, 0), (1, 4000)), totals((2048, 0), (1, 4000))]))
     hull[:] = np.stack([measured.min(axis=0), measured.max(axis=0)], axis=1)
     model = pack_model(np.zeros(PHYSICS), hull=hull)
-    assert not is_extrapolated(model, totals((1024, 0), (1, 4000)))
-    assert is_extrapolated(model, totals((512, 700), (1, 4000)))
+    assert reach_of(model, totals((1024, 0), (1, 4000))) == WITHIN
+    assert reach_of(model, totals((512, 700), (1, 4000))) == OUTSIDE
 
 
 def test_a_row_that_verifies_drafts_is_a_decode_row_for_each_of_its_tokens() -> None:

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.simulator.simulation import simulate
 from slotune.traces.transform import at_rate
 from slotune.tuner import evaluate
-from slotune.tuner.evaluate import SimulatedRun
+from slotune.tuner.evaluate import SimulatedRun, extrapolated
 
 
 @pytest.fixture
@@ -21,7 +22,14 @@ def test_a_run_gives_the_metrics_that_targets_name(run):
     assert outcome.failure is None
     assert outcome.metrics["completed"] == 60
     assert 0 < outcome.metrics["p97.5_ttft_ms"] <= outcome.metrics["p99_ttft_ms"]
-    assert outcome.metrics["extrapolated_share"] == 0
+    assert outcome.metrics["extrapolated_share"] == outcome.metrics["far_share"] == 0
+
+
+def test_few_extrapolated_steps_may_be_most_of_the_prefills():
+    shares = extrapolated(np.array([[980, 0, 0], [4, 6, 10]]))
+    assert shares == pytest.approx({"extrapolated_share": 0.016, "extrapolated_prefill_share": 0.8, "far_share": 0.5})
+    decodes = extrapolated(np.array([[5, 0, 15], [0, 0, 0]]))
+    assert decodes == pytest.approx({"extrapolated_share": 0.75, "extrapolated_prefill_share": 0.0, "far_share": 0.75})
 
 
 def test_an_engine_that_does_not_keep_up_is_noted_though_the_trace_ends_before_it_shows(run, small_trace):
