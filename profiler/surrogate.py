@@ -37,13 +37,16 @@ from ..simulator.features import (
 )
 from ..simulator.step_time import BINNED, LEAST_CONTEXT, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
 from .surrogate_errors import (
+    BELIEVED_STEPS,
     I64,
     NEGLIGIBLE,
     Mask,
     Singles,
+    believed_sizes,
     blocks_of_time,
     errors_by_regime,
     folds,
+    greatest_believed,
     outer_parts,
     regime_error,
     regimes_of,
@@ -133,7 +136,7 @@ def fit(
     scale = _missing_share(fitted, samples)
     singles = Singles(samples.duration_s, owner)
     errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
-    for outer, asked in outer_parts(medians, MIN_COMPOSITIONS):
+    for outer, asked in outer_parts(medians, believed_sizes(samples), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, medians, singles),)
     return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))
@@ -328,12 +331,13 @@ def stalled_share(fitted: FittedStepTime, samples: StepSamples) -> float:
 
 
 def hull_of(samples: StepSamples) -> F64:
-    """(regimes, SHAPE, 2): least and greatest of each shape feature; inverted where a regime has no steps."""
+    """(regimes, SHAPE, 2): least and greatest believed value of each shape feature; inverted where a regime has too few
+    steps to believe."""
     hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
     hull[..., 0], hull[..., 1] = np.inf, -np.inf
     shapes, regimes = shapes_of(samples.totals), regimes_of(samples.totals)
     for regime in range(len(REGIME_NAMES)):
         mine = shapes[regimes == regime]
-        if len(mine):
-            hull[regime] = np.stack([mine.min(axis=0), mine.max(axis=0)], axis=1)
+        if len(mine) >= BELIEVED_STEPS:
+            hull[regime] = np.stack([mine.min(axis=0), greatest_believed(mine)], axis=1)
     return hull

@@ -51,6 +51,9 @@ MOST_EXTRAPOLATED = 0.05
 SHARES = ("extrapolated_share", "extrapolated_prefill_share", "far_share", "api_server_share", "piled_up_share")
 """Of the metrics of a simulation (tuner/evaluate.py), those that bear on how far to believe the others."""
 
+MOST_FAR = 0.01
+"""Of the same, those far outside, or of a kind that the profile was made without; more of them decide a p99."""
+
 MOST_OF_CACHE = 0.05
 """Of an estimated KV cache; less moves no number by more than steps that are off do."""
 
@@ -171,16 +174,16 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
     prefill, lie outside what was measured. For kernel tables it is the median error of TPOT on measured engines, and
     not known of those that are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a
-    kind that the profile was made without, however few of a run are of it: a first token's time is that of one step.
+    kind that the profile was made without.
     """
     known = list(runs)
-    if largest_share(known, "far_share") > MOST_EXTRAPOLATED:
+    if largest_share(known, "far_share") > MOST_FAR:
         return None
     if profile.source == KERNEL_TABLES:
         return _tables_error(profile)[1]
     everything = profile.step.error_of("all")
     extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
-    if everything is None or (extrapolated > 0 and _unmeasured(profile)):
+    if everything is None:
         return None
     beyond = profile.step.error_of(BEYOND) if extrapolated > MOST_EXTRAPOLATED else None
     return max(max(error.median, abs(error.bias)) for error in (everything, beyond) if error is not None)
@@ -222,7 +225,7 @@ def largest_share(runs: Iterable[Mapping[str, float]], name: str) -> float:
 
 
 def _unmeasured(profile: "Profile") -> list[str]:
-    """Kinds of steps of which the profile was made without any; none of a formula."""
+    """Kinds of steps of which the profile was made without any, or from too few; none of a formula."""
     if profile.source == CLOSED_FORM:
         return []
     return [name for name, box in zip(REGIME_NAMES, profile.step.hull, strict=True) if (box[:, 0] > box[:, 1]).any()]
@@ -327,8 +330,9 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     )
     told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
     if missing := trust["expected_error"]["unmeasured"]:
-        told.append(f"the profile was made without any {' and any '.join(missing)} steps: what they take is not known")
-    elif (far := trust["far_share"]) > MOST_EXTRAPOLATED:
+        kinds = " and ".join(missing)
+        told.append(f"the profile was made from no {kinds} steps, or too few: what they take is not known")
+    elif (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
             "was made from: what they take is not known"
