@@ -19,7 +19,7 @@ from .server import Server
 from .session import Collected
 from .surrogate import fit
 from .surrogate_model import FittedStepTime
-from .surrogate_samples import StepSamples
+from .surrogate_samples import StepSamples, left_out
 
 F64 = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def measured_profile(
         kv=kv,
         overhead=overhead,
         samples=samples,
-        notes=tuple(note for note in notes if note),
+        notes=tuple(note for note in notes if note) + tuple(left_out(samples)),
     )
 
 

@@ -37,23 +37,20 @@ from ..simulator.features import (
 )
 from ..simulator.step_time import BINNED, LEAST_CONTEXT, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
 from .surrogate_errors import (
-    BELIEVED_STEPS,
     I64,
     NEGLIGIBLE,
     Mask,
     Singles,
-    believed_sizes,
     blocks_of_time,
     errors_by_regime,
     folds,
-    greatest_believed,
     outer_parts,
     regime_error,
     regimes_of,
     simplest,
 )
 from .surrogate_model import BEYOND, FittedStepTime, RegimeError
-from .surrogate_samples import StepSamples
+from .surrogate_samples import BELIEVED_STEPS, StepSamples, believed, greatest_believed
 
 F64 = npt.NDArray[np.float64]
 
@@ -110,7 +107,7 @@ def fit(
     """Fit step times to measured steps; deterministic, in seconds.
 
     Args:
-        samples: measured steps; alike ones are reduced to their median.
+        samples: measured steps; alike ones are reduced to their median, and those of sizes that few come near left out.
         graph_sizes: CUDA-graph sizes that the measured engine had captured; none on a CPU or under enforce_eager.
         seed: for the folds of the cross-validation and LightGBM's sampling.
         in_order: whether the samples follow one another in time. Trees must then also predict steps of other times:
@@ -119,6 +116,7 @@ def fit(
     Raises InputError for durations that are not positive and finite, or for too few different steps.
     """
     _check(samples)
+    hull, samples = hull_of(samples), samples[believed(samples)]
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
     medians, owner, places = merge_alike(samples)
     counts = np.bincount(owner).astype(np.float64)
@@ -132,11 +130,11 @@ def fit(
         best = min(best, _fewest_trees(*form.held_out(medians, counts, blocks_of_time(places, seed)), medians))
     weights, residual = form.fitted(medians, counts, ROUNDS[best])
     text = None if residual is None else residual.model_to_string()
-    fitted = FittedStepTime(weights, sizes, hull_of(samples), text)
+    fitted = FittedStepTime(weights, sizes, hull, text)
     scale = _missing_share(fitted, samples)
     singles = Singles(samples.duration_s, owner)
     errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
-    for outer, asked in outer_parts(medians, believed_sizes(samples), MIN_COMPOSITIONS):
+    for outer, asked in outer_parts(medians, MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, medians, singles),)
     return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))

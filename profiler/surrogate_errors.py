@@ -23,7 +23,6 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_SIZES = [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]
 FOLDS = 5
 BLOCKS = 20
 """Of time: so few that a block is longer than a disturbance, so many that each fold has some of every part."""
@@ -33,9 +32,6 @@ LARGE_TOKENS = {DECODE_ONLY: 32, PREFILL_ONLY: 512, MIXED: 512}
 """Steps of more tokens are `large`: about where decoding stops being free and where a chunk fills a GPU."""
 LEAST_INNER_SHARE = 1 / 3
 """A fit on a smaller share of a regime's steps is no longer the fit whose error beyond them is asked for."""
-BELIEVED_STEPS = 5
-"""A size is believed where so many single steps have at least half of it: one may have been the first of its shape,
-which is compiled or tuned then, and nothing beside it would tell."""
 GROUPS_PER_OCTAVE = 2
 """Steps whose numbers of tokens and rows agree within a factor of 2 ** (1 / this) are never split between folds."""
 
@@ -57,36 +53,18 @@ def blocks_of_time(places: I64, seed: int) -> list[Mask]:
     return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
 
 
-def greatest_believed(values: F64) -> F64:
-    """(features,): of `values`, (steps, features), the greatest of each that BELIEVED_STEPS have half of; 0 of fewer
-    steps."""
-    if len(values) < BELIEVED_STEPS:
-        return np.zeros(values.shape[1])
-    enough = np.partition(values, -BELIEVED_STEPS, axis=0)[-BELIEVED_STEPS]
-    greatest: F64 = np.where(values <= 2 * enough, values, 0.0).max(axis=0)
-    return greatest
-
-
-def believed_sizes(samples: StepSamples) -> F64:
-    """(sizes,): the most prefill tokens, decodes and context that are believed."""
-    return greatest_believed(samples.totals[:, _SIZES])
-
-
-def outer_parts(samples: StepSamples, believed: F64, least: int) -> list[tuple[Mask, Mask]]:
+def outer_parts(samples: StepSamples, least: int) -> list[tuple[Mask, Mask]]:
     """By prefill tokens, by decodes and by the longest context: a mask of the steps with more than half of the largest
-    value that is `believed`, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE of their
-    regime is left without them. A part with fewer than `least` of the latter is left out. And the same of a larger
-    value that is not believed, however few have it: nothing else tells whether these are as slow as they look."""
-    sizes, regimes = samples.totals[:, _SIZES], regimes_of(samples.totals)
-    known = np.bincount(regimes, minlength=len(REGIME_NAMES)).clip(1)
+    value, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE of their regime is left
+    without them. A part with fewer than `least` of the latter is left out."""
+    sizes, regimes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]], regimes_of(samples.totals)
     parts = []
-    for size, most in zip(sizes.T, believed, strict=True):
-        for largest, enough in {most: least, size.max(): least if size.max() == most else 1}.items():
-            outer = size > largest / 2
-            inner = np.bincount(regimes, ~outer, len(REGIME_NAMES)) / known
-            asked = outer & (inner >= LEAST_INNER_SHARE)[regimes]
-            parts += [(outer, asked)] if asked.sum() >= enough else []
-    return parts
+    for outer in (sizes > sizes.max(axis=0) / 2).T:
+        inner = np.bincount(regimes, ~outer, len(REGIME_NAMES)) / np.bincount(
+            regimes, minlength=len(REGIME_NAMES)
+        ).clip(1)
+        parts.append((outer, outer & (inner >= LEAST_INNER_SHARE)[regimes]))
+    return [(outer, asked) for outer, asked in parts if asked.sum() >= least]
 
 
 def simplest(predicted_s: F64, measured_s: F64) -> int:

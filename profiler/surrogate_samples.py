@@ -8,9 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..simulator.features import PHYSICS_NAMES, TOTALS
+from ..simulator.features import DECODE_ROWS, MAX_CONTEXT, PHYSICS_NAMES, PREFILL_TOKENS, TOTALS
 
 F64 = npt.NDArray[np.float64]
+
+BELIEVED_STEPS = 5
+"""A size is believed where so many single steps have at least half of it. One alone may have been the first of its
+shape, which is compiled or tuned then, and nothing beside it would tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,28 @@ def read_samples(path: Path) -> StepSamples:
         raise InputError(f"{path}: no step samples ({error})") from error
     columns = [table.column(name).to_numpy().astype(np.float64) for name in names]
     return StepSamples(np.stack(columns[:-1], axis=1), columns[-1] / 1e3)
+
+
+def greatest_believed(values: F64) -> F64:
+    """(features,): of `values`, (steps, features), the greatest of each that BELIEVED_STEPS have half of; 0 of fewer
+    steps."""
+    if len(values) < BELIEVED_STEPS:
+        return np.zeros(values.shape[1])
+    enough = np.partition(values, -BELIEVED_STEPS, axis=0)[-BELIEVED_STEPS]
+    greatest: F64 = np.where(values <= 2 * enough, values, 0.0).max(axis=0)
+    return greatest
+
+
+def believed(samples: StepSamples) -> npt.NDArray[np.bool_]:
+    """(steps,): which have believed numbers of prefill tokens, of decodes and of tokens of context."""
+    sizes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]]
+    return np.asarray((sizes <= greatest_believed(sizes)).all(axis=1))
+
+
+def left_out(samples: StepSamples) -> list[str]:
+    """What is to be said of steps that are not believed, where there are any."""
+    alone = int((~believed(samples)).sum())
+    return [f"steps left out, since fewer than {BELIEVED_STEPS} come near their size: {alone}"] if alone else []
 
 
 def join(parts: Sequence[StepSamples]) -> StepSamples:

@@ -51,6 +51,9 @@ MOST_EXTRAPOLATED = 0.05
 SHARES = ("extrapolated_share", "extrapolated_prefill_share", "far_share", "api_server_share", "piled_up_share")
 """Of the metrics of a simulation (tuner/evaluate.py), those that bear on how far to believe the others."""
 
+ENOUGH_COMPOSITIONS = 20
+"""Kinds of steps of a regime whose total time tells more than what one of them is off by."""
+
 MOST_FAR = 0.01
 """Of the same, those far outside, or of a kind that the profile was made without; more of them decide a p99."""
 
@@ -170,11 +173,11 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     """By what share all steps of `runs`, the metrics of simulations, may be too short or too long; None where nothing
     tells it.
 
-    For measured steps it is the median error of one that was held out, or that of the total of all where it is larger,
-    as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
-    prefill, lie outside what was measured. For kernel tables it is the median error of TPOT on measured engines, and
-    not known of those that are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a
-    kind that the profile was made without.
+    For measured steps it is the median error of one that was held out, or that of the total of all, or of all of one
+    kind, where it is larger, as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's
+    steps, or of those with a prefill, lie outside what was measured. For kernel tables it is the median error of TPOT
+    on measured engines, and not known of those that are in doubt. Steps that were held out tell nothing of those that
+    lie far outside, nor of a kind that the profile was made without.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -182,11 +185,20 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if profile.source == KERNEL_TABLES:
         return _tables_error(profile)[1]
     everything = profile.step.error_of("all")
-    extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
     if everything is None:
         return None
+    extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
     beyond = profile.step.error_of(BEYOND) if extrapolated > MOST_EXTRAPOLATED else None
-    return max(max(error.median, abs(error.bias)) for error in (everything, beyond) if error is not None)
+    biases = [abs(error.bias) for error in (_most_biased(profile), beyond) if error is not None]
+    return max(everything.median, *biases, beyond.median if beyond else 0.0)
+
+
+def _most_biased(profile: "Profile") -> RegimeError:
+    """The error of all steps, or of the kind of them of which enough are known, whose total is off by most: where one
+    kind is too short and another too long, the total of all tells of neither."""
+    known = (error for error in profile.step.held_out if error.regime != BEYOND)
+    enough = (error for error in known if error.regime == "all" or error.compositions >= ENOUGH_COMPOSITIONS)
+    return max(enough, key=lambda error: abs(error.bias))
 
 
 def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
@@ -247,9 +259,10 @@ def _sentence(profile: "Profile") -> str:
     if everything is None:
         return "the error to expect is not known: no measured step was held out to tell it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
+    bias = _bias(everything, _most_biased(profile))
     return (
         f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within})"
-        f"{_bias(everything)} under traffic like what was measured; waiting times are off by more near saturation"
+        f"{bias} under traffic like what was measured; waiting times are off by more near saturation"
     )
 
 
@@ -264,11 +277,12 @@ def _tables_sentence(profile: "Profile") -> str:
     )
 
 
-def _bias(error: RegimeError) -> str:
-    """By what the total is off, where that is more than a kind of step usually is."""
-    if abs(error.bias) <= error.median:
+def _bias(everything: RegimeError, most: RegimeError) -> str:
+    """By what the total is off, of all steps or of those of one kind, where that is more than a step usually is."""
+    if abs(most.bias) <= everything.median:
         return ""
-    return f" and that of all together to be {abs(error.bias):.1%} too {'short' if error.bias < 0 else 'long'}"
+    which = "all" if most.regime == "all" else f"all {most.regime} steps"
+    return f" and that of {which} together to be {abs(most.bias):.1%} too {'short' if most.bias < 0 else 'long'}"
 
 
 def _outside_steps(profile: "Profile") -> str | None:

@@ -136,6 +136,20 @@ def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile
     assert "within 8.0%) and that of all together to be 30.0% too short under traffic" in lines(stalled.trust())[1]
 
 
+def test_a_kind_that_is_too_short_where_another_is_too_long_is_in_no_total_of_all(measured: Profile) -> None:
+    few, many = (RegimeError("decode large", count, 0.01, 0.02, 0.05, -0.08) for count in (19, 20))
+    mixed = RegimeError("mixed large", 300, 0.01, 0.02, 0.05, 0.03)
+    beyond = RegimeError(BEYOND, 300, 0.01, 0.02, 0.05, 0.5)
+    for decodes, error, told in (
+        (few, 0.03, "all mixed large steps together to be 3.0% too long"),
+        (many, 0.08, "short"),
+    ):
+        held_out = (*measured.step.held_out, decodes, mixed, beyond)
+        profile = replace(measured, step=replace(measured.step, held_out=held_out))
+        assert step_time_error(profile) == error
+        assert told in lines(profile.trust())[1]
+
+
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
     trust = measured.trust(runs=[{"extrapolated_share": 0.25, "extrapolated_prefill_share": 0.25}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
