@@ -21,7 +21,7 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
     A request arrives when its turn came, before any wait under --max-concurrency; the first one arrives at 0.
     Raises InputError with the request's number for a bad entry.
     """
-    result = _document(stream, source)
+    result = _document(stream, source, "; of what --append-result joined, give each result a file of its own")
     if not isinstance(result, dict):
         raise InputError(f"{source}: not one result of vllm bench serve")
     starts, prompts, outputs = (_list(result, key, source) for key in ("start_times", "input_lens", "output_lens"))
@@ -106,8 +106,9 @@ def _token_counts(texts: list[str], folder: Path) -> list[int]:
     return [len(encoding.ids) for encoding in tokenizer.encode_batch(whole_texts)]
 
 
-def _document(stream: IO[bytes], source: str) -> Any:
+def _document(stream: IO[bytes], source: str, mend_of_several: str = "") -> Any:
     try:
         return json.load(stream)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not JSON: {error}") from None
+        several = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        raise InputError(f"{source}: not JSON: {error}{mend_of_several if several else ''}") from None

@@ -17,6 +17,8 @@ from .trace import Trace
 FORMATS = ("mooncake", "azure", "burstgpt", "vidur", "sharegpt", "vllm-bench")
 BUNDLED = Path(__file__).parent / "bundled"
 HEAD_BYTES = 4096
+VLLM_BENCH_KEYS = (b'"num_prompts"', b'"request_throughput"', b'"input_lens"')
+"""One of them comes early: the first stands before whatever --metadata adds (vllm/benchmarks/serve.py)."""
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -58,7 +60,7 @@ def sniffed(head: bytes, source: str) -> str:
     if text.startswith(b"["):
         return "sharegpt"
     if text.startswith(b"{"):
-        return "vllm-bench" if b'"request_throughput"' in text or b'"input_lens"' in text else "mooncake"
+        return "vllm-bench" if any(key in text for key in VLLM_BENCH_KEYS) else "mooncake"
     first = text.splitlines()[0].decode(errors="replace")
     header = {name.strip() for name in next(csv.reader([first]))}
     for name, columns in (("azure", AZURE), ("burstgpt", BURSTGPT), ("vidur", VIDUR_LENGTHS)):

@@ -44,6 +44,22 @@ def test_older_results_have_no_queue_times(file: Path) -> None:
     assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 2.5]
 
 
+def test_a_result_is_known_by_what_stands_before_its_metadata(file: Path) -> None:
+    """`--metadata` comes fifth, at any length."""
+    file.write_text(json.dumps({"date": "20261129-041500", "num_prompts": 3, "notes": 5000 * "x", **RESULT}))
+    assert len(read_trace(file)) == 3
+
+
+def test_results_that_were_appended_to_one_another_are_to_be_given_one_by_one(file: Path) -> None:
+    file.write_text("\n".join(2 * [json.dumps(RESULT)]))
+    with pytest.raises(InputError, match=r"not JSON: Extra data.*give each result a file of its own"):
+        read_trace(file)
+    file.write_text("[]\n[]")
+    with pytest.raises(InputError) as caught:
+        read_trace(file, tokenizer=file.parent)
+    assert "--append-result" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
