@@ -288,7 +288,15 @@ def with_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 def _from_row(row: tuple[Any, ...]) -> Trial:
     number, where, settings, repeat, origin, metrics, failure, message, duration_s, details = row
-    numbers = None if metrics is None else with_nan(json.loads(metrics))
-    return Trial(
-        json.loads(settings), numbers, failure, message, where, repeat, origin, duration_s, json.loads(details), number
-    )
+    known, kept = _object(settings, number), _object(details, number)
+    numbers = None if metrics is None else with_nan(_object(metrics, number))
+    if numbers is not None and not all(isinstance(value, (int, float)) for value in numbers.values()):
+        raise sqlite3.DatabaseError(f"trial {number} has metrics that are no numbers")
+    return Trial(known, numbers, failure, message, where, repeat, origin, duration_s, kept, number)
+
+
+def _object(text: str, number: int) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise sqlite3.DatabaseError(f"trial {number} holds {text[:40]} where names and values belong")
+    return value

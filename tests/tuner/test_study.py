@@ -98,11 +98,15 @@ def test_a_damaged_database_is_one_clear_error(tmp_path):
         Study.open(tmp_path, writable=True)
 
 
-def test_a_damaged_row_is_one_clear_error(tmp_path):
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("metrics", '{"a":'), ("metrics", "[1]"), ("metrics", '{"a": "b"}'), ("settings", "7"), ("details", "null")],
+)
+def test_a_damaged_row_is_one_clear_error(tmp_path, column, text):
     with Study.create(tmp_path, ASKED) as study:
         study.add(RAN)
     with sqlite3.connect(tmp_path / "trials.sqlite") as database:
-        database.execute("UPDATE trials SET metrics = '{\"a\":'")
+        database.execute(f"UPDATE trials SET {column} = ?", (text,))
     database.close()
     with Study.open(tmp_path) as study, pytest.raises(SlotuneError, match=r"trials.sqlite: damaged"):
         study.trials()
