@@ -12,8 +12,8 @@ from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
 from .recorded_blocks import RecordedBlocks
-from .surrogate import fit, stalled_share
-from .surrogate_samples import StepSamples, left_out
+from .surrogate import first_use_note, fit, stalled_share
+from .surrogate_samples import StepSamples
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
@@ -70,7 +70,7 @@ def fitted_profile(
             "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
             *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
-            *left_out(samples),
+            *filter(None, [first_use_note(step, samples)]),
             *(blocks.notes(ran.block_size) if blocks and "num_gpu_blocks_override" not in settings else ()),
         ),
     )

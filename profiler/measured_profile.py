@@ -17,9 +17,9 @@ from .profile import EngineFacts, Profile
 from .provenance import MEASURED
 from .server import Server
 from .session import Collected
-from .surrogate import fit
+from .surrogate import first_use_note, fit
 from .surrogate_model import FittedStepTime
-from .surrogate_samples import StepSamples, left_out
+from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
 
@@ -56,6 +56,7 @@ def measured_profile(
         drift_note(collected.drift().spread, steadied),
         kv_note,
         None if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
+        first_use_note(step, samples),
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]
     return Profile(
@@ -68,7 +69,7 @@ def measured_profile(
         kv=kv,
         overhead=overhead,
         samples=samples,
-        notes=tuple(note for note in notes if note) + tuple(left_out(samples)),
+        notes=tuple(note for note in notes if note),
     )
 
 

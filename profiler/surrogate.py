@@ -75,6 +75,8 @@ ROUNDS = (0, 25, 50, 100, 200)
 """Numbers of trees, likewise; 0 is the baseline alone."""
 OUTLIER = 3.0
 """A step longer than this factor times its prediction is a stall of the machine, and counts as that factor."""
+FIRST_USE = 1.5
+"""Rules made of other steps are off by less than this factor up to a few times beyond them; a compilation is not."""
 REWEIGHTINGS = 30
 CONVERGED = 1e-5
 """Relative change of the predictions at which reweighting ends."""
@@ -107,7 +109,7 @@ def fit(
     """Fit step times to measured steps; deterministic, in seconds.
 
     Args:
-        samples: measured steps; alike ones are reduced to their median, and those of sizes that few come near left out.
+        samples: measured steps; alike ones are reduced to their median, and first uses of a shape left out.
         graph_sizes: CUDA-graph sizes that the measured engine had captured; none on a CPU or under enforce_eager.
         seed: for the folds of the cross-validation and LightGBM's sampling.
         in_order: whether the samples follow one another in time. Trees must then also predict steps of other times:
@@ -116,8 +118,8 @@ def fit(
     Raises InputError for durations that are not positive and finite, or for too few different steps.
     """
     _check(samples)
-    hull, samples = hull_of(samples), samples[believed(samples)]
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
+    hull, samples = hull_of(samples), samples[~first_uses(samples, sizes)]
     medians, owner, places = merge_alike(samples)
     counts = np.bincount(owner).astype(np.float64)
     if len(medians) < MIN_COMPOSITIONS:
@@ -326,6 +328,23 @@ def stalled_share(fitted: FittedStepTime, samples: StepSamples) -> float:
     """The share of the recorded time that is cut off at OUTLIER, and so in no prediction."""
     rest_s = samples.duration_s - OUTLIER * step_times_s(fitted.model, samples.totals)
     return float(np.maximum(rest_s, 0.0).sum() / samples.duration_s.sum())
+
+
+def first_uses(samples: StepSamples, graph_sizes: F64) -> Mask:
+    """(steps,): those of sizes that few come near, and that took more than FIRST_USE times what the others say of them:
+    the first of a shape is compiled or tuned. Nothing beside it tells, and it would set the price of large steps."""
+    alone = ~believed(samples)
+    others = merge_alike(samples[~alone])
+    if not alone.any() or len(others[0]) < MIN_COMPOSITIONS:
+        return np.zeros(len(samples), np.bool_)
+    weights = fit_baseline(others[0], np.bincount(others[1]).astype(np.float64), graph_sizes, BASES[-1])
+    return alone & (samples.duration_s > FIRST_USE * _positive_s(samples, weights, graph_sizes))
+
+
+def first_use_note(fitted: FittedStepTime, samples: StepSamples) -> str | None:
+    """What is to be said of the samples that the fit to them left out, where it did."""
+    count = int(first_uses(samples, fitted.graph_sizes).sum())
+    return f"steps left out as the first of their size, and slow for it: {count}" if count else None
 
 
 def hull_of(samples: StepSamples) -> F64:

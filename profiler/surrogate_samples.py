@@ -75,12 +75,6 @@ def believed(samples: StepSamples) -> npt.NDArray[np.bool_]:
     return np.asarray((sizes <= greatest_believed(sizes)).all(axis=1))
 
 
-def left_out(samples: StepSamples) -> list[str]:
-    """What is to be said of steps that are not believed, where there are any."""
-    alone = int((~believed(samples)).sum())
-    return [f"steps left out, since fewer than {BELIEVED_STEPS} come near their size: {alone}"] if alone else []
-
-
 def join(parts: Sequence[StepSamples]) -> StepSamples:
     """All samples of all parts, of which there is one at least, in order."""
     return StepSamples(np.concatenate([p.totals for p in parts]), np.concatenate([p.duration_s for p in parts]))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.profiler.surrogate import BASES, fit, fit_baseline, hull_of, importance_of, merge_alike, stalled_share
+from slotune.profiler.surrogate import (
+    BASES,
+    first_use_note,
+    fit,
+    fit_baseline,
+    hull_of,
+    importance_of,
+    merge_alike,
+    stalled_share,
+)
 from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_model import BEYOND, conformal_quantile
 from slotune.profiler.surrogate_samples import BELIEVED_STEPS, StepSamples
@@ -253,17 +262,21 @@ def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
     assert np.isfinite(only[0]).all() and np.isinf(only[1:]).all()
 
 
+@pytest.mark.parametrize("slowed", [1.2, 2.5])
 @pytest.mark.parametrize("count", [1, 4, 5])
-def test_a_few_large_steps_alone_are_not_believed(count: int) -> None:
+def test_a_few_large_steps_alone_are_not_believed(count: int, slowed: float) -> None:
     """The first of a shape is compiled or tuned: 2.5 times as long."""
     prompts = [totals_of(np.array([tokens]), np.array([0])) for tokens in range(8, 1200, 4)]
     steps = np.array([*prompts, *[totals_of(np.array([6000]), np.array([0]))] * count])
-    slow = np.where(steps[:, PREFILL_TOKENS] == 6000, 2.5, 1.0)
-    fitted = fit(StepSamples(steps, linear_s(steps) * slow))
+    samples = StepSamples(steps, linear_s(steps) * np.where(steps[:, PREFILL_TOKENS] == 6000, slowed, 1.0))
+    fitted = fit(samples)
     reaches = [reach_of(fitted.model, totals_of(np.array([tokens]), np.array([0]))) for tokens in (1200, 2000, 6000)]
     assert reaches == ([WITHIN, OUTSIDE, FAR] if count < BELIEVED_STEPS else [WITHIN] * 3)
-    alone = fit(StepSamples(steps[:-count], linear_s(steps[:-count])))
-    assert (fitted.weights_s.tolist() == alone.weights_s.tolist()) == (count < BELIEVED_STEPS)
+    others = fit(StepSamples(steps[:-count], linear_s(steps[:-count])))
+    left_out = slowed > 2 and count < BELIEVED_STEPS
+    assert (fitted.weights_s.tolist() == others.weights_s.tolist()) == left_out
+    told = f"steps left out as the first of their size, and slow for it: {count}"
+    assert first_use_note(fitted, samples) == (told if left_out else None)
 
 
 def test_of_a_kind_of_which_there_are_a_few_steps_nothing_is_believed() -> None:
