@@ -3,7 +3,7 @@
 It decides nothing and is told: what a target is worth where the profile errs is the reader's to weigh.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..profiler.trust import step_time_error
 from .finalists import finalists
@@ -18,7 +18,7 @@ ORIGIN = "other step time"
 
 def sensitivities_of(study: Study, task: Task) -> dict[str, Sensitivity]:
     """What the study knows of other step times, by `settings_key`."""
-    error = _error(study, task)
+    error, _ = _error(study, task)
     if error is None:
         return {}
     known = _known(study)
@@ -33,23 +33,26 @@ def run_other_step_times(
     run_all: RunVariations,
     on_trial: Callable[[Trial], None],
 ) -> None:
-    """Run the default and the finalists with faster and slower steps (`run_variations`)."""
-    error = _error(study, task)
+    """Run the default and the finalists whose error is known with faster and slower steps (`run_variations`)."""
+    error, keys = _error(study, task)
     if error is None:
         return
     wanted = [
         (number, Variation(settings, step_factor=factor))
-        for settings in finalists(study, task).values()
+        for key, settings in finalists(study, task).items()
+        if key in keys
         for number, factor in enumerate(factors(error))
     ]
     run_variations(study, "other step times", ORIGIN, wanted, run_all, on_trial)
 
 
-def _error(study: Study, task: Task) -> float | None:
-    """What all of them are varied by: the error of extrapolated steps where any of them makes many."""
+def _error(study: Study, task: Task) -> tuple[float | None, Collection[str]]:
+    """What they are varied by, the error of extrapolated steps where any of them makes many; and those of which any is
+    known, by `settings_key`."""
     keys = finalists(study, task).keys()
-    metrics = [trial.metrics or {} for trial in study.trials("simulation") if trial.key in keys]
-    return step_time_error(task.profile, metrics)
+    ran = {trial.key: trial.metrics or {} for trial in study.trials("simulation") if trial.key in keys}
+    known = {key: run for key, run in ran.items() if step_time_error(task.profile, [run]) is not None}
+    return (step_time_error(task.profile, known.values()) if known else None), known.keys()
 
 
 def _known(study: Study) -> Mapping[tuple[str, float], Metrics]:

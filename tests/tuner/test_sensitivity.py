@@ -137,6 +137,16 @@ def test_finalists_outside_what_was_measured_are_varied_by_the_error_there(opene
     assert all(one.step_time_error == error for one in sensitivities_of(study, task).values())
 
 
+def test_a_finalist_far_outside_what_was_measured_leaves_the_others_their_error(opened: Any):
+    study, task = opened
+    best = study.trials("simulation")[0]
+    study.add(replace(best, metrics={**best.metrics, "far_share": 0.5}))
+    asked = all_run(study, task)
+    assert len(asked) == 2 * FINALISTS
+    assert best.settings not in [variation.settings for variation in asked]
+    assert best.key not in sensitivities_of(study, task) and len(sensitivities_of(study, task)) == FINALISTS
+
+
 def test_a_plan_whose_profile_has_no_known_error(small_profile: Profile, small_trace: Any):
     base = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "ttft", 200.0),)))
     plans = plan([base], jobs=1)
