@@ -66,8 +66,8 @@ FAR_ABOVE = 2.0
 far a step is off: larger ones than half of what was measured are predicted from smaller ones, and no farther."""
 LEAST_CONTEXT = 256.0
 """Tokens of context that cost nothing that shows: to have measured less is to have measured so much."""
-_IS_SIZE = np.array([name in ("prefill_tokens", "decode_rows", "max_context") for name in SHAPE_NAMES])
-_LEAST_SIZE = np.array([LEAST_CONTEXT if name == "max_context" else 0.0 for name in SHAPE_NAMES])
+_CONTEXT_OF_SHAPE = SHAPE_NAMES.index("max_context")
+_SIZES_OF_SHAPE = np.array([SHAPE_NAMES.index("prefill_tokens"), SHAPE_NAMES.index("decode_rows"), _CONTEXT_OF_SHAPE])
 WITHIN, OUTSIDE, FAR = range(3)
 """Where a step lies: inside what was measured in its regime, outside of it, and farther than FAR_ABOVE."""
 REACHES = 3
@@ -258,15 +258,23 @@ def step_times_s(model, totals):
 
 @entry
 def _reach(numbers, totals):
-    first, reach = _HULL + regime_of(totals) * SHAPE * 2, WITHIN
+    first = _HULL + regime_of(totals) * SHAPE * 2
     for feature in range(SHAPE):
-        value, most = _shape_feature(totals, feature), numbers[first + 1]
-        if value > most * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
-            reach = OUTSIDE
-            if _IS_SIZE[feature] and value > FAR_ABOVE * max(most, _LEAST_SIZE[feature]):
-                return FAR
+        value = _shape_feature(totals, feature)
+        if value > numbers[first + 1] * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
+            return _reach_outside(numbers, totals)
         first += 2
-    return reach
+    return WITHIN
+
+
+@entry
+def _reach_outside(numbers, totals):
+    first = _HULL + regime_of(totals) * SHAPE * 2
+    for feature in _SIZES_OF_SHAPE:
+        most = max(numbers[first + 2 * feature + 1], LEAST_CONTEXT if feature == _CONTEXT_OF_SHAPE else 0.0)
+        if _shape_feature(totals, feature) > FAR_ABOVE * most:
+            return FAR
+    return OUTSIDE
 
 
 @entry
