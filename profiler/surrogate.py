@@ -50,7 +50,7 @@ from .surrogate_errors import (
     simplest,
 )
 from .surrogate_model import BEYOND, FittedStepTime, RegimeError
-from .surrogate_samples import BELIEVED_STEPS, StepSamples, believed, greatest_believed
+from .surrogate_samples import BELIEVED_STEPS, SIZES, StepSamples, believed, greatest_believed
 
 F64 = npt.NDArray[np.float64]
 
@@ -136,7 +136,7 @@ def fit(
     scale = _missing_share(fitted, samples)
     singles = Singles(samples.duration_s, owner)
     errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
-    for outer, asked in outer_parts(medians, MIN_COMPOSITIONS):
+    for outer, asked in outer_parts(medians, greatest_believed(samples.totals[:, SIZES]), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, medians, singles),)
     return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from ..simulator.features import (
     DECODE_ONLY,
     DECODE_ROWS,
-    MAX_CONTEXT,
     MIXED,
     PREFILL_ONLY,
     PREFILL_ROWS,
@@ -17,7 +16,7 @@ from ..simulator.features import (
     regime_of,
 )
 from .surrogate_model import COVERAGE, RegimeError, conformal_quantile
-from .surrogate_samples import StepSamples
+from .surrogate_samples import SIZES, StepSamples
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -37,12 +36,21 @@ GROUPS_PER_OCTAVE = 2
 
 
 def folds(samples: StepSamples, seed: int) -> list[Mask]:
-    """Masks of held-out steps. All contexts of one size of step stay together: a simulation meets sizes in between."""
+    """Masks of held-out steps. All contexts of one size of step stay together: a simulation meets sizes in between.
+
+    Unless a kind of step would be held out as a whole, as the decodes of a client that sends one request at a time:
+    its error would be that of a fit to the other kinds alone. Its steps are spread over the folds one by one.
+    """
     sizes = samples.totals[:, [PREFILL_TOKENS, PREFILL_ROWS, DECODE_ROWS]]
     octaves = np.round(np.log2(sizes + 1) * GROUPS_PER_OCTAVE)
     _, group = np.unique(octaves, axis=0, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(int(group.max()) + 1)
     fold = shuffled[group.ravel()] % FOLDS
+    regimes = regimes_of(samples.totals)
+    for regime in range(len(REGIME_NAMES)):
+        mine = np.flatnonzero(regimes == regime)
+        if len(mine) and np.ptp(fold[mine]) == 0:
+            fold[mine] = np.random.default_rng(seed).permutation(len(mine)) % FOLDS
     return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
 
 
@@ -53,13 +61,14 @@ def blocks_of_time(places: I64, seed: int) -> list[Mask]:
     return [fold == k for k in range(FOLDS) if 0 < (fold == k).sum() < len(fold)]
 
 
-def outer_parts(samples: StepSamples, least: int) -> list[tuple[Mask, Mask]]:
-    """By prefill tokens, by decodes and by the longest context: a mask of the steps with more than half of the largest
-    value, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE of their regime is left
-    without them. A part with fewer than `least` of the latter is left out."""
-    sizes, regimes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]], regimes_of(samples.totals)
+def outer_parts(samples: StepSamples, largest: F64, least: int) -> list[tuple[Mask, Mask]]:
+    """By prefill tokens, by decodes and by the longest context: a mask of the steps with more than half of the
+    `largest` value that is believed, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE
+    of their regime is left without them. A part with fewer than `least` of the latter is left out: so half of a size
+    that a few steps have, as the first of many clients that come at once, would ask for nothing."""
+    sizes, regimes = samples.totals[:, SIZES], regimes_of(samples.totals)
     parts = []
-    for outer in (sizes > sizes.max(axis=0) / 2).T:
+    for outer in (sizes > largest / 2).T:
         inner = np.bincount(regimes, ~outer, len(REGIME_NAMES)) / np.bincount(
             regimes, minlength=len(REGIME_NAMES)
         ).clip(1)

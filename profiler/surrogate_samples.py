@@ -12,9 +12,14 @@ from ..simulator.features import DECODE_ROWS, MAX_CONTEXT, PHYSICS_NAMES, PREFIL
 
 F64 = npt.NDArray[np.float64]
 
+SIZES = [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]
+"""Of the totals, those that a step is large by."""
 BELIEVED_STEPS = 5
-"""A size is believed where so many single steps have at least half of it. One alone may have been the first of its
-shape, which is compiled or tuned then, and nothing beside it would tell."""
+"""A size is believed where so many single steps have at least BELIEVED_SHARE of it. One alone may have been the first
+of its shape, which is compiled or tuned then, and nothing beside it would tell."""
+BELIEVED_SHARE = 0.7
+"""More than half: two prompts in one step are twice the size of all others where every prompt is as long, and the one
+step that has them would set the price of a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +65,18 @@ def read_samples(path: Path) -> StepSamples:
 
 
 def greatest_believed(values: F64) -> F64:
-    """(features,): of `values`, (steps, features), the greatest of each that BELIEVED_STEPS have half of; 0 of fewer
-    steps."""
+    """(features,): of `values`, (steps, features), the greatest of each that BELIEVED_STEPS have BELIEVED_SHARE of; 0
+    of fewer steps."""
     if len(values) < BELIEVED_STEPS:
         return np.zeros(values.shape[1])
     enough = np.partition(values, -BELIEVED_STEPS, axis=0)[-BELIEVED_STEPS]
-    greatest: F64 = np.where(values <= 2 * enough, values, 0.0).max(axis=0)
+    greatest: F64 = np.where(values * BELIEVED_SHARE <= enough, values, 0.0).max(axis=0)
     return greatest
 
 
 def believed(samples: StepSamples) -> npt.NDArray[np.bool_]:
     """(steps,): which have believed numbers of prefill tokens, of decodes and of tokens of context."""
-    sizes = samples.totals[:, [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]]
+    sizes = samples.totals[:, SIZES]
     return np.asarray((sizes <= greatest_believed(sizes)).all(axis=1))
 
 

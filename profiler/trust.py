@@ -177,7 +177,8 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     kind, where it is larger, as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's
     steps, or of those with a prefill, lie outside what was measured. For kernel tables it is the median error of TPOT
     on measured engines, and not known of those that are in doubt. Steps that were held out tell nothing of those that
-    lie far outside, nor of a kind that the profile was made without.
+    lie far outside, nor of a kind that the profile was made without; and where none beyond the others could be held
+    out, nothing tells of the extrapolated.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -187,10 +188,12 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     everything = profile.step.error_of("all")
     if everything is None:
         return None
+    usual = max(everything.median, abs(_most_biased(profile).bias))
     extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
-    beyond = profile.step.error_of(BEYOND) if extrapolated > MOST_EXTRAPOLATED else None
-    biases = [abs(error.bias) for error in (_most_biased(profile), beyond) if error is not None]
-    return max(everything.median, *biases, beyond.median if beyond else 0.0)
+    if extrapolated <= MOST_EXTRAPOLATED:
+        return usual
+    beyond = profile.step.error_of(BEYOND)
+    return None if beyond is None else max(usual, beyond.median, abs(beyond.bias))
 
 
 def _most_biased(profile: "Profile") -> RegimeError:
@@ -349,6 +352,6 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     elif (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from: what they take is not known"
+            "was made from, or of other sizes where all of those were alike: what they take is not known"
         )
     return told

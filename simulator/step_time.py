@@ -64,12 +64,16 @@ HULL_BELOW = 0.5
 FAR_ABOVE = 2.0
 """Beyond this factor above the largest measured number of prefill tokens, decodes or context no held-out step tells how
 far a step is off: larger ones than half of what was measured are predicted from smaller ones, and no farther."""
+LEAST_SPAN = 1.25
+"""Where the largest measured number is less than so many times the least, how a step's time grows with it is not known:
+the weight of a token, of a step with a prefill and of any step can be one for the other. Then it is far outside as soon
+as it is outside, towards zero too."""
 LEAST_CONTEXT = 256.0
 """Tokens of context that cost nothing that shows: to have measured less is to have measured so much."""
-_CONTEXT_OF_SHAPE = SHAPE_NAMES.index("max_context")
-_SIZES_OF_SHAPE = np.array([SHAPE_NAMES.index("prefill_tokens"), SHAPE_NAMES.index("decode_rows"), _CONTEXT_OF_SHAPE])
+_LARGE_BY = np.array([SHAPE_NAMES.index(name) for name in ("prefill_tokens", "decode_rows", "max_context")])
+_LEAST_MOST = np.array([0.0, 0.0, LEAST_CONTEXT])
 WITHIN, OUTSIDE, FAR = range(3)
-"""Where a step lies: inside what was measured in its regime, outside of it, and farther than FAR_ABOVE."""
+"""Where a step lies: inside what was measured in its regime, outside of it, and so far that nothing tells its error."""
 REACHES = 3
 
 # Where things lie in StepTimeModel.numbers and, the layout being whole numbers, in the memo.
@@ -80,7 +84,8 @@ token beyond a decode's, and takes them for prefill rows, as the reference sched
 _LAYOUT = COUNTS_DRAFTS + 1
 _WEIGHTS = _LAYOUT
 _HULL = _WEIGHTS + PHYSICS
-_SIZES = _HULL + len(REGIME_NAMES) * SHAPE * 2
+_FAR = _HULL + len(REGIME_NAMES) * SHAPE * 2
+_SIZES = _FAR + len(REGIME_NAMES) * len(_LARGE_BY) * 2
 
 
 class StepTimeModel(NamedTuple):
@@ -125,8 +130,24 @@ def pack_model(
     layout[_STRIDES : _STRIDES + len(strides)] = strides
     hull = unbounded_hull() if hull is None else hull
     layout[COUNTS_DRAFTS] = not np.isposinf(hull[..., 1]).all()
-    parts = [layout, weights_s, hull.ravel(), sizes, edges.ravel(), *(table.ravel() for table in tables)]
-    return StepTimeModel(np.concatenate(parts))
+    far = far_limits(hull)
+    parts = [layout, weights_s, near_limits(hull, far), far, sizes, edges, *tables]
+    return StepTimeModel(np.concatenate([part.ravel() for part in parts]))
+
+
+def far_limits(hull: F64) -> F64:
+    """(regimes, sizes, 2): the least and the greatest number of prefill tokens, decodes and context that is not FAR."""
+    least, most = hull[:, _LARGE_BY, 0], np.maximum(hull[:, _LARGE_BY, 1], _LEAST_MOST)
+    alike = most < LEAST_SPAN * least
+    low, high = np.where(alike, least / HULL_ABOVE, -np.inf), np.where(alike, HULL_ABOVE, FAR_ABOVE) * most
+    return np.stack([low, high], axis=-1)
+
+
+def near_limits(hull: F64, far: F64) -> F64:
+    """(regimes, SHAPE, 2): the least and the greatest value of each shape feature that counts as measured."""
+    limits = hull * (HULL_BELOW, HULL_ABOVE)
+    limits[:, _LARGE_BY, 0] = np.maximum(limits[:, _LARGE_BY, 0], far[..., 0])
+    return limits
 
 
 def counts_drafts(model: StepTimeModel) -> bool:
@@ -261,7 +282,7 @@ def _reach(numbers, totals):
     first = _HULL + regime_of(totals) * SHAPE * 2
     for feature in range(SHAPE):
         value = _shape_feature(totals, feature)
-        if value > numbers[first + 1] * HULL_ABOVE or value < numbers[first] * HULL_BELOW:
+        if value > numbers[first + 1] or value < numbers[first]:
             return _reach_outside(numbers, totals)
         first += 2
     return WITHIN
@@ -269,11 +290,12 @@ def _reach(numbers, totals):
 
 @entry
 def _reach_outside(numbers, totals):
-    first = _HULL + regime_of(totals) * SHAPE * 2
-    for feature in _SIZES_OF_SHAPE:
-        most = max(numbers[first + 2 * feature + 1], LEAST_CONTEXT if feature == _CONTEXT_OF_SHAPE else 0.0)
-        if _shape_feature(totals, feature) > FAR_ABOVE * most:
+    first = _FAR + regime_of(totals) * len(_LARGE_BY) * 2
+    for feature in _LARGE_BY:
+        value = _shape_feature(totals, feature)
+        if value > numbers[first + 1] or value < numbers[first]:
             return FAR
+        first += 2
     return OUTSIDE
 
 

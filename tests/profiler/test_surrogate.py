@@ -255,7 +255,7 @@ def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
     steps = random_steps(400, seed=7)
     fitted = fit(StepSamples(steps, linear_s(steps)))
     reaches = np.array([reach_of(fitted.model, step) for step in steps])
-    assert (reaches != WITHIN).mean() < 0.02, "but for a few that are the largest alone"
+    assert (reaches != WITHIN).mean() < 0.03, "but for a few that are the largest alone"
     assert reach_of(fitted.model, totals_of(np.array([5000]), np.array([0]))) == FAR
     decodes = steps[(steps[:, PREFILL_TOKENS] == 0)]
     only = hull_of(StepSamples(decodes, linear_s(decodes)))
@@ -277,6 +277,43 @@ def test_a_few_large_steps_alone_are_not_believed(count: int, slowed: float) -> 
     assert (fitted.weights_s.tolist() == others.weights_s.tolist()) == left_out
     told = f"steps left out as the first of their size, and slow for it: {count}"
     assert first_use_note(fitted, samples) == (told if left_out else None)
+
+
+def test_how_far_off_large_steps_are_is_told_beside_a_few_far_larger() -> None:
+    """Half of the largest, which nobody believes, would leave nothing to hold out."""
+    prompts = np.array([totals_of(np.array([tokens]), np.array([0])) for tokens in (*range(8, 1200, 4), *[6000] * 4)])
+    beyond = fit(StepSamples(prompts, linear_s(prompts))).error_of(BEYOND)
+    assert beyond is not None and beyond.compositions > 100
+
+
+def test_one_step_of_two_prompts_does_not_tell_the_price_of_a_token() -> None:
+    """All prompts are as long, as a benchmark's are; the one step that has two of them was slow."""
+    rows = [[(1024, 0), *[(1, 1024 + (7 * i) % 128)] * (i % 6)] for i in range(120)]
+    decodes = [[(1, 1024 + i)] * (1 + i % 6) for i in range(120)]
+    steps = np.array([totals_of(*np.array(r).T) for r in (*rows, *decodes, [(1024, 0), (1024, 0), (1, 1030)])])
+    durations_s = linear_s(steps)
+    durations_s[-1] *= 3
+    model = fit(StepSamples(steps, durations_s)).model
+    asked = {tokens: totals_of(np.array([tokens, 1]), np.array([0, 1030])) for tokens in (560, 1024, 1060, 1500, 2048)}
+    assert {tokens: reach_of(model, step) for tokens, step in asked.items()} == {
+        560: FAR,
+        1024: WITHIN,
+        1060: WITHIN,
+        1500: FAR,
+        2048: FAR,
+    }
+
+
+def test_the_error_of_a_kind_of_step_is_that_of_a_fit_that_has_seen_the_kind() -> None:
+    """A client that sends one request at a time decodes in steps of one size, which one fold would hold out together:
+    they were said to be 89 % too long, of a fit to prefills alone."""
+    prompts = [totals_of(np.array([tokens]), np.array([0])) for tokens in range(200, 1500, 13)]
+    decodes = [totals_of(np.array([1]), np.array([context])) for context in range(200, 1600, 5)]
+    steps = np.array([*prompts, *decodes])
+    samples = StepSamples(steps, linear_s(steps) + np.where(steps[:, PREFILL_TOKENS] > 0, 0.01, 0.0))
+    errors = {error.regime: error for error in fit(samples).held_out}
+    assert errors["decode small"].compositions > 20 and abs(errors["decode small"].bias) < 0.01
+    assert abs(errors["all"].bias) < 0.01
 
 
 def test_of_a_kind_of_which_there_are_a_few_steps_nothing_is_believed() -> None:

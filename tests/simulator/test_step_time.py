@@ -174,6 +174,15 @@ def test_steps_more_than_twice_as_large_as_any_measured_are_far(rows: list[tuple
     assert reach_of(model, totals(*nearer)) == OUTSIDE
 
 
+def test_of_steps_that_are_all_as_large_nothing_tells_what_others_take() -> None:
+    hull = np.empty((3, SHAPE, 2))
+    shapes = shapes_of(np.array([totals((1000, 0)), totals((1200, 0))]))
+    hull[:] = np.stack([shapes.min(axis=0), shapes.max(axis=0)], axis=1)
+    model = pack_model(np.zeros(PHYSICS), hull=hull)
+    reaches = [reach_of(model, totals((tokens, 0))) for tokens in (900, 920, 1000, 1240, 1330)]
+    assert reaches == [FAR, WITHIN, WITHIN, WITHIN, FAR]
+
+
 def test_a_chunk_after_a_context_is_no_whole_prompt() -> None:
     """It has as many tokens and no more attention work, and beside a long decode no longer a context."""
     hull = np.empty((3, SHAPE, 2))
