@@ -344,7 +344,10 @@ def first_uses(samples: StepSamples, graph_sizes: F64) -> Mask:
 def first_use_note(fitted: FittedStepTime, samples: StepSamples) -> str | None:
     """What is to be said of the samples that the fit to them left out, where it did."""
     count = int(first_uses(samples, fitted.graph_sizes).sum())
-    return f"steps left out as the first of their size, and slow for it: {count}" if count else None
+    told = (
+        f"steps that took more than {FIRST_USE:g} times what the others tell of so large ones, too few to be believed"
+    )
+    return f"{told}, left out: {count}" if count else None
 
 
 def hull_of(samples: StepSamples) -> F64:

@@ -192,7 +192,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
     if extrapolated <= MOST_EXTRAPOLATED:
         return usual
-    beyond = profile.step.error_of(BEYOND)
+    beyond = None if _unmeasured(profile) else profile.step.error_of(BEYOND)
     return None if beyond is None else max(usual, beyond.median, abs(beyond.bias))
 
 
@@ -348,7 +348,9 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
     if missing := trust["expected_error"]["unmeasured"]:
         kinds = " and ".join(missing)
-        told.append(f"the profile was made from no {kinds} steps, or too few: what they take is not known")
+        told.append(
+            f"the profile was made from no {kinds} steps, or too few: what they take is not known, more of them tell"
+        )
     elif (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "

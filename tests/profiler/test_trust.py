@@ -216,7 +216,10 @@ def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) ->
     hull = measured.step.hull.copy()
     hull[1] = [np.inf, -np.inf]
     trust = replace(measured, step=replace(measured.step, hull=hull)).trust(runs=[{"extrapolated_share": 0.01}])
-    assert lines(trust)[-1] == "the profile was made from no prefill steps, or too few: what they take is not known"
+    assert (
+        lines(trust)[-1]
+        == "the profile was made from no prefill steps, or too few: what they take is not known, more of them tell"
+    )
     assert "too few" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
 
 
@@ -229,6 +232,7 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
     assert trust["expected_error"]["step_time_extrapolated"] is None
     assert lines(trust)[2].endswith("extrapolated, off by more")
     assert step_time_error(decodes, [{"extrapolated_share": 0.02, "far_share": 0.02}]) is None
+    assert step_time_error(decodes, [{"extrapolated_share": 0.065}]) is None, "as is told in words"
     assert step_time_error(decodes) == 0.02
 
 
