@@ -8,6 +8,7 @@ How rich the baseline is and how many trees follow is decided on held-out steps,
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -321,7 +322,7 @@ def _missing_share(fitted: FittedStepTime, samples: StepSamples) -> float:
     The fit is one of medians, because stalls must not bend it; but latencies add up means.
     """
     predicted = step_times_s(fitted.model, samples.totals)
-    return float(np.minimum(samples.duration_s, OUTLIER * predicted).sum() / predicted.sum())
+    return math.fsum(np.minimum(samples.duration_s, OUTLIER * predicted)) / math.fsum(predicted)  # in any order
 
 
 def stalled_share(fitted: FittedStepTime, samples: StepSamples) -> float:
@@ -334,10 +335,12 @@ def first_uses(samples: StepSamples, graph_sizes: F64) -> Mask:
     """(steps,): those of sizes that few come near, and that took more than FIRST_USE times what the others say of them:
     the first of a shape is compiled or tuned. Nothing beside it tells, and it would set the price of large steps."""
     alone = ~believed(samples)
-    others = merge_alike(samples[~alone])
-    if not alone.any() or len(others[0]) < MIN_COMPOSITIONS:
+    if not alone.any():
+        return alone
+    medians, owner, _ = merge_alike(samples[~alone])
+    if len(medians) < MIN_COMPOSITIONS:
         return np.zeros(len(samples), np.bool_)
-    weights = fit_baseline(others[0], np.bincount(others[1]).astype(np.float64), graph_sizes, BASES[-1])
+    weights = fit_baseline(medians, np.bincount(owner).astype(np.float64), graph_sizes, BASES[-1])
     return alone & (samples.duration_s > FIRST_USE * _positive_s(samples, weights, graph_sizes))
 
 

@@ -153,9 +153,9 @@ def test_the_same_steps_give_the_same_fit_in_any_order() -> None:
     durations = tiled_s(steps)
     order = np.random.default_rng(0).permutation(len(steps))
     first, second = fit(StepSamples(steps, durations)), fit(StepSamples(steps[order], durations[order]))
-    assert first.weights_s == pytest.approx(second.weights_s, rel=1e-12)
+    assert first.weights_s.tolist() == second.weights_s.tolist()
     assert first.residual == second.residual
-    assert first.held_out[0].median == pytest.approx(second.held_out[0].median, rel=1e-12, abs=1e-14)
+    assert first.held_out[0].median == second.held_out[0].median
 
 
 def test_the_expected_error_covers_new_steps_as_often_as_it_says() -> None:
@@ -252,10 +252,9 @@ def test_alike_steps_become_the_one_in_the_middle() -> None:
 
 
 def test_the_hull_is_of_each_regime_and_what_was_not_seen_is_outside() -> None:
-    steps = random_steps(400, seed=7)
+    steps = np.repeat(random_steps(400, seed=7), BELIEVED_STEPS, axis=0)
     fitted = fit(StepSamples(steps, linear_s(steps)))
-    reaches = np.array([reach_of(fitted.model, step) for step in steps])
-    assert (reaches != WITHIN).mean() < 0.03, "but for a few that are the largest alone"
+    assert not any(reach_of(fitted.model, step) != WITHIN for step in steps)
     assert reach_of(fitted.model, totals_of(np.array([5000]), np.array([0]))) == FAR
     decodes = steps[(steps[:, PREFILL_TOKENS] == 0)]
     only = hull_of(StepSamples(decodes, linear_s(decodes)))
@@ -275,13 +274,8 @@ def test_a_few_large_steps_alone_are_not_believed(count: int, slowed: float) -> 
     others = fit(StepSamples(steps[:-count], linear_s(steps[:-count])))
     left_out = slowed > 2 and count < BELIEVED_STEPS
     assert (fitted.weights_s.tolist() == others.weights_s.tolist()) == left_out
-    told = first_use_note(fitted, samples)
-    assert (
-        told is None
-        or f"more than 1.5 times what the others tell of so large ones, too few to be believed, left out: {count}"
-        in told
-    )
-    assert (told is not None) == left_out
+    told = "steps that took more than 1.5 times what the others tell of so large ones, too few to be believed, left out"
+    assert first_use_note(fitted, samples) == (f"{told}: {count}" if left_out else None)
 
 
 def test_how_far_off_large_steps_are_is_told_beside_a_few_far_larger() -> None:

@@ -231,6 +231,8 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
     trust = decodes.trust(runs=[{"extrapolated_share": 0.065}])
     assert trust["expected_error"]["step_time_extrapolated"] is None
     assert lines(trust)[2].endswith("extrapolated, off by more")
+    few = {"extrapolated_share": 0.001, "extrapolated_prefill_share": 1.0, "far_share": 1.0}
+    assert step_time_error(decodes, [few]) is None, "a first token's time is that of one step"
     assert step_time_error(decodes, [{"extrapolated_share": 0.02, "far_share": 0.02}]) is None
     assert step_time_error(decodes, [{"extrapolated_share": 0.065}]) is None, "as is told in words"
     assert step_time_error(decodes) == 0.02
