@@ -67,9 +67,10 @@ def command(
     good. The rate is found on five orderings of the trace; the interval is what they span, up to where they fail. A
     trace of 1,000 requests is itself a sample, which leaves the rate uncertain by some per cent beyond the interval.
     Short traces are repeated until the load is long against the time that a request stays under it. Replicas are the
-    fewest that serve the forecast on every ordering, each request going to the next one in turn. Utilisation is the
-    forecast over what so many engines take at their highest rate: above 1 where taking turns smooths what each engine
-    gets. Steps as much faster and slower as the profile's error are planned for too.
+    fewest that serve the forecast on every ordering, each request going to the next one in turn; it is also told how
+    many do where each goes to any of them at random. Utilisation is the forecast over what so many engines take at
+    their highest rate: above 1 where taking turns smooths what each engine gets. Steps as much faster and slower as
+    the profile's error are planned for too.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b
@@ -77,7 +78,7 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
-    from ..tuner.plan import ORDERINGS, plan, require_targets, what_if, with_other_step_times
+    from ..tuner.plan import plan, require_targets, steps_of, what_if, with_other_step_times
     from ..tuner.plan_page import document, trust_of, warnings
 
     announce_compilation()
@@ -85,11 +86,11 @@ def command(
     scenarios = [first, *(what_if(first, change) for change in changes)]
     note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
-    with progress("plan", len(scenarios) * ORDERINGS) as bar:
-        plans = on_workers(scenarios, on_done=bar.update)
+    with progress("plan", len(scenarios) * steps_of(rate)) as bar:
+        plans = on_workers(scenarios, on_done=lambda done, note: bar.update(done, note=note))
     steps = with_other_step_times(plans[0])
-    with progress("plan for other step times", len(steps) * ORDERINGS) as bar:
-        sides = on_workers(steps, on_done=bar.update, after=plans)
+    with progress("plan for other step times", len(steps) * steps_of(rate)) as bar:
+        sides = on_workers(steps, on_done=lambda done, note: bar.update(done, note=note), after=plans)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))
     else:
@@ -128,10 +129,7 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
         if one.reason:
             click.echo(one.reason)
     if others := without_turns(plans):
-        click.echo(
-            "so few replicas do where requests go to each in turn; where they go at random, expect "
-            + ", ".join(f"{replicas} ({name})" for name, replicas in others.items())
-        )
+        click.echo(others)
 
 
 def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:

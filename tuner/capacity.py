@@ -88,7 +88,13 @@ class Capacity:
 
 
 def probe(
-    scenario: Scenario, rate: float, stay_s: float, seed: int, replicas: int = 1, least: int = LEAST_REQUESTS
+    scenario: Scenario,
+    rate: float,
+    stay_s: float,
+    seed: int,
+    replicas: int = 1,
+    least: int = LEAST_REQUESTS,
+    router: str = "round-robin",
 ) -> Probe:
     """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays alone, and against the
     time that it stays under this load, and of at least `least` requests a replica."""
@@ -97,7 +103,7 @@ def probe(
     fewest = _fewest(scenario, replicas, least)
     requests = max(fewest, len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
     while True:
-        tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas)
+        tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas, router)
         if tried.certain or requests >= most:
             return tried
         wanted = math.ceil(rate * LOADED_STAYS * float(tried.metrics["mean_e2el_ms"]) / 1000)
@@ -122,10 +128,10 @@ def _least_requests(percentile: float) -> int:
     return math.ceil(100 * BEYOND / (100 - percentile)) if percentile < 100 else 0
 
 
-def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int) -> Probe:
+def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int, router: str) -> Probe:
     engine = scenario.profile.engine_config(scenario.settings)
     timing = scenario.profile.timing(scenario.settings).slowed(scenario.step_factor)
-    result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, seed=seed)
+    result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
     metrics |= doubts(result, metrics, load)
@@ -152,7 +158,7 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
     some = head(scenario.trace, min(len(scenario.trace), max(count, CONFIRMING_REQUESTS)))
     load = ordered(some, count, 1.0, 0)
     apart = replace(load, arrival_s=np.arange(len(load), dtype=np.float64) * LIGHT_GAP_S)
-    alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, 1)
+    alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, 1, "round-robin")
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
     if not stay_s > 0:
         raise InputError("no request of the trace could be served: see `slotune simulate` for the reasons")

@@ -1,32 +1,25 @@
 """Planning: how much one engine takes, how many engines and GPUs a forecast needs, and what if.
 
-Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. Replicas
-are not just divided out: the whole rate is simulated on that many engines, and the fewest are sought that meet the
-targets on every ordering. A router may spread the load better than one engine gets it, or worse.
+Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. The
+replicas for a forecast are simulated (fleet.py).
 """
 
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.trust import step_time_error
 from ..simulator.settings import setting
-from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, find_capacity, probe, unloaded
+from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
+from .fleet import ORDERINGS, AskAll, Fleet, Question, find_fleet
 from .objective import Metrics
 from .sensitivity import factors
 from .steady_load import scaled_lengths
 from .workers import workers
 
-ORDERINGS = 5
-MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25
-"""Replicas added to what division says before giving up, the larger of the two: routing loses no factor."""
-MOST_REPLICAS = 2000
-"""More than stand behind one router; a forecast for more is planned in parts."""
 LENGTHS = ("input_tokens", "output_tokens")
 STEP_TIME = "step_time"
 
@@ -40,9 +33,8 @@ class Plan:
     """One an ordering of the trace; the first keeps the recorded order."""
     rate: float | None
     """The forecast, requests a second."""
-    replicas: int | None
-    at_rate: Probe | None
-    """The forecast on that many replicas, on the ordering that did worst."""
+    fleet: Fleet | None = None
+    """The replicas that serve the forecast."""
     reason: str | None = None
     """Why no rate meets the targets, or no number of replicas the forecast."""
 
@@ -64,16 +56,21 @@ class Plan:
         return statistics.mode(capacity.failed.binding for capacity in self.capacities)
 
     @property
+    def shown(self) -> Probe:
+        """The forecast on its replicas where there is one, else what one engine takes on the first ordering."""
+        return self.fleet.worst if self.fleet else self.capacities[0].best
+
+    @property
     def gpus(self) -> int:
         """GPUs of all replicas; of one where no rate was given."""
         engine = self.scenario.profile.engine_config(self.scenario.settings)
-        return (self.replicas or 1) * engine.tensor_parallel_size * engine.pipeline_parallel_size
+        return (self.fleet.replicas if self.fleet else 1) * engine.tensor_parallel_size * engine.pipeline_parallel_size
 
     @property
     def runs(self) -> list[Metrics]:
         """The metrics at every rate that the plan names."""
-        probes = (self.at_rate, *(capacity.best for capacity in self.capacities))
-        return [probe.metrics for probe in probes if probe]
+        probes = [capacity.best for capacity in self.capacities]
+        return [probe.metrics for probe in ([self.fleet.worst, *probes] if self.fleet else probes)]
 
     @property
     def step_time_error(self) -> float | None:
@@ -87,33 +84,33 @@ def plan(
     *,
     jobs: int | None = None,
     dask_scheduler: str | None = None,
-    on_done: Callable[[int], None] = lambda done: None,
+    on_done: Callable[[int, str], None] = lambda done, note: None,
     after: Sequence[Plan] = (),
 ) -> list[Plan]:
     """A plan for each scenario; one that cannot meet the targets comes back with the reason and no capacities.
 
     Raises InputError where the first scenario is wrong in itself, unless other plans came before (`after`). `on_done`
-    hears how many orderings of all scenarios (ORDERINGS each) are done.
+    hears how many of the `steps_of` all scenarios are done, and what goes on.
     """
     plans: list[Plan] = []
-    steps = itertools.count(1)
-
-    def step() -> None:
-        on_done(next(steps))
-
     for scenario in scenarios:
         try:
             answer, prepare = partial(_answer, scenario), scenario.simulated().compile
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
-                plans.append(_planned(scenario, rate, ask_all, step))
+                plans.append(_planned(scenario, rate, ask_all, on_done, len(plans) * steps_of(rate)))
         except InfeasibleError as error:
-            plans.append(Plan(scenario, (), rate, None, None, str(error)))
+            plans.append(Plan(scenario, (), rate, None, str(error)))
         except InputError as error:
             if not (plans or after):  # what is wrong with a change is told beside the base
                 raise
             told = str(error) if str(error).startswith(scenario.name) else f"{scenario.name}: {error}"
-            plans.append(Plan(scenario, (), rate, None, None, told))
+            plans.append(Plan(scenario, (), rate, None, told))
     return plans
+
+
+def steps_of(rate: float | None) -> int:
+    """Of the plan of one scenario: its orderings and, for a forecast, its replicas."""
+    return ORDERINGS if rate is None else ORDERINGS + 1
 
 
 def require_targets(plans: Sequence[Plan]) -> None:
@@ -122,76 +119,33 @@ def require_targets(plans: Sequence[Plan]) -> None:
         raise InfeasibleError(plans[0].reason)
 
 
-Question = Callable[[Scenario], Capacity | Probe]
-AskAll = Callable[[Sequence[Question]], Any]
-Answer = TypeVar("Answer")
-
-
 def _answer(scenario: Scenario, question: Question) -> Capacity | Probe:
     return question(scenario)
 
 
-def _planned(scenario: Scenario, rate: float | None, ask_all: AskAll, step: Callable[[], None]) -> Plan:
+def _planned(
+    scenario: Scenario, rate: float | None, ask_all: AskAll, on_done: Callable[[int, str], None], before: int
+) -> Plan:
+    """The plan of one scenario, when `before` steps of others are done."""
     alone, stay_s = unloaded(scenario)
     capacities: list[Capacity] = []
     ask = partial(find_capacity, alone=alone, stay_s=stay_s)
     for capacity in ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]):
         capacities.append(capacity)
-        step()
-    one_engine = Plan(scenario, tuple(capacities), rate, None, None)
-    return one_engine if rate is None else _fleet(one_engine, rate, stay_s, ask_all)
+        on_done(before + len(capacities), scenario.name)
+    one_engine = Plan(scenario, tuple(capacities), rate)
+    if rate is None:
+        return one_engine
 
+    def tried(replicas: int) -> None:
+        on_done(before + ORDERINGS, f"{scenario.name} on {replicas:,} replicas")
 
-def _fleet(one_engine: Plan, rate: float, stay_s: float, ask_all: AskAll) -> Plan:
-    """The plan with the fewest replicas that serve the rate on every ordering, or the reason why none do."""
-    scenario = one_engine.scenario
-    fewest = max(1, math.ceil(rate / one_engine.interval[1]))
-    if fewest > MOST_REPLICAS:
-        reason = (
-            f"{scenario.name}: {rate:g} requests/s need {fewest:,} replicas or more, and at most {MOST_REPLICAS:,} are "
-            "simulated: plan for a part of the rate and multiply"
-        )
-        return replace(one_engine, reason=reason)
-
-    def worst_on(replicas: int) -> Probe | None:
-        """What came of the ordering that did worst; None where one missed the targets."""
-        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
-        ask = partial(probe, rate=rate, stay_s=stay_s, replicas=replicas, least=least)
-        probes: list[Probe] = list(ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
-        if not all(p.ok for p in probes):
-            return None
-        return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
-
-    most = fewest + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * fewest))
-    found = fewest_that_do(worst_on, fewest, most)
-    if found is not None:
-        return replace(one_engine, replicas=found[0], at_rate=found[1])
-    reason = (
-        f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s "
-        f"although one takes {one_engine.max_request_rate:.3g}; the round-robin router spreads the load too "
-        "unevenly"
-    )
-    return replace(one_engine, reason=reason)
-
-
-def fewest_that_do(does: Callable[[int], Answer | None], start: int, most: int) -> tuple[int, Answer] | None:
-    """The least number that does, and what it answers, sought from `start` in growing strides; None up to `most`."""
-    below, above, stride = 0, start, 1
-    while (answer := does(above)) is None:
-        if above == most:
-            return None
-        below, above, stride = above, min(above + stride, most), 2 * stride
-    stride = 1
-    while above - below > 1:
-        # Downwards in strides while nothing below is known to fail, by halves after that.
-        tried = max(above - stride, 1) if below == 0 else (below + above) // 2
-        better = does(tried)
-        if better is None:
-            below = tried
-        else:
-            above, answer = tried, better
-        stride *= 2
-    return above, answer
+    try:
+        fleet = find_fleet(scenario, rate, one_engine.interval[1], stay_s, ask_all, tried)
+    except InfeasibleError as error:
+        return replace(one_engine, reason=str(error))
+    on_done(before + steps_of(rate), scenario.name)
+    return replace(one_engine, fleet=fleet)
 
 
 def what_if(base: Scenario, text: str) -> Scenario:

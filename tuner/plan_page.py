@@ -1,13 +1,12 @@
 """Plans as people and programs read them: a JSON document, what is to be said beside it, and what the GPUs cost."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
-from .capacity import Probe
+from .fleet import MOST_AT_RANDOM, ORDERINGS
 from .lasting_prefixes import passing_on
-from .plan import ORDERINGS, Plan
+from .plan import Plan
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
@@ -41,21 +40,20 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     planned, trace = [one for one in plans if one.capacities], plans[0].scenario.trace
     told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
     told += [IN_TURNS] if planned and passing_on(trace) else []
-    return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(_shown(one).metrics)]
+    return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
 
 
-def without_turns(plans: Sequence[Plan]) -> dict[str, int]:
-    """By scenario, how many replicas serve the forecast where the arrivals of each are as uneven as those of one engine
-    alone; of plans that need fewer, since requests that go to each in turn arrive more evenly."""
-    uneven = {}
+def without_turns(plans: Sequence[Plan]) -> str | None:
+    """How many replicas serve the forecast where each request goes to any of them at random; of the plans that need
+    fewer where requests go to each in turn, and None where there are none."""
+    told = []
     for one in plans:
-        if one.rate and one.replicas and (needed := math.ceil(one.rate / one.max_request_rate)) > one.replicas:
-            uneven[one.scenario.name] = needed
-    return uneven
-
-
-def _shown(one: Plan) -> Probe:
-    return one.at_rate or one.capacities[0].best
+        if one.fleet and one.fleet.replicas_at_random != one.fleet.replicas:
+            number = one.fleet.replicas_at_random or f"more than {MOST_AT_RANDOM} times as many"
+            told.append(f"{number} ({one.scenario.name})")
+    if not told:
+        return None
+    return f"so few replicas do where requests go to each in turn; where they go at random, expect {', '.join(told)}"
 
 
 def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
@@ -69,8 +67,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     if not one.capacities:
         nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
         return nothing | {"rate": one.rate, "reason": one.reason}
-    shown = _shown(one)
-    answered = one.rate is None or one.replicas is not None
+    answered = one.rate is None or one.fleet is not None
     cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
     return {
         "max_request_rate": one.max_request_rate,
@@ -78,17 +75,22 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "binding": one.binding,
         "engine": dict(one.scenario.settings),
         "rate": one.rate,
-        "replicas": one.replicas,
+        "replicas": one.fleet.replicas if one.fleet else None,
+        "replicas_at_random": one.fleet.replicas_at_random if one.fleet else None,
         "gpus": one.gpus if answered else None,
         # Above 1 where the router, which sends every replica the next request in turn, smooths what each gets.
-        "utilisation": one.rate / (one.replicas * one.max_request_rate) if one.rate and one.replicas else None,
+        "utilisation": _utilisation(one),
         "cost_per_hour": cost,
         "cost_per_million_output_tokens": _per_million(cost, one, outputs_only=True),
         "cost_per_million_tokens": _per_million(cost, one, outputs_only=False),
-        "metrics": dict(shown.metrics),
-        "metrics_rate": shown.rate,  # of the first ordering where no forecast was given
+        "metrics": dict(one.shown.metrics),
+        "metrics_rate": one.shown.rate,  # of the first ordering where no forecast was given
         "reason": one.reason,
     }
+
+
+def _utilisation(one: Plan) -> float | None:
+    return one.rate / (one.fleet.replicas * one.max_request_rate) if one.rate and one.fleet else None
 
 
 def _per_million(cost_per_hour: float | None, one: Plan, *, outputs_only: bool) -> float | None:

@@ -10,9 +10,9 @@ from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
 from slotune.traces.generate import constant, make_trace
 from slotune.traces.transform import head
-from slotune.tuner.capacity import Scenario, probe, unloaded
+from slotune.tuner.capacity import Scenario
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import ORDERINGS, fewest_that_do, plan, require_targets, what_if
+from slotune.tuner.plan import ORDERINGS, plan, require_targets, steps_of, what_if
 from slotune.tuner.plan_page import document, warnings, without_turns
 
 
@@ -39,9 +39,9 @@ def test_capacity_lies_within_its_interval(planned):
 
 def test_replicas_carry_the_forecast_and_one_less_could_not(planned):
     one = planned[0]
-    assert one.at_rate.ok
-    assert one.replicas * one.interval[1] >= one.rate
-    assert (one.replicas - 2) * one.interval[1] < one.rate
+    assert one.fleet.worst.ok
+    assert one.fleet.replicas * one.interval[1] >= one.rate
+    assert (one.fleet.replicas - 2) * one.interval[1] < one.rate
 
 
 def test_costs_follow_from_gpus(planned):
@@ -62,10 +62,25 @@ def test_gpus_are_those_of_the_profiled_engine(base):
     assert told["cost_per_hour"] == 3.0 * told["gpus"]
 
 
-def test_replicas_without_a_router_that_takes_turns(planned):
-    one = replace(planned[0], replicas=3, rate=3.5 * planned[0].max_request_rate)
-    assert without_turns([one, replace(one, replicas=4), replace(one, rate=None)]) == {"base": 4}
-    assert without_turns([replace(one, replicas=4)]) == {}
+def test_replicas_where_requests_go_at_random(planned):
+    fleet = planned[0].fleet
+    more, far_more, as_many = (
+        replace(planned[0], fleet=replace(fleet, replicas=3, replicas_at_random=number)) for number in (5, None, 3)
+    )
+    assert without_turns([as_many, replace(as_many, rate=None, fleet=None)]) is None
+    assert without_turns([more, as_many, far_more]) == (
+        "so few replicas do where requests go to each in turn; where they go at random, expect 5 (base), "
+        "more than 4 times as many (base)"
+    )
+    assert document([more], None)["replicas_at_random"] == 5
+
+
+def test_progress_names_the_replicas_that_are_tried(base):
+    told = []
+    one = plan([base, base], 200.0, jobs=1, on_done=lambda done, note: told.append((done, note)))[0]
+    done = [step for step, _ in told]
+    assert done == sorted(done) and done[-1] == 2 * steps_of(200.0)
+    assert (ORDERINGS, f"base on {one.fleet.replicas} replicas") in told
 
 
 def test_what_if(planned):
@@ -110,29 +125,6 @@ def test_a_forecast_beyond_what_is_simulated_leaves_the_other_plans_alone(base):
         assert told[nothing] is told["what_if"][0][nothing] is None
     with pytest.raises(InfeasibleError, match="plan for a part"):
         require_targets(plans)
-
-
-@pytest.mark.parametrize("least", [1, 2, 3, 6, 9, 10, 11, 14, 30])
-@pytest.mark.parametrize("start", [1, 3, 10])
-def test_the_fewest_that_do_are_found_from_either_side(least, start):
-    tried = []
-
-    def does(number):
-        tried.append(number)
-        return f"{number} do" if number >= least else None
-
-    found = fewest_that_do(does, start, start + 8)
-    assert found == ((least, f"{least} do") if least <= start + 8 else None)
-    assert len(tried) == len(set(tried)), "nothing is simulated twice"
-
-
-def test_replicas_are_the_fewest_that_serve_the_forecast(base):
-    """A router that deals requests out in turn evens their arrivals: many engines take more than as many times one."""
-    one = plan([base], 200.0, jobs=1)[0]
-    assert one.replicas is not None and one.replicas > 1
-    for replicas, enough in ((one.replicas, True), (one.replicas - 1, False)):
-        _, stay_s = unloaded(base)
-        assert all(probe(base, 200.0, stay_s, seed, replicas).ok for seed in range(ORDERINGS)) == enough
 
 
 def test_costs_are_of_the_tokens_that_are_made(base):

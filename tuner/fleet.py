@@ -1,0 +1,128 @@
+"""How many replicas serve a forecast: the whole rate on so many engines is simulated, not divided out.
+
+A router may spread the load better than one engine gets it, or worse: requests that go to each replica in turn arrive
+more evenly than the trace's, and those that go anywhere share its bursts, but unevenly.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from ..errors import InfeasibleError
+from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe
+
+ORDERINGS = 5
+"""Of the trace, on every one of which the targets must be met."""
+MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25
+"""Replicas added to what division says before giving up, the larger of the two: taking turns loses no factor."""
+MOST_AT_RANDOM = 4
+"""Times as many as serve the forecast in turn, up to which replicas are added where requests go to any of them."""
+MOST_REPLICAS = 2000
+"""More than stand behind one router; a forecast for more is planned in parts."""
+FAR, FASTER = 16, 4
+"""How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
+
+Question = Callable[[Scenario], Capacity | Probe]
+AskAll = Callable[[Sequence[Question]], Any]
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fewest replicas that serve a forecast on every ordering of the trace."""
+
+    replicas: int
+    """Where each request goes to the next replica in turn."""
+    worst: Probe
+    """The forecast on that many, on the ordering that did worst."""
+    replicas_at_random: int | None
+    """Where each request goes to any replica; None where MOST_AT_RANDOM times as many do not serve it either."""
+
+
+def find_fleet(
+    scenario: Scenario,
+    rate: float,
+    one_takes: float,
+    stay_s: float,
+    ask_all: AskAll,
+    on_tried: Callable[[int], None] = lambda replicas: None,
+) -> Fleet:
+    """The fleet for `rate` requests a second, where one engine takes up to `one_takes` and a request stays `stay_s`
+    seconds when alone. `ask_all` answers several questions about the scenario; `on_tried` hears of each number before
+    it is simulated.
+
+    Raises InfeasibleError where none that is simulated serves it.
+    """
+    divided = max(1, math.ceil(rate / one_takes))
+    if divided > MOST_REPLICAS:
+        raise InfeasibleError(
+            f"{scenario.name}: {rate:g} requests/s need {divided:,} replicas or more, and at most {MOST_REPLICAS:,} "
+            "are simulated: plan for a part of the rate and multiply"
+        )
+
+    def worst_on(replicas: int, router: str) -> Probe | None:
+        """What came of the ordering that did worst; None where one missed the targets."""
+        on_tried(replicas)
+        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
+        ask = partial(probe, rate=rate, stay_s=stay_s, replicas=replicas, least=least, router=router)
+        probes: list[Probe] = list(ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
+        if not all(p.ok for p in probes):
+            return None
+        return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
+
+    most = divided + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * divided))
+    found = fewest_that_do(partial(worst_on, router="round-robin"), divided, most)
+    if found is None:
+        raise InfeasibleError(
+            f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s although one takes up to "
+            f"{one_takes:.3g}; the round-robin router spreads the load too unevenly"
+        )
+    replicas, worst = found
+    return Fleet(replicas, worst, _at_random(partial(worst_on, router="random"), replicas))
+
+
+def _at_random(does: Callable[[int], Answer | None], in_turn: int) -> int | None:
+    if in_turn == 1:  # which is no other engine than the one that was simulated
+        return 1
+    most = max(in_turn, min(MOST_AT_RANDOM * in_turn, MOST_REPLICAS))
+    found = fewest_that_do(does, in_turn, most, failing=in_turn - 1)
+    return found and found[0]
+
+
+def fewest_that_do(
+    does: Callable[[int], Answer | None], start: int, most: int, failing: int = 0
+) -> tuple[int, Answer] | None:
+    """The least number above `failing` that does, and what it answers; None where none up to `most` does.
+
+    It is sought near `start`, in growing strides, after a look far below: what one engine takes of traffic in bursts
+    says little of many that share them, and to simulate many takes as much longer as they are more.
+    """
+    below, above, answer = _foothold(does, start, failing)
+    stride = 1
+    while answer is None and (answer := does(above)) is None:
+        if above == most:
+            return None
+        below, above, stride = above, min(above + stride, most), 2 * stride
+    # Downwards in strides while nothing near is known to fail, by halves after that.
+    stride = 1 if above <= start else most
+    while above - below > 1:
+        tried = max(above - stride, (below + above) // 2)
+        better = does(tried)
+        if better is None:
+            below, stride = tried, most
+        else:
+            above, answer, stride = tried, better, FASTER * stride
+    return above, answer
+
+
+def _foothold(does: Callable[[int], Answer | None], start: int, failing: int) -> tuple[int, int, Answer | None]:
+    """The most that is known to fail, where to begin, and what that answers where it is known: `start`, or a small part
+    of it that does."""
+    above, answer = start, None
+    while (fewer := above // FAR) > failing:
+        if (better := does(fewer)) is None:
+            return fewer, above, answer
+        above, answer = fewer, better
+    return failing, above, answer
