@@ -44,16 +44,29 @@ def read_configurations(path: Path) -> list[Settings]:
     Raises InputError for a file that is neither, an unknown setting, or a value of the wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_names(yaml.compose(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except NOT_YAML as error:
-        raise InputError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: no valid YAML or JSON: {' '.join(str(error).split())}") from error
     if isinstance(content, dict):
         return _grid(content, path)
     if not (isinstance(content, list) and content and all(isinstance(item, dict) for item in content)):
         raise InputError(f"{path}: expected a list of settings or a grid like `max_num_seqs: [64, 128]`")
     return [_settings(item, f"{path}: entry {number}") for number, item in enumerate(content, 1)]
+
+
+def _check_names(document: Any) -> None:
+    """Raise YAMLError where a name stands twice in a mapping at the top or in a list there: of the two, PyYAML would
+    keep the last, and half of a grid would not be seen."""
+    for mapping in document.value if isinstance(document, yaml.SequenceNode) else [document]:
+        seen: set[str] = set()
+        for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
+            if (name := str(key.value)) in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {name} is named twice")
+            seen.add(name)
 
 
 def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:

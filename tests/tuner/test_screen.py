@@ -48,10 +48,15 @@ def test_a_list_is_taken_as_it_is(tmp_path):
         ("[{max_num_seqs: many}]", "entry 1: max_num_seqs takes int, not 'many'"),
         ("max_num_seqs: 8", "max_num_seqs: a grid needs a list of values, not 8"),
         ("max_num_seqs: [8]\nmax-num-seqs: [9]", "max_num_seqs is named twice, under two spellings"),
+        (
+            "max_num_seqs: [8]\nblock_size: [16]\nmax_num_seqs: [9]",
+            "line 3: max_num_seqs is named twice",
+        ),
+        ('[{}, {"max_num_seqs": 8, "max_num_seqs": 8}]', "line 1: max_num_seqs is named twice"),
         ("max_num_seqs: []", "a grid needs a list of values"),
         ("[]", "expected a list of settings or a grid"),
         ("just words", "expected a list of settings or a grid"),
-        ("[{", "neither YAML nor JSON"),
+        ("[{", "no valid YAML or JSON"),
         (
             "a: [1,2,3,4,5,6,7,8,9,10]\n" * 1 + "".join(f"a{i}: [1,2,3,4,5,6,7,8,9,10]\n" for i in range(7)),
             "thin it out",
