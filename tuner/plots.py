@@ -35,6 +35,7 @@ STYLE: Any = {  # matplotlib types its hundreds of keys as literals
     "ytick.color": INK,
     "legend.frameon": False,
 }
+ABOVE: Any = "outside upper left"  # matplotlib's types do not know the places outside
 PANEL_INCHES = (3.3, 2.5)
 WIDE_PANEL_INCHES = (7.9, 3.0)
 COLUMNS = 3
@@ -89,8 +90,15 @@ class MeasuredPoint:
     high: float
 
 
-def draw(panels: int, paint: Callable[[Sequence[Axes]], None], panel_inches: tuple[float, float] = PANEL_INCHES) -> str:
-    """An SVG of `panels` axes, painted by `paint`."""
+def draw(
+    panels: int,
+    paint: Callable[[Sequence[Axes]], None],
+    panel_inches: tuple[float, float] = PANEL_INCHES,
+    *,
+    legend: bool = False,
+) -> str:
+    """An SVG of `panels` axes, painted by `paint`; with a legend of all that has a label, above the panels, where it
+    covers nothing."""
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
     width, height = panel_inches
@@ -101,9 +109,19 @@ def draw(panels: int, paint: Callable[[Sequence[Axes]], None], panel_inches: tup
         for unused in axes[panels:]:
             unused.set_axis_off()
         paint(list(axes[:panels]))
+        if legend:
+            _add_legend(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return _inline(file.getvalue())
+
+
+def _add_legend(figure: Figure) -> None:
+    drawn: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(drawn.values()), list(drawn), loc=ABOVE, ncols=len(drawn))
 
 
 def _inline(svg: str) -> str:
@@ -140,9 +158,8 @@ def latency_against_rate(panels: Sequence[LatencyPanel], asked_rate: float) -> s
             axis.axvline(asked_rate, color=INK, linestyle=":", linewidth=1)
             axis.set(title=panel.title, xlabel="requests/s", ylabel="ms")
             _log_y(axis)
-            axis.legend()
 
-    return draw(len(panels), paint)
+    return draw(len(panels), paint, legend=True)
 
 
 def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_better: bool) -> str:
@@ -164,9 +181,8 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
         if finite and min(finite) > 0:
             _log_y(axis)
         axis.set(xlabel="trial (red line: failed)", ylabel=label)
-        axis.legend()
 
-    return draw(1, paint, WIDE_PANEL_INCHES)
+    return draw(1, paint, WIDE_PANEL_INCHES, legend=True)
 
 
 def predicted_against_measured(panels: Sequence[tuple[str, Sequence[MeasuredPoint]]]) -> str:
@@ -200,8 +216,8 @@ def _identity(axis: Axes, values: Sequence[float]) -> F64:
     return ends
 
 
-def effects_of_settings(panels: Sequence[EffectPanel], label: str) -> str:
-    """A panel a setting, all on one scale; the value in use is filled."""
+def effects_of_settings(panels: Sequence[EffectPanel], label: str, limit: float | None = None) -> str:
+    """A panel a setting, all on one scale; the value in use is filled, a limit within the scale dashed."""
 
     def paint(axes: Sequence[Axes]) -> None:
         known = [effect for panel in panels for effect in panel.effects if np.isfinite(effect)]
@@ -215,9 +231,11 @@ def effects_of_settings(panels: Sequence[EffectPanel], label: str) -> str:
                     axis.annotate("✗", (place, 0.03), xycoords=("data", "axes fraction"), color=RED, ha="center")
             axis.set_xticks(places, panel.values, rotation=40, ha="right")
             axis.set(title=panel.title, ylabel=label)
-            if known and min(known) > 0 and max(known) > 3 * min(known):
-                _log_y(axis)
+            if known and limit is not None and min(known) < limit < max(known):
+                axis.axhline(limit, color=RED, linestyle="--", linewidth=1)
             if known:
                 axis.set_ylim(min(known) * 0.9, max(known) * 1.1)
+            if known and min(known) > 0 and max(known) > 3 * min(known):
+                _log_y(axis)
 
     return draw(len(panels), paint)

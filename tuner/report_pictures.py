@@ -1,7 +1,9 @@
 """The report's pictures, made from a study's trials and the simulations around its recommendation."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .comparison import Compared, Quantity
@@ -33,29 +35,40 @@ def measured_points(found: Sequence[Compared], quantity: Quantity) -> list[Measu
     return points
 
 
-def effect_of(metrics: Metrics | None, objective: Objective) -> float:
-    """What the search looks at, as one number: the first goal's metric, or the worst latency over its target."""
-    if metrics is None:
-        return math.nan
-    goals = objective.effective_goals()
-    value = metrics.get(goals[0].metric, math.nan) if goals else objective.worst_ratio(metrics)
-    return value if math.isfinite(value) else math.nan
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One of the numbers that decide between configurations."""
+
+    label: str
+    of: Callable[[Metrics], float]
+    maximize: bool = False
+    limit: float | None = None
+
+    def value(self, metrics: Metrics | None) -> float:
+        """NaN for a configuration that cannot run, or answers too little to have one."""
+        value = self.of(metrics) if metrics is not None else math.nan
+        return value if math.isfinite(value) else math.nan
 
 
-def effect_label(objective: Objective) -> str:
-    """What `effect_of` gives, in words."""
+def criteria(objective: Objective) -> list[Criterion]:
+    """The goals' metrics and, where there are targets, the worst latency over its target."""
     goals = objective.effective_goals()
-    return goals[0].metric if goals else "worst latency / target"
+    found = [Criterion(goal.metric, partial(_metric, goal.metric), goal.maximize) for goal in goals]
+    if objective.slos or not goals:
+        found.append(Criterion("worst latency / target", objective.worst_ratio, limit=1.0))
+    return found
+
+
+def _metric(name: str, metrics: Metrics) -> float:
+    return metrics.get(name, math.nan)
 
 
 def trials_picture(trials: Sequence[Trial], objective: Objective) -> str:
-    """The objective over trials."""
-    points = [
-        TrialPoint(t.number or 0, effect_of(t.metrics, objective), t.metrics is not None and objective.meets(t.metrics))
-        for t in trials
-    ]
-    goals = objective.effective_goals()
-    return objective_over_trials(points, effect_label(objective), lower_is_better=not (goals and goals[0].maximize))
+    """The first goal over trials; how near they came to the targets where none meets them."""
+    meet = [trial.metrics is not None and objective.meets(trial.metrics) for trial in trials]
+    shown = criteria(objective)[0 if any(meet) else -1]
+    points = [TrialPoint(t.number or 0, shown.value(t.metrics), met) for t, met in zip(trials, meet, strict=True)]
+    return objective_over_trials(points, shown.label, lower_is_better=not shown.maximize)
 
 
 NO_EFFECT = 1.01
@@ -64,33 +77,34 @@ NO_EFFECT = 1.01
 
 def effects_section(
     variations: Sequence[OneChange], objective: Objective, in_use: Mapping[str, Any]
-) -> dict[str, str] | None:
-    """The settings that matter as a picture, the rest by name; None where nothing was varied."""
+) -> dict[str, Any] | None:
+    """The settings that matter, as a picture for each of the criteria that they move, and the rest by name; None where
+    nothing was varied."""
     by_name: dict[str, list[OneChange]] = {}
     for variation in variations:
         by_name.setdefault(variation.name, []).append(variation)
-    panels = []
-    for name, mine in by_name.items():
-        values = [variation.value for variation in mine]
-        current = values.index(in_use[name]) if in_use.get(name) in values else None
-        panels.append(
-            EffectPanel(name, [str(v) for v in values], [effect_of(v.metrics, objective) for v in mine], current)
-        )
-    acting = {name for name, mine in by_name.items() if _acts(mine, objective)}
-    matter = sorted((panel for panel in panels if panel.title in acting), key=_swing, reverse=True)
-    without = ", ".join(panel.title for panel in panels if panel.title not in acting)
-    picture = effects_of_settings(matter, effect_label(objective)) if matter else ""
-    return {"picture": picture, "without": without} if panels else None
+    pictures, acting = [], set()
+    for criterion in criteria(objective):
+        panels = [_panel(name, mine, criterion, in_use.get(name)) for name, mine in by_name.items()]
+        matter = sorted(filter(_acts, panels), key=_swing, reverse=True)
+        if matter:
+            pictures.append(effects_of_settings(matter, criterion.label, criterion.limit))
+            acting |= {panel.title for panel in matter}
+    without = ", ".join(name for name in by_name if name not in acting)
+    return {"pictures": pictures, "without": without} if by_name else None
 
 
-def _acts(variations: Sequence[OneChange], objective: Objective) -> bool:
-    """Whether a setting moves any goal or the worst latency by more than NO_EFFECT, or has values that cannot run."""
-    if any(variation.metrics is None for variation in variations):
-        return True
-    known = [variation.metrics or {} for variation in variations]
-    looked_at = [[metrics.get(goal.metric, math.nan) for metrics in known] for goal in objective.effective_goals()]
-    looked_at.append([objective.worst_ratio(metrics) for metrics in known])
-    return any(not max(values) <= NO_EFFECT * min(values) for values in looked_at)
+def _panel(name: str, variations: Sequence[OneChange], criterion: Criterion, current: Any) -> EffectPanel:
+    values = [variation.value for variation in variations]
+    place = values.index(current) if current in values else None
+    effects = [criterion.value(variation.metrics) for variation in variations]
+    return EffectPanel(name, [str(value) for value in values], effects, place)
+
+
+def _acts(panel: EffectPanel) -> bool:
+    """Whether a setting moves the number by more than NO_EFFECT, or has values that cannot run."""
+    known = [effect for effect in panel.effects if math.isfinite(effect)]
+    return len(known) < len(panel.effects) or max(known) > NO_EFFECT * min(known)
 
 
 def _swing(panel: EffectPanel) -> float:
