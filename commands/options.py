@@ -104,7 +104,8 @@ outage_option = click.option(
     type=_outage,
     multiple=True,
     metavar="REPLICA:FROM[:TO]",
-    help="A replica (from 0) is away for a time, e.g. 1:30s:90s, or 1:0:60s for a late start (repeatable).",
+    help="A replica (from 0) is away for a time, e.g. 1:30s:90s, or 1:0:60s for a late start (repeatable). What it had "
+    "is sent again; latencies count from the first arrival.",
 )
 # slo: tuple[Slo, ...]
 slo_option = click.option(

@@ -196,7 +196,12 @@ def import_() -> None:
 
 @import_.command()
 @click.option("--system", required=True, metavar="S", help="The GPU system, as the tables name it, e.g. h200_sxm.")
-@click.option("--model", required=True, metavar="M", help="A model the tables know, e.g. meta-llama/Meta-Llama-3.1-8B.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="A folder with config.json, or a name on a model hub, e.g. Qwen/Qwen3-8B.",
+)
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
 @click.option("--pp", type=click.IntRange(min=1), default=1, show_default=True, help="Pipeline stages.")
 @click.option("--precision", metavar="F", help="Number format of the weights, e.g. fp8 or nvfp4; default: the model's.")

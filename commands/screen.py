@@ -167,7 +167,7 @@ def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
     for row in rows:
         metrics = row.outcome.metrics or {}
         targets = [bool(meets(row, objective))] if targeted else []
-        settings = [None if row.settings.get(name) is None else str(row.settings[name]) for name in names]
+        settings = ["default" if row.settings.get(name) is None else str(row.settings[name]) for name in names]
         reason = [row.outcome.message] if failed else []
         lines.append([*settings, *(metrics.get(key) for key in shown), *targets, *reason])
     table(columns, lines)

@@ -7,6 +7,7 @@ is their sum for the step's composition, plus what the tables leave out (silicon
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -75,11 +76,7 @@ class KernelTables:
     ) -> None:
         """Raises InputError where the package lacks the system, the model, or tables for them."""
         engine, database, utils, errors = _package()
-        lacking = (
-            errors.PerfDataNotAvailableError,
-            errors.EmpiricalNotImplementedError,
-            utils.HuggingFaceDownloadError,
-        )
+        lacking = (errors.PerfDataNotAvailableError, errors.EmpiricalNotImplementedError)
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
@@ -89,6 +86,8 @@ class KernelTables:
             arguments = layout.arguments(self.model_info)
             self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
             self._context_ops, self._decode_ops, names = self._operations()
+        except utils.HuggingFaceDownloadError as error:
+            raise _no_configuration(model, error) from error
         except (ValueError, KeyError, AssertionError, OSError, *lacking) as error:
             line = " ".join(str(error).split())
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
@@ -252,6 +251,18 @@ def _package() -> tuple[ModuleType, ModuleType, ModuleType, ModuleType]:
             f"kernel tables need an optional package ({error}); install it with: pip install 'slotune[silicon]'"
         ) from error
     return engine, perf_database, utils, errors
+
+
+def _no_configuration(model: str, error: Exception) -> InputError:
+    """For a model that is neither in the package nor a folder, and was not to be had from the hub."""
+    from aiconfigurator_core.sdk.common import DefaultHFModels
+
+    near = get_close_matches(model, sorted(DefaultHFModels), n=2)
+    known = f", or {' or '.join(near)}, which it knows" if near else ""
+    return InputError(
+        f"--model {model}: the package does not know it, and its config.json could not be downloaded "
+        f"({' '.join(str(error).split())}); give a folder with its config.json{known}"
+    )
 
 
 def _table_version(database: ModuleType, system: str) -> str:

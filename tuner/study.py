@@ -263,7 +263,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except (sqlite3.OperationalError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SlotuneError(f"{folder}: the study cannot be kept: {reason}; mend it and run again to go on") from error
+        begun = "; mend it and run again to go on" if (folder / ASKED_FILE).exists() else ""
+        raise SlotuneError(f"{folder}: the study cannot be kept: {reason}{begun}") from error
     except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
         raise SlotuneError(
             f"{folder / TRIALS_FILE}: damaged ({error}): put a copy back, or tune again in a new folder"

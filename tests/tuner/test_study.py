@@ -199,6 +199,12 @@ with Study.create(Path(sys.argv[1]), Asked.model_validate_json(sys.argv[2])) as 
 """
 
 
+def test_a_study_that_could_not_be_begun_is_not_said_to_go_on(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SlotuneError, match=r"the study cannot be kept: Not a directory$"):
+        Study.create(tmp_path / "file" / "study", ASKED)
+
+
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path / "s"), ASKED.model_dump_json()]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
