@@ -75,6 +75,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
+def table_of_answers(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table without the columns in which no row has an answer."""
+    told = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
+    table([columns[place] for place in told], [[row[place] for place in told] for row in rows], title=title)
+
+
 def labelled(metric: str) -> str:
     """A metric's name and, where it does not say it, its unit."""
     from ..simulator.metrics import UNITS

@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust
+from .output import announce_compilation, emit_json, note_ignored, progress, table_of_answers, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.capacity import Scenario
@@ -143,6 +143,4 @@ def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     for one in plans:
         facts = described(one, gpu_hour_cost)
         rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
-    told = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
-    shown = [[row[place] for place in told] for row in rows]
-    table([columns[place] for place in told], shown, title="What one engine takes within the targets")
+    table_of_answers(columns, rows, title="What one engine takes within the targets")

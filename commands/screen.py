@@ -28,7 +28,7 @@ from .output import (
     labelled,
     note_ignored,
     progress,
-    table,
+    table_of_answers,
     tell_trust,
     writing,
 )
@@ -156,18 +156,17 @@ def _common(
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
+    from ..profiler.trust import extrapolated_text
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)
-    wrong = [key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows)]
-    shown = [*SHOWN, *wrong]
-    failed = any(row.outcome.message for row in rows)
-    columns = [*names, *map(labelled, shown)] + (["targets"] if targeted else []) + (["failure"] if failed else [])
+    shown = [*SHOWN, *(key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows))]
+    columns = [*names, *map(labelled, shown), "extrapolated", "targets", "failure"]
     lines = []
     for row in rows:
         metrics = row.outcome.metrics or {}
-        targets = [bool(meets(row, objective))] if targeted else []
         settings = ["default" if row.settings.get(name) is None else str(row.settings[name]) for name in names]
-        reason = [row.outcome.message] if failed else []
-        lines.append([*settings, *(metrics.get(key) for key in shown), *targets, *reason])
-    table(columns, lines)
+        targets = bool(meets(row, objective)) if targeted else None
+        told = [extrapolated_text(metrics), targets, row.outcome.message]
+        lines.append([*settings, *(metrics.get(key) for key in shown), *told])
+    table_of_answers(columns, lines)

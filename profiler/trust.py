@@ -333,6 +333,17 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     return told + _extrapolated(trust)
 
 
+def extrapolated_text(run: Mapping[str, float]) -> str | None:
+    """Of one run among others, in few words: the share of its steps, or of those with a prefill, that lie outside what
+    the profile was made from, where that is enough to bend it; and whether they lie so far outside that nothing tells
+    what they take."""
+    share = max(run.get(name, 0.0) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    far = run.get("far_share", 0.0) > MOST_FAR
+    if not (far or share > MOST_EXTRAPOLATED):
+        return None
+    return f"{share:.0%}, far" if far else f"{share:.0%}"
+
+
 def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     """What is told of steps outside what the profile was made from, where there are any."""
     if not trust["extrapolated_share"] > 0:

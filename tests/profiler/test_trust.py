@@ -11,7 +11,7 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
-from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, lines, step_time_error
+from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, extrapolated_text, lines, step_time_error
 from slotune.simulator.timing import Overhead
 
 
@@ -210,6 +210,21 @@ def test_of_steps_far_outside_no_error_is_told(measured: Profile, source: str) -
     assert step_time_error(profile, [few, many]) is None
     assert "6.0% of the steps, or of those with a prefill, are more than twice" in lines(profile.trust(runs=[many]))[-1]
     assert "more than twice" not in lines(profile.trust(runs=[few]))[-1]
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ((0.05, 0.05, 0.01), None),
+        ((0.06, 0.0, 0.0), "6%"),
+        ((0.01, 0.43, 0.01), "43%"),
+        ((0.01, 0.43, 0.02), "43%, far"),
+        ((0.02, 0.02, 0.02), "2%, far"),
+    ],
+)
+def test_what_bends_one_run_among_others_is_told_in_few_words(shares: tuple[float, ...], told: str | None) -> None:
+    names = ("extrapolated_share", "extrapolated_prefill_share", "far_share")
+    assert extrapolated_text(dict(zip(names, shares, strict=True))) == told
 
 
 def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) -> None:

@@ -1,0 +1,63 @@
+"""plan as it is called: one JSON document or a table, the right exit code, one line for an error."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("num_gpu_blocks_override=2", "num_gpu_blocks_override=2: no request of the trace could be served"),
+        ("max_num_batched_tokens=2", "max_num_batched_tokens=2: must be at least max_num_seqs=4"),
+    ],
+)
+def test_a_change_that_makes_no_sense_leaves_the_plan_alone(slotune, files, change, reason):
+    words = ("plan", *files, "--slo", "p99:ttft:100", "--engine", "max_num_seqs=4", "--jobs", 1)
+    ran = slotune(*words, "--what-if", change, "--json")
+    told = json.loads(ran.out)
+    assert ran.code == 0 and told["max_request_rate"] > 0
+    assert told["what_if"][0]["reason"].startswith(reason)
+
+
+def test_a_change_s_unknown_setting_is_named_as_a_change(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--what-if", "max_num_sequences=3")
+    assert ran.code == 2 and "--what-if max_num_sequences=3" in ran.err
+
+
+def test_plan_tells_of_a_fleet_beyond_all_bounds_beside_what_one_engine_takes(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--rate", 1e15, "--jobs", 1)
+    assert ran.code == 3
+    assert "at most 2,000 are simulated" in ran.err
+    assert "base" in ran.out
+
+
+def test_plan_tells_rate_replicas_and_cost(slotune, files):
+    ran = slotune(
+        "plan", *files, "--slo", "p99:ttft:100", "--engine", "max_num_seqs=4", "--rate", 30, "--gpu-hour-cost", 2,
+        "--jobs", 1, "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["interval"][0] <= told["max_request_rate"] <= told["interval"][1]
+    assert told["replicas"] >= 30 / told["interval"][1]
+    assert told["cost_per_hour"] == 2 * told["gpus"] == 2 * told["replicas"] <= 2 * told["replicas_at_random"]
+
+
+def test_plan_shows_no_column_without_an_answer(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--jobs", 1)
+    assert ran.code == 0
+    assert ran.out.splitlines()[1].split() == ["requests/s", "lowest", "highest", "binding", "gpus"]
+
+
+def test_plan_without_hope_exits_with_3(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1, "--json")
+    assert ran.code == 3
+    assert json.loads(ran.out)["interval"] == [0.0, 0.0]
+    assert ran.err.splitlines()[-1].startswith("Error: base: no rate meets the targets")
+
+
+def test_plan_needs_targets(slotune, files):
+    ran = slotune("plan", *files)
+    assert ran.code == 2
+    assert "no target: give one such as --slo" in ran.err

@@ -1,0 +1,92 @@
+"""simulate as it is called: what it tells of targets, of other step times, and of requests without an answer."""
+
+import json
+
+import pytest
+
+from slotune.commands import simulate
+
+
+def test_simulate_tells_the_value_that_a_target_is_for(slotune, files):
+    told = json.loads(slotune("simulate", *files, "--slo", "p99.9:ttft:1", "--json").out)
+    assert told["targets"] == {"p99.9:ttft:1": False}
+    text = slotune("simulate", *files, "--slo", "p99.9:ttft:1").out
+    value = told["metrics"]["p99.9_ttft_ms"]
+    assert f"missed, {value:.4g} ms" in text
+
+
+def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):
+    words = ("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--slo", "p99:ttft:100")
+    told = json.loads(slotune(*words, "--json").out)
+    sides = told["sensitivity"]
+    assert sides["step_time_error"] == told["trust"]["expected_error"]["mean_tpot"] > 0
+    faster, slower = (sides[side]["metrics"]["mean_tpot_ms"] for side in ("faster", "slower"))
+    assert faster < told["metrics"]["mean_tpot_ms"] < slower
+    assert sides["slower"]["targets"].keys() == told["targets"].keys()
+    assert f"{faster:.4g} / {slower:.4g}" in slotune(*words).out
+
+
+def test_simulate_runs_once_where_no_error_is_known_or_the_trace_is_long(slotune, files, monkeypatch):
+    assert json.loads(slotune("simulate", *files, "--json").out)["sensitivity"] is None
+    monkeypatch.setattr(simulate, "MOST_SIMULATED_AGAIN", 59)
+    ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--json")
+    assert json.loads(ran.out)["sensitivity"] is None
+    assert "over 59 requests times replicas: not simulated with faster and slower steps" in ran.err
+
+
+def test_simulate_says_why_requests_were_not_answered(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_model_len=300", "--json")
+    failed = json.loads(ran.out)["metrics"]["failed"]
+    assert failed > 0
+    told = (
+        f"Warning: not answered, and a miss of every target: {failed} have prompts of max_model_len=300 tokens or more"
+    )
+    assert told in ran.err.splitlines()
+    assert "Warning" not in slotune("simulate", *files).err
+
+
+def test_simulate_says_where_answers_end_early(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_model_len=610")
+    assert "answers end at max_model_len=610, before the trace's do" in ran.err
+    assert "answers end" not in slotune("simulate", *files).err
+
+
+@pytest.mark.parametrize(
+    ("chunked", "reason"),
+    [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over the 64 tokens of a step")],
+)
+def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(slotune, files, chunked, reason):
+    limits = (
+        "max_num_queued_reqs=1",
+        "max_num_batched_tokens=64",
+        "max_num_seqs=4",
+        f"enable_chunked_prefill={chunked}",
+    )
+    settings = [word for limit in limits for word in ("--engine", limit)]
+    ran = slotune("simulate", *files, *settings)
+    assert ran.code == 0
+    (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
+    assert reason in warning and ("have prompts" in warning) == (chunked == "false")
+
+
+def test_a_prompt_over_the_scheduled_tokens_is_not_said_to_meet_a_queue_limit(slotune, files):
+    """vllm-v0 takes whole prompts: max_num_scheduled_tokens bounds them too."""
+    ran = slotune("simulate", *files, "--policy", "vllm-v0", "--engine", "max_num_scheduled_tokens=64")
+    (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
+    assert "have prompts over the 64 tokens of a step" in warning and "turned away" not in warning
+
+
+def test_a_model_other_than_the_profile_s_is_told(slotune):
+    ran = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", "chat", "--engine", "model=other/model")
+    assert "model=other/model: profile h200-llama-3.1-8b was made with meta-llama/Meta-Llama-3.1-8B" in ran.err
+
+
+def test_a_setting_beyond_all_bounds_is_refused(slotune, files):
+    ran = slotune("simulate", *files, "--engine", "max_num_batched_tokens=99999999999999999999")
+    assert ran.code == 2
+    assert "max_num_batched_tokens=99999999999999999999 is out of range" in ran.err
+
+
+def test_a_goodput_without_a_metric_is_no_goodput(slotune, files):
+    ran = slotune("simulate", *files, "--goodput", " ")
+    assert ran.code == 2 and "' ' names no metric; write ttft:500" in ran.err

@@ -1,0 +1,75 @@
+"""tune as it is called: one JSON document or tables, the right exit code, one line for an error."""
+
+import json
+
+import pytest
+
+NGRAM = '{"method": "ngram", "num_speculative_tokens": 3}'
+
+
+def test_tune_prints_one_document(slotune, files, tmp_path):
+    out = tmp_path / "study"
+    ran = slotune("tune", *files, "--slo", "p99:tpot:12", "--trials", 8, "--jobs", 1, "--out", out, "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["trials"] == 8
+    assert {"engine", "predicted", "measured"} <= set(told["best"])
+    assert sorted(told["files"]) == [str(out / name) for name in ("best.yaml", "study.json", "trials.sqlite")]
+
+
+def test_tune_prints_the_recommendation_beside_the_default(slotune, files, tmp_path):
+    ran = slotune("tune", *files, "--slo", "p99:tpot:12", "--trials", 4, "--jobs", 1, "--out", tmp_path / "study")
+    assert ran.code == 0
+    heads = ran.out.splitlines()[1].split()
+    assert heads == ["default", "recommended"]
+    for part in (
+        "TTFT mean, ms",
+        "TPOT p99, ms",
+        "output tokens/s",
+        "p99:tpot:12",
+        "best.yaml",
+        "not from a measurement",
+    ):
+        assert part in ran.out
+    assert "4/4" in ran.err
+
+
+def test_tune_exits_with_3_where_nothing_meets_the_targets(slotune, files, tmp_path):
+    ran = slotune(
+        "tune", *files, "--slo", "p99:tpot:1", "--trials", 4, "--jobs", 1, "--out", tmp_path / "study", "--json"
+    )
+    assert ran.code == 3
+    assert json.loads(ran.out)["best"]["targets"] == {"p99:tpot:1": False}
+    assert ran.err.splitlines()[-1].startswith("Error: none of 4 configurations meets the targets")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--slo", "p99:ttfx:1"), "unknown metric 'ttfx'"),
+        (("--slo", "p99:ttft:500", "--engine", "max_num_seq=1"), "did you mean max_num_seqs"),
+        (("--minimize", "p99_tttf_ms"), "did you mean p99_ttft_ms"),
+        ((), "no target: give one"),
+        (("--slo", "p99:ttft:500", "--trials", "0"), "--trials"),
+    ],
+)
+def test_tune_refuses_what_makes_no_sense(slotune, files, tmp_path, words, message):
+    ran = slotune("tune", *files, *words, "--out", tmp_path / "study")
+    assert ran.code == 2
+    assert message in ran.err.splitlines()[-1]
+    assert not (tmp_path / "study").exists()
+
+
+def test_tune_leaves_other_folders_alone(slotune, files, tmp_path):
+    ran = slotune("tune", *files, "--slo", "p99:ttft:500", "--out", tmp_path)
+    assert ran.code == 2
+    assert "holds something that is not a study" in ran.err
+
+
+def test_what_is_assumed_of_drafts_is_told_in_few_words(slotune, files, tmp_path):
+    words = ("--slo", "p99:ttft:1000", "--trials", 1, "--jobs", 1, "--out", tmp_path / "study")
+    assert (
+        slotune("tune", *files, *words, "--engine", f"speculative_config={NGRAM}", "--acceptance-rate", 0.7).code == 0
+    )
+    told = (tmp_path / "study" / "best.yaml").read_text()
+    assert "# drafts assumed to be accepted, by position: 0.7, 0.49, 0.343\n" in told
