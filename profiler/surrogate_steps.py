@@ -22,7 +22,8 @@ def samples_of_files(
     many drafts a decode; `on_record` hears of each.
 
     Raises InputError for a file that is unreadable or holds no step, for records that are not in the order in which
-    their steps ended, and for those of pipeline stages or of several engines that are not told apart.
+    their steps ended, for those of pipeline stages or of several engines that are not told apart, and where no step has
+    the one before it in the file.
     """
     parts = []
     for path in paths:
@@ -41,7 +42,7 @@ def _heard(records: Iterable[StepRecord], on_record: Callable[[StepRecord], None
 
 def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]:
     last: dict[int, StepRecord] = {}
-    overlaps = _Overlaps(path)
+    succession = _Succession(path)
     for record in records:
         before = last.get(record.replica, record)
         if record.end_s < before.end_s:
@@ -49,18 +50,18 @@ def _in_order(records: Iterable[StepRecord], path: Path) -> Iterator[StepRecord]
                 f"{path}: step {record.step} ends before the step that comes before it; give each recording a file of "
                 'its own, and each engine in one its "replica"'
             )
-        overlaps.add(before, record)
+        succession.add(before, record)
         last[record.replica] = record
         yield record
-    overlaps.check()
+    succession.check()
 
 
-class _Overlaps:
-    """What the overlaps of one file's steps tell of where they come from."""
+class _Succession:
+    """What the succession of one file's steps tells of where they come from."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._steps = self._apart = 0
+        self._steps = self._apart = self._following = self._missing = 0
         self._numbered = False
         self._again: StepRecord | None = None
         """The first whose number does not follow that of the one before it, which it overlaps."""
@@ -68,6 +69,8 @@ class _Overlaps:
     def add(self, before: StepRecord, record: StepRecord) -> None:
         """Take in a step and the one before it on its replica."""
         self._steps += 1
+        self._following += record.step == before.step + 1
+        self._missing += record.step > before.step + 1
         self._numbered |= record.step != before.step
         if record == before or record.start_s >= before.end_s:  # a line that is there twice tells nothing
             return
@@ -76,7 +79,7 @@ class _Overlaps:
             self._again = record
 
     def check(self) -> None:
-        """Raise InputError for pipeline stages, and for several engines that are not told apart."""
+        """Raise InputError for pipeline stages, engines that are not told apart, and where every n-th step is kept."""
         if self._apart > MOST_APART * self._steps:
             raise InputError(
                 f"{self._path}: of {self._steps} steps {self._apart} overlap the one before them and share no request "
@@ -87,6 +90,11 @@ class _Overlaps:
             raise InputError(
                 f"{self._path}: step {self._again.step} overlaps the one before it, and its number does not follow: "
                 'these are several engines; give each its "replica", or a file of its own'
+            )
+        if self._missing and not self._following:
+            raise InputError(
+                f"{self._path}: by their numbers no step has the one before it in the file, as where every n-th is "
+                "kept: an engine may start a step before that one ends, and nothing tells when; keep runs of steps"
             )
 
 
@@ -115,7 +123,7 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
     that steps are missing, unless steps of the recording overlap: it would then have waited for the missing one, how
     long nothing tells.
     """
-    totals, durations, overlapping = [], [], False
+    totals, durations, after_missing, overlapping = [], [], [], False
     last: dict[int, _Last] = {}
     for record in records:
         before = last.get(record.replica, _Last(record.step - 1, record.start_s, {}))
@@ -123,12 +131,12 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
         last[record.replica] = _Last(record.step, record.end_s, reached)
         overlaps, missing = record.start_s < before.end_s, record.step > before.step + 1
         overlapping |= overlaps
-        if missing and overlapping:
-            continue
         busy = not missing and (overlaps or before.goes_on_in(record, drafts))
         duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
             totals.append(totals_of(rows[:, 0], rows[:, 1], drafts))
             durations.append(duration_s)
-    return StepSamples(np.array(totals).reshape(-1, TOTALS), np.array(durations))
+            after_missing.append(missing)
+    kept = ~(np.array(after_missing, bool) & overlapping)
+    return StepSamples(np.array(totals).reshape(-1, TOTALS)[kept], np.array(durations)[kept])

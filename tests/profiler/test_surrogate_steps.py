@@ -88,6 +88,16 @@ def test_records_out_of_order_are_refused(tmp_path: Path, replica: int, refused:
         assert len(samples_of_files([path])) == 2
 
 
+@pytest.mark.parametrize(("kept", "refused"), [([0, 3, 6, 9], True), ([0, 3, 4, 9], False), ([0, 1, 2, 3], False)])
+def test_every_nth_step_tells_no_step_time(tmp_path: Path, kept: list[int], refused: bool) -> None:
+    """Of an engine that schedules ahead each would seem twice as long, since the one before it had not ended."""
+    steps = [replace(step(10 * k, 10 * k + 19, "a", context=10 + k), step=k) for k in range(10)]
+    (tmp_path / "s.jsonl").write_text("\n".join(format_step(steps[k], False) for k in kept))
+    with pytest.raises(InputError, match="no step has the one before it") if refused else nullcontext():
+        samples = samples_of_files([tmp_path / "s.jsonl"])
+        assert np.allclose(samples.duration_s[1:], 0.01), "from end to end, and none after a missing one"
+
+
 def test_replicas_do_not_time_each_other() -> None:
     records = [step(0, 10, "a"), step(5, 9, "b", replica=1), step(10, 20, "a"), step(9, 13, "b", replica=1)]
     assert durations_ms(*records) == [10, 4, 10, 4]
