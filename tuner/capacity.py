@@ -154,9 +154,7 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
 
     Raises InfeasibleError where the targets are missed even so.
     """
-    count = _fewest(scenario, 1, LEAST_REQUESTS)
-    some = head(scenario.trace, min(len(scenario.trace), max(count, CONFIRMING_REQUESTS)))
-    load = ordered(some, count, 1.0, 0)
+    load = _sample(scenario, _fewest(scenario, 1, LEAST_REQUESTS))
     apart = replace(load, arrival_s=np.arange(len(load), dtype=np.float64) * LIGHT_GAP_S)
     alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, 1, "round-robin")
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
@@ -178,6 +176,19 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
             f"({missed[worst]:.3g} times the limit)"
         )
     return alone, stay_s
+
+
+def saturated_rate(scenario: Scenario) -> float:
+    """Requests a second that one engine answers where all are there at once, whatever the targets."""
+    load = _sample(scenario, LEAST_REQUESTS)
+    at_once = replace(load, arrival_s=np.zeros(len(load)))
+    return float(_run(scenario, at_once, math.inf, 0, 1, "round-robin").metrics["request_throughput"])
+
+
+def _sample(scenario: Scenario, count: int) -> Trace:
+    """At least `count` requests in the trace's order, of a long one not many more."""
+    some = head(scenario.trace, min(len(scenario.trace), max(count, CONFIRMING_REQUESTS)))
+    return ordered(some, count, 1.0, 0)
 
 
 def find_capacity(scenario: Scenario, seed: int, alone: Probe, stay_s: float) -> Capacity:

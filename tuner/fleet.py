@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InfeasibleError
-from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe
+from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
 
 ORDERINGS = 5
 """Of the trace, on every one of which the targets must be met."""
@@ -21,6 +21,10 @@ MOST_AT_RANDOM = 4
 """Times as many as serve the forecast in turn, up to which replicas are added where requests go to any of them."""
 MOST_REPLICAS = 2000
 """More than stand behind one router; a forecast for more is planned in parts."""
+MOST_SATURATED = 2.0
+"""Times the rate at which one engine answers requests that are all there, which it exceeds under no load: the end of
+them, when it empties, costs less."""
+IN_PARTS = f", and at most {MOST_REPLICAS:,} are simulated: plan for a part of the rate and multiply"
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
 
@@ -57,10 +61,7 @@ def find_fleet(
     """
     divided = max(1, math.ceil(rate / one_takes))
     if divided > MOST_REPLICAS:
-        raise InfeasibleError(
-            f"{scenario.name}: {rate:g} requests/s need {divided:,} replicas or more, and at most {MOST_REPLICAS:,} "
-            "are simulated: plan for a part of the rate and multiply"
-        )
+        _check_throughput(scenario, rate)
 
     def worst_on(replicas: int, router: str) -> Probe | None:
         """What came of the ordering that did worst; None where one missed the targets."""
@@ -72,15 +73,25 @@ def find_fleet(
             return None
         return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
 
-    most = divided + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * divided))
-    found = fewest_that_do(partial(worst_on, router="round-robin"), divided, most)
+    start = min(divided, MOST_REPLICAS)
+    most = min(start + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * start)), MOST_REPLICAS)
+    found = fewest_that_do(partial(worst_on, router="round-robin"), start, most)
     if found is None:
+        why = f"although one takes up to {one_takes:.3g}; the round-robin router spreads the load too unevenly"
         raise InfeasibleError(
-            f"{scenario.name}: {most} replicas do not meet the targets at {rate:g} requests/s although one takes up to "
-            f"{one_takes:.3g}; the round-robin router spreads the load too unevenly"
+            f"{scenario.name}: {most:,} replicas do not meet the targets at {rate:g} requests/s"
+            f"{IN_PARTS if most == MOST_REPLICAS else f' {why}'}"
         )
     replicas, worst = found
     return Fleet(replicas, worst, _at_random(partial(worst_on, router="random"), replicas))
+
+
+def _check_throughput(scenario: Scenario, rate: float) -> None:
+    """Raise InfeasibleError where MOST_REPLICAS cannot answer so many requests, whatever each of them gets: of traffic
+    in bursts, what one takes within the targets does not tell."""
+    fewest = math.ceil(rate / (MOST_SATURATED * saturated_rate(scenario)))
+    if fewest > MOST_REPLICAS:
+        raise InfeasibleError(f"{scenario.name}: {rate:g} requests/s need {fewest:,} replicas or more{IN_PARTS}")
 
 
 def _at_random(does: Callable[[int], Answer | None], in_turn: int) -> int | None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from slotune.errors import InfeasibleError
 from slotune.simulator.slo import Slo
-from slotune.tuner.capacity import Scenario, probe, unloaded
-from slotune.tuner.fleet import FAR, MOST_AT_RANDOM, ORDERINGS, fewest_that_do, find_fleet
+from slotune.tuner.capacity import Scenario, probe, saturated_rate, unloaded
+from slotune.tuner.fleet import FAR, MOST_AT_RANDOM, MOST_SATURATED, ORDERINGS, fewest_that_do, find_fleet
 from slotune.tuner.objective import Objective
 
 RATE = 200.0
@@ -125,6 +125,20 @@ def test_no_number_of_replicas_at_random_is_told_as_none(scenario):
     assert not serve(strict, MOST_AT_RANDOM * fleet.replicas, "random", rate=20.0)
 
 
-def test_a_forecast_that_needs_too_many_is_refused_before_anything_is_simulated(scenario):
-    with pytest.raises(InfeasibleError, match="need 2,001 replicas or more, and at most 2,000 are simulated"):
-        find_fleet(scenario, 2000.5, 1.0, 1.0, lambda questions: pytest.fail("simulated"))
+def test_a_forecast_that_needs_too_many_is_refused_before_it_is_simulated(scenario):
+    answered = saturated_rate(scenario)
+    with pytest.raises(
+        InfeasibleError, match=r"need 3,000 replicas or more, and at most 2,000 are simulated: plan for"
+    ):
+        find_fleet(scenario, 5999.5 * answered, answered, 1.0, lambda questions: pytest.fail("simulated"))
+
+
+def test_an_engine_under_load_answers_less_than_twice_what_it_does_of_a_short_one(scenario):
+    _, stay_s = unloaded(scenario)
+    flooded = probe(scenario, 1e4, stay_s, 0, least=10_000).metrics["request_throughput"]
+    assert saturated_rate(scenario) <= flooded < MOST_SATURATED * saturated_rate(scenario)
+
+
+def test_where_division_says_too_many_few_may_do(scenario, fleet):
+    """One engine takes next to nothing of some traffic in bursts, and many engines share these."""
+    assert fleet_of(scenario, 1e-3) == fleet

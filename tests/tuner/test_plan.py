@@ -117,7 +117,7 @@ def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace
 
 
 def test_a_forecast_beyond_what_is_simulated_leaves_the_other_plans_alone(base):
-    plans = plan([base, what_if(base, "max_num_seqs=1")], 2e5, jobs=1)
+    plans = plan([base, what_if(base, "max_num_seqs=1")], 1e6, jobs=1)
     told = document(plans, 3.0)
     assert "2,000" in told["reason"]
     assert told["max_request_rate"] > told["what_if"][0]["max_request_rate"] > 0
