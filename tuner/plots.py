@@ -169,7 +169,8 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
         axis = axes[0]
         for meets, color, name in ((True, GREEN, "meets the targets"), (False, GREY, "misses a target")):
             chosen = [p for p in points if p.meets is meets and np.isfinite(p.value)]
-            axis.scatter([p.number for p in chosen], [p.value for p in chosen], s=12, color=color, label=name)
+            if chosen:
+                axis.scatter([p.number for p in chosen], [p.value for p in chosen], s=12, color=color, label=name)
         for failed in (p for p in points if not np.isfinite(p.value)):
             axis.axvline(failed.number, color=RED, linewidth=0.8, alpha=0.4)
         meeting = [p for p in points if p.meets and np.isfinite(p.value)]

@@ -91,7 +91,7 @@ def effects_section(
             pictures.append(effects_of_settings(matter, criterion.label, criterion.limit))
             acting |= {panel.title for panel in matter}
     without = ", ".join(name for name in by_name if name not in acting)
-    return {"pictures": pictures, "without": without} if by_name else None
+    return {"pictures": pictures, "without": without, "targets": bool(objective.slos)} if by_name else None
 
 
 def _panel(name: str, variations: Sequence[OneChange], criterion: Criterion, current: Any) -> EffectPanel:
