@@ -65,12 +65,12 @@ def command(
 
     At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
     good. The rate is found on five orderings of the trace; the interval is what they span, up to where they fail. A
-    trace of 1,000 requests is itself a sample, which leaves the rate uncertain by some per cent beyond the interval.
-    Short traces are repeated until the load is long against the time that a request stays under it. Replicas are the
-    fewest that serve the forecast on every ordering, each request going to the next one in turn; it is also told how
-    many do where each goes to any of them at random. Utilisation is the forecast over what so many engines take at
-    their highest rate: above 1 where taking turns smooths what each engine gets. Steps as much faster and slower as
-    the profile's error are planned for too.
+    trace of 1,000 requests is itself a sample, which leaves the rate uncertain by some per cent beyond the interval,
+    or by a factor where it comes in bursts. Short traces are repeated until the load is long against the time that a
+    request stays under it. Replicas are the fewest that serve the forecast on every ordering, each request going to
+    the next one in turn; it is also told how many do where each goes to any of them at random. Utilisation is the
+    forecast over what so many engines take at their highest rate: above 1 where taking turns smooths what each engine
+    gets. Steps as much faster and slower as the profile's error are planned for too.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b

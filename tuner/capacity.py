@@ -20,9 +20,9 @@ from ..simulator.simulation import simulate
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .evaluate import SimulatedRun, doubts
-from .lasting_prefixes import lasting
 from .objective import GOOD_SHARE, Metrics, Objective
-from .steady_load import is_steady, ordered, queue_is_steady
+from .steady_load import is_steady, queue_is_steady
+from .warm import finds_others, warmed, without
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
@@ -103,7 +103,8 @@ def probe(
     fewest = _fewest(scenario, replicas, least)
     requests = max(fewest, len(scenario.trace), min(math.ceil(rate * STAYS * longest_s), most))
     while True:
-        tried = _run(scenario, ordered(scenario.trace, requests, rate, seed), rate, seed, replicas, router)
+        load, cold = warmed(scenario.trace, requests, rate, seed, replicas)
+        tried = _run(scenario, load, rate, seed, replicas, router, cold)
         if tried.certain or requests >= most:
             return tried
         wanted = math.ceil(rate * LOADED_STAYS * float(tried.metrics["mean_e2el_ms"]) / 1000)
@@ -128,13 +129,23 @@ def _least_requests(percentile: float) -> int:
     return math.ceil(100 * BEYOND / (100 - percentile)) if percentile < 100 else 0
 
 
-def _run(scenario: Scenario, load: Trace, rate: float, seed: int, replicas: int, router: str) -> Probe:
+def _run(
+    scenario: Scenario,
+    load: Trace,
+    rate: float,
+    seed: int,
+    replicas: int = 1,
+    router: str = "round-robin",
+    cold: int = 0,
+) -> Probe:
+    """What comes of a load, without its first `cold` requests."""
     engine = scenario.profile.engine_config(scenario.settings)
     timing = scenario.profile.timing(scenario.settings).slowed(scenario.step_factor)
     result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
-    metrics = summarise(result.requests, result.gaps, scenario.objective.goodput, percentiles)
-    metrics |= doubts(result, metrics, load)
+    judged = partial(summarise, gaps=result.gaps, goodput=scenario.objective.goodput, percentiles=percentiles)
+    whole = judged(result.requests)
+    metrics = (judged(without(cold, result.requests)) if cold else whole) | doubts(result, whole, load)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and queue_is_steady(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)
@@ -154,9 +165,9 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
 
     Raises InfeasibleError where the targets are missed even so.
     """
-    load = _sample(scenario, _fewest(scenario, 1, LEAST_REQUESTS))
+    load, cold = _sample(scenario, _fewest(scenario, 1, LEAST_REQUESTS))
     apart = replace(load, arrival_s=np.arange(len(load), dtype=np.float64) * LIGHT_GAP_S)
-    alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, 1, "round-robin")
+    alone = _run(scenario, apart, 1 / LIGHT_GAP_S, 0, cold=cold)
     stay_s = float(alone.metrics["mean_e2el_ms"]) / 1000
     if not stay_s > 0:
         raise InputError("no request of the trace could be served: see `slotune simulate` for the reasons")
@@ -180,15 +191,16 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
 
 def saturated_rate(scenario: Scenario) -> float:
     """Requests a second that one engine answers where all are there at once, whatever the targets."""
-    load = _sample(scenario, LEAST_REQUESTS)
+    load, _ = _sample(scenario, LEAST_REQUESTS)
     at_once = replace(load, arrival_s=np.zeros(len(load)))
-    return float(_run(scenario, at_once, math.inf, 0, 1, "round-robin").metrics["request_throughput"])
+    return float(_run(scenario, at_once, math.inf, 0).metrics["request_throughput"])
 
 
-def _sample(scenario: Scenario, count: int) -> Trace:
-    """At least `count` requests in the trace's order, of a long one not many more."""
+def _sample(scenario: Scenario, count: int) -> tuple[Trace, int]:
+    """At least `count` requests in the trace's order, of a long one not many more, behind others that warm the cache
+    (`warmed`)."""
     some = head(scenario.trace, min(len(scenario.trace), max(count, CONFIRMING_REQUESTS)))
-    return ordered(some, count, 1.0, 0)
+    return warmed(some, count, 1.0, 0, replicas=1)
 
 
 def find_capacity(scenario: Scenario, seed: int, alone: Probe, stay_s: float) -> Capacity:
@@ -196,8 +208,8 @@ def find_capacity(scenario: Scenario, seed: int, alone: Probe, stay_s: float) ->
 
     Raises InfeasibleError where no rate will do.
     """
-    # What waits for the first prefill of a lasting prefix is many of a short load's requests and few of a service's.
-    least = CONFIRMING_REQUESTS if lasting(scenario.trace).any() else LEAST_REQUESTS
+    # What waits for a prefix that is not cached yet is many of a short load's requests and few of a service's.
+    least = CONFIRMING_REQUESTS if finds_others(scenario.trace) else LEAST_REQUESTS
     tried = partial(probe, scenario, stay_s=stay_s, seed=seed)
     try:
         found = highest_rate(partial(tried, least=least), replace(alone, rate=0.0), 1 / stay_s)

@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 
 from ..errors import InfeasibleError
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
+from .lasting_prefixes import lasting, passing_on
 
 ORDERINGS = 5
 """Of the trace, on every one of which the targets must be met."""
 MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25
 """Replicas added to what division says before giving up, the larger of the two: taking turns loses no factor."""
+ADDED_IN_TURNS = 8.0
+"""The same for conversations, whose turns go to engines that do not hold their text."""
 MOST_AT_RANDOM = 4
 """Times as many as serve the forecast in turn, up to which replicas are added where requests go to any of them."""
 MOST_REPLICAS = 2000
@@ -25,6 +28,10 @@ MOST_SATURATED = 2.0
 """Times the rate at which one engine answers requests that are all there, which it exceeds under no load: the end of
 them, when it empties, costs less."""
 IN_PARTS = f", and at most {MOST_REPLICAS:,} are simulated: plan for a part of the rate and multiply"
+OTHERS_TEXT = (
+    "; requests go to each in turn, so that few turns of a conversation find its text: with a prefix-aware router far "
+    "fewer may do"
+)
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
 
@@ -42,7 +49,9 @@ class Fleet:
     worst: Probe
     """The forecast on that many, on the ordering that did worst."""
     replicas_at_random: int | None
-    """Where each request goes to any replica; None where MOST_AT_RANDOM times as many do not serve it either."""
+    """Where each request goes to any replica; None where `most_at_random` do not serve it either."""
+    most_at_random: int
+    """Up to which that was tried."""
 
 
 def find_fleet(
@@ -62,11 +71,13 @@ def find_fleet(
     divided = max(1, math.ceil(rate / one_takes))
     if divided > MOST_REPLICAS:
         _check_throughput(scenario, rate)
+    lasts, in_turns = bool(lasting(scenario.trace).any()), passing_on(scenario.trace)
 
     def worst_on(replicas: int, router: str) -> Probe | None:
         """What came of the ordering that did worst; None where one missed the targets."""
         on_tried(replicas)
-        least = max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
+        # Behind the first prefills of lasting prefixes each replica has a queue, which takes thousands to empty.
+        least = CONFIRMING_REQUESTS if lasts else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
         ask = partial(probe, rate=rate, stay_s=stay_s, replicas=replicas, least=least, router=router)
         probes: list[Probe] = list(ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
         if not all(p.ok for p in probes):
@@ -74,16 +85,19 @@ def find_fleet(
         return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
 
     start = min(divided, MOST_REPLICAS)
-    most = min(start + max(MOST_ADDED, math.ceil(MOST_ADDED_SHARE * start)), MOST_REPLICAS)
+    share = ADDED_IN_TURNS if in_turns else MOST_ADDED_SHARE
+    most = min(start + max(MOST_ADDED, math.ceil(share * start)), MOST_REPLICAS)
     found = fewest_that_do(partial(worst_on, router="round-robin"), start, most)
     if found is None:
-        why = f"although one takes up to {one_takes:.3g}; the round-robin router spreads the load too unevenly"
+        limits = (IN_PARTS if most == MOST_REPLICAS else "") + (OTHERS_TEXT if in_turns else "")
         raise InfeasibleError(
-            f"{scenario.name}: {most:,} replicas do not meet the targets at {rate:g} requests/s"
-            f"{IN_PARTS if most == MOST_REPLICAS else f' {why}'}"
+            f"{scenario.name}: {most:,} replicas do not meet the targets at {rate:g} requests/s although one takes up "
+            f"to {one_takes:.3g}{limits}"
         )
     replicas, worst = found
-    return Fleet(replicas, worst, _at_random(partial(worst_on, router="random"), replicas))
+    most_at_random = max(replicas, min(MOST_AT_RANDOM * replicas, MOST_REPLICAS))
+    at_random = _at_random(partial(worst_on, router="random"), replicas, most_at_random)
+    return Fleet(replicas, worst, at_random, most_at_random)
 
 
 def _check_throughput(scenario: Scenario, rate: float) -> None:
@@ -94,10 +108,9 @@ def _check_throughput(scenario: Scenario, rate: float) -> None:
         raise InfeasibleError(f"{scenario.name}: {rate:g} requests/s need {fewest:,} replicas or more{IN_PARTS}")
 
 
-def _at_random(does: Callable[[int], Answer | None], in_turn: int) -> int | None:
+def _at_random(does: Callable[[int], Answer | None], in_turn: int, most: int) -> int | None:
     if in_turn == 1:  # which is no other engine than the one that was simulated
         return 1
-    most = max(in_turn, min(MOST_AT_RANDOM * in_turn, MOST_REPLICAS))
     found = fewest_that_do(does, in_turn, most, failing=in_turn - 1)
     return found and found[0]
 

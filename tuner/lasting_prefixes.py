@@ -36,6 +36,18 @@ def lasting(trace: Trace) -> Mask:
     return lasts & present
 
 
+def lasting_prompts(trace: Trace) -> int:
+    """How many different lasting prefixes its requests begin with, each counted by the name it ends in."""
+    if not lasting(trace).any():
+        return 0
+    owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
+    name = np.unique(trace.run_name, return_inverse=True)[1]
+    last = np.full(len(trace), -1)
+    lasts = lasting(trace)[name]
+    last[owner[lasts]] = name[lasts]  # the last of a request's wins
+    return len(np.unique(last[last >= 0]))
+
+
 @lru_cache(maxsize=1)
 def passing_on(trace: Trace) -> bool:
     """Whether requests share much beyond lasting prefixes, so that it matters in which order they come: a single

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
-from .fleet import MOST_AT_RANDOM, ORDERINGS
+from ..traces.stats import interarrival_cv
+from .fleet import ORDERINGS
 from .lasting_prefixes import passing_on
 from .plan import Plan
 
@@ -15,6 +16,15 @@ IN_TURNS = (
     "requests build on the text of others, as conversations do, so every ordering is the trace begun elsewhere: other "
     "traffic of this kind gives rates farther apart than the interval"
 )
+BURSTY = 2.0
+"""Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
+BURSTS = (
+    "requests come in bursts, of which the trace holds few: other traffic of this kind gives rates that may lie apart "
+    "by a factor, and not by the interval"
+)
+COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
+ANSWERS = ("binding", "replicas", "replicas_at_random", "gpus", "utilisation", *COSTS, "metrics", "metrics_rate")
+"""Of a plan in JSON, the keys that are null where no rate meets the targets."""
 FEW_REQUESTS = "{} requests are the whole trace: the interval spans orders of these, and tells nothing of other traffic"
 
 
@@ -40,6 +50,7 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     planned, trace = [one for one in plans if one.capacities], plans[0].scenario.trace
     told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
     told += [IN_TURNS] if planned and passing_on(trace) else []
+    told += [BURSTS] if planned and (interarrival_cv(trace.arrival_s) or 0.0) > BURSTY else []
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
 
 
@@ -49,7 +60,7 @@ def without_turns(plans: Sequence[Plan]) -> str | None:
     told = []
     for one in plans:
         if one.fleet and one.fleet.replicas_at_random != one.fleet.replicas:
-            number = one.fleet.replicas_at_random or f"more than {MOST_AT_RANDOM} times as many"
+            number = one.fleet.replicas_at_random or f"more than {one.fleet.most_at_random:,}"
             told.append(f"{number} ({one.scenario.name})")
     if not told:
         return None
@@ -66,7 +77,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     """One plan as JSON; null where there is no answer, as for costs without a price."""
     if not one.capacities:
         nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
-        return nothing | {"rate": one.rate, "reason": one.reason}
+        return dict.fromkeys(ANSWERS) | nothing | {"rate": one.rate, "reason": one.reason}
     answered = one.rate is None or one.fleet is not None
     cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
     return {

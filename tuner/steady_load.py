@@ -47,7 +47,8 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     gaps = _gaps_s(paced)
     whole = seed == 0 or passing_on(trace)
     rows = np.concatenate([_rolled(len(trace), seed) if whole else _drawn(gaps, rng) for _ in range(copies)])
-    copy = np.arange(len(rows)) // len(trace) if whole else np.arange(len(rows))
+    # Where the trace ends, and not where this load began: all conversations under way would find nothing at once.
+    copy = (rows[0] + np.arange(len(rows))) // len(trace) if whole else np.arange(len(rows))
     repeated = _taken(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
     return at_rate(repeated, rate, seed)
 

@@ -65,12 +65,13 @@ def test_gpus_are_those_of_the_profiled_engine(base):
 def test_replicas_where_requests_go_at_random(planned):
     fleet = planned[0].fleet
     more, far_more, as_many = (
-        replace(planned[0], fleet=replace(fleet, replicas=3, replicas_at_random=number)) for number in (5, None, 3)
+        replace(planned[0], fleet=replace(fleet, replicas=3, replicas_at_random=number, most_at_random=12))
+        for number in (5, None, 3)
     )
     assert without_turns([as_many, replace(as_many, rate=None, fleet=None)]) is None
     assert without_turns([more, as_many, far_more]) == (
         "so few replicas do where requests go to each in turn; where they go at random, expect 5 (base), "
-        "more than 4 times as many (base)"
+        "more than 12 (base)"
     )
     assert document([more], None)["replicas_at_random"] == 5
 
