@@ -25,12 +25,12 @@ MOST_AT_RANDOM = 4
 MOST_REPLICAS = 2000
 """More than stand behind one router; a forecast for more is planned in parts."""
 MOST_SATURATED = 2.0
-"""Times the rate at which one engine answers requests that are all there, which it exceeds under no load: the end of
-them, when it empties, costs less."""
+"""An engine answers less than so many times the requests a second that it does of a thousand that are all there, at
+whose end it empties."""
 IN_PARTS = f", and at most {MOST_REPLICAS:,} are simulated: plan for a part of the rate and multiply"
 OTHERS_TEXT = (
-    "; requests go to each in turn, so that few turns of a conversation find its text: with a prefix-aware router far "
-    "fewer may do"
+    "requests go to each replica in turn, so that few turns of a conversation find its text: with a prefix-aware "
+    "router far fewer may do"
 )
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
@@ -89,7 +89,7 @@ def find_fleet(
     most = min(start + max(MOST_ADDED, math.ceil(share * start)), MOST_REPLICAS)
     found = fewest_that_do(partial(worst_on, router="round-robin"), start, most)
     if found is None:
-        limits = (IN_PARTS if most == MOST_REPLICAS else "") + (OTHERS_TEXT if in_turns else "")
+        limits = (IN_PARTS if most == MOST_REPLICAS else "") + (f"; {OTHERS_TEXT}" if in_turns else "")
         raise InfeasibleError(
             f"{scenario.name}: {most:,} replicas do not meet the targets at {rate:g} requests/s although one takes up "
             f"to {one_takes:.3g}{limits}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..simulator.misses import unanswered
 from ..traces.stats import interarrival_cv
-from .fleet import ORDERINGS
+from .fleet import ORDERINGS, OTHERS_TEXT
 from .lasting_prefixes import passing_on
 from .plan import Plan
 
@@ -50,6 +50,7 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     planned, trace = [one for one in plans if one.capacities], plans[0].scenario.trace
     told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
     told += [IN_TURNS] if planned and passing_on(trace) else []
+    told += [OTHERS_TEXT] if any(one.fleet and one.fleet.replicas > 1 for one in plans) and passing_on(trace) else []
     told += [BURSTS] if planned and (interarrival_cv(trace.arrival_s) or 0.0) > BURSTY else []
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
 

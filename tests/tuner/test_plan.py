@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from slotune.errors import InfeasibleError, InputError
@@ -11,9 +12,10 @@ from slotune.simulator.slo import Slo
 from slotune.traces.generate import constant, make_trace
 from slotune.traces.transform import head
 from slotune.tuner.capacity import Scenario
+from slotune.tuner.fleet import OTHERS_TEXT, Fleet
 from slotune.tuner.objective import Objective
 from slotune.tuner.plan import ORDERINGS, plan, require_targets, steps_of, what_if
-from slotune.tuner.plan_page import document, warnings, without_turns
+from slotune.tuner.plan_page import described, document, warnings, without_turns
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,19 @@ def test_conversations_are_said_to_have_too_narrow_an_interval(base):
     talk = make_trace(100, 4.0, (constant(300), constant(20)), turns=5, users=10, seed=3)
     (one,) = plan([replace(base, trace=talk, objective=Objective((Slo(99.0, "ttft", 5000.0),)))], jobs=1)
     assert any("requests build on the text of others" in line for line in warnings([one]))
+    fleet = Fleet(2, one.capacities[0].best, 2, 8)
+    assert OTHERS_TEXT in warnings([replace(one, fleet=fleet)]) and OTHERS_TEXT not in warnings([one])
+
+
+def test_bursts_are_said_to_be_few(base):
+    trace = base.trace
+    bursts = replace(base, trace=replace(trace, arrival_s=trace.arrival_s[np.arange(len(trace)) // 10 * 10]))
+    (one, even) = plan([bursts, base], jobs=1)
+    assert [any("come in bursts" in line for line in warnings([told])) for told in (one, even)] == [True, False]
+
+
+def test_a_plan_without_an_answer_has_the_keys_of_one_with(base):
+    hopeless = replace(base, objective=Objective((Slo(99.0, "tpot", 1.0),)))
+    (none,), (one,) = plan([hopeless], 10.0, jobs=1), plan([base], 10.0, jobs=1)
+    assert described(none, 3.0).keys() == described(one, 3.0).keys()
+    assert described(none, 3.0)["replicas"] is None
