@@ -179,6 +179,17 @@ def test_one_request_that_was_sent_twice_changes_no_order(tokens, changes):
     assert np.array_equal(load.arrival_s, expected.arrival_s) != changes
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_conversations_go_on_where_a_load_that_began_amid_them_begins_anew(seed):
+    """They end where the trace does: else all that are under way would find nothing in the prefix cache at once."""
+    talk = make_trace(100, 5.0, (constant(600), constant(50)), turns=20, users=10, seed=3)
+    load = ordered(talk, 300, 5.0, seed)
+    named = [set(load.run_name[a:b]) for a, b in zip(load.run_offsets, load.run_offsets[1:], strict=False)]
+    ends = [k for k in range(1, 300) if not set().union(*named[:k]) & set().union(*named[k:])]
+    whole = next(k for k in range(100) if np.array_equal(load.input_tokens[k : k + 100], talk.input_tokens))
+    assert 0 < whole < 100 and ends == [whole, whole + 100, whole + 200]
+
+
 def test_copies_of_named_prefixes_share_nothing_either(small_trace):
     """Named runs have negative numbers: a load may find no more in the prefix cache than the trace does."""
     talk = make_trace(200, 5.0, (constant(600), constant(50)), turns=6, users=10, seed=3)
