@@ -45,12 +45,12 @@ def read_configurations(path: Path) -> list[Settings]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check_names(yaml.compose(text, yaml.SafeLoader))
+        _check_names(yaml.compose(text, yaml.SafeLoader), path)
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except NOT_YAML as error:
-        raise InputError(f"{path}: no valid YAML or JSON: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if isinstance(content, dict):
         return _grid(content, path)
     if not (isinstance(content, list) and content and all(isinstance(item, dict) for item in content)):
@@ -58,14 +58,14 @@ def read_configurations(path: Path) -> list[Settings]:
     return [_settings(item, f"{path}: entry {number}") for number, item in enumerate(content, 1)]
 
 
-def _check_names(document: Any) -> None:
-    """Raise YAMLError where a name stands twice in a mapping at the top or in a list there: of the two, PyYAML would
+def _check_names(document: Any, path: Path) -> None:
+    """Raise InputError where a name stands twice in a mapping at the top or in a list there: of the two, PyYAML would
     keep the last, and half of a grid would not be seen."""
     for mapping in document.value if isinstance(document, yaml.SequenceNode) else [document]:
         seen: set[str] = set()
         for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
             if (name := str(key.value)) in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {name} is named twice")
+                raise InputError(f"{path}: line {key.start_mark.line + 1}: {name} is named twice")
             seen.add(name)
 
 

@@ -56,7 +56,7 @@ def test_a_list_is_taken_as_it_is(tmp_path):
         ("max_num_seqs: []", "a grid needs a list of values"),
         ("[]", "expected a list of settings or a grid"),
         ("just words", "expected a list of settings or a grid"),
-        ("[{", "no valid YAML or JSON"),
+        ("[{", "neither YAML nor JSON"),
         (
             "a: [1,2,3,4,5,6,7,8,9,10]\n" * 1 + "".join(f"a{i}: [1,2,3,4,5,6,7,8,9,10]\n" for i in range(7)),
             "thin it out",
