@@ -97,7 +97,8 @@ def probe(
     router: str = "round-robin",
 ) -> Probe:
     """Simulate a load at `rate` that is long against `stay_s` seconds, the time a request stays alone, and against the
-    time that it stays under this load, and of at least `least` requests a replica."""
+    time that it stays under this load, and of at least `least` requests a replica, behind those that warm the caches;
+    `router` (simulator/routing.py) tells which replica each goes to."""
     longest_s = max([stay_s, *(slo.limit_ms / 1000 for slo in scenario.objective.limits)])
     most = _most(replicas)
     fewest = _fewest(scenario, replicas, least)

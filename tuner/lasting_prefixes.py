@@ -36,6 +36,7 @@ def lasting(trace: Trace) -> Mask:
     return lasts & present
 
 
+@lru_cache(maxsize=1)
 def lasting_prompts(trace: Trace) -> int:
     """How many different lasting prefixes its requests begin with, each counted by the name it ends in."""
     if not lasting(trace).any():
