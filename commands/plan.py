@@ -70,7 +70,8 @@ def command(
     request stays under it. Replicas are the fewest that serve the forecast on every ordering, each request going to
     the next one in turn; it is also told how many do where each goes to any of them at random. Utilisation is the
     forecast over what so many engines take at their highest rate: above 1 where taking turns smooths what each engine
-    gets. Steps as much faster and slower as the profile's error are planned for too.
+    gets. Steps as much faster and slower as the profile's error are planned for too, with the latter a longer way to
+    the engine where that was not measured.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b

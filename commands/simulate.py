@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..simulator.settings import Settings
     from ..simulator.simulation import SimulationResult
     from ..simulator.slo import Slo
-    from ..simulator.timing import Timing
+    from ..simulator.timing import Pace, Timing
     from ..traces.trace import Trace
     from ..tuner.objective import Metrics
     from ..tuner.sensitivity import Sensitivity
@@ -92,7 +92,8 @@ def command(
 ) -> None:
     """Simulate one configuration: the metrics of `vllm bench serve`.
 
-    Up to 50,000 requests times replicas also with steps as much faster and slower as the profile's error.
+    Up to 50,000 requests times replicas also with steps as much faster and slower as the profile's error, and with
+    the latter a longer way to the engine where that was not measured.
 
     \b
     Example:
@@ -140,7 +141,7 @@ def _with_other_steps(
         told = f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
         click.echo(f"Note: {told}", err=True)
         return None
-    return sensitivity(run.profile, lambda factor: summary(run.slowed(factor)), shares)
+    return sensitivity(run.profile, lambda pace: summary(run.at(pace)), shares)
 
 
 def _warnings(run: "_Run", policy: str) -> list[str]:
@@ -172,8 +173,8 @@ class _Run:
     load: "Trace"
     """The trace at the asked rate."""
     result: "SimulationResult"
-    slowed: "Callable[[float], SimulationResult]"
-    """The same with every step so many times as long."""
+    at: "Callable[[Pace], SimulationResult]"
+    """The same at another pace."""
 
 
 def _simulated(
@@ -212,7 +213,7 @@ def _simulated(
     else:
         with writing(steps_out), steps_out.open("w", encoding="utf-8") as out:
             result = run(timing, StepWriter(out, load, replicas))
-    return _Run(known, settings, config, load, result, lambda factor: run(timing.slowed(factor)))
+    return _Run(known, settings, config, load, result, lambda pace: run(timing.at(pace)))
 
 
 def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:

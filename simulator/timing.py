@@ -20,12 +20,26 @@ class Overhead:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How much slower than told an engine and the way to it are."""
+
+    step_factor: float = 1.0
+    """How many times as long every step takes."""
+    later_s: float = 0.0
+    """Seconds by which every request reaches the engine later."""
+
+
+AS_TOLD = Pace()
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Everything the simulator needs to know about time."""
 
     step: StepTimeModel
     overhead: Overhead = Overhead()
 
-    def slowed(self, factor: float) -> Self:
-        """The same where every step takes `factor` times as long; the overhead stays."""
-        return replace(self, step=slowed(self.step, factor))
+    def at(self, pace: Pace) -> Self:
+        """The same at another pace."""
+        overhead = replace(self.overhead, before_s=self.overhead.before_s + pace.later_s)
+        return replace(self, step=slowed(self.step, pace.step_factor), overhead=overhead)

@@ -17,6 +17,7 @@ from ..simulator.metrics import summarise
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..simulator.simulation import simulate
+from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .evaluate import SimulatedRun, doubts
@@ -58,8 +59,7 @@ class Scenario:
     objective: Objective
     settings: Settings = field(default_factory=dict)
     policy: str = "vllm-v1"
-    step_factor: float = 1.0
-    """How many times as long as the profile says every step takes."""
+    pace: Pace = AS_TOLD
 
     def simulated(self) -> SimulatedRun:
         """Runs settings on the trace as it is."""
@@ -141,7 +141,7 @@ def _run(
 ) -> Probe:
     """What comes of a load, without its first `cold` requests."""
     engine = scenario.profile.engine_config(scenario.settings)
-    timing = scenario.profile.timing(scenario.settings).slowed(scenario.step_factor)
+    timing = scenario.profile.timing(scenario.settings).at(scenario.pace)
     result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed)
     percentiles = [slo.percentile for slo in scenario.objective.limits]
     judged = partial(summarise, gaps=result.gaps, goodput=scenario.objective.goodput, percentiles=percentiles)

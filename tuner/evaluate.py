@@ -17,6 +17,7 @@ from ..simulator.misses import answers_cut
 from ..simulator.settings import Settings
 from ..simulator.simulation import I64, SimulationResult, simulate
 from ..simulator.step_time import FAR, OUTSIDE
+from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .steady_load import engine_growth
@@ -48,8 +49,7 @@ class SimulatedRun:
     seed: int = 0
     percentiles: tuple[float, ...] = ()
     """Further ones to report, as targets name them."""
-    step_factor: float = 1.0
-    """How many times as long as the profile says every step takes."""
+    pace: Pace = AS_TOLD
 
     def compile(self) -> None:
         """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""
@@ -65,7 +65,7 @@ class SimulatedRun:
         result = simulate(
             self.trace,
             engine,
-            self.profile.timing(settings).slowed(self.step_factor),
+            self.profile.timing(settings).at(self.pace),
             policy=self.policy,
             seed=self.seed,
             max_concurrency=self.max_concurrency,

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import InfeasibleError, InputError
-from ..profiler.trust import step_time_error
 from ..simulator.settings import setting
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
 from .fleet import ORDERINGS, AskAll, Fleet, Question, find_fleet
 from .objective import Metrics
-from .sensitivity import factors
+from .sensitivity import Doubt, doubt_of
 from .steady_load import scaled_lengths
 from .workers import workers
 
@@ -73,9 +72,9 @@ class Plan:
         return [probe.metrics for probe in ([self.fleet.worst, *probes] if self.fleet else probes)]
 
     @property
-    def step_time_error(self) -> float | None:
-        """By what share the steps of these runs may be too short or too long; None where that is not known."""
-        return step_time_error(self.scenario.profile, self.runs)
+    def doubt(self) -> Doubt | None:
+        """By what the predictions of these runs may be off; None where that is not known."""
+        return doubt_of(self.scenario.profile, self.runs)
 
 
 def plan(
@@ -166,17 +165,15 @@ def what_if(base: Scenario, text: str) -> Scenario:
     if not (value.startswith("x") and 0 < factor < math.inf):
         raise InputError(f"--what-if {text!r}: expected a factor, for example {name}=x1.5")
     if name == STEP_TIME:
-        return replace(base, name=text, step_factor=base.step_factor * factor)
+        return replace(base, name=text, pace=replace(base.pace, step_factor=base.pace.step_factor * factor))
     inputs, outputs = (factor, 1.0) if name == "input_tokens" else (1.0, factor)
     return replace(base, name=text, trace=scaled_lengths(base.trace, inputs=inputs, outputs=outputs))
 
 
 def with_other_step_times(base: Plan) -> list[Scenario]:
     """The base with steps that are faster and slower by its profile's error; none where that is not known."""
-    error = base.step_time_error
-    if error is None or not base.capacities:
+    doubt = base.doubt
+    if doubt is None or not base.capacities:
         return []
-    return [
-        replace(base.scenario, name=f"steps {100 * error:.2g}% {how}", step_factor=factor)
-        for how, factor in zip(("faster", "slower"), factors(error), strict=True)
-    ]
+    sides = zip(doubt.labels, (doubt.faster, doubt.slower), strict=True)
+    return [replace(base.scenario, name=name, pace=pace) for name, pace in sides]

@@ -36,7 +36,7 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
     base = plans[0]
     sides = dict(zip(("faster", "slower"), (described(one, gpu_hour_cost) for one in steps), strict=False))
     return described(base, gpu_hour_cost) | {
-        "sensitivity": {"step_time_error": base.step_time_error} | sides if sides else None,
+        "sensitivity": base.doubt.as_dict() | sides if base.doubt and sides else None,
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
         "policy": base.scenario.policy,

@@ -15,6 +15,7 @@ from ..simulator.settings import Settings
 from ..simulator.speculation import drafts_of
 from ..simulator.step_time import counts_drafts, step_times_s
 from ..simulator.steps import StepRecord
+from ..simulator.timing import Pace
 from .evaluate import SimulatedRun
 from .objective import Metrics
 
@@ -53,5 +54,5 @@ def run_speed(records: Sequence[StepRecord], simulated: SimulatedRun, settings: 
     if not len(samples):
         return None
     ratio = float(samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum())
-    metrics = replace(simulated, step_factor=ratio)(settings).metrics
+    metrics = replace(simulated, pace=Pace(ratio))(settings).metrics
     return None if metrics is None else RunSpeed(ratio, len(samples), metrics)

@@ -2,31 +2,78 @@
 
 Steps that are some per cent longer mean more requests in each of them, and near saturation a queue: at a given rate
 latencies move by two or many times as much. One number for the error of a profile says nothing of that. So the same
-requests are simulated twice more, with every step so much shorter and longer.
+requests are simulated twice more, with every step so much shorter and longer, and in the latter case with a longer way
+to the engine, where that was not measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..profiler.profile import Profile
-from ..profiler.trust import step_time_error
+from ..profiler.trust import later_s, step_time_error
+from ..simulator.timing import Pace
 from .objective import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """By what a profile may be off."""
+
+    step_time_error: float
+    """Steps may be faster and slower by this share."""
+    later_s: float
+    """Seconds that the way to the engine may take beyond what is assumed."""
+
+    @property
+    def faster(self) -> Pace:
+        return Pace(1 / (1 + self.step_time_error))
+
+    @property
+    def slower(self) -> Pace:
+        return Pace(1 + self.step_time_error, self.later_s)
+
+    @property
+    def label(self) -> str:
+        """What tables call the two together."""
+        return f"steps {self._share} faster / slower{self._later}"
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What tables call each, faster first."""
+        return f"steps {self._share} faster", f"steps {self._share} slower{self._later}"
+
+    @property
+    def _share(self) -> str:
+        return f"{100 * self.step_time_error:.2g}%"
+
+    @property
+    def _later(self) -> str:
+        return f", +{1e3 * self.later_s:.0f} ms" if self.later_s else ""
+
+    def as_dict(self) -> dict[str, float]:
+        """As JSON has it."""
+        return {"step_time_error": self.step_time_error, "later_ms": 1e3 * self.later_s}
+
+
+def doubt_of(profile: Profile, runs: Iterable[Metrics]) -> Doubt | None:
+    """By what predictions of `runs` may be off; None where nothing tells it."""
+    error = step_time_error(profile, runs)
+    return None if error is None else Doubt(error, later_s(profile))
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """Metrics of one configuration with faster and with slower steps than the profile's."""
 
-    step_time_error: float
-    """Steps are faster and slower by this share: `factors` of their time."""
+    doubt: Doubt
     faster: Metrics
     slower: Metrics
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"steps {100 * self.step_time_error:.2g}% faster / slower"
+        return self.doubt.label
 
     def both(self, text: Callable[[Metrics], str]) -> str:
         """What a text says of the two, faster first."""
@@ -35,21 +82,13 @@ class Sensitivity:
     def as_dict(self, targets: Callable[[Metrics], dict[str, bool]]) -> dict[str, Any]:
         """As JSON has it; `targets` tells which are met."""
         sides = (("faster", self.faster), ("slower", self.slower))
-        return {"step_time_error": self.step_time_error} | {
+        return self.doubt.as_dict() | {
             name: {"metrics": dict(metrics), "targets": targets(metrics)} for name, metrics in sides
         }
 
 
-def factors(step_time_error: float) -> tuple[float, float]:
-    """How many times as long steps take that are faster and slower by a share, in that order."""
-    return 1 / (1 + step_time_error), 1 + step_time_error
-
-
-def sensitivity(profile: Profile, run: Callable[[float], Metrics], shares: Metrics | None = None) -> Sensitivity | None:
-    """Of what `run` simulates, given how many times as long a step takes; None where no error is known. `shares` tell
-    how many of its steps are extrapolated."""
-    error = step_time_error(profile, [shares or {}])
-    if error is None:
-        return None
-    faster, slower = map(run, factors(error))
-    return Sensitivity(error, faster, slower)
+def sensitivity(profile: Profile, run: Callable[[Pace], Metrics], shares: Metrics | None = None) -> Sensitivity | None:
+    """Of what `run` simulates at a pace; None where no error is known. `shares` tell how many of its steps are
+    extrapolated."""
+    doubt = doubt_of(profile, [shares or {}])
+    return None if doubt is None else Sensitivity(doubt, run(doubt.faster), run(doubt.slower))

@@ -2,11 +2,12 @@
 slower steps."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from ..simulator.settings import Settings
+from ..simulator.timing import AS_TOLD, Pace
 from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
@@ -19,13 +20,12 @@ ORDERS = 6
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """One run: `settings` on the trace in order `order` and for `times` as long, every step `step_factor` times as
-    long."""
+    """One run: `settings` on the trace in order `order` and for `times` as long, at another pace."""
 
     settings: Settings
     order: int = 0
     """0: the trace as it is."""
-    step_factor: float = 1.0
+    pace: Pace = AS_TOLD
     times: int = 1
 
 
@@ -45,7 +45,7 @@ class VariedRun:
             trace = rotated(trace, variation.order)
         if variation.times > 1:
             trace = ordered(trace, variation.times * len(trace), request_rate(trace), LASTING_SEED)
-        return replace(self.simulated, trace=trace, step_factor=variation.step_factor)(variation.settings)
+        return replace(self.simulated, trace=trace, pace=variation.pace)(variation.settings)
 
 
 def run_variations(
@@ -58,11 +58,11 @@ def run_variations(
 ) -> None:
     """Run those of the `wanted` that the study does not know yet, each put in it when it ends, as the repeat that its
     number names."""
-    known = {(trial.key, trial.repeat, trial.details.get("step_factor", 1.0)) for trial in study.trials(where)}
+    known = {(trial.key, trial.repeat, pace_of(trial)) for trial in study.trials(where)}
     missing = [
         (number, variation)
         for number, variation in wanted
-        if (settings_key(variation.settings), number, variation.step_factor) not in known
+        if (settings_key(variation.settings), number, variation.pace) not in known
     ]
     outcomes = run_all(variation for _, variation in missing)
     for (number, variation), outcome in zip(missing, outcomes, strict=True):
@@ -75,10 +75,15 @@ def run_variations(
             repeat=number,
             origin=origin,
             duration_s=outcome.duration_s,
-            details={"step_factor": variation.step_factor},
+            details=asdict(variation.pace),
         )
         study.add(trial)
         on_trial(trial)
+
+
+def pace_of(trial: Trial) -> Pace:
+    """The pace at which a variation ran."""
+    return Pace(**{name: trial.details[name] for name in ("step_factor", "later_s") if name in trial.details})
 
 
 def rotated(trace: Trace, number: int) -> Trace:

@@ -31,12 +31,12 @@ from tables import percent, require, row
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import import_silicon
-from slotune.profiler.trust import step_time_error
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
+from slotune.simulator.timing import AS_TOLD, Pace
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
-from slotune.tuner.sensitivity import factors
+from slotune.tuner.sensitivity import Doubt, doubt_of
 
 F64 = npt.NDArray[np.float64]
 
@@ -112,10 +112,8 @@ def workload(stages: list[Stage], seed: int) -> Trace:
     )
 
 
-def predict(
-    profile: Profile, settings: dict[str, Any], stages: list[Stage], seed: int, factor: float = 1.0
-) -> list[Stage]:
-    timing = profile.timing(settings).slowed(factor)
+def predict(profile: Profile, settings: dict[str, Any], stages: list[Stage], seed: int, pace: Pace) -> list[Stage]:
+    timing = profile.timing(settings).at(pace)
     engine = profile.engine_config(settings)
     done = simulate(workload(stages, seed), engine, timing, max_concurrency=IN_FLIGHT).requests
     ends = np.cumsum([stage.count for stage in stages])
@@ -152,12 +150,11 @@ class Predicted:
         return min(ends) <= value <= max(ends)
 
 
-def predictions(profile: Profile, measured: dict[str, list[Stage]], seed: int) -> Predicted:
-    faster, slower = factors(step_time_error(profile) or 0.0)
+def predictions(profile: Profile, measured: dict[str, list[Stage]], seed: int, doubt: Doubt) -> Predicted:
     return Predicted(
         *(
-            {config: predict(profile, ENGINES[config], measured[config], seed, factor) for config in measured}
-            for factor in (1.0, faster, slower)
+            {config: predict(profile, ENGINES[config], measured[config], seed, pace) for config in measured}
+            for pace in (AS_TOLD, doubt.faster, doubt.slower)
         )
     )
 
@@ -236,14 +233,15 @@ def main() -> None:
         profile = import_silicon(SYSTEM, MODEL, 1, "kubecon", settings={"async_scheduling": False})
     print(profile.provenance)
 
-    blind = predictions(profile, measured, asked.seed)
+    doubt = doubt_of(profile, []) or Doubt(0.0, 0.0)
+    blind = predictions(profile, measured, asked.seed, doubt)
     report("As the tables have it", blind, measured, learnt=False)
     config, number = LEARNT_FROM
     learnt = with_client(profile, measured[config][number], blind.stages[config][number])
     added_ms = 1e3 * (learnt.overhead.before_s - profile.overhead.before_s)
     rate = measured[config][number].requested_rate
     title = f"With {added_ms:.1f} ms more between client and engine, from {config} at {rate} requests/s"
-    report(title, predictions(learnt, measured, asked.seed), measured, learnt=True)
+    report(title, predictions(learnt, measured, asked.seed, replace(doubt, later_s=0.0)), measured, learnt=True)
 
 
 if __name__ == "__main__":

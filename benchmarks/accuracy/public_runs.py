@@ -25,15 +25,15 @@ from tables import percent, row
 
 from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
-from slotune.profiler.trust import step_time_error
 from slotune.simulator.api_server import cpu_s
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
+from slotune.simulator.timing import AS_TOLD, Pace
 from slotune.traces.arrivals import arrival_times
 from slotune.traces.generate import plain
 from slotune.traces.lengths import three_figures
 from slotune.traces.trace import Trace
-from slotune.tuner.sensitivity import factors
+from slotune.tuner.sensitivity import Doubt, doubt_of
 
 I32 = npt.NDArray[np.int32]
 
@@ -118,9 +118,9 @@ def _of_pass(done: RequestTable, part: slice) -> dict[str, float]:
     }
 
 
-def predict(run: Run, factor: float) -> dict[str, float]:
+def predict(run: Run, pace: Pace) -> dict[str, float]:
     profile = profile_of(run.served)
-    engine, timing = profile.engine_config(run.settings), profile.timing(run.settings).slowed(factor)
+    engine, timing = profile.engine_config(run.settings), profile.timing(run.settings).at(pace)
     found = []
     for seed in run.seeds:
         result = simulate(workload(run.load, seed), engine, timing, max_concurrency=run.load.in_flight)
@@ -159,8 +159,8 @@ class Compared:
 
 def compare(run: Run) -> tuple[list[Compared], float]:
     """The run's figures, and for what share of its time one API server would be busy at the rate that is predicted."""
-    error = step_time_error(profile_of(run.served)) or 0.0
-    middle, faster, slower = (predict(run, factor) for factor in (1.0, *factors(error)))
+    doubt = doubt_of(profile_of(run.served), []) or Doubt(0.0, 0.0)
+    middle, faster, slower = (predict(run, pace) for pace in (AS_TOLD, doubt.faster, doubt.slower))
     found = [
         Compared(run, name, value, middle[name], (faster[name], slower[name])) for name, value in run.measured.items()
     ]

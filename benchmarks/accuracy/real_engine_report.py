@@ -13,12 +13,12 @@ from tables import row
 
 from slotune.profiler.profile import Profile
 from slotune.profiler.surrogate_samples import StepSamples
-from slotune.profiler.trust import step_time_error
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, slowed, step_times_s
+from slotune.simulator.timing import Timing
 from slotune.traces.trace import Trace
-from slotune.tuner.sensitivity import factors
+from slotune.tuner.sensitivity import Doubt, doubt_of
 
 F64 = npt.NDArray[np.float64]
 B8 = npt.NDArray[np.bool_]
@@ -28,27 +28,26 @@ PROFILE, AT_SPEED, LINE, LINE_AT_SPEED = "profile", "profile, at the run's speed
 FASTER, SLOWER = "profile, faster steps", "profile, slower steps"
 
 
-def predict(profile: Profile, step: StepTimeModel, settings: Mapping[str, Any], trace: Trace) -> dict[str, float]:
-    """Metrics of the trace under the settings, with these step times."""
-    timing = replace(profile.timing(settings), step=step)
+def predict(profile: Profile, timing: Timing, settings: Mapping[str, Any], trace: Trace) -> dict[str, float]:
+    """Metrics of the trace under the settings, with this timing."""
     result = simulate(trace, profile.engine_config(settings), timing)
     return summarise(result.requests, result.gaps)
 
 
 def predictions(profile: Profile, line: StepTimeModel, run: Run) -> dict[str, F64]:
     """KEYS by each way to predict them."""
-    own = profile.timing(run.settings).step
+    timing, doubt = profile.timing(run.settings), doubt_of(profile, []) or Doubt(0.0, 0.0)
     found = {
-        side: np.array([predict(profile, slowed(own, factor), run.settings, run.sent)[key] for key in KEYS])
-        for side, factor in zip((FASTER, SLOWER), factors(step_time_error(profile) or 0.0), strict=True)
+        side: np.array([predict(profile, timing.at(pace), run.settings, run.sent)[key] for key in KEYS])
+        for side, pace in ((FASTER, doubt.faster), (SLOWER, doubt.slower))
     }
     for name, at_speed, step in (
-        (PROFILE, AT_SPEED, own),
+        (PROFILE, AT_SPEED, timing.step),
         (LINE, LINE_AT_SPEED, line),
     ):
         factor = float(run.steps.duration_s.sum() / step_times_s(step, run.steps.totals).sum())
         for way, used in ((name, step), (at_speed, slowed(step, factor))):
-            metrics = predict(profile, used, run.settings, run.sent)
+            metrics = predict(profile, replace(timing, step=used), run.settings, run.sent)
             found[way] = np.array([metrics[key] for key in KEYS])
     return found
 

@@ -27,6 +27,7 @@ from slotune.simulator.features import CONSTANT, DECODE_ROWS, PHYSICS, PREFILL_T
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, pack_model, step_times_s
+from slotune.simulator.timing import Pace
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
 
@@ -90,7 +91,7 @@ def _ratio(task: Task, run: Trial, study: Path, step: StepTimeModel | None, at_s
     if at_speed:
         samples = samples_of_files([study / run.details["folder"] / "steps.jsonl"])
         factor = samples.duration_s.sum() / step_times_s(timing.step, samples.totals).sum()
-        timing = timing.slowed(float(factor))
+        timing = timing.at(Pace(float(factor)))
     result = simulate(task.trace, task.profile.engine_config(run.settings), timing)
     predicted = summarise(result.requests, result.gaps)
     assert run.metrics is not None

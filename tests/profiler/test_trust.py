@@ -9,9 +9,17 @@ from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import ModelPart, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
-from slotune.profiler.provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
+from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate_model import BEYOND, RegimeError
-from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, extrapolated_text, lines, step_time_error
+from slotune.profiler.trust import (
+    LATENT,
+    MIXTURES,
+    TABLES_TPOT_ERROR,
+    extrapolated_text,
+    later_s,
+    lines,
+    step_time_error,
+)
 from slotune.simulator.timing import Overhead
 
 
@@ -251,6 +259,24 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
     assert step_time_error(decodes, [{"extrapolated_share": 0.02, "far_share": 0.02}]) is None
     assert step_time_error(decodes, [{"extrapolated_share": 0.065}]) is None, "as is told in words"
     assert step_time_error(decodes) == 0.02
+
+
+@pytest.mark.parametrize(
+    ("source", "before_s", "told", "later_ms"),
+    [
+        (KERNEL_TABLES, 0.006, "6 ms of every TTFT (HTTP, tokeniser, client) are assumed, 22 where slower steps", 16.5),
+        (STEP_RECORDS, 0.0, "is in none of these TTFTs, but 22 ms of it where slower steps are simulated", 22.5),
+        (MEASURED, 0.004, None, 0.0),
+        (CLOSED_FORM, 0.0, None, 0.0),
+    ],
+)
+def test_the_way_to_the_engine_is_told_to_be_doubted_where_it_was_not_measured(
+    measured: Profile, source: str, before_s: float, told: str | None, later_ms: float
+) -> None:
+    profile = replace(measured, source=source, overhead=Overhead(before_s))
+    outside = profile.trust()["expected_error"]["outside_steps"]
+    assert outside is None if told is None else told in outside
+    assert 1e3 * later_s(profile) == pytest.approx(later_ms)
 
 
 def test_what_step_records_do_not_hold_is_told(measured: Profile) -> None:

@@ -12,6 +12,7 @@ from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_writer import StepWriter
 from slotune.simulator.steps import StepRecord, parse_step
+from slotune.simulator.timing import Pace
 from slotune.traces.trace import Trace
 from slotune.tuner.comparison import Compared, Quantity
 from slotune.tuner.evaluate import SimulatedRun
@@ -27,7 +28,7 @@ def on_a_slower_machine(profile: Profile, trace: Trace, factor: float) -> tuple[
     out = io.StringIO()
     timing = profile.timing(SETTINGS)
     engine = profile.engine_config(SETTINGS)
-    result = simulate(trace, engine, timing.slowed(factor), steps_out=StepWriter(out, trace, 1))
+    result = simulate(trace, engine, timing.at(Pace(factor)), steps_out=StepWriter(out, trace, 1))
     return [parse_step(line, "steps") for line in out.getvalue().splitlines()], summarise(result.requests, result.gaps)
 
 

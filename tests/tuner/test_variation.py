@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slotune.simulator.timing import Pace
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.variation import ORDERS, Variation, VariedRun, rotated
 
@@ -28,6 +29,6 @@ def test_nothing_varied_is_the_run_as_it_is(small_profile: Any, small_trace: Any
 
 def test_a_step_factor_lengthens_every_step_and_nothing_else(small_profile: Any, small_trace: Any):
     alone = SimulatedRun(small_profile, small_trace(1))
-    once, twice = (VariedRun(alone)(Variation({}, step_factor=factor)).metrics for factor in (1.0, 2.0))
+    once, twice = (VariedRun(alone)(Variation({}, pace=Pace(factor))).metrics for factor in (1.0, 2.0))
     assert twice["mean_e2el_ms"] == pytest.approx(2 * once["mean_e2el_ms"])
     assert twice["total_output_tokens"] == once["total_output_tokens"]
