@@ -149,7 +149,8 @@ def _warnings(run: "_Run", policy: str) -> list[str]:
     from ..simulator.misses import cut_short, reasons
 
     requests = run.result.requests
-    cut, unanswered = cut_short(requests, run.load.output_tokens, run.engine), reasons(requests, run.engine, policy)
+    asked = run.load.output_tokens
+    cut, unanswered = cut_short(requests, asked, run.engine), reasons(requests, asked, run.engine, policy)
     missed = f"not answered, and a miss of every target: {'; '.join(unanswered)}" if unanswered else None
     return [line for line in (cut, missed) if line]
 

@@ -100,15 +100,18 @@ def _admit_arrivals(engine, until_s):
 
 @inner
 def _is_refused(engine, request):
-    """Prompts that can never run, and load shedding.
+    """Requests that can never run, or ask for more than there can be, and load shedding.
 
-    Sources: InputProcessor (vllm/v1/engine/input_processor.py) for max_model_len; AsyncLLM's admission check
-    (vllm/v1/engine/async_llm.py) for max_num_queued_*. A prompt larger than the whole KV cache would block vLLM's queue
-    for ever; here it is refused. What may not be chunked and is larger than the budget waits, as in vLLM: a part of it
-    may be in the prefix cache when it comes to the front (`_fail_stuck`).
+    Sources: InputProcessor (vllm/v1/engine/input_processor.py) and, for the tokens asked for, TokenizeParams
+    (vllm/renderers/params.py) for max_model_len; AsyncLLM's admission check (vllm/v1/engine/async_llm.py) for
+    max_num_queued_*. A prompt larger than the whole KV cache would block vLLM's queue for ever; here it is refused.
+    What may not be chunked and is larger than the budget waits, as in vLLM: a part of it may be in the prefix cache
+    when it comes to the front (`_fail_stuck`).
     """
     rules, state = engine.rules[0], engine.state[0]
-    if request.prompt >= rules.max_model_len or kv_cache.exceeds_cache(engine, request.prompt):
+    if request.prompt >= rules.max_model_len or request.max_tokens > rules.max_model_len:
+        return True
+    if kv_cache.exceeds_cache(engine, request.prompt):
         return True
     if rules.policy == VLLM_V0 and request.prompt > rules.token_budget:
         return True
@@ -344,6 +347,8 @@ def _emit(engine, request):
     last_s = request.last_emission_s
     request.sent = outputs
     request.last_emission_s = state.now_s
+    if request.vain > 0:
+        return False
     if last_s == state.last_emission_s:
         return True
     _log_gap(engine, state.now_s - last_s, 1)

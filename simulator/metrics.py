@@ -2,7 +2,8 @@
 
 Latencies are over the requests that finished, as there; a failed or rejected request counts as a miss in
 request_goodput, which is over all requests here and there alike. Where there are any, percentiles over all requests
-stand beside those, as `p99_ttft_ms_of_all`: targets are held against them.
+stand beside those, as `p99_ttft_ms_of_all`: targets are held against them. Of inter-token latencies a request that
+did not finish is taken to miss as many as one that did has.
 """
 
 import math
@@ -31,7 +32,7 @@ UNITS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaps:
-    """Inter-token latencies, pooled over all requests: each value with how often it occurred."""
+    """Inter-token latencies, pooled over the requests that finished: each value with how often it occurred."""
 
     gap_s: F64
     count: I64
@@ -56,24 +57,30 @@ def summarise(
     if goodput:
         metrics["request_goodput"] = _per_second(_good(requests, goodput).sum(), duration_s)
     wanted = sorted({*PERCENTILES, *percentiles})
+    missing = int((~done).sum())
     for name in METRICS:
         if name == "itl":
-            metrics |= _distribution(name, gaps.gap_s, gaps.count, wanted)
+            values, count = gaps.gap_s, gaps.count
+            lacking = missing * int(count.sum()) // max(int(done.sum()), 1)
         else:
             values = getattr(requests, f"{name}_s")[done]
-            metrics |= _distribution(name, values[~np.isnan(values)], None, wanted)
-            metrics |= _of_all(name, values[~np.isnan(values)], int((~done).sum()), wanted)
+            values = values[~np.isnan(values)]
+            count, lacking = np.ones(len(values), np.int64), missing
+        metrics |= _distribution(name, values, count, wanted)
+        metrics |= _of_all(name, values, count, lacking, wanted)
     return metrics
 
 
-def _of_all(name: str, values_s: F64, missing: int, percentiles: list[float]) -> dict[str, float]:
-    """Percentiles over all requests, `missing` of which are never answered. Nothing where none is missing; one that
-    falls on such a request is left out."""
-    ordered_ms, metrics = np.sort(values_s) * 1e3, {}
+def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: list[float]) -> dict[str, float]:
+    """Percentiles over all values, `missing` of which never come. Nothing where none is missing; one that falls on such
+    a value is left out."""
+    order = np.argsort(values_s, kind="stable")
+    ordered_ms, ends, metrics = values_s[order] * 1e3, np.cumsum(count[order]), {}
+    total = int(count.sum())
     for percentile in percentiles if missing else ():
-        rank = math.ceil(percentile * (len(ordered_ms) + missing) / 100 - 1e-9)
-        if rank <= len(ordered_ms):
-            metrics[Slo(percentile, name, 1.0).key + OF_ALL] = float(ordered_ms[rank - 1])
+        rank = math.ceil(percentile * (total + missing) / 100 - 1e-9)
+        if rank <= total:
+            metrics[Slo(percentile, name, 1.0).key + OF_ALL] = float(ordered_ms[np.searchsorted(ends, rank)])
     return metrics
 
 
@@ -106,10 +113,9 @@ def _good(requests: RequestTable, goodput: Mapping[str, float]) -> npt.NDArray[n
     return good
 
 
-def _distribution(name: str, values_s: F64, count: I64 | None, percentiles: list[float]) -> dict[str, float]:
+def _distribution(name: str, values_s: F64, count: I64, percentiles: list[float]) -> dict[str, float]:
     order = np.argsort(values_s, kind="stable")
-    values_ms = values_s[order] * 1e3
-    weight = np.ones(len(order), np.int64) if count is None else count[order]
+    values_ms, weight = values_s[order] * 1e3, count[order]
     total = weight.sum()
     if total == 0:
         mean = std = float("nan")

@@ -8,14 +8,14 @@ from .engine_config import EngineConfig
 from .request_table import FAILED, REJECTED, RequestTable
 
 
-def reasons(requests: RequestTable, engine: EngineConfig, policy: str) -> list[str]:
+def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig, policy: str) -> list[str]:
     """A phrase for each reason, with how many requests it struck; empty where all were answered.
 
     The rules are those of `_is_refused` in loop.py.
     """
     refused, failed = (np.equal(requests.status, status) for status in (REJECTED, FAILED))
     found, left = [], refused
-    for reason, concerned in _refusals(requests, engine, policy):
+    for reason, concerned in _refusals(requests, asked_tokens, engine, policy):
         count = int((left & concerned).sum())
         if count:
             found.append(f"{count} {reason}")
@@ -56,9 +56,12 @@ def _over_budget(engine: EngineConfig) -> str:
     return f"have prompts over the {engine.token_budget} tokens of a step that may not be chunked"
 
 
-def _refusals(requests: RequestTable, engine: EngineConfig, policy: str) -> Iterator[tuple[str, np.ndarray]]:
+def _refusals(
+    requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig, policy: str
+) -> Iterator[tuple[str, np.ndarray]]:
     prompts = requests.prompt_tokens
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len
+    yield f"ask for more than max_model_len={engine.max_model_len} tokens", asked_tokens > engine.max_model_len
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":

@@ -57,8 +57,8 @@ class Service:
         self._failures_s = sorted(outage.start_s for plan in outages.values() for outage in plan)
         self._wake = [self._environment.event() for _ in fleet]
 
-    def run(self) -> None:
-        """Until every request has ended."""
+    def run(self) -> npt.NDArray[np.int64]:
+        """Until every request has ended; returns how often each was lost with its replica."""
         for replica in self._fleet:
             outages = self._outages.get(replica.index, ())
             replica.starts(0.0, outages[0].start_s if outages else math.inf)
@@ -67,6 +67,7 @@ class Service:
         for replica in self._fleet:
             self._environment.process(self._serve(replica))
         self._environment.run()
+        return self._losses
 
     def _client(self) -> Generator[simpy.Event, Any, None]:
         environment = self._environment

@@ -1,8 +1,9 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,12 @@ from .engine_config import EngineConfig
 from .metrics import Gaps
 from .outage import Outage, planned
 from .replica import Replica, StepSink
-from .request_table import FINISHED, RequestTable
+from .request_table import FAILED, FINISHED, RequestTable
 from .routing import ROUTERS, STATIC, make_router, static_choices
 from .service import Service
 from .timing import Overhead, Timing
 
+F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 
@@ -29,6 +31,7 @@ class SimulationResult:
 
     requests: RequestTable
     gaps: Gaps
+    """Of the requests that finished, without those of attempts that were lost."""
     duration_s: float
     """From the trace's time zero to the last event a client sees."""
     reaches: I64
@@ -68,29 +71,80 @@ def simulate(
         raise InputError(f"speculative_config: the {policy} policy drafts nothing; use vllm-v1")
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
+
+    def serve(vain: I64, sink: StepSink | None) -> _Served:
+        make_fleet = partial(_fleet, trace, engine, timing, policy, seed, vain, sink)
+        return _served(make_fleet, trace, timing.overhead, replicas, router, seed, max_concurrency, outages)
+
+    served = serve(np.zeros(len(trace), np.int64), steps_out)
+    gaps, vain = served.gaps(), served.attempts_in_vain()
+    if vain.any():  # which they are is known now: once more, without their gaps
+        gaps = serve(vain, None).gaps()
+    return _result(trace, served, gaps, timing.overhead)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Served:
+    """A fleet that has served everything."""
+
+    fleet: list[Replica]
+    sent_s: F64
+    placed: I64
+    losses: I64
+    """How often each request was lost with its replica."""
+
+    def attempts_in_vain(self) -> I64:
+        """Of each request, how many attempts, from the first on, may have sent tokens and gave no whole answer."""
+        requests = self.fleet[0].engine.requests
+        failed = requests.status == FAILED
+        return np.where((self.losses > 0) | (failed & (requests.sent > 0)), self.losses + failed, 0)
+
+    def gaps(self) -> Gaps:
+        """All inter-token latencies."""
+        pieces = np.concatenate([piece for replica in self.fleet for piece in replica.gaps()])
+        return Gaps(pieces["gap_s"], pieces["count"])
+
+
+def _served(
+    make_fleet: Callable[[I64], list[Replica]],
+    trace: Trace,
+    overhead: Overhead,
+    replicas: int,
+    router: str,
+    seed: int,
+    max_concurrency: int | None,
+    outages: Sequence[Outage],
+) -> _Served:
+    """Serve the trace on the fleet that is made for as many requests as may go to each replica."""
     rng = np.random.default_rng(seed)
-    sent_s = np.array(trace.arrival_s)
+    sent_s, losses = np.array(trace.arrival_s), np.zeros(len(trace), np.int64)
     if max_concurrency is None and not outages and (replicas == 1 or router in STATIC):
         placed = static_choices(router, len(trace), replicas, rng)
-        shares = np.bincount(placed, minlength=replicas)
-        fleet = _fleet(trace, engine, timing, policy, shares, seed, steps_out)
+        fleet = make_fleet(np.bincount(placed, minlength=replicas))
         _run_apart(fleet, placed)
     else:
         placed = np.zeros(len(trace), np.int64)
-        shares = np.full(replicas, len(trace))
-        fleet = _fleet(trace, engine, timing, policy, shares, seed, steps_out)
+        fleet = make_fleet(np.full(replicas, len(trace)))
         choose, places = make_router(router, rng), max_concurrency or math.inf
-        Service(fleet, choose, timing.overhead, sent_s, placed, places, planned(outages, replicas)).run()
-    return _result(trace, fleet, timing.overhead, sent_s, placed)
+        losses = Service(fleet, choose, overhead, sent_s, placed, places, planned(outages, replicas)).run()
+    return _Served(fleet, sent_s, placed, losses)
 
 
 def _fleet(
-    trace: Trace, engine: EngineConfig, timing: Timing, policy: str, shares: I64, seed: int, sink: StepSink | None
+    trace: Trace,
+    engine: EngineConfig,
+    timing: Timing,
+    policy: str,
+    seed: int,
+    vain: I64,
+    sink: StepSink | None,
+    shares: I64,
 ) -> list[Replica]:
     rules = state.rules_of(engine, policy)
     shared, columns = _contents_of(trace, engine, bool(rules[0].caching))
     accepted, first_accepted = _accepted_of(trace, engine, seed)
-    requests = _requests_of(trace, timing.overhead, columns | first_accepted, bool(rules[0].by_priority))
+    columns |= first_accepted | {"vain": vain}
+    requests = _requests_of(trace, timing.overhead, columns, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size
     used = np.flatnonzero(shares)
     engines = state.new_engines(rules, requests, shared, accepted, stages, sink is not None, shares[used])
@@ -145,27 +199,24 @@ def _run_apart(fleet: list[Replica], placed: I64) -> None:
         replica.advance(np.inf, len(replica.engine.ended) + 1)
 
 
-def _result(
-    trace: Trace, fleet: list[Replica], overhead: Overhead, sent_s: npt.NDArray[np.float64], placed: I64
-) -> SimulationResult:
-    requests = fleet[0].engine.requests
+def _result(trace: Trace, served: _Served, gaps: Gaps, overhead: Overhead) -> SimulationResult:
+    requests = served.fleet[0].engine.requests
     assert (requests.status >= FINISHED).all(), "a request has not ended"
     table = RequestTable(
-        arrival_s=sent_s,
+        arrival_s=served.sent_s,
         prompt_tokens=requests.prompt.copy(),
         output_tokens=requests.known - requests.prompt,
         cached_tokens=np.maximum(requests.cached, 0),
         first_token_s=requests.first_token_s + overhead.after_s,
         finish_s=np.where(requests.status == FINISHED, requests.finish_s + overhead.after_s, np.nan),
         preemptions=requests.preemptions.copy(),
-        replica=placed,
+        replica=served.placed,
         status=requests.status.copy(),
         request_id=trace.request_id,
     )
-    gaps = np.concatenate([piece for replica in fleet for piece in replica.gaps()])
     return SimulationResult(
         requests=table,
-        gaps=Gaps(gaps["gap_s"], gaps["count"]),
+        gaps=gaps,
         duration_s=float(np.nanmax(requests.finish_s + overhead.after_s)),
-        reaches=np.sum([replica.engine.reaches for replica in fleet], axis=0),
+        reaches=np.sum([replica.engine.reaches for replica in served.fleet], axis=0),
     )

@@ -5,6 +5,7 @@ faster than a hundred would.
 """
 
 from dataclasses import asdict
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,10 @@ REQUEST = np.dtype(
         ("sampled_s", np.float64),  # when the last token that it was scheduled for has left the last pipeline stage
         ("key", np.int64),  # place in the waiting queue: lower is nearer to the front
         ("sent", np.int64),  # output tokens sent to the client
+        (
+            "vain",
+            np.int64,
+        ),  # attempts from this one on that give no whole answer: the client's gaps in them do not count
         ("cached", np.int64),  # prompt tokens found in the prefix cache at first admission; -1 before
         ("preemptions", np.int64),
         ("first_token_s", np.float64),
@@ -109,18 +114,7 @@ REQUEST = np.dtype(
     ]
 )
 
-GIVEN = (
-    "prompt",
-    "max_tokens",
-    "priority",
-    "rank",
-    "stamp_s",
-    "ready_s",
-    "shared_start",
-    "shared_count",
-    "private_content",
-    "first_accepted",
-)
+GIVEN = tuple(takewhile("status".__ne__, REQUEST.names or ()))
 """Fields of REQUEST that no engine changes."""
 
 STATE = np.dtype(
@@ -385,6 +379,7 @@ def forget(engine: Engine, lost: I64) -> None:
     """Take the `lost` requests back to where they had not reached any engine."""
     fresh = new_requests(**{name: engine.requests[lost][name] for name in GIVEN})
     fresh["preemptions"] = engine.requests[lost]["preemptions"]
+    fresh["vain"] = np.maximum(engine.requests[lost]["vain"] - 1, 0)
     engine.requests[lost] = fresh
 
 

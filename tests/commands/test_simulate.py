@@ -45,6 +45,13 @@ def test_simulate_says_why_requests_were_not_answered(slotune, files):
     assert "Warning" not in slotune("simulate", *files).err
 
 
+def test_simulate_says_that_more_is_asked_for_than_there_can_be(slotune, files, tmp_path):
+    trace = tmp_path / "long.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 50, "output_length": 300}\n')
+    ran = slotune("simulate", *files[:2], "--trace", trace, "--engine", "max_model_len=128")
+    assert "not answered, and a miss of every target: 1 ask for more than max_model_len=128 tokens" in ran.err
+
+
 def test_simulate_says_where_answers_end_early(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_model_len=610")
     assert "answers end at max_model_len=610, before the trace's do" in ran.err

@@ -115,3 +115,10 @@ def test_requests_that_no_cache_could_hold_take_no_memory() -> None:
     trace = make_trace([0.01 * i for i in range(1000)], [10**9, 16, *[16] * 998], [1, 1_900_000_000, *[1] * 998])
     status = simulate(trace, engine, TIMING).requests.status.tolist()
     assert status == [REJECTED, FAILED, *[FINISHED] * 998]
+
+
+def test_an_answer_that_is_longer_than_any_may_be_is_refused_and_one_that_meets_the_limit_is_cut() -> None:
+    """vLLM 0.32 compares max_tokens alone with max_model_len (vllm/renderers/params.py), and then lets in what fits."""
+    made = run(Setup(make_trace([0.0, 0.0, 0.0], [50] * 3, [129, 128, 78]), plain_engine(max_model_len=128)))
+    assert made.result.requests.status.tolist() == [REJECTED, FINISHED, FINISHED]
+    assert made.result.requests.output_tokens.tolist() == [0, 78, 78]

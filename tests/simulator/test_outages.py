@@ -81,6 +81,25 @@ def test_a_request_lost_twice_has_failed() -> None:
     assert np.isnan(requests.finish_s).all()
 
 
+@pytest.mark.parametrize(
+    "outages",
+    [
+        (Outage(1, 0.55),),
+        (Outage(1, 0.55), Outage(0, 0.75, 0.8)),
+        (Outage(1, 0.25), Outage(0, 0.55, 0.6)),
+        (Outage(0, 0.45, 0.5), Outage(1, 0.95, 1.0), Outage(0, 1.35, 1.4)),
+    ],
+)
+def test_latencies_between_tokens_are_those_of_answers_that_came_whole(outages: tuple[Outage, ...]) -> None:
+    arrivals_s = [0.0, 0.0, 0.3, 0.31, 0.9]
+    result = served(arrivals_s, *outages)
+    requests, gaps = result.requests, result.gaps
+    done = requests.finished
+    assert gaps.count.sum() == done.sum() * (TOKENS - 1)
+    between_s = (requests.finish_s - requests.first_token_s)[done].sum()
+    assert (gaps.gap_s * gaps.count).sum() == pytest.approx(between_s)
+
+
 def test_with_every_replica_away_a_request_fails_and_the_next_after_it_does_not() -> None:
     requests = served([0.0, 1.0, 5.0], Outage(0, 0.5, 4.0), replicas=1).requests
     assert requests.status.tolist() == [FAILED, FAILED, FINISHED]
