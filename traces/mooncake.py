@@ -18,6 +18,7 @@ import numpy as np
 from pydantic_core import from_json  # three times as fast as json.loads on short lines
 
 from ..errors import InputError
+from ..whole_file import whole_file
 from .columns import LATEST_S, MAX_TOKENS, BadRow, Columns, whole
 from .trace import NAMED, Trace
 
@@ -125,17 +126,12 @@ def write_trace(trace: Trace, path: Path) -> None:
     What was read comes back as it was: runs made of hash ids as "hash_ids", named ones as "prefix". A file at `path` is
     replaced when the new one is complete.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        # Neither the hour nor the name goes into an archive: same trace, same bytes.
-        with (
-            part.open("wb") as raw,
-            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else nullcontext(raw) as out,
-        ):
-            out.writelines(json.dumps(row).encode() + b"\n" for row in _rows(trace))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # Neither the hour nor the name goes into an archive: same trace, same bytes.
+    with (
+        whole_file(path) as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else nullcontext(raw) as out,
+    ):
+        out.writelines(json.dumps(row).encode() + b"\n" for row in _rows(trace))
 
 
 def _rows(trace: Trace) -> Iterator[dict[str, Any]]:

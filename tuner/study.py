@@ -24,12 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
 from ..profiler.folder_lock import hold
+from ..whole_file import PART, whole_file
 
 FORMAT_VERSION: Final = 1
 ASKED_FILE = "study.json"
 TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
-PART = ".part"
 WRITTEN = "another slotune is writing this study; wait for it or stop it"
 
 Where = Literal["simulation", "other orders", "longer load", "other step times", "hardware"]
@@ -232,20 +232,9 @@ def _check_same(folder: Path, old: Asked, new: Asked) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the process is killed; what is no file, such as a pipe, as it is.
-
-    A link stays one.
-    """
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    path = path.resolve()
-    part = path.with_name(path.name + PART)
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a file whole or not at all."""
+    with whole_file(path) as out:
+        out.write(text.encode())
 
 
 def _address(folder: Path, lock: int | None) -> str:

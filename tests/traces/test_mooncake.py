@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,17 @@ def test_gzip_comes_out_the_same_every_time(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
     assert json.loads(gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes())) == GOOD
     assert columns(read_trace(tmp_path / "a.jsonl.gz")) == columns(trace)
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    trace = read(GOOD)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    write_trace(trace, tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink() and json.loads((tmp_path / "target.jsonl").read_text()) == GOOD
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    write_trace(trace, tmp_path / "pipe")
+    assert json.loads(reader.communicate()[0]) == GOOD and (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
