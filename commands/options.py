@@ -121,7 +121,8 @@ goodput_option = click.option(
     multiple=True,
     callback=_goodput,
     metavar="METRIC:MS",
-    help='What a good request keeps, as in `vllm bench serve`: ttft:500, or "ttft:500 tpot:50" (repeatable).',
+    help='What a good request keeps, as in `vllm bench serve`: ttft:500, or "ttft:500 tpot:50" (repeatable). '
+    "Beside --slo it is a target that 99 % of the requests are good.",
 )
 # rate: float | None
 rate_option = click.option(

@@ -229,7 +229,10 @@ class PlainProgress:
 def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) -> None:
     """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
     from ..simulator.policies import disobeyed
+    from ..simulator.versions import version_note
 
+    if note := version_note(profile.engine.version):
+        click.echo(f"Warning: {note}", err=True)
     missing = profile.trust(*settings)["not_represented"]
     for text in missing:
         click.echo(f"Warning: {text}", err=True)

@@ -123,7 +123,7 @@ def command(
     if as_json:
         emit_json(document(rows, objective) | {"policy": run.policy, "profile": run.profile.describe(), "trust": trust})
     else:
-        _print(rows, objective)
+        _print(rows, objective, sort)
         tell_trust(trust, run.policy)
     require_targets(rows, objective)
 
@@ -155,12 +155,13 @@ def _common(
     return run, parse_settings(engine, engine_config), objective
 
 
-def _print(rows: "list[Screened]", objective: "Objective | None") -> None:
+def _print(rows: "list[Screened]", objective: "Objective | None", sort: str | None) -> None:
     from ..profiler.trust import extrapolated_text
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)
-    shown = [*SHOWN, *(key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows))]
+    shown = dict.fromkeys([*([sort] if sort else []), *SHOWN])
+    shown |= dict.fromkeys(key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows))
     columns = [*names, *map(labelled, shown), "extrapolated", "targets", "failure"]
     lines = []
     for row in rows:

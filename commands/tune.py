@@ -90,7 +90,7 @@ def command(
     """
     from ..profiler.profile_folder import load_profile
     from ..simulator.misses import unanswered
-    from ..tuner.recommendation import require_targets
+    from ..tuner.recommendation import burst_lines, require_targets
     from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
 
@@ -113,6 +113,8 @@ def command(
         emit_json(document(found))
     for line in unanswered(found.best.metrics or {}):
         click.echo(f"Warning: with what is recommended {line}", err=True)
+    for line in burst_lines(found.task):
+        click.echo(f"Warning: {line}", err=True)
     require_targets(found)
 
 

@@ -21,6 +21,7 @@ from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .steady_load import engine_growth
+from .warm import without
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -50,6 +51,8 @@ class SimulatedRun:
     percentiles: tuple[float, ...] = ()
     """Further ones to report, as targets name them."""
     pace: Pace = AS_TOLD
+    cold: int = 0
+    """Requests at the trace's beginning that warm the caches and are not judged (warm.py)."""
 
     def compile(self) -> None:
         """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""
@@ -70,8 +73,10 @@ class SimulatedRun:
             seed=self.seed,
             max_concurrency=self.max_concurrency,
         )
-        metrics = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
-        metrics |= doubts(result, metrics, self.trace)
+        metrics = whole = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
+        if self.cold:
+            metrics = summarise(without(self.cold, result.requests), result.gaps, self.goodput, self.percentiles)
+        metrics = metrics | doubts(result, whole, self.trace)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 

@@ -13,12 +13,15 @@ from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.settings import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
+from ..simulator.versions import NEWEST
 from .study import BEST_FILE, read_asked, write_file
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
 SERVE_PORT = 8000  # vllm serve's default
 IMAGE = "vllm/vllm-openai"
+SIMULATED_VERSION = f"{NEWEST[0]}.{NEWEST[1]}.0"
+"""Where the profile names none."""
 
 
 def vllm_yaml(settings: Mapping[str, Any], model: str | None = None, comments: Iterable[str] = ()) -> str:
@@ -39,7 +42,7 @@ def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None =
     """A Deployment of one engine, to be named, mounted and replicated as the cluster wants it."""
     container: dict[str, Any] = {
         "name": "vllm",
-        "image": f"{IMAGE}:v{version.partition('+')[0]}" if version else IMAGE,
+        "image": f"{IMAGE}:v{(version or SIMULATED_VERSION).partition('+')[0]}",
         "command": ["vllm", "serve"],
         "args": [model, *serve_arguments(_judged_by_the_model(settings))],
         "ports": [{"name": "http", "containerPort": SERVE_PORT}],

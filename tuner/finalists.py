@@ -1,9 +1,15 @@
-"""The best few of a search, which are looked at more closely, and those of which they are taken."""
+"""The best few of a search, which are looked at more closely, and those of which they are taken.
 
-from collections.abc import Sequence
+The longer load decides between those that last there (longer_load.py), since it holds many times the requests of the
+trace, and the trace itself where none is known to.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from ..simulator.settings import Settings
+from .longer_load import LongerLoad, decided_by, longer_loads_of
 from .objective import Objective
 from .ranking import pareto_front, ranked, recommended, reference_of, unlike
 from .study import Study, Trial, settings_key
@@ -15,9 +21,23 @@ FINALISTS = 4
 
 def finalists(study: Study, task: Task) -> dict[str, Settings]:
     """The default, where it ran, and the best few, by `settings_key`."""
-    trials = ran(study)
-    default = [trial for trial in trials if trial.key == settings_key(study.asked.engine)]
-    return {trial.key: dict(trial.settings) for trial in [*default, *_best_few(trials, task)]}
+    default = [trial for trial in ran(study) if trial.key == settings_key(study.asked.engine)]
+    return {trial.key: dict(trial.settings) for trial in [*default, *best_few(study, task)]}
+
+
+def best_few(study: Study, task: Task) -> list[Trial]:
+    """The best trials that are predicted to differ, of those that are eligible."""
+    trials, longer = ran(study), longer_loads_of(study)
+    held = decided_by(eligible(trials, task), task, longer)
+    if not held:
+        return few(eligible(trials, task), trials, task)
+    known = {trial.number: trial for trial in held}
+    return [known[one.number] for one in few(on_longer_load(held, longer), on_longer_load(trials, longer), task)]
+
+
+def on_longer_load(trials: Sequence[Trial], longer: Mapping[str, LongerLoad]) -> list[Trial]:
+    """Those of the trials that ran on the longer load, with what they gave there."""
+    return [replace(trial, metrics=longer[trial.key].metrics) for trial in trials if trial.key in longer]
 
 
 def ran(study: Study) -> list[Trial]:
@@ -25,10 +45,9 @@ def ran(study: Study) -> list[Trial]:
     return [trial for trial in study.trials("simulation") if trial.metrics is not None]
 
 
-def _best_few(trials: Sequence[Trial], task: Task) -> list[Trial]:
-    """The best trials that are predicted to differ, of those that are eligible."""
+def few(candidates: Sequence[Trial], trials: Sequence[Trial], task: Task) -> list[Trial]:
+    """The best of the candidates, at most FINALISTS and none as another, beside the first of all trials."""
     objective, space = task.objective, task.space
-    candidates = eligible(trials, task)
     best = recommended(candidates, objective, space, reference_of(trials))
     if best is None:
         return []

@@ -1,28 +1,28 @@
-"""The best few of a search on the same traffic for many times as long: whether the targets hold where a load goes on.
+"""Configurations on the same traffic for many times as long: whether the targets hold where a load goes on.
 
 A trace begins with an empty engine and ends soon, and so does each of its orders: a load that the engine does not
-sustain still looks fine on all of them. So the best few and the default also run on a load that lasts: where any of
-them meets the targets there, one that does not is not recommended (choice.py), and what it gives is told.
+sustain still looks fine on all of them. So the best few and the default also run on a load that lasts (contenders.py):
+where any of them meets the targets there, one that does not is not recommended (choice.py), and what it gives is told.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import isnan
 from typing import Any
 
 from ..profiler.trust import MOST_PILED_UP
 from ..simulator.slo import milliseconds
 from ..traces.stats import request_rate
+from ..traces.trace import Trace
 from .capacity import MOST_REQUESTS
-from .finalists import finalists
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
-from .study import Study, Trial
+from .steady_load import STEADY_GROWTH, drifts
+from .study import Study, Trial, settings_key
 from .task import Task
-from .variation import RunVariations, Variation, run_variations
+from .warm import finds_others
 
 TIMES = 10
 """As long as the trace, where that is no more than MOST_REQUESTS: what piles up by a percent is a tenth of a trace."""
-ORIGIN = "longer load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +51,41 @@ def longer_loads_of(study: Study) -> dict[str, LongerLoad]:
     }
 
 
-def run_longer_load(
-    study: Study,
-    task: Task,
-    run_all: RunVariations,
-    on_trial: Callable[[Trial], None],
-) -> None:
-    """Run the default and the finalists on the longer load (`run_variations`)."""
-    times = longer_by(task)
-    if times == 1:
-        return
-    wanted = [(times, Variation(settings, times=times)) for settings in finalists(study, task).values()]
-    run_variations(study, "longer load", ORIGIN, wanted, run_all, on_trial)
+def lasting(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
+    """Those that meet the targets on the longer load, and under which no queue grows there that does not under the
+    default."""
+    default = longer.get(settings_key(task.asked.engine))
+    most = STEADY_GROWTH + _piled_up(default) if default else math.inf
+    known = [trial for trial in trials if trial.key in longer]
+    return [
+        trial
+        for trial in known
+        if task.objective.meets(longer[trial.key].metrics) and _piled_up(longer[trial.key]) <= most
+    ]
+
+
+def decided_by(trials: list[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
+    """Those between which the longer load decides: that last there or, where none does, all that ran there if the
+    trace begins with empty prefix caches, by which nothing is to be judged."""
+    known = [trial for trial in trials if trial.key in longer]
+    return lasting(trials, task, longer) or (known if finds_others(task.trace) else [])
+
+
+def _piled_up(longer: LongerLoad) -> float:
+    return longer.metrics.get("piled_up_share", 0.0)
 
 
 def longer_by(task: Task) -> int:
-    """How many times as long the longer load is; 1 where the trace is long enough, has no rate, or waits for answers:
-    a closed loop sends no more than is answered, however long."""
-    if task.asked.max_concurrency is not None or isnan(request_rate(task.trace)):
+    """How many times as long the longer load is; 1 where the trace is long enough or has no rate."""
+    if math.isnan(request_rate(task.trace)):
         return 1
     return max(1, min(TIMES, MOST_REQUESTS // len(task.trace)))
 
 
-def without_chance(metrics: Metrics, longer: LongerLoad | None) -> Metrics:
+def without_chance(metrics: Metrics, longer: LongerLoad | None, trace: Trace) -> Metrics:
     """The metrics, with no requests that pile up towards the end of the trace where it was chance: where they do not on
-    the longer load."""
-    by_chance = longer is not None and longer.metrics.get("piled_up_share", 0.0) <= MOST_PILED_UP
+    the longer load, and the trace does not end at another rate than it begins."""
+    by_chance = longer is not None and _piled_up(longer) <= MOST_PILED_UP and not drifts(trace)
     return {**metrics, "piled_up_share": 0.0} if by_chance else metrics
 
 

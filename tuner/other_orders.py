@@ -1,8 +1,8 @@
 """The best few of a search on other orders of the same requests.
 
 The winner of many trials on one order of requests owes a part of its lead to that order, and its prediction is too good
-by as much. So the best few and the default also run on orders that no trial has seen: what they give there decides
-between them (choice.py), and how far it lies apart is told beside the prediction.
+by as much. So the best few and the default also run on orders that no trial has seen: how far these lie apart is told
+beside the prediction, and what they give decides between them where no longer load does (choice.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ from math import inf, isnan, nan
 import numpy as np
 
 from ..simulator.slo import OF_ALL
+from ..traces.trace import Trace
 from .finalists import finalists
+from .lasting_prefixes import passing_on
 from .objective import Metrics
 from .study import Study, Trial
 from .task import Task
@@ -56,6 +58,13 @@ def _of(metrics: Metrics, key: str) -> float:
     return inf if metrics["failed"] else metrics[key.removesuffix(OF_ALL)]
 
 
+def _differ(trace: Trace) -> bool:
+    """Whether other orders are other than the trace and no worse: requests that are all alike have one order, and
+    conversations that an order begins amid find nothing at once."""
+    alike = np.ptp(trace.input_tokens) == np.ptp(trace.output_tokens) == len(trace.run_name) == 0
+    return not alike and not passing_on(trace)
+
+
 def orders_of(study: Study) -> dict[str, OtherOrders]:
     """What the study knows of other orders, by `settings_key`."""
     runs: dict[str, list[Metrics]] = {}
@@ -72,7 +81,7 @@ def run_other_orders(
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists on every order (`run_variations`)."""
-    numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1)
+    numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1) if _differ(task.trace) else ()
     wanted = [
         (number, Variation(settings, number)) for settings in finalists(study, task).values() for number in numbers
     ]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
-from ..traces.stats import interarrival_cv
 from .fleet import ORDERINGS, OTHERS_TEXT
 from .lasting_prefixes import passing_on
 from .plan import Plan
+from .steady_load import in_bursts
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
@@ -16,8 +16,6 @@ IN_TURNS = (
     "requests build on the text of others, as conversations do, so every ordering is the trace begun elsewhere: other "
     "traffic of this kind gives rates farther apart than the interval"
 )
-BURSTY = 2.0
-"""Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
 BURSTS = (
     "requests come in bursts, of which the trace holds few: other traffic of this kind gives rates that may lie apart "
     "by a factor, and not by the interval"
@@ -51,7 +49,7 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
     told += [IN_TURNS] if planned and passing_on(trace) else []
     told += [OTHERS_TEXT] if any(one.fleet and one.fleet.replicas > 1 for one in plans) and passing_on(trace) else []
-    told += [BURSTS] if planned and (interarrival_cv(trace.arrival_s) or 0.0) > BURSTY else []
+    told += [BURSTS] if planned and in_bursts(trace) else []
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
 
 

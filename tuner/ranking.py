@@ -82,27 +82,29 @@ def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpa
     return [by_loss[losses] for losses in sorted(by_loss) if not beaten(losses)]
 
 
-def unlike(trials: Iterable[Trial], known: Iterable[Trial], objective: Objective) -> Iterator[Trial]:
-    """Those that are neither known nor predicted to behave as one that is known or comes before."""
+def unlike(
+    trials: Iterable[Trial], known: Iterable[Trial], objective: Objective, within: float = ALIKE
+) -> Iterator[Trial]:
+    """Those that are neither known nor predicted to behave, `within` a share, as one that is known or comes before."""
     taken, shown = list(known), quantities(objective)
     for trial in trials:
-        if not any(_alike(trial, other, shown) for other in taken):
+        if not any(_alike(trial, other, shown, within) for other in taken):
             taken.append(trial)
             yield trial
 
 
-def _alike(one: Trial, other: Trial, shown: Iterable[Quantity]) -> bool:
-    """Whether they are the same, or predicted to be within ALIKE of each other in everything shown."""
+def _alike(one: Trial, other: Trial, shown: Iterable[Quantity], within: float) -> bool:
+    """Whether they are the same, or predicted to be within a share of each other in everything shown."""
     if one.key == other.key:
         return True
     if one.metrics is None or other.metrics is None:
         return False
     mine, theirs = one.metrics, other.metrics
-    return all(_near(quantity.of(mine), quantity.of(theirs)) for quantity in shown)
+    return all(_near(quantity.of(mine), quantity.of(theirs), within) for quantity in shown)
 
 
-def _near(value: float, other: float) -> bool:
-    return abs(value - other) <= ALIKE * abs(other) or (value != value and other != other)
+def _near(value: float, other: float, within: float) -> bool:
+    return abs(value - other) <= within * abs(other) or (value != value and other != other)
 
 
 def _total(trial: Trial, objective: Objective, reference: Metrics) -> float:

@@ -15,10 +15,17 @@ from .longer_load import LongerLoad, lost_targets, without_chance
 from .objective import GOOD_SHARE, good_share, share_text
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
+from .steady_load import in_bursts
 from .study import Trial
 from .task import Task
 from .validation import Validation
-from .wording import Wording, of_targets
+from .warm import finds_others
+from .wording import Wording, of_metric, of_targets
+
+BURSTS = (
+    "requests come in bursts, of which the trace holds few: other traffic of this kind may wait longer by a factor, "
+    "and miss targets that are met here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,13 @@ def require_targets(recommendation: Recommendation) -> None:
         validation.require_targets(recommendation.measured)
         return
     metrics, objective = recommendation.best.metrics or {}, recommendation.task.objective
+    longer = recommendation.longer_load_of(recommendation.best)
+    if longer and objective.meets(longer.metrics) and not objective.meets(metrics):
+        warm = ", once prefix caches are warm" if finds_others(recommendation.task.trace) else ""
+        raise InfeasibleError(
+            f"none of {recommendation.trials} configurations meets the targets on this trace; the recommended settings "
+            f"do where the same traffic lasts {longer.label}{warm}"
+        )
     missed = [slo for slo in objective.slos if slo.ratio(metrics) > 1]
     if missed and metrics.get("failed"):
         raise InfeasibleError(
@@ -106,7 +120,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     if measured and measured.verdict:
         return validation.best_yaml_of(measured, measured.verdict)
     best = recommendation.best
-    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best))
+    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
     found = [
         f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
         task.profile.provenance,
@@ -116,6 +130,11 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, best.metrics)
+
+
+def burst_lines(task: Task) -> list[str]:
+    """That the traffic comes in bursts, where it does."""
+    return [BURSTS] if in_bursts(task.trace) else []
 
 
 def lost_lines(recommendation: Recommendation) -> list[str]:
@@ -129,6 +148,7 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     values = best.metrics or {}
     lines = [
         f"{goal.metric}: {number(values.get(goal.metric, math.nan))} in simulation"
+        f"{_varied(recommendation, of_metric(goal.metric))}"
         for goal in objective.effective_goals()
     ]
     lines += [

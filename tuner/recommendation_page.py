@@ -138,7 +138,7 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
 def trust_of(recommendation: Recommendation) -> dict[str, Any]:
     """How far to believe the prediction of the recommended configuration."""
     best = recommendation.best
-    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best))
+    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), recommendation.task.trace)
     return recommendation.task.profile.trust(best.settings, runs=[run])
 
 

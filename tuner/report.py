@@ -150,7 +150,9 @@ class Page:
         }
 
     def _trust(self) -> dict[str, Any]:
-        return self.task.profile.trust(self.best, runs=[without_chance(self.best_metrics or {}, self.longer)])
+        return self.task.profile.trust(
+            self.best, runs=[without_chance(self.best_metrics or {}, self.longer, self.task.trace)]
+        )
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(of_targets(self.objective))

@@ -157,20 +157,21 @@ def check_metric(name: str, goodput: Mapping[str, float], slos: Iterable[Slo] = 
 
 def _order(
     sort: str | None, objective: Objective | None, ran: Sequence[Metrics]
-) -> Callable[[Screened], tuple[float, float, int]]:
-    reference, most = ran[0] if ran else {}, min(ran, key=failed_share, default={})
+) -> Callable[[Screened], tuple[float, bool, float, int]]:
+    most = min(ran, key=failed_share, default={})
+    reference = max(ran, key=lambda metrics: (-failed_share(metrics), metrics["request_throughput"]), default={})
     by_latency = sort is not None and sort not in THROUGHPUTS
 
-    def key(row: Screened) -> tuple[float, float, int]:
+    def key(row: Screened) -> tuple[float, bool, float, int]:
         metrics = row.outcome.metrics
         if metrics is None:
-            return 1.0, 0.0, row.index
+            return 1.0, False, 0.0, row.index
         # Shorter answers are no faster ones, nor is one of them that turns requests away.
         place = 0.5 if metrics["answers_cut"] or (by_latency and not answers_as_many(metrics, most)) else 0.0
         if sort is None and objective is not None:
-            return place, sum(objective.costs(metrics, reference)), row.index
+            return place, not objective.meets(metrics), sum(objective.costs(metrics, reference)), row.index
         metric = sort or "output_throughput"
-        return place, -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics), row.index
+        return place, False, -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics), row.index
 
     return key
 

@@ -8,6 +8,7 @@ from ..simulator.settings import Settings
 from .choice import picked
 from .comparison import Compared, compared, default_metrics, quantities
 from .correction import learned
+from .finalists import best_few
 from .objective import Metrics, Objective
 from .ranking import TIE, ranked, reference_of, unlike
 from .study import Study, Trial
@@ -16,7 +17,7 @@ from .verdict import Verdict, decide, mean_merit, merit_of, serves_as_much
 
 
 def shortlist(study: Study, task: Task) -> list[Settings]:
-    """Best first as predicted: the recommendation, then the rest as ranked.
+    """Best first as predicted: the recommendation, the other finalists, then the rest as ranked.
 
     Left out: the default, and whatever is predicted to behave as one before it. Raises SlotuneError where nothing was
     simulated yet.
@@ -27,7 +28,8 @@ def shortlist(study: Study, task: Task) -> list[Settings]:
     order = ranked(trials, task.objective, task.space, reference_of(trials))
     best = picked(study, task)
     default = Trial(study.asked.engine, default_metrics(study) or None)
-    return [dict(trial.settings) for trial in unlike([best, *order] if best else order, [default], task.objective)]
+    best_first = [best, *best_few(study, task), *order] if best else order
+    return [dict(trial.settings) for trial in unlike(best_first, [default], task.objective)]
 
 
 def promising(study: Study, task: Task, before_round: int) -> list[Settings]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..simulator.request_table import RequestTable
 from ..simulator.simulation import SimulationResult
+from ..traces.stats import interarrival_cv
 from ..traces.trace import F64, I64, Trace
 from ..traces.transform import at_rate
 from .lasting_prefixes import Mask, lasting, passing_on
@@ -20,8 +21,6 @@ from .lasting_prefixes import Mask, lasting, passing_on
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Multiples of it lie far from each other within 0 to 1."""
-LASTING_SEED = 1
-"""The seed of the load on which single configurations are looked at; `plan` has several (plan.py)."""
 LARGEST_GROWTH = 0.02
 """Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""
 STEADY_GROWTH = 0.01
@@ -29,6 +28,35 @@ STEADY_GROWTH = 0.01
 BURST_GAP = 0.01
 """Of the mean gap: requests that follow each other sooner are one burst. Were only long gaps chosen to begin blocks,
 loads would swing less than the trace does."""
+
+
+BURSTY = 2.0
+"""Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
+SPANS = 10
+"""Of a trace, whose rates are held against each other."""
+DRIFT = 2.0
+"""Times the spread that their rates have by chance."""
+
+
+def in_bursts(trace: Trace) -> bool:
+    """Whether its requests come in bursts, of which a trace holds few."""
+    return (interarrival_cv(trace.arrival_s) or 0.0) > BURSTY
+
+
+def drifts(trace: Trace) -> bool:
+    """Whether its rate changes on the whole, as over a morning, by more than gaps that are independent of each other
+    would have it: pieces in another order are other traffic then."""
+    arrival_s = trace.arrival_s - trace.arrival_s[0]
+    if len(trace) < SPANS or arrival_s[-1] == 0:
+        return False
+    counts = np.histogram(arrival_s, SPANS)[0]
+    by_chance = (interarrival_cv(trace.arrival_s) or 0.0) * (SPANS / len(trace)) ** 0.5
+    return bool(counts.std() / counts.mean() > DRIFT * by_chance)
+
+
+def lasting_seed(trace: Trace) -> int:
+    """The seed of the load on which single configurations are looked at (`ordered`); `plan` has several (plan.py)."""
+    return 0 if drifts(trace) else 1
 
 
 def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:

@@ -11,7 +11,7 @@ from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from ..traces.transform import head
 from .objective import Metrics
-from .steady_load import LASTING_SEED, ordered
+from .steady_load import lasting_seed, ordered
 from .task import Task
 from .workers import workers
 
@@ -47,7 +47,7 @@ def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
         return []
     points = []
     for factor in RATE_FACTORS:
-        run = replace(task.simulated(), trace=ordered(trace, LASTING_REQUESTS, factor * rate, LASTING_SEED))
+        run = replace(task.simulated(), trace=ordered(trace, LASTING_REQUESTS, factor * rate, lasting_seed(trace)))
         points.append(RatePoint(factor * rate, run(dict(settings)).metrics))
     return points
 

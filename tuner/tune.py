@@ -8,8 +8,9 @@ from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
 from .choice import picked
 from .comparison import compared
+from .contenders import run_longer_load
 from .feasibility import FeasibilityForest
-from .longer_load import longer_loads_of, run_longer_load
+from .longer_load import longer_loads_of
 from .other_orders import orders_of, run_other_orders
 from .other_step_times import run_other_step_times, sensitivities_of
 from .ranking import pareto_front
@@ -57,11 +58,11 @@ def tune(
         def tell(trial: Trial) -> None:
             on_trial(trial, runner.done)
 
-        run_other_orders(study, task, run_all, tell)
         run_longer_load(study, task, run_all, tell)
+        run_other_orders(study, task, run_all, tell)
         idle_changes.take_back(study, task, run_all)
-        run_other_orders(study, task, run_all, tell)
         run_longer_load(study, task, run_all, tell)
+        run_other_orders(study, task, run_all, tell)
         run_other_step_times(study, task, run_all, tell)
         front = pareto_front(study.trials("simulation"), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)

@@ -11,8 +11,9 @@ from ..simulator.timing import AS_TOLD, Pace
 from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
-from .steady_load import LASTING_SEED, ordered
+from .steady_load import lasting_seed
 from .study import Study, Trial, Where, settings_key
+from .warm import warmed
 
 ORDERS = 6
 """Enough for a mean whose error is less than half the spread, at the cost of 30 trials."""
@@ -20,7 +21,7 @@ ORDERS = 6
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """One run: `settings` on the trace in order `order` and for `times` as long, at another pace."""
+    """One run: `settings` on the trace in order `order`, or `times` as long and with warm caches, at another pace."""
 
     settings: Settings
     order: int = 0
@@ -40,12 +41,12 @@ class VariedRun:
     simulated: SimulatedRun
 
     def __call__(self, variation: Variation) -> Outcome:
-        trace = self.simulated.trace
+        trace, cold = self.simulated.trace, 0
         if variation.order:
             trace = rotated(trace, variation.order)
         if variation.times > 1:
-            trace = ordered(trace, variation.times * len(trace), request_rate(trace), LASTING_SEED)
-        return replace(self.simulated, trace=trace, pace=variation.pace)(variation.settings)
+            trace, cold = warmed(trace, variation.times * len(trace), request_rate(trace), lasting_seed(trace))
+        return replace(self.simulated, trace=trace, cold=cold, pace=variation.pace)(variation.settings)
 
 
 def run_variations(
@@ -89,8 +90,7 @@ def pace_of(trial: Trial) -> Pace:
 def rotated(trace: Trace, number: int) -> Trace:
     """Order `number` (1 to ORDERS) of a trace: the arrival times stay, the requests move on along them.
 
-    What follows what stays too, so bursts, conversations and shared prefixes are as they were; which request meets
-    which burst is not.
+    What follows what stays too, so bursts and system prompts are as they were; which request meets which burst is not.
     """
     first = number * len(trace) // (ORDERS + 1)
     return replace(trace.taken(np.roll(np.arange(len(trace)), -first)), arrival_s=trace.arrival_s)

@@ -24,7 +24,7 @@ def finds_others(trace: Trace) -> bool:
     return bool(lasting(trace).any()) or passing_on(trace)
 
 
-def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int) -> tuple[Trace, int]:
+def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 1) -> tuple[Trace, int]:
     """The whole copies of `trace` that hold `requests`, as in `ordered`, behind others that warm the caches; and how
     many these others are: none where requests find nothing of each other."""
     if not finds_others(trace):

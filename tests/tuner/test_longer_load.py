@@ -11,6 +11,7 @@ from slotune.simulator.slo import parse_slo
 from slotune.traces.stats import request_rate
 from slotune.tuner import longer_load
 from slotune.tuner.choice import picked
+from slotune.tuner.contenders import run_longer_load
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.finalists import FINALISTS, finalists
 from slotune.tuner.longer_load import (
@@ -19,13 +20,12 @@ from slotune.tuner.longer_load import (
     longer_by,
     longer_loads_of,
     lost_targets,
-    run_longer_load,
     without_chance,
 )
 from slotune.tuner.objective import Objective
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.recommendation_page import trust_of
-from slotune.tuner.steady_load import LASTING_SEED, ordered
+from slotune.tuner.steady_load import lasting_seed, ordered
 from slotune.tuner.study import Study, Trial, read_asked, settings_key
 from slotune.tuner.task import Task, load_task
 from slotune.tuner.tune import tune
@@ -72,7 +72,7 @@ def test_the_default_and_the_finalists_run_once_on_the_longer_load(opened: Any):
 
 def test_the_longer_load_is_the_same_traffic_at_the_same_rate(small_profile: Any, small_trace: Any):
     simulated = SimulatedRun(small_profile, small_trace(70))
-    lasting = ordered(simulated.trace, 700, request_rate(simulated.trace), LASTING_SEED)
+    lasting = ordered(simulated.trace, 700, request_rate(simulated.trace), lasting_seed(simulated.trace))
     assert len(lasting) == 700 and request_rate(lasting) == pytest.approx(request_rate(simulated.trace))
     varied = VariedRun(simulated)(Variation({}, times=TIMES)).metrics
     assert varied == replace(simulated, trace=lasting)({}).metrics
@@ -81,8 +81,9 @@ def test_the_longer_load_is_the_same_traffic_at_the_same_rate(small_profile: Any
 def test_a_load_that_has_nothing_to_lengthen_is_not(opened: Any, monkeypatch: pytest.MonkeyPatch):
     study, task = opened
     at_once = replace(task.trace, arrival_s=np.zeros(len(task.trace)))
+    closed = replace(task, asked=task.asked.model_copy(update={"max_concurrency": 4}))
+    assert longer_by(closed) == TIMES, "the limit may never be reached"
     for other in (
-        replace(task, asked=task.asked.model_copy(update={"max_concurrency": 4})),
         replace(task, trace=at_once),
         replace(task, trace=task.trace.taken(np.array([0]))),
     ):
@@ -123,12 +124,17 @@ def test_goodput_that_the_longer_load_loses_is_named():
     assert "miss 99% of requests good (80.0%) where" in line
 
 
-def test_what_piles_up_by_chance_on_a_short_trace_is_no_doubt():
+def test_what_piles_up_by_chance_on_a_short_trace_is_no_doubt(small_trace: Any):
     ends_high = {"piled_up_share": 0.2}
-    assert without_chance(ends_high, LongerLoad(10, {"piled_up_share": 0.001})) == {"piled_up_share": 0}
-    assert without_chance(ends_high, LongerLoad(10, {"piled_up_share": 0.07})) == ends_high
-    assert without_chance(ends_high, None) == ends_high
-    assert without_chance({}, None) == {}, "an earlier version did not keep it"
+    trace = small_trace(70)
+    calm = LongerLoad(10, {"piled_up_share": 0.001})
+    assert without_chance(ends_high, calm, trace) == {"piled_up_share": 0}
+    assert without_chance(ends_high, LongerLoad(10, {"piled_up_share": 0.07}), trace) == ends_high
+    assert without_chance(ends_high, None, trace) == ends_high
+    assert without_chance({}, None, trace) == {}, "an earlier version did not keep it"
+    rising = small_trace(700)
+    rising = replace(rising, arrival_s=np.sqrt(rising.arrival_s))
+    assert without_chance(ends_high, calm, rising) == ends_high
 
 
 def test_a_recommendation_tells_of_no_pile_that_the_longer_load_does_not_have(study: Path):

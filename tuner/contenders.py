@@ -1,0 +1,65 @@
+"""Which configurations run on the longer load: round by round, until enough of them last there."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from .finalists import FINALISTS, eligible, few, ran
+from .longer_load import LongerLoad, lasting, longer_by, longer_loads_of
+from .ranking import unlike
+from .study import Study, Trial, settings_key
+from .task import Task
+from .variation import RunVariations, Variation, run_variations
+
+ORIGIN = "longer load"
+ROUNDS = 4
+"""Of FINALISTS each: where so many of the best do not last, the search was for something that does not."""
+LIKE_ONE_THAT_FAILED = 0.02
+"""Predictions so near to those of one that does not last are not tried."""
+
+
+def run_longer_load(
+    study: Study,
+    task: Task,
+    run_all: RunVariations,
+    on_trial: Callable[[Trial], None],
+) -> None:
+    """Run the default and the best few on the longer load (`run_variations`), and the next best in place of those that
+    do not last there.
+
+    What each round tries follows from the trials and the rounds before it alone, so that a study that goes on tries the
+    same again, which it knows.
+    """
+    times = longer_by(task)
+    if times == 1:
+        return
+    tried = {settings_key(study.asked.engine): study.asked.engine}
+    for _ in range(ROUNDS):
+        known = {key: load for key, load in longer_loads_of(study).items() if key in tried}
+        best = _contenders(ran(study), task, known, tried)
+        if len(tried) > 1 and all(trial.key in tried for trial in best):
+            return
+        tried |= {trial.key: dict(trial.settings) for trial in best}
+        wanted = [(times, Variation(settings, times=times)) for settings in tried.values()]
+        run_variations(study, "longer load", ORIGIN, wanted, run_all, on_trial)
+
+
+def _contenders(
+    trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad], tried: Collection[str]
+) -> list[Trial]:
+    """The best few of those that last and those that are not known yet; by headroom where none lasts so far."""
+    candidates = eligible(trials, task)
+    held = lasting(candidates, task, known)
+    failed = [trial for trial in candidates if trial.key in tried and trial not in held]
+    open_to = [trial for trial in candidates if trial not in failed]
+    hopeful = [*held, *_unlike_failed(open_to, failed, held, task)]
+    if held or not failed:
+        return few(hopeful, trials, task)
+    return sorted(hopeful, key=lambda trial: (task.objective.worst_ratio(trial.metrics or {}), trial.number or 0))[
+        :FINALISTS
+    ]
+
+
+def _unlike_failed(
+    trials: Iterable[Trial], failed: Sequence[Trial], held: Sequence[Trial], task: Task
+) -> Iterable[Trial]:
+    new = (trial for trial in trials if trial not in held)
+    return unlike(new, failed, task.objective, LIKE_ONE_THAT_FAILED) if failed else new
