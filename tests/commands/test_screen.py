@@ -129,3 +129,10 @@ def test_rows_outside_what_was_measured_say_so(slotune, tmp_path):
     assert shown[0].endswith("extrapolated")
     rows = {line.split()[0]: line for line in shown[1:3]}
     assert rows["65536"].endswith("%") and not rows["8192"].endswith("%")
+
+
+def test_what_it_is_sorted_by_is_shown(slotune, files, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("max_num_seqs: [4, 8]\n")
+    words = ("screen", *files, "--configs", grid, "--goodput", "ttft:500", "--sort", "goodput")
+    assert "request_goodput, requests/s" in slotune(*words).out

@@ -97,3 +97,12 @@ def test_a_setting_beyond_all_bounds_is_refused(slotune, files):
 def test_a_goodput_without_a_metric_is_no_goodput(slotune, files):
     ran = slotune("simulate", *files, "--goodput", " ")
     assert ran.code == 2 and "' ' names no metric; write ttft:500" in ran.err
+
+
+def test_a_version_whose_rules_are_not_known_is_warned_of(slotune, files, tmp_path):
+    made = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0.00002)
+    for version, warned in (("0.99", True), ("0.31", False)):
+        profile = tmp_path / version
+        assert slotune("profile", "linear", *made, "--vllm-version", version, "--out", profile).code == 0
+        ran = slotune("simulate", "--profile", profile, *files[2:])
+        assert (f"Warning: vLLM {version} is newer than what slotune knows" in ran.err) == warned

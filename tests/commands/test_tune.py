@@ -73,3 +73,13 @@ def test_what_is_assumed_of_drafts_is_told_in_few_words(slotune, files, tmp_path
     )
     told = (tmp_path / "study" / "best.yaml").read_text()
     assert "# drafts assumed to be accepted, by position: 0.7, 0.49, 0.343\n" in told
+
+
+def test_traffic_in_bursts_is_warned_of(slotune, files, tmp_path):
+    trace = tmp_path / "bursts.jsonl"
+    made = ("--requests", "200", "--prompt-tokens", "100/90/200", "--output-tokens", "9/8/20", "--seed", "1")
+    assert slotune("trace", "make", *made, "--rate", "5", "--cv", "4", "--out", trace).code == 0
+    words = ("tune", *files[:2], "--slo", "p99:ttft:5000", "--trials", "2", "--out")
+    told = "Warning: requests come in bursts, of which the trace holds few"
+    assert told in slotune(*words, tmp_path / "s", "--trace", trace).err
+    assert told not in slotune(*words, tmp_path / "t", *files[2:]).err

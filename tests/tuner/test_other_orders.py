@@ -66,6 +66,29 @@ def test_a_trace_of_one_request_has_no_other_order(opened: Any):
     assert picked(study, single) is not None
 
 
+def test_requests_that_are_all_alike_and_conversations_have_no_other_order(opened: Any, small_trace: Any):
+    study, task = opened
+    trace = small_trace(60)
+    alike = replace(trace, input_tokens=np.full(60, 100, np.int32), output_tokens=np.full(60, 9, np.int32))
+    turns = replace(
+        trace,
+        input_tokens=np.repeat(500 * np.arange(1, 7), 10).astype(np.int32),
+        run_offsets=np.arange(61),
+        run_name=np.tile(np.arange(10), 6),
+        run_tokens=np.repeat(500 * np.arange(1, 7), 10).astype(np.int32),
+    )
+    for other in (alike, turns):
+        asked: list[Variation] = []
+
+        def run_all(many: Any, asked: list[Variation] = asked) -> Any:
+            asked += many
+            return iter([Outcome(None) for _ in asked])
+
+        run_other_orders(study, replace(task, trace=other), run_all, lambda trial: None)
+        assert asked == []
+    assert len(all_run(study, task)) > 0
+
+
 def test_the_mean_over_the_orders_decides_between_the_finalists(opened: Any):
     study, task = opened
     best = picked(study, task)

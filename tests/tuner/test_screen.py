@@ -162,3 +162,15 @@ def test_requests_that_pile_up_where_targets_are_missed_put_nothing_in_doubt(sma
     assert [meets(row, objective) for row in rows] == [True, False]
     assert trust_of(rows, run.profile, {})["piled_up_share"] > 0.05
     assert trust_of(rows, run.profile, {}, objective)["piled_up_share"] < 0.05
+
+
+def test_the_order_of_the_file_decides_nothing(small_profile, small_trace):
+    """Two seats are farther below the target and serve less than arrives: no headroom that is worth anything."""
+    run = SimulatedRun(small_profile, small_trace(200, rate=40.0))
+    objective = Objective((Slo(99.0, "tpot", 100.0),))
+    listed = [{"max_num_seqs": seats} for seats in (2, 16)]
+    ranked = [
+        [row.settings["max_num_seqs"] for row in screen(one, run, {}, objective=objective, jobs=1)]
+        for one in (listed, listed[::-1])
+    ]
+    assert ranked == [[16, 2], [16, 2]]

@@ -11,7 +11,15 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
-from slotune.tuner.steady_load import ordered, queue_growth, queue_is_steady, scaled_lengths
+from slotune.tuner.steady_load import (
+    drifts,
+    in_bursts,
+    lasting_seed,
+    ordered,
+    queue_growth,
+    queue_is_steady,
+    scaled_lengths,
+)
 
 
 def pairs(trace):
@@ -199,3 +207,18 @@ def test_copies_of_named_prefixes_share_nothing_either(small_trace):
     assert shares[1] == pytest.approx(shares[0])
     names = [set(load.run_name[i * 200 : (i + 1) * 200].tolist()) for i in range(3)]
     assert len(set.union(*names)) == sum(map(len, names))
+
+
+@pytest.mark.parametrize(("cv", "bursts"), [(0.0, False), (1.0, False), (4.0, True)])
+def test_chance_and_bursts_are_no_drift(cv: float, bursts: bool) -> None:
+    traces = [make_trace(1000, 5.0, (constant(100), constant(10)), cv=cv, seed=seed) for seed in range(20)]
+    assert sum(map(drifts, traces)) <= 1
+    assert all(in_bursts(trace) == bursts for trace in traces)
+
+
+def test_a_rate_that_rises_is_a_drift_and_keeps_its_order(small_trace) -> None:
+    trace = small_trace(1000)
+    rising = replace(trace, arrival_s=np.sqrt(trace.arrival_s))
+    assert (drifts(trace), drifts(rising)) == (False, True)
+    assert (lasting_seed(trace), lasting_seed(rising)) == (1, 0)
+    assert not drifts(replace(trace, arrival_s=np.zeros(1000))) and not drifts(small_trace(9))

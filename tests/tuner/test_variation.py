@@ -32,3 +32,12 @@ def test_a_step_factor_lengthens_every_step_and_nothing_else(small_profile: Any,
     once, twice = (VariedRun(alone)(Variation({}, pace=Pace(factor))).metrics for factor in (1.0, 2.0))
     assert twice["mean_e2el_ms"] == pytest.approx(2 * once["mean_e2el_ms"])
     assert twice["total_output_tokens"] == once["total_output_tokens"]
+
+
+def test_a_longer_load_is_judged_once_caches_are_warm(small_profile: Any, small_trace: Any):
+    """The first requests wait for the system prompt's prefill, which the longer load has behind it."""
+    trace = small_trace(70, shared=6000)
+    simulated = SimulatedRun(small_profile, trace)
+    short, longer = (VariedRun(simulated)(Variation({}, times=times)).metrics for times in (1, 10))
+    assert longer["completed"] == 10 * len(trace)
+    assert longer["p99_ttft_ms"] < 0.5 * short["p99_ttft_ms"]
