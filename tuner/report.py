@@ -24,7 +24,7 @@ from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
-from .ranking import ranked, reference_of
+from .ranking import pareto_front, ranked, reference_of
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -42,7 +42,7 @@ from .sweep import LASTING_REQUESTS, MOST_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
 from .validation_page import drift_text, forced_lines, unanswered_lines
-from .wording import Wording, of_targets
+from .wording import Wording, of_metric, of_targets
 
 REPORT_FILE = "report.html"
 TRIALS_SHOWN = 15
@@ -181,7 +181,8 @@ class Page:
 
     def _varied(self) -> list[str]:
         """What the recommended settings give under other circumstances, where that is known."""
-        key, words = settings_key(self.best), of_targets(self.objective)
+        goals = [of_metric(goal.metric) for goal in self.objective.effective_goals()]
+        key, words = settings_key(self.best), [*goals, *of_targets(self.objective)]
         orders, longer = orders_of(self.study).get(key), self.longer
         steps = sensitivities_of(self.study, self.task).get(key)
         told = []
@@ -252,7 +253,10 @@ class Page:
         return latency_against_rate(panels, request_rate(self.task.trace))
 
     def _trials(self) -> dict[str, Any]:
-        order = ranked(self.trials, self.objective, self.task.space, reference_of(self.trials))
+        reference = reference_of(self.trials)
+        order = ranked(self.trials, self.objective, self.task.space, reference)
+        several = len(self.objective.goals) > 1
+        front = pareto_front(self.trials, self.objective, self.task.space, reference) if several else []
         tried = [trial for trial in self.trials if trial.origin != PLAIN]
 
         def rows(part: Sequence[Trial]) -> Table:
@@ -261,6 +265,7 @@ class Page:
         return {
             "sentence": self._trials_sentence(tried),
             "plot": trials_picture(tried, self.objective),
+            "front": rows(front),
             "table": rows(order[:TRIALS_SHOWN]),
             "rest": rows(order[TRIALS_SHOWN:]),
             "failures": failures_table([trial for trial in self.trials if trial.metrics is None], self.default),
@@ -270,8 +275,9 @@ class Page:
         meeting = sum(self.objective.meets(trial.metrics or {}) for trial in tried)
         failed = sum(trial.metrics is None for trial in tried)
         targets = f" {meeting} meet every target," if self.objective.slos else ""
+        lasts = self.longer is not None and self.objective.meets(self.longer.metrics)
         orders = "other orders of the requests" if orders_of(self.study) else "it"
-        why = "what was measured" if self.verdict else orders
+        why = "what was measured" if self.verdict else "the longer load" if lasts else orders
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
             f"recommended one is marked: {why} decided. {PLAIN}: one without its changes that do nothing."

@@ -185,6 +185,10 @@ def test_several_goals_give_a_front(files, tmp_path):
     pairs = [(t.metrics["p99_ttft_ms"], t.metrics["p99_tpot_ms"]) for t in found.front]
     assert len(pairs) >= 2
     assert sorted(pairs) == pairs and sorted(pairs, key=lambda pair: -pair[1]) == pairs
+    page = write_report(found.folder, jobs=1).read_text()
+    assert "Pareto front: none is beaten in every goal" in page
+    assert "The same requests in 6 other orders: p99_ttft_ms" in page and "the longer load decided" in page
+    assert "p99_tpot_ms: " in best_yaml_of(found) and "; 10 times as long " in best_yaml_of(found)
 
 
 def test_random_search_at_the_same_budget(files, tmp_path):
