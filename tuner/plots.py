@@ -124,6 +124,10 @@ def _add_legend(figure: Figure) -> None:
     figure.legend(list(drawn.values()), list(drawn), loc=ABOVE, ncols=len(drawn))
 
 
+NARROW = 1.2
+"""High over low of a logarithmic axis that may have no number on it."""
+
+
 def _inline(svg: str) -> str:
     """Only the <svg> element and what is drawn in it, as wide as the page lets it be."""
     element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -135,6 +139,9 @@ def _inline(svg: str) -> str:
 def _log_y(axis: Axes) -> None:
     """A logarithmic y axis with plain numbers on it."""
     axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high < NARROW * low:
+        axis.set_ylim(low / NARROW, high * NARROW)
     _plain_numbers(axis.yaxis)
 
 

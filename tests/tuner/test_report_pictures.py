@@ -6,6 +6,7 @@ import pytest
 
 from slotune.simulator.slo import Slo
 from slotune.tuner.objective import Goal, Objective
+from slotune.tuner.plots import TrialPoint, objective_over_trials
 from slotune.tuner.report_pictures import criteria, effects_section, trials_picture
 from slotune.tuner.study import Trial
 from slotune.tuner.sweep import OneChange
@@ -76,3 +77,11 @@ def test_trials_are_shown_by_the_targets_until_one_meets_them(p99_ttft_ms, label
         for number, value in enumerate((900.0, p99_ttft_ms))
     ]
     assert label in labels(trials_picture(trials, Objective(TARGET, FAST)))
+
+
+def test_values_that_differ_in_their_last_digits_alone_stand_on_an_axis_with_numbers():
+    values = (0.44201120011074085, 0.44201120011074074)
+    points = [TrialPoint(number, values[number % 2], True) for number in range(30)]
+    svg = objective_over_trials(points, RATIO, lower_is_better=True)
+    numbers = [float(text) for text in re.findall(r"<text[^>]*>([\d.]+)</text>", svg)]
+    assert any(0.3 < number < 0.6 for number in numbers)
