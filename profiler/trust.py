@@ -301,19 +301,17 @@ def _bias(everything: RegimeError, most: RegimeError) -> str:
 
 def _outside_steps(profile: "Profile") -> str | None:
     """What is to be said of the time outside the engine's steps; nothing where it was measured, or none is assumed."""
-    assumed_ms, later_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s), 1e3 * later_s(profile)
+    assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
     if profile.source in (STEP_RECORDS, MEASURED) and not assumed_ms:
         return (
-            "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs, but "
-            f"{later_ms:.0f} ms of it where slower steps are simulated; with the load generators of measured servers "
-            f"it was {SEEN_OUTSIDE_MS} ms"
+            "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs; with the load "
+            f"generators of measured servers it was {SEEN_OUTSIDE_MS} ms"
         )
     if profile.source != KERNEL_TABLES:
         return None
     return (
-        f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed, {assumed_ms + later_ms:.0f} where "
-        f"slower steps are simulated; with the load generators of measured servers they were {SEEN_OUTSIDE_MS}, and "
-        "more in bursts"
+        f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generators of "
+        f"measured servers they were {SEEN_OUTSIDE_MS}, and more in bursts"
     )
 
 
