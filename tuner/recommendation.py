@@ -28,6 +28,10 @@ BURSTS = (
 )
 
 
+MUCH = 2.0
+"""Times as long, from which a latency that nobody named is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """What a search found, beside the default."""
@@ -127,6 +131,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         *_target_lines(recommendation),
         *piled_up(run.get("piled_up_share", 0.0)),
         *lost_lines(recommendation),
+        *unlimited_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, best.metrics)
@@ -141,6 +146,25 @@ def lost_lines(recommendation: Recommendation) -> list[str]:
     """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
     best = recommendation.best
     return lost_targets(recommendation.task.objective, best.metrics or {}, recommendation.longer_load_of(best))
+
+
+def unlimited_lines(recommendation: Recommendation) -> list[str]:
+    """Latencies that nobody named and that what is recommended makes much longer: what the rest is bought with."""
+    objective = recommendation.task.objective
+    goals = " ".join(goal.metric for goal in objective.goals)
+    named = {slo.metric for slo in objective.slos} | objective.goodput.keys()
+    told = []
+    for metric in ("ttft", "tpot"):
+        key = f"mean_{metric}_ms"
+        was, becomes = (
+            (trial.metrics or {}).get(key, math.nan) for trial in (recommendation.default, recommendation.best)
+        )
+        if metric not in named and metric not in goals and becomes > MUCH * was:
+            told.append(
+                f"mean {metric.upper()} goes from {milliseconds(was)} to {milliseconds(becomes)}: no target limits it, "
+                "give one if it matters"
+            )
+    return told
 
 
 def _target_lines(recommendation: Recommendation) -> list[str]:

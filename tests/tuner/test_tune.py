@@ -13,7 +13,7 @@ from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.export import grounds
 from slotune.tuner.idle_changes import take_back
-from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets
+from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets, unlimited_lines
 from slotune.tuner.recommendation_page import comparison, document, front_table
 from slotune.tuner.report import write_report
 from slotune.tuner.study import Study, Trial
@@ -177,6 +177,17 @@ def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
     slow = replace(found.best, metrics={**(found.best.metrics or {}), "p99_tpot_ms": 12_345.6})
     with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
         require_targets(replace(found, best=slow))
+
+
+def test_what_becomes_much_longer_and_nobody_named_is_told(found):
+    best, default = found.best, found.default
+    slow = {**(best.metrics or {}), "mean_ttft_ms": 3 * default.metrics["mean_ttft_ms"], "mean_tpot_ms": 1e4}
+    alone = replace(found, best=replace(best, metrics=slow))
+    (line,) = unlimited_lines(alone)
+    assert "mean TPOT goes from " in line and " to 10,000 ms: no target limits it" in line
+    assert line in best_yaml_of(alone) and unlimited_lines(found) == []
+    named = replace(found.task.objective, goodput={"tpot": 1e5})
+    assert unlimited_lines(replace(alone, task=replace(found.task, objective=named))) == []
 
 
 def test_several_goals_give_a_front(files, tmp_path):
