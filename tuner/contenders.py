@@ -1,7 +1,10 @@
 """Which configurations run on the longer load: round by round, until enough of them last there."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from ..simulator.settings import Settings
+from . import idle_changes
+from .choice import picked
 from .finalists import FINALISTS, eligible, few, ran
 from .longer_load import LongerLoad, lasting, longer_by, longer_loads_of
 from .ranking import unlike
@@ -31,24 +34,37 @@ def run_longer_load(
     times = longer_by(task)
     if times == 1:
         return
-    tried = {settings_key(study.asked.engine): study.asked.engine}
-    for _ in range(ROUNDS):
-        known = {key: load for key, load in longer_loads_of(study).items() if key in tried}
-        best = _contenders(ran(study), task, known, tried)
-        if len(tried) > 1 and all(trial.key in tried for trial in best):
+    plain = [trial for trial in ran(study) if trial.origin == idle_changes.ORIGIN]
+    tried = {settings_key(study.asked.engine): study.asked.engine} | {one.key: dict(one.settings) for one in plain}
+    for number in range(ROUNDS):
+        # The first round knows nothing, also where the study does: it would try others than the first time.
+        known = {key: load for key, load in longer_loads_of(study).items() if key in tried and number > 0}
+        best = _contenders(ran(study), task, known)
+        if number > 0 and all(trial.key in tried for trial in best):
             return
         tried |= {trial.key: dict(trial.settings) for trial in best}
-        wanted = [(times, Variation(settings, times=times)) for settings in tried.values()]
-        run_variations(study, "longer load", ORIGIN, wanted, run_all, on_trial)
+        _run(study, times, tried.values(), run_all, on_trial)
 
 
-def _contenders(
-    trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad], tried: Collection[str]
-) -> list[Trial]:
+def run_picked(study: Study, task: Task, run_all: RunVariations, on_trial: Callable[[Trial], None]) -> None:
+    """Run on the longer load what is picked, where it did not run there yet: what it gives there is to be told."""
+    best, times = picked(study, task), longer_by(task)
+    if best is not None and times > 1:
+        _run(study, times, [dict(best.settings)], run_all, on_trial)
+
+
+def _run(
+    study: Study, times: int, many: Iterable[Settings], run_all: RunVariations, on_trial: Callable[[Trial], None]
+) -> None:
+    wanted = [(times, Variation(settings, times=times)) for settings in many]
+    run_variations(study, "longer load", ORIGIN, wanted, run_all, on_trial)
+
+
+def _contenders(trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad]) -> list[Trial]:
     """The best few of those that last and those that are not known yet; by headroom where none lasts so far."""
     candidates = eligible(trials, task)
     held = lasting(candidates, task, known)
-    failed = [trial for trial in candidates if trial.key in tried and trial not in held]
+    failed = [trial for trial in candidates if trial.key in known and trial not in held]
     open_to = [trial for trial in candidates if trial not in failed]
     hopeful = [*held, *_unlike_failed(open_to, failed, held, task)]
     if held or not failed:

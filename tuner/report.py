@@ -18,8 +18,9 @@ from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
 from .export import command_line
+from .finalists import eligible, ran
 from .idle_changes import ORIGIN as PLAIN
-from .longer_load import longer_loads_of, lost_targets, without_chance
+from .longer_load import decided_by, longer_loads_of, lost_targets, without_chance
 from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
@@ -275,7 +276,8 @@ class Page:
         meeting = sum(self.objective.meets(trial.metrics or {}) for trial in tried)
         failed = sum(trial.metrics is None for trial in tried)
         targets = f" {meeting} meet every target," if self.objective.slos else ""
-        lasts = self.longer is not None and self.objective.meets(self.longer.metrics)
+        decisive = decided_by(eligible(ran(self.study), self.task), self.task, longer_loads_of(self.study))
+        lasts = settings_key(self.best) in {trial.key for trial in decisive}
         orders = "other orders of the requests" if orders_of(self.study) else "it"
         why = "what was measured" if self.verdict else "the longer load" if lasts else orders
         return (

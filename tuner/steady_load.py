@@ -5,6 +5,7 @@ times as long as a request stays under that load, and a rate counts only where n
 requests in the engine grows with the load.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,8 @@ def drifts(trace: Trace) -> bool:
     if len(trace) < SPANS or arrival_s[-1] == 0:
         return False
     counts = np.histogram(arrival_s, SPANS)[0]
-    by_chance = (interarrival_cv(trace.arrival_s) or 0.0) * (SPANS / len(trace)) ** 0.5
+    one_request = SPANS / len(trace)  # which may fall into this span or the next
+    by_chance = math.hypot((interarrival_cv(trace.arrival_s) or 0.0) * one_request**0.5, one_request)
     return bool(counts.std() / counts.mean() > DRIFT * by_chance)
 
 

@@ -8,7 +8,7 @@ from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
 from .choice import picked
 from .comparison import compared
-from .contenders import run_longer_load
+from .contenders import run_longer_load, run_picked
 from .feasibility import FeasibilityForest
 from .longer_load import longer_loads_of
 from .other_orders import orders_of, run_other_orders
@@ -63,6 +63,7 @@ def tune(
         idle_changes.take_back(study, task, run_all)
         run_longer_load(study, task, run_all, tell)
         run_other_orders(study, task, run_all, tell)
+        run_picked(study, task, run_all, tell)
         run_other_step_times(study, task, run_all, tell)
         front = pareto_front(study.trials("simulation"), task.objective, task.space, search.reference)
         found = _concluded(study, task, default, _searched(study), front)

@@ -1,5 +1,6 @@
 """Which configurations run on the longer load: in place of those that do not last, the next best."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import pytest
 
 from slotune.tuner.choice import picked
-from slotune.tuner.contenders import ROUNDS, run_longer_load
+from slotune.tuner.contenders import ROUNDS, run_longer_load, run_picked
 from slotune.tuner.evaluate import Outcome
 from slotune.tuner.finalists import FINALISTS, best_few, finalists
-from slotune.tuner.longer_load import TIMES, LongerLoad, lasting
+from slotune.tuner.longer_load import TIMES, LongerLoad, lasting, longer_loads_of
 from slotune.tuner.objective import Metrics
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key
@@ -107,3 +108,38 @@ def test_a_trial_that_is_like_one_that_did_not_last_is_passed_over(opened: Any):
     asked = all_run(study, task, lambda settings: 1000.0)
     tried = {settings_key(variation.settings) for variation in asked}
     assert first[-1].key in tried and copy.key not in tried
+
+
+def test_a_study_that_ended_in_the_first_round_goes_on_with_the_same(opened: Any, study: Path, tmp_path: Path):
+    """Of the longer loads it knows the default's alone."""
+    first, task = opened
+    shutil.copytree(study, tmp_path / "cut")
+    asked = all_run(first, task, lambda settings: 1000.0)
+    with Study.open(tmp_path / "cut", writable=True) as cut:
+        default = slower(task.simulated()(cut.asked.engine).metrics or {}, 1000.0)
+        cut.add(Trial(cut.asked.engine, default, where="longer load", repeat=TIMES, origin="longer load"))
+        rest = all_run(cut, task, lambda settings: 1000.0)
+    assert [one.settings for one in rest] == [one.settings for one in asked[1:]]
+
+
+def test_what_is_recommended_ran_on_the_longer_load(opened: Any):
+    """Also where none lasts, and a trial without its idle changes came last."""
+    study, task = opened
+    all_run(study, task, lambda settings: 1000.0)
+    best = picked(study, task)
+    assert best is not None
+    twin = Trial(study.asked.engine | {"max_num_batched_tokens": 321}, best.metrics, origin="plain")
+    study.add(twin)
+    all_run(study, task, lambda settings: 1000.0)
+    assert settings_key(twin.settings) in longer_loads_of(study)
+    other = Trial(study.asked.engine | {"max_num_batched_tokens": 322}, slower(best.metrics or {}, 0.5), origin="sobol")
+    study.add(other)
+    asked: list[Variation] = []
+
+    def run_all(variations: Any) -> Any:
+        asked.extend(variations)
+        return iter([Outcome(slower(other.metrics or {}, 1000.0)) for _ in asked])
+
+    run_picked(study, task, run_all, lambda trial: None)
+    chosen = picked(study, task)
+    assert chosen is not None and chosen.key in longer_loads_of(study)

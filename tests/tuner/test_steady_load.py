@@ -222,3 +222,5 @@ def test_a_rate_that_rises_is_a_drift_and_keeps_its_order(small_trace) -> None:
     assert (drifts(trace), drifts(rising)) == (False, True)
     assert (lasting_seed(trace), lasting_seed(rising)) == (1, 0)
     assert not drifts(replace(trace, arrival_s=np.zeros(1000))) and not drifts(small_trace(9))
+    for number in (11, 15, 63, 105, 1003):
+        assert not drifts(replace(small_trace(number), arrival_s=0.05 * np.arange(number))), "a span may hold one more"
