@@ -64,10 +64,10 @@ def command(
     """Find the highest request rate that meets the targets.
 
     At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
-    good. The rate is found on five orderings of the trace; the interval is what they span, up to where they fail. A
-    trace of 1,000 requests is itself a sample, which leaves the rate uncertain by some per cent beyond the interval,
-    or by a factor where it comes in bursts. Short traces are repeated until the load is long against the time that a
-    request stays under it. Replicas are the fewest that serve the forecast on every ordering, each request going to
+    good. The rate is the median over five orderings of the trace. A trace is a sample of what the service is asked for:
+    the interval is to hold the rate of the service's own traffic nine times in ten, by what eight other samples give
+    that are drawn from the trace. Short traces are repeated until the load is long against the time that a request
+    stays under it. Replicas are the fewest that serve the forecast on every ordering, each request going to
     the next one in turn; it is also told how many do where each goes to any of them at random. Utilisation is the
     forecast over what so many engines take at their highest rate: above 1 where taking turns smooths what each engine
     gets. Steps as much faster and slower as the profile's error are planned for too, with the latter a longer way to
@@ -87,10 +87,10 @@ def command(
     scenarios = [first, *(what_if(first, change) for change in changes)]
     note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
-    with progress("plan", len(scenarios) * steps_of(rate)) as bar:
+    with progress("plan", steps_of(scenarios, rate)) as bar:
         plans = on_workers(scenarios, on_done=lambda done, note: bar.update(done, note=note))
     steps = with_other_step_times(plans[0])
-    with progress("plan for other step times", len(steps) * steps_of(rate)) as bar:
+    with progress("plan for other step times", steps_of(steps, rate)) as bar:
         sides = on_workers(steps, on_done=lambda done, note: bar.update(done, note=note), after=plans)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))

@@ -111,7 +111,7 @@ def command(
             write_requests(run.result.requests, requests_out)
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
-    shares = doubts(run.result, metrics, run.load)
+    shares = doubts(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
     steps = _with_other_steps(run, summary, asked["replicas"], shares)
     for line in _warnings(run, asked["policy"]):
         click.echo(f"Warning: {line}", err=True)

@@ -23,6 +23,7 @@ from .timing import Overhead, Timing
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+ALL_ATTEMPTS = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,7 @@ class SimulationResult:
 
     requests: RequestTable
     gaps: Gaps
-    """Of the requests that finished, without those of attempts that were lost."""
+    """Of the requests that finished, without the cold ones and those of attempts that were lost."""
     duration_s: float
     """From the trace's time zero to the last event a client sees."""
     reaches: I64
@@ -54,12 +55,14 @@ def simulate(
     seed: int = 0,
     max_concurrency: int | None = None,
     outages: Sequence[Outage] = (),
+    cold: int = 0,
     steps_out: StepSink | None = None,
 ) -> SimulationResult:
     """Serve `trace` on `replicas` engines and return what happened.
 
     `max_concurrency` closes the loop: a client with so many requests under way waits for an answer. `outages` take
-    replicas away for a time; what they had is sent to others.
+    replicas away for a time; what they had is sent to others. The first `cold` requests only warm the caches: their
+    gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
     Same arguments, same result. Raises InputError for an empty trace or an unknown policy or router.
     """
@@ -76,10 +79,11 @@ def simulate(
         make_fleet = partial(_fleet, trace, engine, timing, policy, seed, vain, sink)
         return _served(make_fleet, trace, timing.overhead, replicas, router, seed, max_concurrency, outages)
 
-    served = serve(np.zeros(len(trace), np.int64), steps_out)
+    not_judged = np.where(np.arange(len(trace)) < cold, ALL_ATTEMPTS, 0)
+    served = serve(not_judged, steps_out)
     gaps, vain = served.gaps(), served.attempts_in_vain()
-    if vain.any():  # which they are is known now: once more, without their gaps
-        gaps = serve(vain, None).gaps()
+    if (vain > not_judged).any():  # which they are is known now: once more, without their gaps
+        gaps = serve(np.maximum(vain, not_judged), None).gaps()
     return _result(trace, served, gaps, timing.overhead)
 
 

@@ -13,17 +13,16 @@ import numpy as np
 
 from ..errors import InfeasibleError, InputError
 from ..profiler.profile import Profile
-from ..simulator.metrics import summarise
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..simulator.simulation import simulate
 from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
-from .evaluate import SimulatedRun, doubts
+from .evaluate import SimulatedRun, judged
 from .objective import GOOD_SHARE, Metrics, Objective
 from .steady_load import is_steady, queue_is_steady
-from .warm import finds_others, warmed, without
+from .warm import finds_others, warmed
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
@@ -142,11 +141,11 @@ def _run(
     """What comes of a load, without its first `cold` requests."""
     engine = scenario.profile.engine_config(scenario.settings)
     timing = scenario.profile.timing(scenario.settings).at(scenario.pace)
-    result = simulate(load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed)
+    result = simulate(
+        load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed, cold=cold
+    )
     percentiles = [slo.percentile for slo in scenario.objective.limits]
-    judged = partial(summarise, gaps=result.gaps, goodput=scenario.objective.goodput, percentiles=percentiles)
-    whole = judged(result.requests)
-    metrics = (judged(without(cold, result.requests)) if cold else whole) | doubts(result, whole, load)
+    metrics = judged(result, load, cold, scenario.objective.goodput, percentiles)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and queue_is_steady(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)

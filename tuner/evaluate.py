@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import compile_cache
 from ..errors import InputError
@@ -14,6 +15,7 @@ from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
+from ..simulator.request_table import RequestTable
 from ..simulator.settings import Settings
 from ..simulator.simulation import I64, SimulationResult, simulate
 from ..simulator.step_time import FAR, OUTSIDE
@@ -72,20 +74,30 @@ class SimulatedRun:
             policy=self.policy,
             seed=self.seed,
             max_concurrency=self.max_concurrency,
+            cold=self.cold,
         )
-        metrics = whole = summarise(result.requests, result.gaps, self.goodput, self.percentiles)
-        if self.cold:
-            metrics = summarise(without(self.cold, result.requests), result.gaps, self.goodput, self.percentiles)
-        metrics = metrics | doubts(result, whole, self.trace)
+        metrics = judged(result, self.trace, self.cold, self.goodput, self.percentiles)
         return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 
-def doubts(result: SimulationResult, metrics: Mapping[str, float], trace: Trace) -> dict[str, float]:
-    """What a run's metrics are kept with, for it bears on how far to believe them."""
+def judged(
+    result: SimulationResult, trace: Trace, cold: int, goodput: Mapping[str, float], percentiles: Iterable[float]
+) -> dict[str, float]:
+    """The metrics of the requests of `trace` after the `cold` ones that it was simulated with, and `doubts`."""
+    requests = without(cold, result.requests)
+    metrics = summarise(requests, result.gaps, goodput, percentiles)
+    return metrics | doubts(result, requests, trace.output_tokens[cold:], metrics["duration"])
+
+
+def doubts(
+    result: SimulationResult, requests: RequestTable, asked_tokens: npt.NDArray[np.int32], duration_s: float
+) -> dict[str, float]:
+    """What a run's metrics are kept with, for it bears on how far to believe them: of the `requests` that are judged,
+    for `duration_s` seconds and of so many asked tokens, and of all steps."""
     return {
         **extrapolated(result.reaches),
-        "api_server_share": busy_share(result.requests, result.gaps, metrics["duration"]),
-        "answers_cut": answers_cut(result.requests, trace.output_tokens),
+        "api_server_share": busy_share(requests, result.gaps, duration_s),
+        "answers_cut": answers_cut(requests, asked_tokens),
         "piled_up_share": min(max(engine_growth(result), 0.0), 1.0),
     }
 

@@ -35,7 +35,7 @@ OTHERS_TEXT = (
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
 
-Question = Callable[[Scenario], Capacity | Probe]
+Question = Callable[[Scenario], Capacity | Probe | float]
 AskAll = Callable[[Sequence[Question]], Any]
 Answer = TypeVar("Answer")
 

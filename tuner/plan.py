@@ -1,7 +1,7 @@
 """Planning: how much one engine takes, how many engines and GPUs a forecast needs, and what if.
 
-Capacity is found on several orderings of the trace; its interval is what these span, up to where they fail. The
-replicas for a forecast are simulated (fleet.py).
+Capacity is found on several orderings of the trace, and on traces that are drawn from it, which tell its interval
+(draws.py). The replicas for a forecast are simulated (fleet.py).
 """
 
 import math
@@ -9,10 +9,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ..errors import InfeasibleError, InputError
 from ..simulator.settings import setting
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
+from .draws import DRAWS, drawable, drawn, rate_interval
 from .fleet import ORDERINGS, AskAll, Fleet, Question, find_fleet
 from .objective import Metrics
 from .sensitivity import Doubt, doubt_of
@@ -32,6 +34,8 @@ class Plan:
     """One an ordering of the trace; the first keeps the recorded order."""
     rate: float | None
     """The forecast, requests a second."""
+    drawn_rates: tuple[float, ...] = ()
+    """What one engine takes of each draw of the trace; 0 where no rate meets the targets. None of conversations."""
     fleet: Fleet | None = None
     """The replicas that serve the forecast."""
     reason: str | None = None
@@ -43,11 +47,17 @@ class Plan:
         return statistics.median(capacity.best.rate for capacity in self.capacities)
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def spanned(self) -> tuple[float, float]:
         """From the lowest rate that passed on an ordering to the highest that failed just above one: what an ordering
         takes lies between the two."""
         found = [capacity.best.rate for capacity in self.capacities]
         return min(found), max(capacity.failed.rate for capacity in self.capacities)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Within which one engine's rate lies on the service's traffic, of which the trace is a sample (draws.py)."""
+        low, high = rate_interval(self.max_request_rate, self.drawn_rates)
+        return min(low, self.spanned[0]), max(high, self.spanned[1])
 
     @property
     def binding(self) -> str:
@@ -95,21 +105,23 @@ def plan(
     for scenario in scenarios:
         try:
             answer, prepare = partial(_answer, scenario), scenario.simulated().compile
+            before = steps_of([one.scenario for one in plans], rate)
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
-                plans.append(_planned(scenario, rate, ask_all, on_done, len(plans) * steps_of(rate)))
+                plans.append(_planned(scenario, rate, ask_all, on_done, before))
         except InfeasibleError as error:
-            plans.append(Plan(scenario, (), rate, None, str(error)))
+            plans.append(Plan(scenario, (), rate, reason=str(error)))
         except InputError as error:
             if not (plans or after):  # what is wrong with a change is told beside the base
                 raise
             told = str(error) if str(error).startswith(scenario.name) else f"{scenario.name}: {error}"
-            plans.append(Plan(scenario, (), rate, None, told))
+            plans.append(Plan(scenario, (), rate, reason=told))
     return plans
 
 
-def steps_of(rate: float | None) -> int:
-    """Of the plan of one scenario: its orderings and, for a forecast, its replicas."""
-    return ORDERINGS if rate is None else ORDERINGS + 1
+def steps_of(scenarios: Sequence[Scenario], rate: float | None) -> int:
+    """Of their plans, each: its orderings, the draws of its trace and, for a forecast, its replicas."""
+    forecast = 0 if rate is None else 1
+    return sum(ORDERINGS + (DRAWS if drawable(one.trace) else 0) + forecast for one in scenarios)
 
 
 def require_targets(plans: Sequence[Plan]) -> None:
@@ -118,7 +130,7 @@ def require_targets(plans: Sequence[Plan]) -> None:
         raise InfeasibleError(plans[0].reason)
 
 
-def _answer(scenario: Scenario, question: Question) -> Capacity | Probe:
+def _answer(scenario: Scenario, question: Question) -> Capacity | Probe | float:
     return question(scenario)
 
 
@@ -127,24 +139,36 @@ def _planned(
 ) -> Plan:
     """The plan of one scenario, when `before` steps of others are done."""
     alone, stay_s = unloaded(scenario)
-    capacities: list[Capacity] = []
-    ask = partial(find_capacity, alone=alone, stay_s=stay_s)
-    for capacity in ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]):
-        capacities.append(capacity)
-        on_done(before + len(capacities), scenario.name)
-    one_engine = Plan(scenario, tuple(capacities), rate)
+    numbers = range(1, DRAWS + 1) if drawable(scenario.trace) else ()
+    questions: list[Question] = [
+        *(partial(find_capacity, seed=seed, alone=alone, stay_s=stay_s) for seed in range(ORDERINGS)),
+        *(partial(_drawn_rate, number=number, alone=alone, stay_s=stay_s) for number in numbers),
+    ]
+    answers: list[Any] = []
+    for answer in ask_all(questions):
+        answers.append(answer)
+        on_done(before + len(answers), scenario.name)
+    one_engine = Plan(scenario, tuple(answers[:ORDERINGS]), rate, tuple(answers[ORDERINGS:]))
     if rate is None:
         return one_engine
 
     def tried(replicas: int) -> None:
-        on_done(before + ORDERINGS, f"{scenario.name} on {replicas:,} replicas")
+        on_done(before + len(answers), f"{scenario.name} on {replicas:,} replicas")
 
     try:
-        fleet = find_fleet(scenario, rate, one_engine.interval[1], stay_s, ask_all, tried)
+        fleet = find_fleet(scenario, rate, one_engine.spanned[1], stay_s, ask_all, tried)
     except InfeasibleError as error:
         return replace(one_engine, reason=str(error))
-    on_done(before + steps_of(rate), scenario.name)
+    on_done(before + steps_of([scenario], rate), scenario.name)
     return replace(one_engine, fleet=fleet)
+
+
+def _drawn_rate(scenario: Scenario, number: int, alone: Probe, stay_s: float) -> float:
+    """What one engine takes of draw `number` of the trace; 0 where no rate meets the targets."""
+    try:
+        return find_capacity(replace(scenario, trace=drawn(scenario.trace, number)), number, alone, stay_s).best.rate
+    except InfeasibleError:
+        return 0.0
 
 
 def what_if(base: Scenario, text: str) -> Scenario:

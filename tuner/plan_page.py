@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
+from .draws import CONFIDENCE
 from .fleet import ORDERINGS, OTHERS_TEXT
 from .lasting_prefixes import passing_on
 from .plan import Plan
@@ -13,17 +14,21 @@ SECONDS_PER_HOUR = 3600.0
 FEW = 100
 """Requests of a trace, of which fewer are no sample of a service's traffic."""
 IN_TURNS = (
-    "requests build on the text of others, as conversations do, so every ordering is the trace begun elsewhere: other "
-    "traffic of this kind gives rates farther apart than the interval"
+    "requests build on the text of others, as conversations do, so the interval spans the trace begun elsewhere and no "
+    "other samples: other traffic of this kind gives rates farther apart"
 )
 BURSTS = (
-    "requests come in bursts, of which the trace holds few: other traffic of this kind gives rates that may lie apart "
-    "by a factor, and not by the interval"
+    "requests come in bursts, of which the trace holds few: the interval is drawn from these, and other traffic of "
+    "this kind may lie beyond it"
+)
+NO_RATE = (
+    "{} of {} traces that are drawn from this one meet the targets at no rate: with a few more such requests as take "
+    "longest by themselves, nor would this one"
 )
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
 ANSWERS = ("binding", "replicas", "replicas_at_random", "gpus", "utilisation", *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
-FEW_REQUESTS = "{} requests are the whole trace: the interval spans orders of these, and tells nothing of other traffic"
+FEW_REQUESTS = "{} requests are the whole trace: the interval is drawn from so few that other traffic may lie beyond it"
 
 
 def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
@@ -37,6 +42,8 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
         "sensitivity": base.doubt.as_dict() | sides if base.doubt and sides else None,
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
+        "draws": len(base.drawn_rates),
+        "interval_confidence": CONFIDENCE if base.drawn_rates else None,
         "policy": base.scenario.policy,
         "profile": base.scenario.profile.describe(),
         "trust": trust_of(plans),
@@ -50,6 +57,9 @@ def warnings(plans: Sequence[Plan]) -> list[str]:
     told += [IN_TURNS] if planned and passing_on(trace) else []
     told += [OTHERS_TEXT] if any(one.fleet and one.fleet.replicas > 1 for one in plans) and passing_on(trace) else []
     told += [BURSTS] if planned and in_bursts(trace) else []
+    for one in planned:
+        if hopeless := one.drawn_rates.count(0.0):
+            told.append(f"{one.scenario.name}: {NO_RATE.format(hopeless, len(one.drawn_rates))}")
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
 
 

@@ -39,8 +39,8 @@ def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 
 
 
 def without(cold: int, table: RequestTable) -> RequestTable:
-    """The requests after the first `cold`, of which there are some, timed from the arrival of the last of those."""
-    begins_s = table.arrival_s[cold - 1]
+    """The requests after the first `cold`, timed from the arrival of the last of those where there are any."""
+    begins_s = table.arrival_s[cold - 1] if cold else 0.0
     return RequestTable(
         arrival_s=table.arrival_s[cold:] - begins_s,
         prompt_tokens=table.prompt_tokens[cold:],

@@ -9,9 +9,10 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import EngineFacts
 from slotune.simulator.slo import Slo
-from slotune.traces.generate import constant, make_trace
+from slotune.traces.generate import constant, make_trace, plain
 from slotune.traces.transform import head
 from slotune.tuner.capacity import Scenario
+from slotune.tuner.draws import DRAWS
 from slotune.tuner.fleet import OTHERS_TEXT, Fleet
 from slotune.tuner.objective import Objective
 from slotune.tuner.plan import ORDERINGS, plan, require_targets, steps_of, what_if
@@ -42,8 +43,8 @@ def test_capacity_lies_within_its_interval(planned):
 def test_replicas_carry_the_forecast_and_one_less_could_not(planned):
     one = planned[0]
     assert one.fleet.worst.ok
-    assert one.fleet.replicas * one.interval[1] >= one.rate
-    assert (one.fleet.replicas - 2) * one.interval[1] < one.rate
+    assert one.fleet.replicas * one.spanned[1] >= one.rate
+    assert (one.fleet.replicas - 2) * one.spanned[1] < one.rate
 
 
 def test_costs_follow_from_gpus(planned):
@@ -82,8 +83,8 @@ def test_progress_names_the_replicas_that_are_tried(base):
     told = []
     one = plan([base, base], 200.0, jobs=1, on_done=lambda done, note: told.append((done, note)))[0]
     done = [step for step, _ in told]
-    assert done == sorted(done) and done[-1] == 2 * steps_of(200.0)
-    assert (ORDERINGS, f"base on {one.fleet.replicas} replicas") in told
+    assert done == sorted(done) and done[-1] == steps_of([base, base], 200.0)
+    assert (ORDERINGS + DRAWS, f"base on {one.fleet.replicas} replicas") in told
 
 
 def test_what_if(planned):
@@ -178,3 +179,14 @@ def test_a_plan_without_an_answer_has_the_keys_of_one_with(base):
     (none,), (one,) = plan([hopeless], 10.0, jobs=1), plan([base], 10.0, jobs=1)
     assert described(none, 3.0).keys() == described(one, 3.0).keys()
     assert described(none, 3.0)["replicas"] is None
+
+
+def test_draws_that_meet_the_targets_at_no_rate_are_told(base):
+    """Two slow prompts of 200 are within a 98.5th percentile; some draws have four."""
+    prompts = np.where(np.arange(200) % 100 == 50, 2000, 50).astype(np.int32)
+    few_slow = plain(np.arange(200, dtype=np.float64), prompts, np.full(200, 4, np.int32))
+    (one,) = plan([replace(base, trace=few_slow, objective=Objective((Slo(98.5, "ttft", 40.0),)))], jobs=1)
+    hopeless = one.drawn_rates.count(0.0)
+    assert 0 < hopeless < DRAWS
+    assert one.interval[0] == 0.0 < one.max_request_rate < one.interval[1]
+    assert any(f"{hopeless} of {DRAWS} traces" in line for line in warnings([one]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.profiler.profile import linear_profile
+from slotune.simulator.outage import Outage
 from slotune.simulator.simulation import simulate
 from slotune.simulator.slo import Slo
 from slotune.traces.generate import make_trace, parse_lengths
@@ -48,6 +49,31 @@ def test_what_is_judged_is_timed_from_the_last_request_before_it(scenario):
     assert len(judged) == 1000 and judged.arrival_s[0] == load.arrival_s[cold] - load.arrival_s[cold - 1]
     for latency in ("ttft_s", "tpot_s", "e2el_s"):
         assert np.allclose(getattr(judged, latency), getattr(whole, latency)[cold:], equal_nan=True)
+
+
+def test_gaps_between_tokens_are_those_of_what_is_judged(scenario):
+    """First prefills of system prompts hold up the answers under way then, and no later ones."""
+    load, cold = warmed(scenario.trace, 1000, 20.0, 1, 1)
+    engine, timing = scenario.profile.engine_config({}), scenario.profile.timing({})
+    whole, result = simulate(load, engine, timing), simulate(load, engine, timing, cold=cold)
+    requests = without(cold, result.requests)
+    between_s = (requests.finish_s - requests.first_token_s).sum()
+    assert result.gaps.count.sum() == (requests.output_tokens - 1).sum()
+    assert (result.gaps.gap_s * result.gaps.count).sum() == pytest.approx(between_s)
+    assert result.gaps.gap_s.max() < whole.gaps.gap_s.max()
+    assert np.array_equal(result.requests.finish_s, whole.requests.finish_s)
+
+
+def test_cold_requests_that_fail_or_are_sent_again_have_no_gaps_either(scenario):
+    """Of a replica that is away at times, with what it loses among the cold requests and behind them."""
+    load, engine, timing = prompts(200, rate=40.0), scenario.profile.engine_config({}), scenario.profile.timing({})
+    outages = [Outage(0, 2.0, 2.5), Outage(1, 3.9, 4.2)]
+    cold = int(np.searchsorted(load.arrival_s, 3.0))
+    result = simulate(load, engine, timing, replicas=2, outages=outages, cold=cold)
+    requests = without(cold, result.requests)
+    assert result.gaps.count.sum() == (requests.output_tokens - 1)[requests.finished].sum()
+    between_s = (requests.finish_s - requests.first_token_s)[requests.finished].sum()
+    assert (result.gaps.gap_s * result.gaps.count).sum() == pytest.approx(between_s)
 
 
 def test_a_target_that_first_prefills_miss_is_not_hopeless(scenario):

@@ -1,0 +1,44 @@
+"""A trace is a sample of what a service is asked for: how far another sample's rate may lie from its own.
+
+Traces of as many requests are drawn from it, in blocks and with replacement (the block bootstrap: Künsch, The Annals of
+Statistics 17, 1989). What one engine takes of them lies as far apart as what it takes of so many requests that the
+service gets on other days, while orderings of one trace hold the same requests and lie too near to each other.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..traces.trace import Trace
+from .lasting_prefixes import passing_on
+from .steady_load import ordered
+
+DRAWS = 8
+CONFIDENCE = 0.9
+"""How often an interval is to hold what the service's own traffic gives."""
+FIRST_SEED = 1000
+"""Of draws: orderings are drawn too, with the seeds from 0 on."""
+
+
+def drawable(trace: Trace) -> bool:
+    """Whether pieces of it in another order are traffic of its kind. Turns of conversations would find less text in
+    the prefix cache."""
+    return not passing_on(trace)
+
+
+def drawn(trace: Trace, number: int) -> Trace:
+    """Draw `number` of DRAWS: as many requests, with the gaps between them, at one a second."""
+    return ordered(trace, len(trace), 1.0, FIRST_SEED + number)
+
+
+def rate_interval(rate: float, drawn_rates: Sequence[float]) -> tuple[float, float]:
+    """Where the rate of the service's own traffic lies with CONFIDENCE, given that of a trace and those of its draws:
+    Student's t on logarithms, around the trace's. From 0 where a draw meets the targets at no rate."""
+    from scipy.stats import t
+
+    known = np.log([one for one in drawn_rates if one > 0])
+    if len(known) < 2:
+        return (0.0 if len(known) < len(drawn_rates) else rate), rate
+    factor = math.exp(float(t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * float(known.std(ddof=1)))
+    return (rate / factor if len(known) == len(drawn_rates) else 0.0), rate * factor
