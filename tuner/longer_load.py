@@ -89,6 +89,12 @@ def without_chance(metrics: Metrics, longer: LongerLoad | None, trace: Trace) ->
     return {**metrics, "piled_up_share": 0.0} if by_chance else metrics
 
 
+def lasts_only(objective: Objective, metrics: Metrics, longer: LongerLoad | None) -> bool:
+    """Whether the targets are missed on the trace and met where its traffic lasts longer, as where first prefills are
+    much of the trace and little of a day."""
+    return longer is not None and objective.meets(longer.metrics) and not objective.meets(metrics)
+
+
 def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | None) -> list[str]:
     """That targets which the trace meets are missed where its traffic lasts longer; nothing where none is."""
     if longer is None:

@@ -11,7 +11,7 @@ from ..simulator.settings import Settings
 from ..simulator.slo import digits, milliseconds, number
 from . import validation
 from .best_yaml import best_yaml
-from .longer_load import LongerLoad, lost_targets, without_chance
+from .longer_load import LongerLoad, lasts_only, lost_targets, without_chance
 from .objective import GOOD_SHARE, good_share, share_text
 from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
@@ -83,7 +83,7 @@ def require_targets(recommendation: Recommendation) -> None:
         return
     metrics, objective = recommendation.best.metrics or {}, recommendation.task.objective
     longer = recommendation.longer_load_of(recommendation.best)
-    if longer and objective.meets(longer.metrics) and not objective.meets(metrics):
+    if longer and lasts_only(objective, metrics, longer):
         warm = ", once prefix caches are warm" if finds_others(recommendation.task.trace) else ""
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets on this trace; the recommended settings "

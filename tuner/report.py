@@ -20,7 +20,7 @@ from .deployment import served
 from .export import command_line
 from .finalists import eligible, ran
 from .idle_changes import ORIGIN as PLAIN
-from .longer_load import decided_by, longer_loads_of, lost_targets, without_chance
+from .longer_load import decided_by, lasts_only, longer_loads_of, lost_targets, without_chance
 from .objective import Metrics
 from .other_orders import orders_of
 from .other_step_times import sensitivities_of
@@ -165,7 +165,11 @@ class Page:
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
         if good and self.verdict is None and self._lost():
             return f"{what}: {count} met by this trace, but not where its traffic goes on."
-        return f"{what}: {count} met." if good else f"{what}; no configuration meets every target, this comes nearest."
+        if good:
+            return f"{what}: {count} met."
+        if self.verdict is None and lasts_only(self.objective, self.best_metrics or {}, self.longer):
+            return f"{what}: no configuration meets every target on this trace, this does where its traffic goes on."
+        return f"{what}; no configuration meets every target, this comes nearest."
 
     def _sentences(self) -> list[str]:
         default, best = self.default_metrics, self.best_metrics

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slotune.errors import InfeasibleError
 from slotune.simulator.slo import parse_slo
 from slotune.traces.stats import request_rate
 from slotune.tuner import longer_load
@@ -23,8 +24,9 @@ from slotune.tuner.longer_load import (
     without_chance,
 )
 from slotune.tuner.objective import Objective
-from slotune.tuner.recommendation import best_yaml_of
+from slotune.tuner.recommendation import best_yaml_of, require_targets
 from slotune.tuner.recommendation_page import trust_of
+from slotune.tuner.report import write_report
 from slotune.tuner.steady_load import lasting_seed, ordered
 from slotune.tuner.study import Study, Trial, read_asked, settings_key
 from slotune.tuner.task import Task, load_task
@@ -105,6 +107,21 @@ def test_one_that_misses_on_the_longer_load_is_not_picked_where_another_holds(op
     assert picked(study, task) == holds
     put(study, best, 1)
     assert picked(study, task) == best
+
+
+def slow(trial: Trial) -> Trial:
+    return replace(trial, metrics={key: 99 * value for key, value in (trial.metrics or {}).items()}, number=None)
+
+
+def test_targets_that_are_met_on_the_longer_load_only_are_told_so(study: Path):
+    found = tune(read_asked(study), study, jobs=1)
+    with pytest.raises(InfeasibleError, match="the recommended settings do where the same traffic lasts 10 times as"):
+        require_targets(replace(found, best=slow(found.best)))
+    with Study.open(study, writable=True) as opened:
+        for trial in opened.trials("simulation"):
+            opened.add(slow(trial))
+    page = write_report(study, jobs=1).read_text()
+    assert "no configuration meets every target on this trace, this does where its traffic goes on" in page
 
 
 def test_targets_that_the_longer_load_loses_are_named():
