@@ -64,14 +64,14 @@ def command(
     """Find the highest request rate that meets the targets.
 
     At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
-    good. The rate is the median over five orderings of the trace. A trace is a sample of what the service is asked for:
-    the interval is to hold the rate of the service's own traffic nine times in ten, by what eight other samples give
-    that are drawn from the trace. Short traces are repeated until the load is long against the time that a request
-    stays under it. Replicas are the fewest that serve the forecast on every ordering, each request going to
-    the next one in turn; it is also told how many do where each goes to any of them at random. Utilisation is the
-    forecast over what so many engines take at their highest rate: above 1 where taking turns smooths what each engine
-    gets. Steps as much faster and slower as the profile's error are planned for too, with the latter a longer way to
-    the engine where that was not measured.
+    good. The rate is the median over five orderings of the trace. A trace is a sample: the interval is to hold the rate
+    of traffic like it nine times in ten, by what eight other samples give that are drawn from the trace. An hour with
+    other requests, or with a rate that changes, is not like it. Short traces are repeated until the load is long against
+    the time that a request stays under it. Replicas are the fewest that serve the forecast on every ordering where
+    requests go to each in turn; the number where they go to any of them at random is told too. Utilisation is the
+    forecast divided by what so many engines take at their highest rate; it may exceed 1, since taking turns evens out
+    arrivals. All of it is also planned for with steps shorter and longer by the profile's error; with the longer ones
+    goes a longer way to the engine where that was not measured.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b
@@ -123,9 +123,11 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan_page import without_turns
+    from ..tuner.plan_page import LIKE_THIS, without_turns
 
     _print_table(plans, gpu_hour_cost)
+    if any(one.drawn_rates for one in plans):
+        click.echo(LIKE_THIS)
     for one in plans[1:]:
         if one.reason:
             click.echo(one.reason)

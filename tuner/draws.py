@@ -1,8 +1,9 @@
-"""A trace is a sample of what a service is asked for: how far another sample's rate may lie from its own.
+"""A trace is a sample of traffic: how far from its own rate that of the traffic may lie.
 
 Traces of as many requests are drawn from it, in blocks and with replacement (the block bootstrap: Künsch, The Annals of
-Statistics 17, 1989). What one engine takes of them lies as far apart as what it takes of so many requests that the
-service gets on other days, while orderings of one trace hold the same requests and lie too near to each other.
+Statistics 17, 1989). What one engine takes of them lies as far apart as what it takes of other samples of the traffic,
+while orderings of one trace hold the same requests and lie too near to each other. Of traffic that changes from hour to
+hour one hour tells nothing more.
 """
 
 import math
@@ -16,7 +17,7 @@ from .steady_load import ordered
 
 DRAWS = 8
 CONFIDENCE = 0.9
-"""How often an interval is to hold what the service's own traffic gives."""
+"""How often an interval is to hold the rate of the traffic that the trace is a sample of."""
 FIRST_SEED = 1000
 """Of draws: orderings are drawn too, with the seeds from 0 on."""
 
@@ -33,8 +34,8 @@ def drawn(trace: Trace, number: int) -> Trace:
 
 
 def rate_interval(rate: float, drawn_rates: Sequence[float]) -> tuple[float, float]:
-    """Where the rate of the service's own traffic lies with CONFIDENCE, given that of a trace and those of its draws:
-    Student's t on logarithms, around the trace's. From 0 where a draw meets the targets at no rate."""
+    """Where the rate of the traffic lies with CONFIDENCE, given that of a trace and those of its draws: Student's t on
+    logarithms, around the trace's. From 0 where a draw meets the targets at no rate."""
     from scipy.stats import t
 
     known = np.log([one for one in drawn_rates if one > 0])

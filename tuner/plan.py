@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Within which one engine's rate lies on the service's traffic, of which the trace is a sample (draws.py)."""
+        """Within which one engine's rate lies on traffic like the trace, which is a sample of it (draws.py)."""
         low, high = rate_interval(self.max_request_rate, self.drawn_rates)
         return min(low, self.spanned[0]), max(high, self.spanned[1])
 

@@ -25,6 +25,10 @@ NO_RATE = (
     "{} of {} traces that are drawn from this one meet the targets at no rate: with a few more such requests as take "
     "longest by themselves, nor would this one"
 )
+LIKE_THIS = (
+    f"lowest to highest: holds the rate of traffic like this trace with {CONFIDENCE:.0%} confidence; an hour with other "
+    "requests, or with a rate that changes, is not like it"
+)
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
 ANSWERS = ("binding", "replicas", "replicas_at_random", "gpus", "utilisation", *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
