@@ -6,7 +6,7 @@ from .options import json_option
 
 
 @click.command()
-@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this one.")
+@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this, then PATH.")
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
     """What is installed, which engine would start, what is missing.

@@ -66,12 +66,12 @@ def command(
     At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
     good. The rate is the median over five orderings of the trace. A trace is a sample: the interval is to hold the rate
     of traffic like it nine times in ten, by what eight other samples give that are drawn from the trace. An hour with
-    other requests, or with a rate that changes, is not like it. Short traces are repeated until the load is long against
-    the time that a request stays under it. Replicas are the fewest that serve the forecast on every ordering where
-    requests go to each in turn; the number where they go to any of them at random is told too. Utilisation is the
-    forecast divided by what so many engines take at their highest rate; it may exceed 1, since taking turns evens out
-    arrivals. All of it is also planned for with steps shorter and longer by the profile's error; with the longer ones
-    goes a longer way to the engine where that was not measured.
+    other requests, or with a rate that changes, is not like it. Short traces are repeated until the load is long
+    against the time that a request stays under it. Replicas are the fewest that serve the forecast on every ordering
+    where requests go to each in turn; the number where they go to any of them at random is told too. Utilisation is
+    the forecast divided by what so many engines take at their highest rate; it may exceed 1, since taking turns evens
+    out arrivals. All of it is also planned for with steps shorter and longer by the profile's error; with the longer
+    ones goes a longer way to the engine where that was not measured.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b

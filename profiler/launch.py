@@ -57,7 +57,7 @@ class Launch:
     def environment(self, site: Path) -> dict[str, str]:
         """The variables to add to this process's own for an engine that finds extra modules in the folder `site`.
 
-        A variable that the user has set stays as it is.
+        A variable that the user has set stays as it is, but for UNWANTED.
         """
         wanted = {**ENVIRONMENT, **(CPU_ENVIRONMENT if self.cpu else {})}
         chosen = {name: value for name, value in wanted.items() if name not in os.environ}

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import EngineError, InputError, SlotuneError
 from ..simulator.speculation import drafts_of
+from ..whole_file import whole_file
 from .chooser import Chooser
 from .design import Scenario
 from .devices import gpus, processor
@@ -110,7 +111,8 @@ def _held(folder: Path) -> Iterator[None]:
 def _measured(task: Task, launch: Launch, folder: Path, report: Report, clock: Callable[[], float]) -> Profile:
     identity = _identity(task, launch)
     collected, number = _earlier(folder, identity)
-    (folder / "measure.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    with whole_file(folder / "measure.json") as out:
+        out.write(json.dumps(identity, indent=1).encode())
     begin = clock()
     report(0.0, "starting the engine")
     run = folder / f"run-{number}"
@@ -148,7 +150,8 @@ def _identity(task: Task, launch: Launch) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]:
-    """Steps of calls that were killed, and the number of the next run."""
+    """Steps of calls that were killed, and the number of the next run. Raises InputError where they are steps of other
+    engines or machines."""
     collected = Collected(drafts_of(identity["settings"]))
     try:
         known = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
@@ -156,11 +159,13 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]
         known = None
     if known is None and any(folder.iterdir()):
         raise InputError(f"{folder}: holds something that is no measurement; remove it")
-    if known != identity:  # another model, other settings, another machine: what lies here is of no use
-        for run in folder.glob("run-*"):
-            shutil.rmtree(run)
-        return collected, 1
     numbers = sorted(int(run.name.removeprefix("run-")) for run in folder.glob("run-*"))
+    differing = [name for name in identity if known and known.get(name) != identity[name]]
+    if numbers and differing:
+        raise InputError(
+            f"{folder}: holds steps of a measurement that was not ended, with another {' and '.join(differing)}; "
+            "remove it, or give another --out"
+        )
     for number in numbers:
         collected.add(StepTail(folder / f"run-{number}" / "steps.jsonl").read(), number)
     return collected, max(numbers, default=0) + 1

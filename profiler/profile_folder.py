@@ -21,6 +21,7 @@ from .surrogate_model import FittedStepTime, RegimeError
 
 FORMAT_VERSION: Final = 1
 DOCUMENT, RESIDUAL, SAMPLES = "profile.json", "residual.txt", "steps.parquet"
+PARTS = {DOCUMENT, RESIDUAL, SAMPLES}
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -188,9 +189,10 @@ def _with_prefill_context(features: dict[str, tuple[float, float]]) -> dict[str,
 
 
 def write_profile(profile: Profile, folder: Path) -> None:
-    """Write the profile to `folder`, replacing an older profile there; a killed process leaves the old or the new one.
+    """Write the profile to `folder`, replacing an older profile there.
 
-    It is made in a neighbouring temporary folder. Raises InputError where `folder` holds something that is no profile.
+    It is made in a neighbouring temporary folder; killed between the two renames that change places, the old one is
+    left in `.NAME-old-*` beside it. Raises InputError where `folder` holds anything but a profile.
     """
     check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -209,10 +211,11 @@ def write_profile(profile: Profile, folder: Path) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Raise InputError where `folder` holds something that is no profile: nothing of it is overwritten."""
-    if not folder.exists() or (folder / DOCUMENT).is_file():
+    """Raise InputError where `folder` holds anything but a profile, which is replaced as a whole."""
+    if not folder.exists():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if held - PARTS or (held and DOCUMENT not in held):
         raise InputError(f"--out {folder}: holds something that is not a profile; name another folder")
 
 
@@ -222,8 +225,14 @@ def _swap(fresh: Path, folder: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     folder.rename(old / "profile")
-    fresh.rename(folder)
-    shutil.rmtree(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        (old / "profile").rename(folder)
+        raise
+    finally:
+        if folder.exists():
+            shutil.rmtree(old)
 
 
 def _document_of(profile: Profile) -> dict[str, Any]:

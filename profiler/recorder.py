@@ -12,7 +12,8 @@ when it was scheduled: so a step's time holds what the engine does between steps
 where step N + 1 is scheduled while N runs, it is the period from output to output, not the stay in the queue.
 
 The engine's thread only copies references to a queue; another thread formats and writes. When that thread cannot keep
-up, or the disk is full, or the size limit is reached, steps are dropped and counted, and the engine goes on.
+up, or the disk is full, or the size limit is reached, steps are dropped and the engine goes on; how many is said at its
+end.
 
 Environment:
   SLOTUNE_FACTS       file to write, once, with what the engine decided (KV blocks, batch limits, ...), as JSON
@@ -132,6 +133,9 @@ class Writer:
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join(timeout=5)
+        if self.dropped:
+            told = f"{self.dropped} of {self.dropped + self.written} steps were not recorded"
+            print(f"slotune: {told}", file=sys.stderr, flush=True)
 
     def _run(self) -> None:
         size = 0

@@ -168,6 +168,10 @@ def _start(
     return server
 
 
+RECORDER_VARIABLES = ("SLOTUNE_FACTS", "SLOTUNE_STEPS", "SLOTUNE_CONTROL")
+"""Those that the user has set are of another engine, whose records this one would begin anew."""
+
+
 def _variables(launch: Launch, folder: Path, record: bool, control: bool, offline: bool) -> dict[str, str]:
     variables = launch.environment((folder / "site").resolve())
     variables["SLOTUNE_FACTS"] = str((folder / "facts.json").resolve())
@@ -189,7 +193,7 @@ def _spawn(command: list[str], log_path: Path, variables: Mapping[str, str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **variables},
+            env={name: value for name, value in os.environ.items() if name not in RECORDER_VARIABLES} | dict(variables),
             start_new_session=True,
         )
 

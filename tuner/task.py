@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
-from ..profiler.profile_folder import bundled_path, load_profile
+from ..profiler.profile_folder import PARTS, bundled_path, load_profile
 from ..simulator.engine_config import EngineConfig
 from ..simulator.policies import disobeyed
 from ..simulator.settings import Settings
@@ -146,11 +146,11 @@ def trace_digest(trace: Trace) -> str:
 
 
 def profile_digest(name_or_path: str) -> str:
-    """SHA-256 over the files of a profile that was loaded before."""
+    """SHA-256 over the files of a profile that was loaded before; what else lies in its folder does not matter."""
     folder = Path(name_or_path) if Path(name_or_path).exists() else bundled_path(name_or_path)
     digest = hashlib.sha256()
     try:
-        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        for file in sorted(path for path in folder.iterdir() if path.name in PARTS):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     except OSError as error:
         raise SlotuneError(f"{folder}: cannot be read: {error.strerror}") from error

@@ -18,6 +18,7 @@ def no_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return folder
 
 
@@ -27,10 +28,35 @@ def command(folder: Path, name: str, says: str, code: int = 0) -> None:
     path.chmod(0o755)
 
 
+H200, GB10 = Gpu("NVIDIA H200", 143771 * 2**20, "580.82.07"), Gpu("NVIDIA GB10", 0.0, "580.1")
+TWO_GPUS = "0, GPU-a0, NVIDIA H200, 143771, 580.82.07\\n1, GPU-b1, NVIDIA GB10, [N/A], 580.1\\n"
+
+
 def test_gpus_as_the_driver_names_them(no_commands: Path) -> None:
     assert gpus() == []
-    command(no_commands, "nvidia-smi", "NVIDIA H200, 143771, 580.82.07\\nNVIDIA GB10, [N/A], 580.1\\n")
-    assert gpus() == [Gpu("NVIDIA H200", 143771 * 2**20, "580.82.07"), Gpu("NVIDIA GB10", 0.0, "580.1")]
+    command(no_commands, "nvidia-smi", TWO_GPUS)
+    assert gpus() == [H200, GB10]
+
+
+@pytest.mark.parametrize(
+    ("visible", "left"),
+    [
+        ("0", [H200]),
+        ("1", [GB10]),
+        ("1, 0", [GB10, H200]),
+        ("GPU-b1", [GB10]),
+        ("", []),
+        ("-1", []),
+        ("7", []),
+        ("MIG-a0", [H200, GB10]),
+    ],
+)
+def test_gpus_that_an_engine_does_not_see_are_none(
+    no_commands: Path, monkeypatch: pytest.MonkeyPatch, visible: str, left: list[Gpu]
+) -> None:
+    command(no_commands, "nvidia-smi", TWO_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == left
 
 
 def test_a_driver_that_fails_is_no_gpu(no_commands: Path) -> None:
@@ -42,7 +68,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(no_commands: Pa
     found = {finding.name: finding for finding in examine()}
     assert found["vLLM"].state == "missing"
     assert found["vLLM"].mend == CPU_INSTALLATION
-    command(no_commands, "nvidia-smi", "NVIDIA H200, 143771, 580.82.07\\n")
+    command(no_commands, "nvidia-smi", "0, GPU-a0, NVIDIA H200, 143771, 580.82.07\\n")
     found = {finding.name: finding for finding in examine()}
     assert found["GPU 0"].value == "NVIDIA H200, 140 GiB, driver 580.82.07"
     assert "slotune[vllm]" in str(found["vLLM"].mend)

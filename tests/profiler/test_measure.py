@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_a_second_measurement_leaves_the_first_alone(fake_vllm: Path, model_fold
     assert load_profile(tmp_path / "profile").defaults["max_num_seqs"] == 16
 
 
-def test_steps_of_another_machine_are_not_mixed_in(
+def test_steps_of_another_machine_are_neither_mixed_in_nor_removed(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = started(fake_vllm, model_folder, tmp_path / "profile", 300)
@@ -183,10 +184,12 @@ def test_steps_of_another_machine_are_not_mixed_in(
     process.kill()
     process.wait(10)
     monkeypatch.setattr("slotune.profiler.measure.processor", lambda: "another processor")
-    notes: list[str] = []
-    task = Task(str(model_folder), {}, tmp_path / "profile", 1)
-    measure(task, find_vllm(str(fake_vllm)), lambda done, note: notes.append(note))
-    assert "warming up, 0 steps" in notes
+    task, launch = Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm))
+    with pytest.raises(InputError, match="not ended, with another device; remove it, or give another --out"):
+        measure(task, launch, lambda done, note: None)
+    shutil.rmtree(tmp_path / "profile.measure")
+    measure(task, launch, lambda done, note: None)
+    assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
 
 
 def test_earlier_runs_are_read_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
@@ -201,11 +204,12 @@ def test_earlier_runs_are_read_in_the_order_in_which_they_were_made(tmp_path: Pa
     assert following == 11
 
 
-def test_steps_of_another_model_are_not_mixed_in(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_a_measurement_of_another_model_without_steps_is_begun_anew(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "profile.measure"
-    (other / "run-1").mkdir(parents=True)
+    other.mkdir()
     (other / "measure.json").write_text(json.dumps({"model": "another"}))
-    (other / "run-1" / "steps.jsonl").write_text("not even steps\n")
     measure(Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
 
@@ -214,7 +218,7 @@ def test_on_a_gpu_further_starts_tell_what_the_kv_blocks_depend_on(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smi = fake_vllm.parent / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 580.82.07'\n")
+    smi.write_text("#!/bin/sh\necho '0, GPU-a0, NVIDIA H200, 143771, 580.82.07'\n")
     smi.chmod(0o755)
     total = 143771 * 2**20
     monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")

@@ -119,6 +119,31 @@ def test_a_folder_that_holds_something_else_is_left_alone(profile: Profile, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_profile_among_other_files_is_left_alone(profile: Profile, folder: Path) -> None:
+    (folder / "monday.jsonl").write_text("steps")
+    with pytest.raises(InputError, match="holds something that is not a profile"):
+        write_profile(linear_profile(1e-3, 1e-3, 1e-3, 0), folder)
+    assert load_profile(folder).name == profile.name
+    assert (folder / "monday.jsonl").read_text() == "steps"
+
+
+def test_a_profile_that_cannot_take_its_place_leaves_the_old_one(
+    profile: Profile, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if target == folder and path.name.startswith(".p-") and path.name != "profile":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_profile(linear_profile(1e-3, 1e-3, 1e-3, 0, name="second"), folder)
+    assert load_profile(folder).name == profile.name
+    assert [path.name for path in folder.parent.iterdir()] == ["p"]
+
+
 def test_an_empty_folder_may_be_filled(profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     write_profile(profile, tmp_path / "p")

@@ -197,8 +197,8 @@ def test_recording_stops_at_its_limit(tmp_path: Path, clock: Clock, capsys: pyte
     assert "the limit of" in capsys.readouterr().err
 
 
-def test_a_step_that_is_not_written_keeps_its_place(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_is_not_written_keeps_its_place_and_is_told(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scheduler = recorded(tmp_path / "steps.jsonl", ["a"])
     for index, room in enumerate((9, 0, 9)):
@@ -206,6 +206,7 @@ def test_a_step_that_is_not_written_keeps_its_place(
         step(scheduler, clock, {"a": 1}, at=float(index), until=index + 0.5)
     scheduler.shutdown()
     assert [line["step"] for line in lines(tmp_path / "steps.jsonl")] == [1, 3]
+    assert "1 of 3 steps were not recorded" in capsys.readouterr().err
 
 
 def test_a_writer_that_cannot_keep_up_drops_steps_instead_of_filling_the_memory(

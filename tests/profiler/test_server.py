@@ -55,6 +55,21 @@ def test_a_proxy_of_the_environment_is_not_asked_for_the_engine(
         server.check()
 
 
+def test_the_records_of_another_engine_are_not_begun_anew(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the user's own engine writes, where the variable for it is exported."""
+    monday = tmp_path / "monday.jsonl"
+    monday.write_text("a day's steps\n")
+    monkeypatch.setenv("SLOTUNE_STEPS", str(monday))
+    with running_server(find_vllm(str(fake_vllm)), str(model_folder), {}, tmp_path / "run") as server:
+        environment = psutil.Process(server.process.pid).children()[0].environ()
+        server.check()
+    assert "SLOTUNE_STEPS" not in environment and server.steps_path is None
+    assert environment["SLOTUNE_FACTS"] == str(tmp_path / "run" / "facts.json")
+    assert monday.read_text() == "a day's steps\n"
+
+
 def test_a_failed_start_says_why(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,8 @@ def test_a_profile_that_changed_is_not_reported_on(searched: Path, tmp_path: Pat
     folder = shutil.copytree(searched.parent, tmp_path / "all")
     asked = (folder / "study" / "study.json").read_text().replace(str(searched.parent), str(folder))
     (folder / "study" / "study.json").write_text(asked)
+    (folder / "profile" / "NOTES").write_text("measured on Monday")
+    write_report(folder / "study", jobs=1)
     (folder / "profile" / "profile.json").write_text((folder / "profile" / "profile.json").read_text() + "\n")
     with pytest.raises(InputError, match="the profile changed"):
         write_report(folder / "study")
