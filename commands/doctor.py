@@ -6,7 +6,7 @@ from .options import json_option
 
 
 @click.command()
-@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this, then PATH.")
+@click.option("--vllm-python", metavar="PY", help="Interpreter with vLLM, or vllm command; default: this, or PATH's.")
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
     """What is installed, which engine would start, what is missing.

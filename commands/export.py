@@ -31,7 +31,9 @@ def command(study: Path, form: str, model: str | None, out: Path | None, as_json
       slotune export studies/chat --form kubernetes
     """
     from ..tuner.export import exported, grounds, recommended, write_export
+    from ..tuner.study import check_apart
 
+    check_apart(study, out)
     texts = exported(study, model)
     for line in grounds(study):
         click.echo(line, err=True)

@@ -145,7 +145,7 @@ def fit(
 @command.command()
 @click.option("--model", required=True, metavar="M", help="A model folder, or a name on a model hub.")
 @click.option("--budget", type=duration, default="10m", show_default=True, help="Time it may take, e.g. 90s, 10m, 1h.")
-@click.option("--vllm-python", metavar="PY", help="An interpreter with vLLM, or a vllm command; default: this, then PATH.")
+@click.option("--vllm-python", metavar="PY", help="Interpreter with vLLM, or vllm command; default: this, or PATH's.")
 @engine_option
 @engine_config_option
 @seed_option

@@ -25,7 +25,9 @@ def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> N
       slotune report studies/chat
     """
     from ..tuner.report import write_report
+    from ..tuner.study import check_apart
 
+    check_apart(study, out)
     announce_compilation()
     with progress("report") as bar:
         path = write_report(study, out, jobs=jobs, note=bar.line)

@@ -1,6 +1,5 @@
 """slotune simulate: one configuration on one trace."""
 
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from ..simulator.slo import Slo
     from ..simulator.timing import Pace, Timing
     from ..traces.trace import Trace
-    from ..tuner.objective import Metrics
+    from ..tuner.objective import Metrics, Objective
     from ..tuner.sensitivity import Sensitivity
 
 MOST_REPLICAS = 10_000
@@ -92,8 +91,8 @@ def command(
 ) -> None:
     """Simulate one configuration: the metrics of `vllm bench serve`.
 
-    Up to 50,000 requests times replicas also with steps as much faster and slower as the profile's error, and with
-    the latter a longer way to the engine where that was not measured.
+    Up to 50,000 requests times replicas it is simulated twice more: with every step shorter and longer by the profile's
+    error. With the longer ones goes a longer way to the engine where that was not measured.
 
     \b
     Example:
@@ -101,6 +100,7 @@ def command(
     """
     from ..simulator.request_table import write_requests
     from ..tuner.evaluate import doubts
+    from ..tuner.objective import Objective
 
     written = {"--requests-out": requests_out, "--steps-out": asked["steps_out"]}
     check_outputs(written, *(asked[name] for name in ("profile", "trace", "engine_config", "acceptance_rate")))
@@ -109,6 +109,7 @@ def command(
     if requests_out:
         with writing(requests_out):
             write_requests(run.result.requests, requests_out)
+    objective = Objective(slo, (), goodput) if slo else None
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
     shares = doubts(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
@@ -123,11 +124,11 @@ def command(
             "policy": asked["policy"],
             "profile": run.profile.describe(),
             "trust": trust,
-            "sensitivity": None if steps is None else steps.as_dict(partial(_targets, slo)),
+            "sensitivity": None if steps is None else steps.as_dict(partial(_targets, objective)),
         }
-        emit_json(document | ({"targets": _targets(slo, metrics)} if slo else {}))
+        emit_json(document | ({"targets": _targets(objective, metrics)} if objective else {}))
     else:
-        _print(metrics, slo, steps)
+        _print(metrics, objective, steps)
         tell_trust(trust, asked["policy"])
 
 
@@ -161,9 +162,9 @@ def _summary(slo: tuple["Slo", ...], goodput: dict[str, float], result: "Simulat
     return summarise(result.requests, result.gaps, goodput, [target.percentile for target in slo])
 
 
-def _targets(slo: tuple["Slo", ...], metrics: "Metrics") -> dict[str, bool]:
+def _targets(objective: "Objective | None", metrics: "Metrics") -> dict[str, bool]:
     """Each target, and whether it is met."""
-    return {str(target): target.is_met(metrics) for target in slo}
+    return objective.targets_met(metrics) if objective else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +218,9 @@ def _simulated(
     return _Run(known, settings, config, load, result, lambda pace: run(timing.at(pace)))
 
 
-def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | None") -> None:
+def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivity | None") -> None:
     from ..simulator.slo import METRICS
+    from ..tuner.wording import of_targets
 
     rows: list[list[object]] = []
     for name in METRICS:
@@ -228,19 +230,12 @@ def _print(metrics: "Metrics", slo: tuple["Slo", ...], steps: "Sensitivity | Non
             rows.append([f"  {steps.label}", *(steps.both(partial(_value, key)) for key in keys)])
     table(["ms", *SHOWN], rows)
     lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
-    for target in slo:
-        value_ms = target.value_ms(metrics)
-        verdict = _verdict(target, metrics)
-        value = "too few answers" if math.isinf(value_ms) else f"{cell(value_ms)} ms"
-        lines.append((str(target), verdict if math.isnan(value_ms) else f"{verdict}, {value}"))
+    for word in of_targets(objective) if objective else ():
+        lines.append((word.name, word.run(metrics)))
         if steps:
-            lines.append((f"  {steps.label}", steps.both(partial(_verdict, target))))
+            lines.append((f"  {steps.label}", word.steps(steps)))
     table(["", ""], lines)
 
 
 def _value(key: str, metrics: "Metrics") -> str:
     return cell(metrics[key])
-
-
-def _verdict(target: "Slo", metrics: "Metrics") -> str:
-    return "kept" if target.is_met(metrics) else "missed"

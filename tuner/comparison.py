@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..simulator.settings import Settings
-from ..simulator.slo import Slo
+from ..simulator.slo import Slo, digits
 from .blame import at_fault, excusable
 from .intervals import Interval, mean_interval, paired_ratio
 from .objective import Metrics, Objective
@@ -112,7 +112,7 @@ def quantities(objective: Objective) -> list[Quantity]:
 
 def _limit_quantity(slo: Slo, *, is_target: bool) -> Quantity:
     """What a good request keeps is no target of a percentile, where goodput stands alone."""
-    return Quantity(f"p{slo.percentile:g} {LATENCY_NAMES[slo.metric]}", "ms", slo.key, slo if is_target else None)
+    return Quantity(f"p{digits(slo.percentile)} {LATENCY_NAMES[slo.metric]}", "ms", slo.key, slo if is_target else None)
 
 
 def _metric_quantity(key: str) -> Quantity:

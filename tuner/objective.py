@@ -113,6 +113,11 @@ class Objective:
         """Whether every target is met, and goodput's GOOD_SHARE also where it stands alone."""
         return self.meets(metrics) and (not self.goodput or good_share(metrics) >= GOOD_SHARE)
 
+    def targets_met(self, metrics: Metrics) -> dict[str, bool]:
+        """Each target as it was written, goodput where it is one beside others, and whether it is met."""
+        met = {str(slo): slo.is_met(metrics) for slo in self.slos}
+        return met | ({"goodput": self.good_ratio(metrics) == 0} if self.good_is_target else {})
+
     def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
 

@@ -26,8 +26,8 @@ NO_RATE = (
     "longest by themselves, nor would this one"
 )
 LIKE_THIS = (
-    f"lowest to highest: holds the rate of traffic like this trace with {CONFIDENCE:.0%} confidence; an hour with other "
-    "requests, or with a rate that changes, is not like it"
+    f"lowest to highest: holds the rate of traffic like this trace with {CONFIDENCE:.0%} confidence; an hour with "
+    "other requests, or with a rate that changes, is not like it"
 )
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
 ANSWERS = ("binding", "replicas", "replicas_at_random", "gpus", "utilisation", *COSTS, "metrics", "metrics_rate")

@@ -90,7 +90,7 @@ def require_targets(recommendation: Recommendation) -> None:
             f"do where the same traffic lasts {longer.label}{warm}"
         )
     missed = [slo for slo in objective.slos if slo.ratio(metrics) > 1]
-    if missed and metrics.get("failed"):
+    if any(math.isinf(slo.ratio(metrics)) for slo in missed):
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
             f"{metrics['failed']:.0f} requests are not answered: `slotune simulate` tells why"

@@ -113,12 +113,6 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
     return lines
 
 
-def targets_met(objective: Objective, metrics: Metrics) -> dict[str, bool]:
-    """Each target as it was written, goodput where it is one beside others, and whether it is met."""
-    met = {str(slo): slo.is_met(metrics) for slo in objective.slos}
-    return met | ({"goodput": objective.good_ratio(metrics) == 0} if objective.good_is_target else {})
-
-
 def document(recommendation: Recommendation) -> dict[str, Any]:
     """The JSON document of `slotune tune --json`; where runs on the engine are known, with what `validate` tells."""
     best, task, measured = recommendation.best, recommendation.task, recommendation.measured
@@ -151,10 +145,10 @@ def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:
         "resolved": recommendation.task.resolved(trial.settings),
         "predicted": None if metrics is None else dict(metrics),
         "failure": trial.message,
-        "targets": {} if metrics is None else targets_met(objective, metrics),
+        "targets": {} if metrics is None else objective.targets_met(metrics),
         "other_orders": None if orders is None else _orders_document(orders, objective),
-        "longer_load": None if longer is None else longer.as_dict(partial(targets_met, objective)),
-        "sensitivity": None if steps is None else steps.as_dict(partial(targets_met, objective)),
+        "longer_load": None if longer is None else longer.as_dict(objective.targets_met),
+        "sensitivity": None if steps is None else steps.as_dict(objective.targets_met),
         "measured": None if measured is None else _measured(measured, trial.settings),
     }
 
@@ -171,7 +165,7 @@ def _spread(orders: OtherOrders, value: Callable[[Metrics], float]) -> dict[str,
 
 def _by_target(orders: OtherOrders, objective: Objective) -> dict[str, list[bool]]:
     """Whether each target is met, order by order."""
-    met = [targets_met(objective, metrics) for metrics in orders.runs]
+    met = [objective.targets_met(metrics) for metrics in orders.runs]
     return {name: [one[name] for one in met] for name in met[0]}
 
 

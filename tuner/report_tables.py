@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..simulator.slo import digits
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
@@ -89,7 +90,7 @@ def answer_table(objective: Objective, shown: Sequence[Quantity], sides: Sequenc
             cells.append(_predicted(quantity, side.predicted))
             if side.measured and side.measured.runs:
                 cells.append(_measured(quantity, side.measured))
-        target = f"≤\N{NO-BREAK SPACE}{quantity.slo.limit_ms:g}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
+        target = f"≤\N{NO-BREAK SPACE}{digits(quantity.slo.limit_ms)}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
         rows.append(Row((_named(quantity), target), cells))
     return Table(columns, rows, labels=2)
 

@@ -231,6 +231,12 @@ def _check_same(folder: Path, old: Asked, new: Asked) -> None:
             raise InputError(f"{folder}: this study asked for another {shown} ({detail}); give another folder to --out")
 
 
+def check_apart(folder: Path, out: Path | None) -> None:
+    """Raise InputError where `out` is one of the files that the study in `folder` consists of."""
+    if out and out.resolve() in {(folder / name).resolve() for name in (ASKED_FILE, TRIALS_FILE, BEST_FILE)}:
+        raise InputError(f"--out {out}: is a part of the study itself; name another file")
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     with whole_file(path) as out:

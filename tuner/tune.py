@@ -45,7 +45,7 @@ def tune(
     task = load_task(asked)
     run = task.simulated()
     simulators = workers(VariedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)
-    with simulators as run_all, Study.create(out, asked) as study:
+    with Study.create(out, asked) as study, simulators as run_all:
         runner = Runner(study, lambda many: run_all(map(Variation, many)), on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)

@@ -69,6 +69,13 @@ def test_json_holds_the_settings_and_every_form(slotune: Callable[..., Any], stu
     assert "nvidia.com/gpu: 1" in document["kubernetes"]
 
 
+def test_the_study_s_own_files_are_not_written_over(slotune: Callable[..., Any], study: Path):
+    before = (study / "best.yaml").read_text()
+    done = slotune("export", study, "--out", study / "best.yaml")
+    assert done.code == 2 and "is a part of the study itself" in done.err
+    assert (study / "best.yaml").read_text() == before
+
+
 def test_no_recommendation_yet_fails_and_says_what_to_run(slotune: Callable[..., Any], study: Path):
     (study / "best.yaml").unlink()
     done = slotune("export", study)

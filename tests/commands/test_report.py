@@ -37,6 +37,14 @@ def test_it_goes_where_it_is_told_and_json_names_it(slotune: Callable[..., Any],
     assert not (study / "report.html").exists()
 
 
+@pytest.mark.parametrize("own", ["study.json", "trials.sqlite", "best.yaml"])
+def test_the_study_s_own_files_are_not_written_over(slotune: Callable[..., Any], study: Path, own: str):
+    before = (study / own).read_bytes()
+    done = slotune("report", study, "--jobs", 1, "--out", study / ".." / study.name / own)
+    assert done.code == 2 and "is a part of the study itself" in done.err
+    assert (study / own).read_bytes() == before
+
+
 def test_a_folder_that_is_no_study_is_bad_input(slotune: Callable[..., Any], tmp_path: Path):
     done = slotune("report", tmp_path)
     assert done.code == 2

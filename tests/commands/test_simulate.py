@@ -5,6 +5,7 @@ import json
 import pytest
 
 from slotune.commands import simulate
+from slotune.simulator.slo import milliseconds
 
 
 def test_simulate_tells_the_value_that_a_target_is_for(slotune, files):
@@ -12,7 +13,15 @@ def test_simulate_tells_the_value_that_a_target_is_for(slotune, files):
     assert told["targets"] == {"p99.9:ttft:1": False}
     text = slotune("simulate", *files, "--slo", "p99.9:ttft:1").out
     value = told["metrics"]["p99.9_ttft_ms"]
-    assert f"missed, {value:.4g} ms" in text
+    assert f"missed ({milliseconds(value)})" in text
+
+
+def test_goodput_beside_targets_is_one(slotune, files):
+    words = ("simulate", *files, "--slo", "p99:ttft:100000", "--goodput", "ttft:0.1")
+    assert json.loads(slotune(*words, "--json").out)["targets"] == {"p99:ttft:100000": True, "goodput": False}
+    assert "99% of requests good" in slotune(*words).out and "missed (0.0%)" in slotune(*words).out
+    alone = json.loads(slotune("simulate", *files, "--goodput", "ttft:0.1", "--json").out)
+    assert alone["metrics"]["request_goodput"] == 0 and "targets" not in alone
 
 
 def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):

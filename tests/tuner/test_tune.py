@@ -177,6 +177,12 @@ def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
     slow = replace(found.best, metrics={**(found.best.metrics or {}), "p99_tpot_ms": 12_345.6})
     with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
         require_targets(replace(found, best=slow))
+    one_lost = replace(slow, metrics={**(slow.metrics or {}), "completed": 9_999, "failed": 1})
+    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
+        require_targets(replace(found, best=one_lost))
+    many_lost = replace(slow, metrics={**(slow.metrics or {}), "completed": 900, "failed": 100})
+    with pytest.raises(InfeasibleError, match="with the nearest on the whole 100 requests are not answered"):
+        require_targets(replace(found, best=many_lost))
 
 
 def test_what_becomes_much_longer_and_nobody_named_is_told(found):
