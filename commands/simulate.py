@@ -99,7 +99,7 @@ def command(
       slotune simulate --profile h200-llama-3.1-8b --trace chat --engine max_num_seqs=64 --slo p99:ttft:500
     """
     from ..simulator.request_table import write_requests
-    from ..tuner.evaluate import doubts
+    from ..tuner.evaluate import trust_shares
     from ..tuner.objective import Objective
 
     written = {"--requests-out": requests_out, "--steps-out": asked["steps_out"]}
@@ -112,7 +112,7 @@ def command(
     objective = Objective(slo, (), goodput) if slo else None
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
-    shares = doubts(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
+    shares = trust_shares(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
     steps = _with_other_steps(run, summary, asked["replicas"], shares)
     for line in _warnings(run, asked["policy"]):
         click.echo(f"Warning: {line}", err=True)

@@ -100,10 +100,10 @@ def _engine(vllm_python: str | None, has_gpu: bool) -> Iterable[Finding]:
         return
     yield Finding("vLLM", OK, f"{launch.version or 'of unknown version'}{' (CPU build)' if launch.cpu else ''}")
     yield Finding("engine command", OK, " ".join(launch.command))
-    yield from _doubts(launch, has_gpu)
+    yield from _version_findings(launch, has_gpu)
 
 
-def _doubts(launch: Launch, has_gpu: bool) -> Iterable[Finding]:
+def _version_findings(launch: Launch, has_gpu: bool) -> Iterable[Finding]:
     if has_gpu and launch.cpu:
         yield Finding("vLLM build", INFO, "a CPU build on a machine with a GPU", _installation(has_gpu))
     note = version_note(launch.version)

@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 def hold(folder: Path, refusal: str) -> int:
-    """Hold the folder for this process: a descriptor, whose closing or the end of the process gives the folder free.
+    """Hold the folder for this process: a descriptor, whose closing, or the end of the process, frees the folder.
 
     Raises InputError with `refusal` where another process holds it.
     """

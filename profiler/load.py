@@ -12,13 +12,13 @@ this: its timed traces have no priorities and no prompt but whole hashed chunks,
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
 import numpy as np
 
-from ..simulator.metrics import Gaps, summarise
+from ..simulator.metrics import Gaps
 from ..simulator.request_table import FAILED, FINISHED, RequestTable
 from ..traces.trace import Trace
 from .prompts import prompt_tokens
@@ -76,10 +76,6 @@ class LoadResult:
     """Between the chunks of each finished request."""
     errors: tuple[str | None, ...]
     """For each request, why it failed."""
-
-    def metrics(self, goodput: Mapping[str, float] | None = None) -> dict[str, float]:
-        """As `simulator.metrics.summarise`."""
-        return summarise(self.requests, self.gaps, goodput)
 
 
 def replay(

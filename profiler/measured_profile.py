@@ -23,8 +23,6 @@ from .surrogate_samples import StepSamples
 
 F64 = npt.NDArray[np.float64]
 
-ELEMENT_BYTES = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "fp8": 1.0}
-
 KEEP_EVERY_TOKEN = ("FullAttentionSpec", "MLAAttentionSpec")
 """Kinds of layers of which a block holds block_size tokens of one request (vllm/v1/kv_cache_interface.py)."""
 
@@ -138,7 +136,7 @@ def kv_capacity(
     if len(groups) != 1 or groups[0] not in KEEP_EVERY_TOKEN or not bytes_per_block:
         return None, f"KV capacity is not modelled: {_layers(groups)}; give num_gpu_blocks_override where it matters"
     used = KV_DTYPE_BYTES.get(str(facts.get("cache_dtype")))
-    element = ELEMENT_BYTES.get(_dtype(facts) or "", 2.0)
+    element = KV_DTYPE_BYTES.get(_dtype(facts) or "", 2.0)
     if used is not None and "kv_cache_dtype" not in settings:
         element = used
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])

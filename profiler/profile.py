@@ -165,7 +165,7 @@ class Profile:
             return 0.0
         return self.kv.error_share(self._memory_settings(settings, engine))
 
-    def _doubts(self, settings: Mapping[str, Any]) -> list[str]:
+    def _not_represented(self, settings: Mapping[str, Any]) -> list[str]:
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
         return [*unrepresented(self, settings), *filter(None, told)]
@@ -241,7 +241,7 @@ class Profile:
             "doubts": list(self.doubts),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             **{name: largest_share(known, name) for name in SHARES},
-            "not_represented": list(dict.fromkeys(text for one in settings for text in self._doubts(one))),
+            "not_represented": list(dict.fromkeys(text for one in settings for text in self._not_represented(one))),
             "kv_capacity": "not modelled" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }

@@ -62,10 +62,12 @@ def blocks_of_time(places: I64, seed: int) -> list[Mask]:
 
 
 def outer_parts(samples: StepSamples, largest: F64, least: int) -> list[tuple[Mask, Mask]]:
-    """By prefill tokens, by decodes and by the longest context: a mask of the steps with more than half of the
-    `largest` value that is believed, and one of those among them whose error can be asked for, since LEAST_INNER_SHARE
-    of their regime is left without them. A part with fewer than `least` of the latter is left out: so half of a size
-    that a few steps have, as the first of many clients that come at once, would ask for nothing."""
+    """For prefill tokens, decodes and the longest context each: which steps to hold out, and of which to ask the error.
+
+    Held out are steps above half of the `largest` value that is believed. Asked for are those of them whose regime
+    keeps LEAST_INNER_SHARE of its steps in the fit. Where these are fewer than `least` the pair is left out: their
+    error would be noise.
+    """
     sizes, regimes = samples.totals[:, SIZES], regimes_of(samples.totals)
     parts = []
     for outer in (sizes > largest / 2).T:

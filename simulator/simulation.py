@@ -33,8 +33,6 @@ class SimulationResult:
     requests: RequestTable
     gaps: Gaps
     """Of the requests that finished, without the cold ones and those of attempts that were lost."""
-    duration_s: float
-    """From the trace's time zero to the last event a client sees."""
     reaches: I64
     """(2, REACHES): steps without and with a prefill, by how far they lie from what was measured (reach_of)."""
 
@@ -221,6 +219,5 @@ def _result(trace: Trace, served: _Served, gaps: Gaps, overhead: Overhead) -> Si
     return SimulationResult(
         requests=table,
         gaps=gaps,
-        duration_s=float(np.nanmax(requests.finish_s + overhead.after_s)),
         reaches=np.sum([replica.engine.reaches for replica in served.fleet], axis=0),
     )

@@ -65,9 +65,8 @@ FAR_ABOVE = 2.0
 """Beyond this factor above the largest measured number of prefill tokens, decodes or context no held-out step tells how
 far a step is off: larger ones than half of what was measured are predicted from smaller ones, and no farther."""
 LEAST_SPAN = 1.25
-"""Where the largest measured number is less than so many times the least, how a step's time grows with it is not known:
-the weight of a token, of a step with a prefill and of any step can be one for the other. Then it is far outside as soon
-as it is outside, towards zero too."""
+"""Where the largest measured number is less than so many times the least, the data cannot tell the cost of a token from
+that of a step. Then all outside what was measured is FAR, towards zero too."""
 LEAST_CONTEXT = 256.0
 """Tokens of context that cost nothing that shows: to have measured less is to have measured so much."""
 _LARGE_BY = np.array([SHAPE_NAMES.index(name) for name in ("prefill_tokens", "decode_rows", "max_context")])

@@ -6,7 +6,7 @@ from ..simulator.settings import Settings
 from . import idle_changes
 from .choice import picked
 from .finalists import FINALISTS, eligible, few, ran
-from .longer_load import LongerLoad, lasting, longer_by, longer_loads_of
+from .longer_load import LongerLoad, holding_up, longer_by, longer_loads_of
 from .ranking import unlike
 from .study import Study, Trial, settings_key
 from .task import Task
@@ -63,7 +63,7 @@ def _run(
 def _contenders(trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad]) -> list[Trial]:
     """The best few of those that last and those that are not known yet; by headroom where none lasts so far."""
     candidates = eligible(trials, task)
-    held = lasting(candidates, task, known)
+    held = holding_up(candidates, task, known)
     failed = [trial for trial in candidates if trial.key in known and trial not in held]
     open_to = [trial for trial in candidates if trial not in failed]
     hopeful = [*held, *_unlike_failed(open_to, failed, held, task)]

@@ -83,13 +83,13 @@ class SimulatedRun:
 def judged(
     result: SimulationResult, trace: Trace, cold: int, goodput: Mapping[str, float], percentiles: Iterable[float]
 ) -> dict[str, float]:
-    """The metrics of the requests of `trace` after the `cold` ones that it was simulated with, and `doubts`."""
+    """The metrics of the requests of `trace` after the `cold` ones that it was simulated with, and `trust_shares`."""
     requests = without(cold, result.requests)
     metrics = summarise(requests, result.gaps, goodput, percentiles)
-    return metrics | doubts(result, requests, trace.output_tokens[cold:], metrics["duration"])
+    return metrics | trust_shares(result, requests, trace.output_tokens[cold:], metrics["duration"])
 
 
-def doubts(
+def trust_shares(
     result: SimulationResult, requests: RequestTable, asked_tokens: npt.NDArray[np.int32], duration_s: float
 ) -> dict[str, float]:
     """What a run's metrics are kept with, for it bears on how far to believe them: of the `requests` that are judged,

@@ -4,24 +4,23 @@ Search leaves them in: a limit that is never reached, a prefix cache without pre
 reader would take them for a part of the answer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..simulator.settings import Settings
 from .choice import picked
-from .evaluate import Outcome
 from .objective import Metrics
-from .study import Study, Trial, settings_key
+from .study import Study, settings_key, trial_of
 from .task import Task
-from .variation import Variation
+from .variation import RunVariations, Variation
 
 ORIGIN = "plain"
 """Of trials that are no part of the search."""
 
 
-def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]], Iterator[Outcome]]) -> None:
+def take_back(study: Study, task: Task, run_all: RunVariations) -> None:
     """Put the winner without its idle changes into the study, where it has any and the study does not know it yet."""
     winner = picked(study, task)
     if winner is None or winner.metrics is None:
@@ -42,7 +41,7 @@ def take_back(study: Study, task: Task, run_all: Callable[[Iterable[Variation]],
         return
     outcome = next(run_all([Variation(settings)]))
     if _same(outcome.metrics, winner.metrics):
-        study.add(Trial(settings, outcome.metrics, origin=ORIGIN, duration_s=outcome.duration_s))
+        study.add(trial_of(settings, outcome, origin=ORIGIN))
 
 
 def _is_allowed(settings: Settings, task: Task) -> bool:

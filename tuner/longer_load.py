@@ -51,7 +51,7 @@ def longer_loads_of(study: Study) -> dict[str, LongerLoad]:
     }
 
 
-def lasting(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
+def holding_up(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
     """Those that meet the targets on the longer load, and under which no queue grows there that does not under the
     default."""
     default = longer.get(settings_key(task.asked.engine))
@@ -68,7 +68,7 @@ def decided_by(trials: list[Trial], task: Task, longer: Mapping[str, LongerLoad]
     """Those between which the longer load decides: that last there or, where none does, all that ran there if the
     trace begins with empty prefix caches, by which nothing is to be judged."""
     known = [trial for trial in trials if trial.key in longer]
-    return lasting(trials, task, longer) or (known if finds_others(task.trace) else [])
+    return holding_up(trials, task, longer) or (known if finds_others(task.trace) else [])
 
 
 def _piled_up(longer: LongerLoad) -> float:

@@ -50,9 +50,11 @@ class OtherOrders:
 
 
 def _of(metrics: Metrics, key: str) -> float:
-    """A metric; a percentile of all requests also where all were answered, which are all then, and where more were not
-    than it leaves out, which wait for ever (simulator/metrics.py has it in between only). NaN where there is none: what
-    an earlier version ran lacks what was added since."""
+    """A metric; NaN where there is none, as in what an earlier version ran.
+
+    A percentile over all requests is kept only where some were not answered, but no more than it leaves out
+    (simulator/metrics.py). Where all were it is the plain one, and where too many were not it is infinite.
+    """
     if key in metrics or not key.endswith(OF_ALL):
         return metrics.get(key, nan)
     return inf if metrics["failed"] else metrics[key.removesuffix(OF_ALL)]

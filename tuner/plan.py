@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def binding(self) -> str:
-        """What stops one engine most often: a target, or "queue"."""
+        """What stops one engine most often: a target, QUEUE or GOODPUT (capacity.py)."""
         return statistics.mode(capacity.failed.binding for capacity in self.capacities)
 
     @property

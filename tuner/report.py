@@ -39,7 +39,7 @@ from .report_tables import (
     validation_table,
 )
 from .study import Study, Trial, settings_key, write_file
-from .sweep import LASTING_REQUESTS, MOST_REQUESTS, one_at_a_time, over_rates
+from .sweep import LASTING_REQUESTS, SWEEP_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
 from .validation_page import drift_text, forced_lines, unanswered_lines
@@ -115,7 +115,7 @@ class Page:
             answer=self._answer(),
             command=command_line(served(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
             validation=self._validation(),
-            part=f" with the first {MOST_REQUESTS:,} requests" if len(self.task.trace) > MOST_REQUESTS else "",
+            part=f" with the first {SWEEP_REQUESTS:,} requests" if len(self.task.trace) > SWEEP_REQUESTS else "",
             lasting=f"{LASTING_REQUESTS:,}",
             rates=rates,
             effects=effects,

@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 
 from ..simulator.settings import Settings
-from .evaluate import Outcome, RunAll
+from .evaluate import RunAll
 from .objective import Metrics, Objective
 from .ranking import as_good, recommended, reference_of
 from .search_candidates import Candidates
 from .space import F64, SearchSpace
-from .study import Study, Trial, settings_key
+from .study import Study, Trial, settings_key, trial_of
 
 BATCH = 8
 """Configurations under way at once; fixed, so that results do not depend on the machine."""
@@ -89,7 +89,7 @@ class Runner:
         for proposal in proposals:
             key = settings_key(proposal.settings)
             if key not in self._known:
-                self._known[key] = _trial(proposal, next(outcomes))
+                self._known[key] = trial_of(proposal.settings, next(outcomes), origin=proposal.origin)
                 self._study.add(self._known[key])
             self._done[key] = self._known[key]
             self._on_trial(self._known[key], self.done)
@@ -107,17 +107,6 @@ class Runner:
     def trials(self) -> list[Trial]:
         """What this search has asked for, in order."""
         return list(self._done.values())
-
-
-def _trial(proposal: Proposal, outcome: Outcome) -> Trial:
-    return Trial(
-        proposal.settings,
-        outcome.metrics,
-        outcome.failure,
-        outcome.message,
-        origin=proposal.origin,
-        duration_s=outcome.duration_s,
-    )
 
 
 class Search:

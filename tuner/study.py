@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import InputError, SlotuneError
 from ..profiler.folder_lock import hold
 from ..whole_file import PART, whole_file
+
+if TYPE_CHECKING:
+    from .evaluate import Outcome
 
 FORMAT_VERSION: Final = 1
 ASKED_FILE = "study.json"
@@ -101,12 +104,15 @@ class Trial:
     message: str | None = None
     where: Where = "simulation"
     repeat: int = 0
+    """Tells runs of the same settings apart: the round on hardware, the number of the order on other orders, how many
+    times as long the longer load is, 0 for faster and 1 for slower steps."""
     origin: str = ""
     """Who proposed it: default, sarathi, sobol, smac, random, simpler, neighbour, other order, longer load,
     other step time, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is worth keeping, as JSON: seeds of arrivals, log files, intervals."""
+    """Whatever else is worth keeping, as JSON: what a run on the engine tells of itself (engine_run.py, campaign.py),
+    or the pace of a variation."""
     number: int | None = None
     """Place in the study, given when it is added."""
 
@@ -114,6 +120,12 @@ class Trial:
     def key(self) -> str:
         """Alike for trials of the same settings."""
         return settings_key(self.settings)
+
+
+def trial_of(settings: Mapping[str, Any], outcome: "Outcome", **place: Any) -> Trial:
+    """The trial that came to `outcome`; `place` has its where, repeat, origin and details."""
+    failure, message, duration_s = outcome.failure, outcome.message, outcome.duration_s
+    return Trial(settings, outcome.metrics, failure, message, duration_s=duration_s, **place)
 
 
 class Study:

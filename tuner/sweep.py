@@ -16,7 +16,7 @@ from .task import Task
 from .workers import workers
 
 RATE_FACTORS = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0)
-MOST_REQUESTS = 10_000  # of the trace: enough for a p99, little enough for a report to be a matter of seconds
+SWEEP_REQUESTS = 10_000  # of the trace: enough for a p99, little enough for a report to be a matter of seconds
 LASTING_REQUESTS = 10_000  # a queue that grows by a percent of them shows
 MOST_VALUES = 7  # of a setting that is varied
 
@@ -41,7 +41,7 @@ class OneChange:
 def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
     """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts: on the trace itself, which is
     the sooner over the higher the rate, rates would pass at which a queue grows. Empty where the trace has none."""
-    trace = head(task.trace, MOST_REQUESTS)
+    trace = head(task.trace, SWEEP_REQUESTS)
     rate = request_rate(trace)
     if math.isnan(rate):
         return []
@@ -61,7 +61,7 @@ def one_at_a_time(task: Task, settings: Mapping[str, Any], jobs: int | None = No
         for value in _spread_over(knob.values, settings.get(knob.name, knob.default))
     ]
     many: list[Settings] = [dict(settings) | {name: value} for name, value in varied]
-    evaluate = replace(task.simulated(), trace=head(task.trace, MOST_REQUESTS))
+    evaluate = replace(task.simulated(), trace=head(task.trace, SWEEP_REQUESTS))
     with workers(evaluate, jobs) as run_all:
         outcomes = list(run_all(many))
     return [OneChange(*pair, outcome.metrics) for pair, outcome in zip(varied, outcomes, strict=True)]

@@ -45,7 +45,7 @@ def tune(
     task = load_task(asked)
     run = task.simulated()
     simulators = workers(VariedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)
-    with Study.create(out, asked) as study, simulators as run_all:
+    with simulators as run_all, Study.create(out, asked) as study:
         runner = Runner(study, lambda many: run_all(map(Variation, many)), on_trial)
         candidates = _candidates(task, study)
         proposer = _proposer(task, candidates)
@@ -61,6 +61,7 @@ def tune(
         run_longer_load(study, task, run_all, tell)
         run_other_orders(study, task, run_all, tell)
         idle_changes.take_back(study, task, run_all)
+        # What that leaves of the winner is a new configuration, which runs there too.
         run_longer_load(study, task, run_all, tell)
         run_other_orders(study, task, run_all, tell)
         run_picked(study, task, run_all, tell)

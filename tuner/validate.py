@@ -99,7 +99,7 @@ def _measure(
             members = [default, *(s for s in members if s != default)]
         campaign.expect(sum(max(runs, 0) for runs in missing.values()))
         in_round = campaign.next_round(batch, members)
-        for settings in rotated(members, in_round.number):
+        for settings in round_order(members, in_round.number):
             campaign.measure(settings, in_round)
         for settings in [settings for settings in members if campaign.is_barred(settings)]:
             chosen.remove(settings)
@@ -116,7 +116,7 @@ def _replacement(campaign: Campaign, spare: Iterator[Settings], in_round: Round)
     return []
 
 
-def rotated(configurations: Sequence[Settings], number: int) -> list[Settings]:
+def round_order(configurations: Sequence[Settings], number: int) -> list[Settings]:
     """The order of round `number`: A B C, then C A B, then B C A, so that none always comes first."""
     shift = -number % len(configurations)
     return [*configurations[shift:], *configurations[:shift]]

@@ -12,7 +12,7 @@ from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .evaluate import Outcome, SimulatedRun
 from .steady_load import lasting_seed
-from .study import Study, Trial, Where, settings_key
+from .study import Study, Trial, Where, settings_key, trial_of
 from .warm import warmed
 
 ORDERS = 6
@@ -67,17 +67,8 @@ def run_variations(
     ]
     outcomes = run_all(variation for _, variation in missing)
     for (number, variation), outcome in zip(missing, outcomes, strict=True):
-        trial = Trial(
-            variation.settings,
-            outcome.metrics,
-            outcome.failure,
-            outcome.message,
-            where=where,
-            repeat=number,
-            origin=origin,
-            duration_s=outcome.duration_s,
-            details=asdict(variation.pace),
-        )
+        details = asdict(variation.pace)
+        trial = trial_of(variation.settings, outcome, where=where, repeat=number, origin=origin, details=details)
         study.add(trial)
         on_trial(trial)
 

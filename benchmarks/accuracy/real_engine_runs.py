@@ -14,6 +14,7 @@ from slotune.profiler.model_folder import vocabulary_of
 from slotune.profiler.prompts import random_tokens
 from slotune.profiler.server import Server
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
+from slotune.simulator.metrics import summarise
 from slotune.traces.mooncake import write_trace
 from slotune.traces.read import read_trace
 from slotune.traces.trace import Trace
@@ -60,7 +61,7 @@ def own_client(server: Server, trace: Trace, folder: Path, seed: int) -> tuple[T
     result = replay(trace, server.base_url, server.model, vocabulary=vocabulary, seed=seed)
     if any(result.errors):
         raise SystemExit(f"{folder}: requests failed, the first because: {next(filter(None, result.errors))}")
-    return trace, result.metrics()
+    return trace, summarise(result.requests, result.gaps)
 
 
 def bench_client(launch: Launch) -> Client:

@@ -19,6 +19,7 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.prompts import random_tokens
 from slotune.profiler.recording import StepTail
 from slotune.profiler.server import Server, running_server
+from slotune.simulator.metrics import summarise
 from slotune.simulator.steps import StepRecord, read_steps
 from slotune.traces.trace import Trace
 
@@ -123,7 +124,7 @@ def test_a_load_run_has_the_lengths_of_its_trace_and_measures_its_latencies(serv
     assert result.errors == (None,) * count
     assert result.requests.output_tokens.tolist() == trace.output_tokens.tolist()
     assert 0 < len(result.gaps.gap_s) <= int(trace.output_tokens.sum()) - count  # a busy server merges chunks
-    metrics = result.metrics()
+    metrics = summarise(result.requests, result.gaps)
     assert metrics["completed"] == count
     assert 0 < metrics["mean_ttft_ms"] < metrics["mean_e2el_ms"]
 

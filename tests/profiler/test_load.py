@@ -15,6 +15,7 @@ from slotune.profiler.load import Call, replay, send
 from slotune.profiler.prompts import prompt_tokens, random_tokens, token_range
 from slotune.profiler.recording import StepTail
 from slotune.profiler.server import Server, running_server
+from slotune.simulator.metrics import summarise
 from slotune.simulator.request_table import FAILED, FINISHED
 from slotune.traces.trace import Trace
 
@@ -59,7 +60,7 @@ def test_a_replay_keeps_arrivals_and_lengths_and_measures_as_vllm_bench_does(ser
     assert (table.finish_s[:2] > table.first_token_s[:2]).all()
     assert table.finish_s[2] == table.first_token_s[2]  # one token: first and last
     assert len(result.gaps.gap_s) == 2 + 4
-    metrics = result.metrics({"ttft": 10_000})
+    metrics = summarise(result.requests, result.gaps, {"ttft": 10_000})
     assert (metrics["completed"], metrics["failed"]) == (3, 0)
     assert metrics["request_goodput"] == pytest.approx(metrics["request_throughput"])
     assert metrics["mean_itl_ms"] == pytest.approx(float(result.gaps.gap_s.mean()) * 1e3)
@@ -98,7 +99,7 @@ def test_a_refused_request_is_a_failed_one_with_its_reason(server: Server) -> No
     assert result.requests.status.tolist() == [FINISHED, FAILED]
     assert np.isnan(result.requests.finish_s[1])
     assert "too long" in str(result.errors[1])
-    assert result.metrics()["failed"] == 1
+    assert summarise(result.requests, result.gaps)["failed"] == 1
 
 
 def test_a_server_that_is_not_there_fails_every_request() -> None:

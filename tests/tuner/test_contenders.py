@@ -11,7 +11,7 @@ from slotune.tuner.choice import picked
 from slotune.tuner.contenders import ROUNDS, run_longer_load, run_picked
 from slotune.tuner.evaluate import Outcome
 from slotune.tuner.finalists import FINALISTS, best_few, finalists
-from slotune.tuner.longer_load import TIMES, LongerLoad, lasting, longer_loads_of
+from slotune.tuner.longer_load import TIMES, LongerLoad, holding_up, longer_loads_of
 from slotune.tuner.objective import Metrics
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study, Trial, settings_key
@@ -95,7 +95,7 @@ def test_a_queue_that_grows_where_it_does_not_under_the_default_rules_out(opened
             one.key: LongerLoad(TIMES, fine | {"piled_up_share": grows}),
             default: LongerLoad(TIMES, fine | {"piled_up_share": under_default}),
         }
-        return one in lasting([one], task, longer)
+        return one in holding_up([one], task, longer)
 
     assert [held(0.0, 0.0), held(0.05, 0.0), held(0.05, 0.05), held(0.05, 0.2)] == [True, False, True, True]
 

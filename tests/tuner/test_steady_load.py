@@ -129,7 +129,7 @@ def served(small_profile, small_trace):
 def test_growth_is_the_overload(served):
     assert abs(queue_growth(served(5.0))) < 0.005
     assert queue_is_steady(served(5.0))
-    most_per_s = 2000 / served(1000.0).duration_s
+    most_per_s = 2000 / served(1000.0).requests.finish_s.max()
     overloaded = served(most_per_s * 1.25)
     assert queue_growth(overloaded) == pytest.approx(1 - 1 / 1.25, abs=0.03)
     assert not queue_is_steady(overloaded)

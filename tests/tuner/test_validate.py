@@ -17,7 +17,7 @@ from slotune.tuner.report_tables import Side, Table, answer_table
 from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
-from slotune.tuner.validate import rotated, validated
+from slotune.tuner.validate import round_order, validated
 from slotune.tuner.validation import Validation, best_yaml_of, require_targets, validation_of
 from slotune.tuner.validation_page import document, notes, rows
 
@@ -40,7 +40,7 @@ def hardware(folder: Path) -> list[Any]:
 
 
 def test_orders_rotate_so_that_none_always_comes_first():
-    orders = ["".join(rotated("ABC", number)) for number in range(4)]  # type: ignore[arg-type]
+    orders = ["".join(round_order("ABC", number)) for number in range(4)]  # type: ignore[arg-type]
     assert orders == ["ABC", "CAB", "BCA", "ABC"]
 
 
