@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..simulator.policy_names import POLICIES
+
 if TYPE_CHECKING:
     from ..simulator.outage import Outage
     from ..simulator.slo import Slo
 
-POLICIES = ("vllm-v1", "sarathi", "vllm-v0", "orca", "request-level")
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -96,7 +97,7 @@ acceptance_rate_option = click.option(
 )
 # policy: str
 policy_option = click.option(
-    "--policy", type=click.Choice(POLICIES), default="vllm-v1", show_default=True, help="The scheduling policy."
+    "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True, help="The scheduling policy."
 )
 # outage: tuple[Outage, ...]
 outage_option = click.option(

@@ -49,10 +49,9 @@ def tell_trust(trust: Mapping[str, Any], policy: str) -> None:
     """Print how far to believe what was printed: whose schedule it is where it is not vLLM's, the source, the error to
     expect, what is extrapolated."""
     from ..profiler.trust import lines
+    from ..simulator.policy_names import policy_note
 
-    if policy != "vllm-v1":
-        click.echo(f"scheduled by {policy}, which is not how vLLM does")
-    for line in lines(trust):
+    for line in [*filter(None, [policy_note(policy)]), *lines(trust)]:
         click.echo(line)
 
 
@@ -228,7 +227,7 @@ class PlainProgress:
 
 def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) -> None:
     """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
-    from ..simulator.policies import disobeyed
+    from ..simulator.policy_names import disobeyed
     from ..simulator.versions import version_note
 
     if note := version_note(profile.engine.version):

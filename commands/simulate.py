@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..simulator.policy_names import ROUTERS
 from .options import (
     acceptance_rate_option,
     engine_config_option,
@@ -70,8 +71,8 @@ SHOWN = ("mean", "median", "p90", "p99")
 )
 @click.option(
     "--router",
-    type=click.Choice(["round-robin", "random", "least-outstanding", "least-kv", "prefix-aware"]),
-    default="round-robin",
+    type=click.Choice(ROUTERS),
+    default=ROUTERS[0],
     show_default=True,
     help="How requests are spread over the replicas.",
 )

@@ -10,27 +10,6 @@ from .request_table import FAILED
 from .scheduler import make_room, seat, take_row
 from .state import ORCA, SARATHI, VLLM_V0
 
-V1_SETTINGS = frozenset(
-    {
-        "async_scheduling",
-        "enable_chunked_prefill",
-        "enable_prefix_caching",
-        "long_prefill_token_threshold",
-        "long_prefill_token_threshold_adaptive",
-        "scheduler_reserve_full_isl",
-    }
-)
-"""Settings that vLLM's V1 scheduler alone obeys."""
-BUDGETS = frozenset({"max_num_batched_tokens", "max_num_scheduled_tokens"})
-WITHOUT_BUDGET = ("orca", "request-level")
-
-
-def disobeyed(policy: str) -> frozenset[str]:
-    """Settings that change nothing under this policy, of those that change vLLM's schedule."""
-    if policy == "vllm-v1":
-        return frozenset()
-    return V1_SETTINGS | BUDGETS if policy in WITHOUT_BUDGET else V1_SETTINGS
-
 
 @inner
 def schedule(engine, policy):

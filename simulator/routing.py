@@ -7,18 +7,15 @@ import numpy.typing as npt
 
 from ..errors import unknown_name
 from .kv_cache import count_hits
+from .policy_names import ROUTERS
 from .replica import Replica
 
 Router = Callable[[Sequence[Replica], int, float], int]
 """(replicas, request, now in seconds) -> place in replicas."""
 
-STATIC = ("round-robin", "random")
-"""Routers that look at no replica: their choices can be made before anything runs."""
-ROUTERS = (*STATIC, "least-outstanding", "least-kv", "prefix-aware")
-
 
 def static_choices(router: str, requests: int, replicas: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """The replica of every request, for a router of STATIC."""
+    """The replica of every request, for one of STATIC_ROUTERS."""
     if router == "round-robin":
         return np.arange(requests) % replicas
     return rng.integers(replicas, size=requests)

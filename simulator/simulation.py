@@ -15,9 +15,10 @@ from . import state
 from .engine_config import EngineConfig
 from .metrics import Gaps
 from .outage import Outage, planned
+from .policy_names import POLICIES, ROUTERS, STATIC_ROUTERS
 from .replica import Replica, StepSink
 from .request_table import FAILED, FINISHED, RequestTable
-from .routing import ROUTERS, STATIC, make_router, static_choices
+from .routing import make_router, static_choices
 from .service import Service
 from .timing import Overhead, Timing
 
@@ -66,8 +67,8 @@ def simulate(
     """
     if len(trace) == 0:
         raise InputError("the trace holds no requests")
-    if policy not in state.POLICY_NAMES:
-        raise unknown_name("policy", policy, state.POLICY_NAMES)
+    if policy not in POLICIES:
+        raise unknown_name("policy", policy, POLICIES)
     if engine.speculative_config and policy != "vllm-v1":
         raise InputError(f"speculative_config: the {policy} policy drafts nothing; use vllm-v1")
     if router not in ROUTERS:
@@ -120,7 +121,7 @@ def _served(
     """Serve the trace on the fleet that is made for as many requests as may go to each replica."""
     rng = np.random.default_rng(seed)
     sent_s, losses = np.array(trace.arrival_s), np.zeros(len(trace), np.int64)
-    if max_concurrency is None and not outages and (replicas == 1 or router in STATIC):
+    if max_concurrency is None and not outages and (replicas == 1 or router in STATIC_ROUTERS):
         placed = static_choices(router, len(trace), replicas, rng)
         fleet = make_fleet(np.bincount(placed, minlength=replicas))
         _run_apart(fleet, placed)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .engine_config import EngineConfig
+from .policy_names import POLICIES
 from .step_time import REACHES
 
 I64 = npt.NDArray[np.int64]
@@ -24,15 +25,8 @@ Records = Any
 PENDING, WAITING, PREEMPTED, RUNNING = range(-4, 0)
 """Status of a request that has not ended: below those of request_table.py."""
 
-# Scheduling policies.
-VLLM_V1, SARATHI, VLLM_V0, ORCA, REQUEST_LEVEL = range(5)
-POLICY_NAMES = {
-    "vllm-v1": VLLM_V1,
-    "sarathi": SARATHI,
-    "vllm-v0": VLLM_V0,
-    "orca": ORCA,
-    "request-level": REQUEST_LEVEL,
-}
+VLLM_V1, SARATHI, VLLM_V0, ORCA, REQUEST_LEVEL = range(len(POLICIES))
+"""Places in POLICIES, which compiled code compares."""
 
 RULES = np.dtype(
     [
@@ -239,14 +233,14 @@ class Engine(NamedTuple):
 
 
 def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
-    """The compiled form of `engine` under one of POLICY_NAMES: one RULES record.
+    """The compiled form of `engine` under one of POLICIES: one RULES record.
 
     Overlap and prefix cache are vLLM V1's alone.
     """
     is_v1 = policy == "vllm-v1"
     rules = np.zeros(1, RULES).view(np.recarray)
     values = {
-        "policy": POLICY_NAMES[policy],
+        "policy": POLICIES.index(policy),
         "input_budget": engine.max_num_batched_tokens,
         "max_num_active_seqs": engine.max_num_active_seqs or engine.max_num_seqs,
         "adaptive_threshold": engine.long_prefill_token_threshold_adaptive,

@@ -211,16 +211,6 @@ def test_a_table_is_aligned_and_its_cells_short(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_every_policy_and_router_that_is_simulated_can_be_asked_for() -> None:
-    from slotune.commands import options, simulate
-    from slotune.simulator.routing import ROUTERS
-    from slotune.simulator.state import POLICY_NAMES
-
-    (router,) = [one for one in simulate.command.params if one.name == "router"]
-    assert tuple(router.type.to_info_dict()["choices"]) == ROUTERS
-    assert tuple(POLICY_NAMES) == options.POLICIES
-
-
 def test_settings_that_another_policy_does_not_obey_are_named(slotune: Slotune, tmp_path: Path) -> None:
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 10, "output_length": 3}\n')

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
+from ..simulator.policy_names import policy_note
 from ..simulator.settings import Settings
 from ..simulator.speculation import parse_speculation
 from .deployment import checkpoint_note, served
@@ -44,7 +45,7 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
     return [
         *filter(None, [checkpoint_note(task.profile)]),
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
-        *([f"scheduled by {asked.policy}, which is not how vLLM does"] if asked.policy != "vllm-v1" else []),
+        *filter(None, [policy_note(asked.policy)]),
         *_acceptance(asked.engine.get("speculative_config")),
         *task.profile.trust(settings)["not_represented"],
     ]

@@ -14,7 +14,7 @@ from ..errors import InputError, SlotuneError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..profiler.profile_folder import PARTS, bundled_path, load_profile
 from ..simulator.engine_config import EngineConfig
-from ..simulator.policies import disobeyed
+from ..simulator.policy_names import disobeyed
 from ..simulator.settings import Settings
 from ..simulator.slo import Slo, parse_slo
 from ..traces.read import read_trace

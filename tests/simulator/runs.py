@@ -11,11 +11,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.policy_names import POLICIES, ROUTERS
 from slotune.simulator.replica import Replica
 from slotune.simulator.request_table import write_requests
-from slotune.simulator.routing import ROUTERS
 from slotune.simulator.simulation import SimulationResult, simulate
-from slotune.simulator.state import POLICY_NAMES
 from slotune.simulator.step_time import linear_model
 from slotune.simulator.step_writer import StepWriter
 from slotune.simulator.steps import StepRecord, parse_step
@@ -108,7 +107,7 @@ def make_trace(
     )
 
 
-def setups(policies: Sequence[str] = ("vllm-v1", "vllm-v1", *POLICY_NAMES)) -> st.SearchStrategy[Setup]:
+def setups(policies: Sequence[str] = ("vllm-v1", "vllm-v1", *POLICIES)) -> st.SearchStrategy[Setup]:
     """Any engine, fleet, router and client under one of the policies.
 
     Drawn from a seed: values drawn one by one lean to the simplest, with which nothing gets tight. The number of

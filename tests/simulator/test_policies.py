@@ -9,14 +9,13 @@ import pytest
 
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import SIMULATED, EngineConfig
-from slotune.simulator.policies import disobeyed
+from slotune.simulator.policy_names import POLICIES, disobeyed
 from slotune.simulator.request_table import FAILED, FINISHED
 from slotune.simulator.simulation import simulate
-from slotune.simulator.state import POLICY_NAMES
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
 
-OTHERS = [name for name in POLICY_NAMES if name != "vllm-v1"]
+OTHERS = [name for name in POLICIES if name != "vllm-v1"]
 CHANGES: dict[str, Any] = {
     "async_scheduling": False,
     "block_size": 32,
