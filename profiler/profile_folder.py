@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, Valid
 from ..errors import InputError
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.settings import Settings, setting
-from ..simulator.step_time import HULL_ABOVE, SHAPE, SHAPE_NAMES, unbounded_hull
+from ..simulator.step_time import HULL_ABOVE, SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
 from .profile import EngineFacts, ModelPart, Profile
@@ -169,8 +169,7 @@ def _hull_of(ranges: dict[str, dict[str, tuple[float, float]]] | None, folder: P
     """The hull array; a regime that is not named was not measured."""
     if ranges is None:
         return unbounded_hull()
-    hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
-    hull[..., 0], hull[..., 1] = np.inf, -np.inf
+    hull = unmeasured_hull()
     for regime, named in ranges.items():
         features = _with_prefill_context(named)
         if regime not in REGIME_NAMES or set(features) != set(SHAPE_NAMES):
@@ -254,7 +253,7 @@ def _document_of(profile: Profile) -> dict[str, Any]:
         step=_StepPart(
             baseline_ms=profile.step.baseline_ms,
             graph_sizes=[int(size) for size in profile.step.graph_sizes],
-            hull=None if np.isposinf(profile.step.hull[..., 1]).all() else profile.step.measured_range,
+            hull=None if is_unbounded(profile.step.hull) else profile.step.measured_range,
             residual=profile.step.residual is not None,
         ),
         held_out=list(profile.step.held_out),

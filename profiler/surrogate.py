@@ -36,7 +36,15 @@ from ..simulator.features import (
     TOKEN_KNEES,
     physics_of,
 )
-from ..simulator.step_time import BINNED, LEAST_CONTEXT, RESIDUAL_GROUPS, SHAPE, pack_model, shapes_of, step_times_s
+from ..simulator.step_time import (
+    BINNED,
+    LEAST_CONTEXT,
+    RESIDUAL_GROUPS,
+    pack_model,
+    shapes_of,
+    step_times_s,
+    unmeasured_hull,
+)
 from .surrogate_errors import (
     I64,
     NEGLIGIBLE,
@@ -356,8 +364,7 @@ def first_use_note(fitted: FittedStepTime, samples: StepSamples) -> str | None:
 def hull_of(samples: StepSamples) -> F64:
     """(regimes, SHAPE, 2): least and greatest believed value of each shape feature; inverted where a regime has too few
     steps to believe."""
-    hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
-    hull[..., 0], hull[..., 1] = np.inf, -np.inf
+    hull = unmeasured_hull()
     shapes, regimes = shapes_of(samples.totals), regimes_of(samples.totals)
     for regime in range(len(REGIME_NAMES)):
         mine = shapes[regimes == regime]

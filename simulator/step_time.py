@@ -128,7 +128,7 @@ def pack_model(
     layout[_OFFSETS : _OFFSETS + len(offsets)] = offsets
     layout[_STRIDES : _STRIDES + len(strides)] = strides
     hull = unbounded_hull() if hull is None else hull
-    layout[COUNTS_DRAFTS] = not np.isposinf(hull[..., 1]).all()
+    layout[COUNTS_DRAFTS] = not is_unbounded(hull)
     far = far_limits(hull)
     parts = [layout, weights_s, near_limits(hull, far), far, sizes, edges, *tables]
     return StepTimeModel(np.concatenate([part.ravel() for part in parts]))
@@ -178,9 +178,17 @@ def linear_weights(base_s: float, prefill_token_s: float, decode_row_s: float, c
 
 def unbounded_hull() -> F64:
     """The hull of a formula: it holds everywhere."""
-    hull = np.empty((len(REGIME_NAMES), SHAPE, 2))
-    hull[..., 0], hull[..., 1] = 0.0, np.inf
-    return hull
+    return np.tile([0.0, np.inf], (len(REGIME_NAMES), SHAPE, 1))
+
+
+def is_unbounded(hull: F64) -> bool:
+    """Whether it is a formula's."""
+    return bool(np.isposinf(hull[..., 1]).all())
+
+
+def unmeasured_hull() -> F64:
+    """The hull without any step: inverted, so that nothing lies inside."""
+    return np.tile([np.inf, -np.inf], (len(REGIME_NAMES), SHAPE, 1))
 
 
 @entry
