@@ -65,13 +65,14 @@ def command(
 
     At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
     good. The rate is the median over five orderings of the trace. A trace is a sample: the interval is to hold the rate
-    of traffic like it nine times in ten, by what eight other samples give that are drawn from the trace. An hour with
-    other requests, or with a rate that changes, is not like it. Short traces are repeated until the load is long
-    against the time that a request stays under it. Replicas are the fewest that serve the forecast on every ordering
-    where requests go to each in turn; the number where they go to any of them at random is told too. Utilisation is
-    the forecast divided by what so many engines take at their highest rate; it may exceed 1, since taking turns evens
-    out arrivals. All of it is also planned for with steps shorter and longer by the profile's error; with the longer
-    ones goes a longer way to the engine where that was not measured.
+    of traffic like it nine times in ten, by what eight other samples give that are drawn from the trace. It holds it
+    less often where the trace is short for a percentile, and of conversations, of which none are drawn; both are told.
+    An hour with other requests, or with a rate that changes, is not like it. Short traces are repeated until the load
+    is long against the time that a request stays under it. Replicas are the fewest that serve the forecast on every
+    ordering where requests go to each in turn; the number where they go to any of them at random is told too.
+    Utilisation is the forecast divided by what so many engines take at their highest rate; it may exceed 1, since
+    taking turns evens out arrivals. All of it is also planned for with steps shorter and longer by the profile's error;
+    with the longer ones goes a longer way to the engine where that was not measured.
     Exit code 3: no rate meets the targets, or no number of replicas the forecast.
 
     \b
@@ -97,7 +98,7 @@ def command(
     else:
         _print([plans[0], *sides, *plans[1:]], gpu_hour_cost)
         tell_trust(trust_of(plans), first.policy)
-    for line in warnings(plans):
+    for line in warnings(plans, sides):
         click.echo(f"Warning: {line}", err=True)
     require_targets(plans)
 
@@ -123,10 +124,10 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan_page import LIKE_THIS, without_turns
+    from ..tuner.plan_page import LIKE_THIS, is_confident, without_turns
 
     _print_table(plans, gpu_hour_cost)
-    if any(one.drawn_rates for one in plans):
+    if all(is_confident(one) for one in plans if one.capacities):
         click.echo(LIKE_THIS)
     for one in plans[1:]:
         if one.reason:

@@ -44,6 +44,8 @@ BELOW = (0.97, 0.93)
 """Shares of a found rate at which the targets must be met too: noise makes single rates pass by luck."""
 QUEUE, GOODPUT = "queue", "goodput"
 """What binds where no target is missed but the queue grows, or too few requests are good."""
+LARGEST_STEP = 0.5
+"""Down from a rate that failed on a longer load."""
 LEAST_SHARE = 1e-3
 """Of the rate at which one request follows another: where less than that passes, none does."""
 
@@ -120,11 +122,11 @@ def _most(replicas: int) -> int:
 
 def _fewest(scenario: Scenario, replicas: int, least: int) -> int:
     """At least `least` requests a replica, and enough for every percentile that is a limit."""
-    enough = max([least * replicas, *(_least_requests(slo.percentile) for slo in scenario.objective.limits)])
+    enough = max([least * replicas, *(least_requests(slo.percentile) for slo in scenario.objective.limits)])
     return min(enough, _most(replicas))
 
 
-def _least_requests(percentile: float) -> int:
+def least_requests(percentile: float) -> int:
     """Requests of which BEYOND lie beyond a percentile."""
     return math.ceil(100 * BEYOND / (100 - percentile)) if percentile < 100 else 0
 
@@ -233,14 +235,15 @@ def highest_rate(at: Callable[[float], Probe], nothing: Probe, start: float) -> 
 
 
 def confirmed(at: Callable[[float], Probe], found: Capacity) -> Capacity:
-    """The rate that was found or, where it fails on the longer loads of `at`, the next below it that does not, in steps
-    of TOLERANCE. Raises InfeasibleError where none does."""
-    failed, rate = found.failed, found.best.rate
+    """The rate that was found or, where it fails on the longer loads of `at`, the next below it that does not, sought
+    in growing steps. Raises InfeasibleError where none does."""
+    failed, rate, step = found.failed, found.best.rate, TOLERANCE
+    least = LEAST_SHARE * rate
     while not (tried := at(rate)).ok:
-        failed, rate = tried, rate * (1 - TOLERANCE)
-        if rate < LEAST_SHARE * found.best.rate:
+        failed, rate, step = tried, rate * (1 - step), min(2 * step, LARGEST_STEP)
+        if rate < least:
             raise InfeasibleError(f"no rate meets the targets: {failed.binding} stops even {rate:.2g} requests/s")
-    return Capacity(tried, failed)
+    return Capacity(*_bisect(at, tried, failed, least))
 
 
 def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Probe, Probe]:

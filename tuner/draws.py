@@ -35,11 +35,11 @@ def drawn(trace: Trace, number: int) -> Trace:
 
 def rate_interval(rate: float, drawn_rates: Sequence[float]) -> tuple[float, float]:
     """Where the rate of the traffic lies with CONFIDENCE, given that of a trace and those of its draws: Student's t on
-    logarithms, around the trace's. From 0 where a draw meets the targets at no rate."""
+    logarithms, around the trace's. What the draws span, from 0, where one meets the targets at no rate."""
     from scipy.stats import t
 
-    known = np.log([one for one in drawn_rates if one > 0])
-    if len(known) < 2:
-        return (0.0 if len(known) < len(drawn_rates) else rate), rate
-    factor = math.exp(float(t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * float(known.std(ddof=1)))
-    return (rate / factor if len(known) == len(drawn_rates) else 0.0), rate * factor
+    if 0.0 in drawn_rates or len(drawn_rates) < 2:
+        return min([rate, *drawn_rates]), max([rate, *drawn_rates])
+    spread = float(np.log(drawn_rates).std(ddof=1))
+    factor = math.exp(float(t.ppf((1 + CONFIDENCE) / 2, len(drawn_rates) - 1)) * spread)
+    return rate / factor, rate * factor

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
+from .capacity import least_requests
 from .draws import CONFIDENCE
 from .fleet import ORDERINGS, OTHERS_TEXT
 from .lasting_prefixes import passing_on
 from .plan import Plan
-from .steady_load import in_bursts
+from .steady_load import drifts, in_bursts
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
-"""Requests of a trace, of which fewer are no sample of a service's traffic."""
+"""Requests of a trace, of which fewer are no sample of a service's traffic, whatever the percentile."""
 IN_TURNS = (
     "requests build on the text of others, as conversations do, so the interval spans the trace begun elsewhere and no "
-    "other samples: other traffic of this kind gives rates farther apart"
+    "other samples: rates of other traffic of this kind lie farther apart, by 10 % and more"
 )
 BURSTS = (
     "requests come in bursts, of which the trace holds few: the interval is drawn from these, and other traffic of "
@@ -30,9 +31,17 @@ LIKE_THIS = (
     "other requests, or with a rate that changes, is not like it"
 )
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
-ANSWERS = ("binding", "replicas", "replicas_at_random", "gpus", "utilisation", *COSTS, "metrics", "metrics_rate")
+REPLICAS = ("replicas", "replicas_at_random", "gpus", "utilisation")
+ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
-FEW_REQUESTS = "{} requests are the whole trace: the interval is drawn from so few that other traffic may lie beyond it"
+FEW_REQUESTS = (
+    "{} requests are the whole trace, fewer than the {} on which percentiles such as those of the targets can stand: "
+    "other traffic of this kind may well lie beyond the interval, and need more replicas"
+)
+DRIFTS = (
+    "the trace's rate changes from its beginning to its end, which pieces in another order level out: the rate is that "
+    "of an even stream"
+)
 
 
 def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence[Plan] = ()) -> dict[str, Any]:
@@ -47,21 +56,36 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
         "what_if": [described(other, gpu_hour_cost) | {"scenario": other.scenario.name} for other in plans[1:]],
         "orderings": ORDERINGS,
         "draws": len(base.drawn_rates),
-        "interval_confidence": CONFIDENCE if base.drawn_rates else None,
+        "interval_confidence": CONFIDENCE if is_confident(base) else None,
         "policy": base.scenario.policy,
         "profile": base.scenario.profile.describe(),
         "trust": trust_of(plans),
     }
 
 
-def warnings(plans: Sequence[Plan]) -> list[str]:
-    """What is wrong with the answers that the plans count, where anything is, and with the interval."""
+def is_confident(one: Plan) -> bool:
+    """Whether the interval is one that was found to hold the rate of such traffic as often as it says."""
+    return bool(one.drawn_rates) and one.drawn_rates.count(0.0) == 0 and len(one.scenario.trace) >= _enough(one)
+
+
+def _enough(one: Plan) -> int:
+    """Requests on which every percentile of the targets can stand."""
+    return max([FEW, *(least_requests(slo.percentile) for slo in one.scenario.objective.limits)])
+
+
+def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:
+    """What is wrong with the answers that the plans count, where anything is, and with the intervals, also those of
+    other `steps`."""
     planned, trace = [one for one in plans if one.capacities], plans[0].scenario.trace
-    told = [FEW_REQUESTS.format(len(trace))] if planned and len(trace) < FEW else []
-    told += [IN_TURNS] if planned and passing_on(trace) else []
-    told += [OTHERS_TEXT] if any(one.fleet and one.fleet.replicas > 1 for one in plans) and passing_on(trace) else []
-    told += [BURSTS] if planned and in_bursts(trace) else []
-    for one in planned:
+    told = []
+    if planned:
+        enough, in_turns = _enough(planned[0]), passing_on(trace)
+        told += [FEW_REQUESTS.format(len(trace), enough)] if len(trace) < enough else []
+        told += [IN_TURNS] if in_turns else []
+        told += [OTHERS_TEXT] if in_turns and any(one.fleet and one.fleet.replicas > 1 for one in plans) else []
+        told += [BURSTS] if in_bursts(trace) else []
+        told += [DRIFTS] if drifts(trace) and not in_turns else []
+    for one in [*planned, *steps]:
         if hopeless := one.drawn_rates.count(0.0):
             told.append(f"{one.scenario.name}: {NO_RATE.format(hopeless, len(one.drawn_rates))}")
     return told + [f"{one.scenario.name}: {line}" for one in planned for line in unanswered(one.shown.metrics)]
@@ -96,6 +120,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     return {
         "max_request_rate": one.max_request_rate,
         "interval": list(one.interval),
+        "draws_without_rate": one.drawn_rates.count(0.0),
         "binding": one.binding,
         "engine": dict(one.scenario.settings),
         "rate": one.rate,

@@ -192,8 +192,12 @@ def test_a_rate_that_fails_on_a_longer_load_is_lowered_until_it_does_not():
     assert (kept.best.rate, kept.failed.rate) == (100.0, 102.0)
     lowered = confirmed(limited(lambda rate: rate <= 93), found)
     assert 93 * (1 - TOLERANCE) <= lowered.best.rate <= 93 < lowered.failed.rate <= 93 / (1 - TOLERANCE)
+    calls = []
+    far_below = confirmed(limited(lambda rate: rate <= 7, calls), found)
+    assert 7 * (1 - TOLERANCE) <= far_below.best.rate <= 7 < far_below.failed.rate <= 7 / (1 - TOLERANCE)
     with pytest.raises(InfeasibleError, match="p99:ttft:500 stops even"):
-        confirmed(limited(lambda rate: False), found)
+        confirmed(limited(lambda rate: False, calls), found)
+    assert len(calls) < 40, "each is a simulation of 10,000 requests"
 
 
 def test_a_few_seats_take_on_a_short_trace_what_they_take_on_a_long_one():

@@ -16,7 +16,7 @@ from slotune.tuner.draws import DRAWS
 from slotune.tuner.fleet import OTHERS_TEXT, Fleet
 from slotune.tuner.objective import Objective
 from slotune.tuner.plan import ORDERINGS, plan, require_targets, steps_of, what_if
-from slotune.tuner.plan_page import described, document, warnings, without_turns
+from slotune.tuner.plan_page import described, document, is_confident, warnings, without_turns
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,21 @@ def test_what_is_wrong_with_the_answers_is_told_beside_the_plans(base):
 
 @pytest.mark.parametrize(("requests", "told"), [(99, ["99 requests are the whole trace"]), (100, [])])
 def test_a_trace_of_few_requests_is_said_to_be_no_sample(base, small_trace, requests, told):
-    few = replace(base, trace=head(small_trace(100), requests))
+    few = replace(base, trace=head(small_trace(100), requests), objective=Objective((Slo(90.0, "ttft", 200.0),)))
     (one,) = plan([few], jobs=1)
-    assert [line.partition(":")[0] for line in warnings([one])] == told
+    assert [line.partition(",")[0] for line in warnings([one])] == told
+    assert document([one], None)["interval_confidence"] == (None if told else 0.9)
+    rare = replace(one, scenario=replace(few, objective=Objective((Slo(99.0, "ttft", 200.0),))))
+    assert "fewer than the 1000 on which" in warnings([rare])[0] and not is_confident(rare)
+
+
+def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
+    trace = small_trace(1000)
+    rising = replace(trace, arrival_s=np.sqrt(trace.arrival_s))
+    (one,) = plan([replace(base, trace=rising)], jobs=1)
+    assert any("the trace's rate changes" in line for line in warnings([one]))
+    even = replace(one, scenario=replace(base, trace=trace))
+    assert not any("the trace's rate changes" in line for line in warnings([even]))
 
 
 def test_conversations_are_said_to_have_too_narrow_an_interval(base):
@@ -189,4 +201,8 @@ def test_draws_that_meet_the_targets_at_no_rate_are_told(base):
     hopeless = one.drawn_rates.count(0.0)
     assert 0 < hopeless < DRAWS
     assert one.interval[0] == 0.0 < one.max_request_rate < one.interval[1]
-    assert any(f"{hopeless} of {DRAWS} traces" in line for line in warnings([one]))
+    assert any(f"base: {hopeless} of {DRAWS} traces" in line for line in warnings([one]))
+    assert document([one], None)["draws_without_rate"] == hopeless
+    certain = replace(one, drawn_rates=(one.max_request_rate,) * DRAWS)
+    slower = replace(one, scenario=replace(one.scenario, name="steps slower"))
+    assert any(line.startswith(f"steps slower: {hopeless} of") for line in warnings([certain], [slower]))
