@@ -16,6 +16,7 @@ from ..profiler.profile import Profile
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..simulator.simulation import simulate
+from ..simulator.slo import ROUNDING
 from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
@@ -128,7 +129,7 @@ def _fewest(scenario: Scenario, replicas: int, least: int) -> int:
 
 def least_requests(percentile: float) -> int:
     """Requests of which BEYOND lie beyond a percentile."""
-    return math.ceil(100 * BEYOND / (100 - percentile)) if percentile < 100 else 0
+    return math.ceil(100 * BEYOND / (100 - percentile) * (1 - ROUNDING)) if percentile < 100 else 0
 
 
 def _run(

@@ -15,8 +15,9 @@ SECONDS_PER_HOUR = 3600.0
 FEW = 100
 """Requests of a trace, of which fewer are no sample of a service's traffic, whatever the percentile."""
 IN_TURNS = (
-    "requests build on the text of others, as conversations do, so the interval spans the trace begun elsewhere and no "
-    "other samples: rates of other traffic of this kind lie farther apart, by 10 % and more"
+    "requests build on the text of others, as conversations do, or share prefixes that come too seldom to be told from "
+    "those: the interval spans the trace begun elsewhere and no other samples, and rates of other traffic of this kind "
+    "lie farther apart, by 10 % and more"
 )
 BURSTS = (
     "requests come in bursts, of which the trace holds few: the interval is drawn from these, and other traffic of "
@@ -35,8 +36,8 @@ REPLICAS = ("replicas", "replicas_at_random", "gpus", "utilisation")
 ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
 FEW_REQUESTS = (
-    "{} requests are the whole trace, fewer than the {} on which percentiles such as those of the targets can stand: "
-    "other traffic of this kind may well lie beyond the interval, and need more replicas"
+    "{:,} requests are the whole trace, fewer than the {:,} on which percentiles such as those of the targets can "
+    "stand: other traffic of this kind may well lie beyond the interval, and need more replicas"
 )
 DRIFTS = (
     "the trace's rate changes from its beginning to its end, which pieces in another order level out: the rate is that "
@@ -64,8 +65,9 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
 
 
 def is_confident(one: Plan) -> bool:
-    """Whether the interval is one that was found to hold the rate of such traffic as often as it says."""
-    return bool(one.drawn_rates) and one.drawn_rates.count(0.0) == 0 and len(one.scenario.trace) >= _enough(one)
+    """Whether the interval is of a kind that was found to hold the rate of such traffic as often as it says."""
+    rates, trace = one.drawn_rates, one.scenario.trace
+    return bool(rates) and 0.0 not in rates and len(trace) >= _enough(one) and not drifts(trace)
 
 
 def _enough(one: Plan) -> int:

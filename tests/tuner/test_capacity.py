@@ -19,6 +19,7 @@ from slotune.tuner.capacity import (
     confirmed,
     find_capacity,
     highest_rate,
+    least_requests,
     probe,
     unloaded,
 )
@@ -181,6 +182,7 @@ def test_what_binds_is_named(small_profile, small_trace):
 
 
 def test_a_percentile_stands_on_ten_requests_beyond_it(scenario):
+    assert [least_requests(percentile) for percentile in (50, 90, 99, 99.9, 99.99)] == [20, 100, 1000, 10_000, 100_000]
     for percentile, least in ((50.0, 1000), (99.0, 1000), (99.9, 10_000), (100.0, 1000)):
         tried = probe(scenario(Slo(percentile, "ttft", 1e4)), 0.5, 0.01, 0)
         assert least <= tried.metrics["completed"] < 1.1 * least
