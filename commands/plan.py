@@ -127,7 +127,8 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     from ..tuner.plan_page import LIKE_THIS, is_confident, without_turns
 
     _print_table(plans, gpu_hour_cost)
-    if all(is_confident(one) for one in plans if one.capacities):
+    planned = [one for one in plans if one.capacities]
+    if planned and all(map(is_confident, planned)):
         click.echo(LIKE_THIS)
     for one in plans[1:]:
         if one.reason:

@@ -102,10 +102,10 @@ def plan(
     hears how many of the `steps_of` all scenarios are done, and what goes on.
     """
     plans: list[Plan] = []
+    before = 0
     for scenario in scenarios:
         try:
             answer, prepare = partial(_answer, scenario), scenario.simulated().compile
-            before = steps_of([one.scenario for one in plans], rate)
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
                 plans.append(_planned(scenario, rate, ask_all, on_done, before))
         except InfeasibleError as error:
@@ -115,6 +115,7 @@ def plan(
                 raise
             told = str(error) if str(error).startswith(scenario.name) else f"{scenario.name}: {error}"
             plans.append(Plan(scenario, (), rate, reason=told))
+        before += steps_of([scenario], rate)
     return plans
 
 
