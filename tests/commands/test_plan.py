@@ -57,11 +57,14 @@ def test_plan_without_hope_exits_with_3(slotune, files):
     assert ran.err.splitlines()[-1].startswith("Error: base: no rate meets the targets")
 
 
-def test_plan_promises_an_interval_where_there_is_one(slotune, files):
+def test_plan_promises_an_interval_where_there_is_one(slotune, files, tmp_path):
+    enough = tmp_path / "enough.jsonl"
+    lengths = ("--prompt-tokens", "100-300", "--output-tokens", "2-9")
+    assert slotune("trace", "make", "--requests", 120, "--rate", 5, *lengths, "--out", enough).code == 0
     promised = "lowest to highest: holds the rate of traffic like this trace with 90% confidence"
     assert promised not in slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1).out, "no rate meets that"
     assert promised not in slotune("plan", *files, "--slo", "p90:ttft:100", "--jobs", 1).out, "60 requests are few"
-    assert promised in slotune("plan", *files[:2], "--trace", "chat", "--slo", "p50:ttft:500", "--jobs", 1).out
+    assert promised in slotune("plan", *files[:2], "--trace", enough, "--slo", "p50:ttft:100", "--jobs", 1).out
 
 
 def test_plan_needs_targets(slotune, files):
