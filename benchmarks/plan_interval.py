@@ -3,10 +3,12 @@
     python benchmarks/plan_interval.py [--data ../shared/traces/azure2023]
 
 Long traces, made from figures or, with --data, Azure's of 2023, tell the rate that one engine takes; pieces of them are
-planned for by themselves. Beside the interval stands what the orderings of a piece alone span.
+planned for by themselves. Beside the interval stands what the orderings of a piece alone span. The same for the
+replicas of a forecast that is some eight times as much.
 """
 
 import argparse
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,8 +25,11 @@ from slotune.tuner.objective import Objective
 from slotune.tuner.plan import Plan, plan
 
 LONG, SEED = 30_000, 31
-AZURE = {"Azure conversations": "AzureLLMInferenceTrace_conv.csv", "Azure code": "AzureLLMInferenceTrace_code.csv"}
 CHAT_TARGETS, CODE_TARGETS = ("p99:ttft:500", "p99:tpot:30"), ("p99:ttft:1000",)
+AZURE = (
+    ("Azure conversations", "AzureLLMInferenceTrace_conv.csv", CHAT_TARGETS, 100.0),
+    ("Azure code", "AzureLLMInferenceTrace_code.csv", CODE_TARGETS, 9.0),
+)
 HEADS = (
     "traffic",
     "targets",
@@ -34,6 +39,10 @@ HEADS = (
     "width",
     "orderings that do",
     "width",
+    "forecast",
+    "replicas for all",
+    "intervals that hold them",
+    "told as many",
 )
 
 
@@ -44,6 +53,8 @@ class Traffic:
     name: str
     whole: Trace
     targets: tuple[str, ...]
+    forecast: float
+    """Requests a second."""
     requests: int = 1000
 
     def pieces(self, count: int) -> Iterator[Trace]:
@@ -53,9 +64,9 @@ class Traffic:
             yield replace(piece, arrival_s=piece.arrival_s - piece.arrival_s[0])
 
     def plan(self, trace: Trace) -> Plan:
-        """For one engine of the bundled profile."""
+        """For the forecast, on the bundled profile."""
         objective = Objective(tuple(map(parse_slo, self.targets)))
-        return plan([Scenario(self.name, load_profile("h200-llama-3.1-8b"), trace, objective)])[0]
+        return plan([Scenario(self.name, load_profile("h200-llama-3.1-8b"), trace, objective)], self.forecast)[0]
 
 
 def main() -> None:
@@ -73,30 +84,35 @@ def made() -> Iterator[Traffic]:
     """Traffic from figures."""
     chat = parse_lengths("1155/1020/4142"), parse_lengths("211/129/601")
     whole = make_trace(LONG, 5.0, chat, seed=SEED)
-    yield Traffic("chat", whole, CHAT_TARGETS)
-    yield Traffic("chat", whole, CHAT_TARGETS, requests=200)
-    yield Traffic("chat", whole, ("p99:ttft:500",))
-    yield Traffic("chat in bursts", make_trace(LONG, 5.0, chat, seed=SEED, cv=3.0), ("p99:ttft:2000", "p99:tpot:50"))
+    yield Traffic("chat", whole, CHAT_TARGETS, 150.0)
+    yield Traffic("chat", whole, CHAT_TARGETS, 150.0, requests=200)
+    yield Traffic("chat", whole, ("p99:ttft:500",), 200.0)
+    yield Traffic(
+        "chat in bursts", make_trace(LONG, 5.0, chat, seed=SEED, cv=3.0), ("p99:ttft:2000", "p99:tpot:50"), 110.0
+    )
     code = parse_lengths("2048/1500/7000"), parse_lengths("28/10/150")
-    yield Traffic("code", make_trace(LONG, 5.0, code, seed=SEED), CODE_TARGETS)
+    yield Traffic("code", make_trace(LONG, 5.0, code, seed=SEED), CODE_TARGETS, 130.0)
     short = parse_lengths("200/1000"), parse_lengths("100/600")
     shared = make_trace(LONG, 5.0, short, seed=SEED, system_prompts=8, system_prompt_tokens=1500)
-    yield Traffic("8 system prompts", shared, ("p90:e2el:8000",))
+    yield Traffic("8 system prompts", shared, ("p90:e2el:8000",), 420.0)
 
 
 def recorded(folder: Path) -> Iterator[Traffic]:
     """Traffic that was."""
-    for (name, file), targets in zip(AZURE.items(), (CHAT_TARGETS, CODE_TARGETS), strict=True):
-        yield Traffic(name, read_trace(folder / file), targets)
+    for name, file, targets, forecast in AZURE:
+        yield Traffic(name, read_trace(folder / file), targets, forecast)
 
 
 def row(traffic: Traffic, count: int) -> list[str]:
     """What `count` pieces tell of this traffic."""
-    rate = traffic.plan(traffic.whole).max_request_rate
-    plans = [traffic.plan(piece) for piece in traffic.pieces(count)]
-    intervals, spans = [one.interval for one in plans], [one.spanned for one in plans]
+    whole, plans = traffic.plan(traffic.whole), [traffic.plan(piece) for piece in traffic.pieces(count)]
+    rate, intervals, spans = whole.max_request_rate, [one.interval for one in plans], [one.spanned for one in plans]
     told = [traffic.name, ", ".join(traffic.targets), f"{traffic.requests:,}", f"{rate:.1f}"]
-    return [*told, held(intervals, rate), width(intervals, rate), held(spans, rate), width(spans, rate)]
+    told += [held(intervals, rate), width(intervals, rate), held(spans, rate), width(spans, rate)]
+    replicas, fleets = whole.fleet.replicas, [one.fleet for one in plans if one.fleet]
+    between = [(least, most or math.inf) for least, most in (one.interval for one in fleets)]
+    as_many = sum(one.replicas == replicas for one in fleets)
+    return [*told, f"{traffic.forecast:g}", str(replicas), held(between, replicas), f"{as_many} of {len(fleets)}"]
 
 
 def held(intervals: list[tuple[float, float]], rate: float) -> str:

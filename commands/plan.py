@@ -69,7 +69,8 @@ def command(
     less often where the trace is short for a percentile, and of conversations, of which none are drawn; both are told.
     An hour with other requests, or with a rate that changes, is not like it. Short traces are repeated until the load
     is long against the time that a request stays under it. Replicas are the fewest that serve the forecast on every
-    ordering where requests go to each in turn; the number where they go to any of them at random is told too.
+    ordering where requests go to each in turn, and in brackets those of the rates at both ends of the interval; the
+    number where requests go to any replica at random is told too.
     Utilisation is the forecast divided by what so many engines take at their highest rate; it may exceed 1, since
     taking turns evens out arrivals. All of it is also planned for with steps shorter and longer by the profile's error;
     with the longer ones goes a longer way to the engine where that was not measured.
@@ -124,12 +125,11 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan_page import LIKE_THIS, is_confident, without_turns
+    from ..tuner.plan_page import confidence_line, without_turns
 
     _print_table(plans, gpu_hour_cost)
-    planned = [one for one in plans if one.capacities]
-    if planned and all(map(is_confident, planned)):
-        click.echo(LIKE_THIS)
+    if promised := confidence_line(plans):
+        click.echo(promised)
     for one in plans[1:]:
         if one.reason:
             click.echo(one.reason)
@@ -139,13 +139,14 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
 
 def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     """A row a plan; without the columns of what was not asked."""
-    from ..tuner.plan_page import described
+    from ..tuner.plan_page import described, replicas_text
 
-    keys = ["binding", "replicas", "gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
-    columns = ["", "requests/s", "lowest", "highest", *(key.replace("_", " ") for key in keys[:-1])]
-    columns.append("per million tokens in and out")
+    keys = ["gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
+    columns = ["", "requests/s", "lowest", "highest", "binding", "replicas"]
+    columns += [*(key.replace("_", " ") for key in keys[:-1]), "per million tokens in and out"]
     rows = []
     for one in plans:
         facts = described(one, gpu_hour_cost)
-        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *(facts.get(k) for k in keys)])
+        answers = [facts.get("binding"), replicas_text(one), *(facts.get(key) for key in keys)]
+        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *answers])
     table_of_answers(columns, rows, title="What one engine takes within the targets")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 
 from slotune.cli import main
@@ -21,8 +22,11 @@ REQUIRE_ALL = os.environ.get("SLOTUNE_REQUIRE_ALL") == "1"
 
 
 def pytest_configure() -> None:
-    """A shell's background job ignores Ctrl-C and hands that on to what it starts, which tests then press in vain."""
+    """A shell's background job ignores Ctrl-C and hands that on to what it starts, which tests then press in vain.
+    On a busy machine an example takes any time, and the first may compile."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("slotune", hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("slotune")
 
 
 @pytest.hookimpl(wrapper=True)

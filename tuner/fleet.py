@@ -38,6 +38,33 @@ FAR, FASTER = 16, 4
 Question = Callable[[Scenario], Capacity | Probe | float]
 AskAll = Callable[[Sequence[Question]], Any]
 Answer = TypeVar("Answer")
+ReplicaRange = tuple[int, int | None]
+"""Fewest and most replicas; None where no number that is simulated serves the traffic that needs most."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTrial:
+    """Engines of a scenario behind one router, as many as are tried."""
+
+    scenario: Scenario
+    stay_s: float
+    """That a request stays when alone, seconds."""
+    ask_all: AskAll
+    """Answers several questions about the scenario."""
+    on_tried: Callable[[int], None] = lambda replicas: None
+    """Hears of each number before it is simulated."""
+
+    def serve(self, replicas: int, rate: float, router: str = "round-robin") -> Probe | None:
+        """What came of `rate` requests a second on the ordering that did worst; None where one missed the targets."""
+        self.on_tried(replicas)
+        # Behind the first prefills of lasting prefixes each replica has a queue, which takes thousands to empty.
+        lasts = bool(lasting(self.scenario.trace).any())
+        least = CONFIRMING_REQUESTS if lasts else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
+        ask = partial(probe, rate=rate, stay_s=self.stay_s, replicas=replicas, least=least, router=router)
+        probes: list[Probe] = list(self.ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
+        if not all(p.ok for p in probes):
+            return None
+        return max(probes, key=lambda p: self.scenario.objective.worst_ratio(p.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,42 +79,22 @@ class Fleet:
     """Where each request goes to any replica; None where `most_at_random` do not serve it either."""
     most_at_random: int
     """Up to which that was tried."""
+    interval: ReplicaRange | None = None
+    """Of `replicas`, for traffic of which one engine takes as much as the plan's interval spans; None where no samples
+    of the traffic are drawn."""
 
 
-def find_fleet(
-    scenario: Scenario,
-    rate: float,
-    one_takes: float,
-    stay_s: float,
-    ask_all: AskAll,
-    on_tried: Callable[[int], None] = lambda replicas: None,
-) -> Fleet:
-    """The fleet for `rate` requests a second, where one engine takes up to `one_takes` and a request stays `stay_s`
-    seconds when alone. `ask_all` answers several questions about the scenario; `on_tried` hears of each number before
-    it is simulated.
+def find_fleet(trial: FleetTrial, rate: float, one_takes: float) -> Fleet:
+    """The fleet for `rate` requests a second, where one engine takes up to `one_takes`.
 
     Raises InfeasibleError where none that is simulated serves it.
     """
-    divided = max(1, math.ceil(rate / one_takes))
+    scenario, divided = trial.scenario, max(1, math.ceil(rate / one_takes))
     if divided > MOST_REPLICAS:
         _check_throughput(scenario, rate)
-    lasts, in_turns = bool(lasting(scenario.trace).any()), passing_on(scenario.trace)
-
-    def worst_on(replicas: int, router: str) -> Probe | None:
-        """What came of the ordering that did worst; None where one missed the targets."""
-        on_tried(replicas)
-        # Behind the first prefills of lasting prefixes each replica has a queue, which takes thousands to empty.
-        least = CONFIRMING_REQUESTS if lasts else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
-        ask = partial(probe, rate=rate, stay_s=stay_s, replicas=replicas, least=least, router=router)
-        probes: list[Probe] = list(ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
-        if not all(p.ok for p in probes):
-            return None
-        return max(probes, key=lambda p: scenario.objective.worst_ratio(p.metrics))
-
-    start = min(divided, MOST_REPLICAS)
-    share = ADDED_IN_TURNS if in_turns else MOST_ADDED_SHARE
-    most = min(start + max(MOST_ADDED, math.ceil(share * start)), MOST_REPLICAS)
-    found = fewest_that_do(partial(worst_on, router="round-robin"), start, most)
+    start, in_turns = min(divided, MOST_REPLICAS), passing_on(scenario.trace)
+    most = _most_tried(start, ADDED_IN_TURNS if in_turns else MOST_ADDED_SHARE)
+    found = fewest_that_do(partial(trial.serve, rate=rate), start, most)
     if found is None:
         limits = (IN_PARTS if most == MOST_REPLICAS else "") + (f"; {OTHERS_TEXT}" if in_turns else "")
         raise InfeasibleError(
@@ -96,8 +103,27 @@ def find_fleet(
         )
     replicas, worst = found
     most_at_random = max(replicas, min(MOST_AT_RANDOM * replicas, MOST_REPLICAS))
-    at_random = _at_random(partial(worst_on, router="random"), replicas, most_at_random)
+    at_random = _at_random(partial(trial.serve, rate=rate, router="random"), replicas, most_at_random)
     return Fleet(replicas, worst, at_random, most_at_random)
+
+
+def fleet_interval(trial: FleetTrial, rate: float, replicas: int, shares: tuple[float, float]) -> ReplicaRange:
+    """How many replicas traffic needs of which one engine takes between `shares[0]` and `shares[1]` times as much as of
+    this trace, which needs `replicas` for `rate`: as many as this trace does for a rate so much higher and lower."""
+    lowest, highest = shares
+    fewest = fewest_that_do(partial(trial.serve, rate=rate / highest), math.ceil(replicas / highest), replicas)
+    least = fewest[0] if fewest else replicas
+    if replicas > lowest * MOST_REPLICAS:
+        return least, None
+    start = math.ceil(replicas / lowest)
+    most = _most_tried(start, MOST_ADDED_SHARE)
+    enough = fewest_that_do(partial(trial.serve, rate=rate / lowest), start, most, failing=replicas - 1)
+    return least, enough and enough[0]
+
+
+def _most_tried(start: int, share: float) -> int:
+    """Up to which replicas are added to `start`."""
+    return min(start + max(MOST_ADDED, math.ceil(share * start)), MOST_REPLICAS)
 
 
 def _check_throughput(scenario: Scenario, rate: float) -> None:

@@ -15,7 +15,7 @@ from ..errors import InfeasibleError, InputError
 from ..simulator.settings import setting
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
 from .draws import DRAWS, drawable, drawn, rate_interval
-from .fleet import ORDERINGS, AskAll, Fleet, Question, find_fleet
+from .fleet import ORDERINGS, AskAll, Fleet, FleetTrial, Question, find_fleet, fleet_interval
 from .objective import Metrics
 from .sensitivity import Doubt, doubt_of
 from .steady_load import scaled_lengths
@@ -157,11 +157,20 @@ def _planned(
         on_done(before + len(answers), f"{scenario.name} on {replicas:,} replicas")
 
     try:
-        fleet = find_fleet(scenario, rate, one_engine.spanned[1], stay_s, ask_all, tried)
+        fleet = _fleet(one_engine, rate, FleetTrial(scenario, stay_s, ask_all, tried))
     except InfeasibleError as error:
         return replace(one_engine, reason=str(error))
     on_done(before + steps_of([scenario], rate), scenario.name)
     return replace(one_engine, fleet=fleet)
+
+
+def _fleet(one_engine: Plan, rate: float, trial: FleetTrial) -> Fleet:
+    """The fleet for the forecast, with its interval where samples of the traffic were drawn."""
+    fleet = find_fleet(trial, rate, one_engine.spanned[1])
+    if not one_engine.drawn_rates:
+        return fleet
+    low, high = (limit / one_engine.max_request_rate for limit in one_engine.interval)
+    return replace(fleet, interval=fleet_interval(trial, rate, fleet.replicas, (low, high)))
 
 
 def _drawn_rate(scenario: Scenario, number: int, alone: Probe, stay_s: float) -> float:

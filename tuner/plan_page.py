@@ -28,11 +28,11 @@ NO_RATE = (
     "longest by themselves, nor would this one"
 )
 LIKE_THIS = (
-    f"lowest to highest: holds the rate of traffic like this trace with {CONFIDENCE:.0%} confidence; an hour with "
-    "other requests, or with a rate that changes, is not like it"
+    "{}: for traffic like this trace, with {:.0%} confidence; an hour with other requests, or with a rate that "
+    "changes, is not like it"
 )
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
-REPLICAS = ("replicas", "replicas_at_random", "gpus", "utilisation")
+REPLICAS = ("replicas", "replicas_interval", "replicas_at_random", "gpus", "utilisation")
 ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
 FEW_REQUESTS = (
@@ -62,6 +62,15 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
         "profile": base.scenario.profile.describe(),
         "trust": trust_of(plans),
     }
+
+
+def confidence_line(plans: Sequence[Plan]) -> str | None:
+    """What the intervals of the plans are; None where they promise nothing."""
+    planned = [one for one in plans if one.capacities]
+    if not planned or not all(map(is_confident, planned)):
+        return None
+    told = "lowest to highest" + (", and replicas in brackets" if any(one.fleet for one in planned) else "")
+    return LIKE_THIS.format(told, CONFIDENCE)
 
 
 def is_confident(one: Plan) -> bool:
@@ -106,6 +115,16 @@ def without_turns(plans: Sequence[Plan]) -> str | None:
     return f"so few replicas do where requests go to each in turn; where they go at random, expect {', '.join(told)}"
 
 
+def replicas_text(one: Plan) -> str | None:
+    """The replicas of a forecast, with their interval; None where there are none."""
+    if one.fleet is None:
+        return None
+    if one.fleet.interval is None:
+        return str(one.fleet.replicas)
+    least, most = one.fleet.interval
+    return f"{one.fleet.replicas} ({least} {f'to {most}' if most else 'or more'})"
+
+
 def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
     """How far to believe the plans: at the rates they name, the largest shares."""
     runs = [run for one in plans for run in one.runs]
@@ -127,6 +146,7 @@ def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
         "engine": dict(one.scenario.settings),
         "rate": one.rate,
         "replicas": one.fleet.replicas if one.fleet else None,
+        "replicas_interval": list(one.fleet.interval) if one.fleet and one.fleet.interval else None,
         "replicas_at_random": one.fleet.replicas_at_random if one.fleet else None,
         "gpus": one.gpus if answered else None,
         # Above 1 where the router, which sends every replica the next request in turn, smooths what each gets.

@@ -61,7 +61,7 @@ def lasting_seed(trace: Trace) -> int:
     return 0 if drifts(trace) else 1
 
 
-def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
+def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 1) -> Trace:
     """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others have another.
 
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
@@ -70,15 +70,21 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int) -> Trace:
     join another and be longer than any of the trace. Where requests share much beyond lasting prefixes, as the turns of
     a conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
     repeated request is a new one: it shares lasting prefixes with the one before and nothing else.
+
+    Where requests go to `replicas` in turn, each is to get all of them: were the same ones to come to it in every copy,
+    one that got many long ones would be overloaded for ever.
     """
     paced = at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
     gaps = _gaps_s(paced)
     whole = seed == 0 or passing_on(trace)
-    rows = np.concatenate([_rolled(len(trace), seed) if whole else _drawn(gaps, rng) for _ in range(copies)])
-    # Where the trace ends, and not where this load began: all conversations under way would find nothing at once.
-    copy = (rows[0] + np.arange(len(rows))) // len(trace) if whole else np.arange(len(rows))
+    if whole:
+        # A copy ends where the trace does, not where the load began: all conversations would find nothing at once.
+        copy, rows = np.divmod(_going_on(len(trace), copies, seed, replicas), len(trace))
+    else:
+        rows = np.concatenate([_drawn(gaps, rng) for _ in range(copies)])
+        copy = np.arange(len(rows))
     repeated = _taken(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
     return at_rate(repeated, rate, seed)
 
@@ -95,8 +101,16 @@ def _between_bursts(gaps_s: F64) -> npt.NDArray[np.bool_]:
     return np.greater_equal(gaps_s, BURST_GAP * float(gaps_s.mean()))
 
 
-def _rolled(requests: int, seed: int) -> I64:
-    return np.roll(np.arange(requests), -round(requests * (seed * GOLDEN % 1)))
+def _going_on(requests: int, copies: int, seed: int, replicas: int) -> I64:
+    """(copies * requests,): places in the trace and, from its length on, in its next copies, begun where `seed` says.
+
+    After each copy so many are left out that a request does not come to the same replica again.
+    """
+    begin = round(requests * (seed * GOLDEN % 1)) % requests
+    left_out = next(skip for skip in range(requests) if math.gcd(requests - skip, replicas) == 1)
+    row = np.arange(copies * requests)
+    going_on: I64 = begin + row + row // requests * left_out
+    return going_on
 
 
 def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
@@ -109,8 +123,11 @@ def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
 
 
 def _block_starts(gaps_s: F64) -> I64:
-    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole."""
+    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole.
+
+    Blocks that are all of one length would bring the same requests to a replica each time."""
     blocks = max(1, round(len(gaps_s) ** 0.5))
+    blocks += len(gaps_s) > 1 and len(gaps_s) % blocks == 0
     wanted = [block[0] for block in np.array_split(np.arange(len(gaps_s)), blocks)]
     between = np.flatnonzero(_between_bursts(gaps_s))
     starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])

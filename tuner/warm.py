@@ -28,10 +28,10 @@ def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 
     """The whole copies of `trace` that hold `requests`, as in `ordered`, behind others that warm the caches; and how
     many these others are: none where requests find nothing of each other."""
     if not finds_others(trace):
-        return ordered(trace, requests, rate, seed), 0
+        return ordered(trace, requests, rate, seed, replicas), 0
     judged = -(-requests // len(trace)) * len(trace)
     cold = round(max(WARMING_SHARE * judged, WARMING * lasting_prompts(trace) * replicas))
-    load = ordered(trace, judged + cold, rate, seed)
+    load = ordered(trace, judged + cold, rate, seed, replicas)
     left_out = len(load) - judged - cold
     before_s = load.arrival_s[left_out - 1] if left_out else 0.0
     taken = load.taken(np.arange(left_out, len(load)))

@@ -41,6 +41,7 @@ def test_plan_tells_rate_replicas_and_cost(slotune, files):
     told = json.loads(ran.out)
     assert told["interval"][0] <= told["max_request_rate"] <= told["interval"][1]
     assert told["replicas"] >= 30 / told["interval"][1]
+    assert told["replicas_interval"][0] <= told["replicas"] <= told["replicas_interval"][1]
     assert told["cost_per_hour"] == 2 * told["gpus"] == 2 * told["replicas"] <= 2 * told["replicas_at_random"]
 
 
@@ -61,10 +62,12 @@ def test_plan_promises_an_interval_where_there_is_one(slotune, files, tmp_path):
     enough = tmp_path / "enough.jsonl"
     lengths = ("--prompt-tokens", "100-300", "--output-tokens", "2-9")
     assert slotune("trace", "make", "--requests", 120, "--rate", 5, *lengths, "--out", enough).code == 0
-    promised = "lowest to highest: holds the rate of traffic like this trace with 90% confidence"
+    promised = "lowest to highest: for traffic like this trace, with 90% confidence"
     assert promised not in slotune("plan", *files, "--slo", "p99:tpot:1", "--jobs", 1).out, "no rate meets that"
     assert promised not in slotune("plan", *files, "--slo", "p90:ttft:100", "--jobs", 1).out, "60 requests are few"
-    assert promised in slotune("plan", *files[:2], "--trace", enough, "--slo", "p50:ttft:100", "--jobs", 1).out
+    asked = ("plan", *files[:2], "--trace", enough, "--slo", "p50:ttft:100", "--jobs", 1)
+    assert promised in slotune(*asked).out
+    assert "lowest to highest, and replicas in brackets: for traffic" in slotune(*asked, "--rate", 30).out
 
 
 def test_plan_needs_targets(slotune, files):

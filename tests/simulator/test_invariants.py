@@ -14,7 +14,6 @@ from slotune.tests.simulator.runs import Run, Setup, run, setups, token_times
 MANY = settings(
     max_examples=120,
     derandomize=True,  # the same examples every time
-    deadline=None,  # the first example may compile
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

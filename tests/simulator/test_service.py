@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 
 from slotune.simulator.request_table import RequestTable
 from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups
@@ -18,7 +18,6 @@ def rows_by_replica(made: Run) -> list[object]:
     return [[step.rows for step in made.steps_of(replica)] for replica in range(made.setup.replicas)]
 
 
-@settings(deadline=None)
 @given(setups(("vllm-v1",)))
 def test_a_client_that_never_waits_for_a_place(drawn: Setup) -> None:
     """Times are equal but for the last bit: SimPy's clock adds up differences."""
@@ -29,7 +28,6 @@ def test_a_client_that_never_waits_for_a_place(drawn: Setup) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(setups(("vllm-v1",)))
 def test_load_is_shed_alike_whether_anything_waits_or_not(drawn: Setup) -> None:
     """What arrives during a step is judged by what was under way, also where it is sent while the step runs."""

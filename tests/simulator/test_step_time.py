@@ -3,7 +3,7 @@
 import lightgbm as lgb
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from slotune.profiler.surrogate import LIGHTGBM
@@ -83,7 +83,6 @@ def residual_model(ensemble: lgb.Booster) -> StepTimeModel:
 
 
 @given(rows)
-@settings(deadline=None)
 def test_the_closed_form_is_the_formula(step: list[tuple[int, int]]) -> None:
     decodes = sum(1 for tokens, context in step if tokens == 1 and context > 0)
     prefill = sum(tokens for tokens, context in step if not (tokens == 1 and context > 0))
@@ -93,7 +92,6 @@ def test_the_closed_form_is_the_formula(step: list[tuple[int, int]]) -> None:
 
 
 @given(rows)
-@settings(deadline=None)
 def test_the_residual_is_what_lightgbm_predicts(
     ensemble: lgb.Booster, residual_model: StepTimeModel, step: list[tuple[int, int]]
 ) -> None:

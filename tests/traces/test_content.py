@@ -60,7 +60,7 @@ request = st.tuples(st.lists(run, max_size=4), st.integers(0, 6), st.integers(1,
 
 
 @given(st.lists(request, min_size=1, max_size=8), st.sampled_from([1, 2, 4, 5]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_blocks_are_equal_exactly_when_all_tokens_before_are(requests: list[Request], block_size: int) -> None:
     assert_matches(requests, block_size)
 

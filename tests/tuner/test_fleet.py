@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from slotune.errors import InfeasibleError
 from slotune.simulator.slo import Slo
 from slotune.tuner.capacity import Scenario, probe, saturated_rate, unloaded
-from slotune.tuner.fleet import FAR, MOST_AT_RANDOM, MOST_SATURATED, ORDERINGS, fewest_that_do, find_fleet
+from slotune.tuner.fleet import (
+    FAR,
+    MOST_AT_RANDOM,
+    MOST_REPLICAS,
+    MOST_SATURATED,
+    ORDERINGS,
+    FleetTrial,
+    fewest_that_do,
+    find_fleet,
+    fleet_interval,
+)
 from slotune.tuner.objective import Objective
 
 RATE = 200.0
@@ -32,8 +42,12 @@ def serve(scenario, replicas, router, rate=RATE):
     return all(probe(scenario, rate, stay_s, seed, replicas, router=router).ok for seed in range(ORDERINGS))
 
 
+def engines(scenario):
+    return FleetTrial(scenario, unloaded(scenario)[1], here(scenario))
+
+
 def fleet_of(scenario, one_takes, rate=RATE):
-    return find_fleet(scenario, rate, one_takes, unloaded(scenario)[1], here(scenario))
+    return find_fleet(engines(scenario), rate, one_takes)
 
 
 class Doing:
@@ -89,6 +103,21 @@ def test_what_division_says_is_only_where_the_search_begins(scenario, fleet, one
     assert fleet_of(scenario, one_takes) == fleet
 
 
+@pytest.mark.parametrize("shares", [(0.5, 2.0), (0.8, 1.1), (1.0, 1.0)])
+def test_replicas_for_traffic_of_which_an_engine_takes_less_or_more(scenario, fleet, shares):
+    """Half as much of it is as much work as twice the rate of this trace."""
+    least, most = fleet_interval(engines(scenario), RATE, fleet.replicas, shares)
+    assert least <= fleet.replicas <= most
+    for replicas, rate in ((least, RATE / shares[1]), (most, RATE / shares[0])):
+        assert serve(scenario, replicas, "round-robin", rate)
+        assert replicas == 1 or not serve(scenario, replicas - 1, "round-robin", rate)
+
+
+@pytest.mark.parametrize("hardly", [0.0, 0.5 / MOST_REPLICAS])
+def test_no_number_of_replicas_serves_traffic_of_which_an_engine_takes_nothing(scenario, fleet, hardly):
+    assert fleet_interval(engines(scenario), RATE, fleet.replicas, (hardly, 1.0)) == (fleet.replicas, None)
+
+
 def bursts(scenario):
     """The same requests, ten at a time."""
     trace = scenario.trace
@@ -130,7 +159,7 @@ def test_a_forecast_that_needs_too_many_is_refused_before_it_is_simulated(scenar
     with pytest.raises(
         InfeasibleError, match=r"need 3,000 replicas or more, and at most 2,000 are simulated: plan for"
     ):
-        find_fleet(scenario, 5999.5 * answered, answered, 1.0, lambda questions: pytest.fail("simulated"))
+        find_fleet(FleetTrial(scenario, 1.0, lambda questions: pytest.fail("simulated")), 5999.5 * answered, answered)
 
 
 def test_an_engine_under_load_answers_less_than_twice_what_it_does_of_a_short_one(scenario):

@@ -16,7 +16,7 @@ from slotune.tuner.draws import DRAWS
 from slotune.tuner.fleet import OTHERS_TEXT, Fleet
 from slotune.tuner.objective import Objective
 from slotune.tuner.plan import ORDERINGS, plan, require_targets, steps_of, what_if
-from slotune.tuner.plan_page import described, document, is_confident, warnings, without_turns
+from slotune.tuner.plan_page import described, document, is_confident, replicas_text, warnings, without_turns
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,18 @@ def test_replicas_carry_the_forecast_and_one_less_could_not(planned):
     assert one.fleet.worst.ok
     assert one.fleet.replicas * one.spanned[1] >= one.rate
     assert (one.fleet.replicas - 2) * one.spanned[1] < one.rate
+
+
+def test_replicas_are_told_with_those_of_other_samples(planned):
+    fleet = planned[0].fleet
+    least, most = fleet.interval
+    assert least <= fleet.replicas <= most
+    assert document(planned, None)["replicas_interval"] == [least, most]
+    assert replicas_text(planned[0]) == f"{fleet.replicas} ({least} to {most})"
+    assert replicas_text(replace(planned[0], fleet=replace(fleet, interval=(2, None)))).endswith("(2 or more)")
+    unknown = replace(planned[0], fleet=replace(fleet, interval=None))
+    assert replicas_text(unknown) == str(fleet.replicas)
+    assert document([unknown], None)["replicas_interval"] is None
 
 
 def test_costs_follow_from_gpus(planned):
@@ -125,7 +137,7 @@ def test_a_forecast_beyond_what_is_simulated_leaves_the_other_plans_alone(base):
     told = document(plans, 3.0)
     assert "2,000" in told["reason"]
     assert told["max_request_rate"] > told["what_if"][0]["max_request_rate"] > 0
-    for nothing in ("replicas", "gpus", "cost_per_hour", "cost_per_million_tokens"):
+    for nothing in ("replicas", "replicas_interval", "gpus", "cost_per_hour", "cost_per_million_tokens"):
         assert told[nothing] is told["what_if"][0][nothing] is None
     with pytest.raises(InfeasibleError, match="plan for a part"):
         require_targets(plans)

@@ -8,7 +8,7 @@ import pytest
 
 from slotune.simulator.simulation import simulate
 from slotune.traces.generate import make_trace
-from slotune.traces.lengths import constant
+from slotune.traces.lengths import constant, lognormal
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
 from slotune.tuner.steady_load import (
@@ -224,3 +224,22 @@ def test_a_rate_that_rises_is_a_drift_and_keeps_its_order(small_trace) -> None:
     assert not drifts(replace(trace, arrival_s=np.zeros(1000))) and not drifts(small_trace(9))
     for number in (11, 15, 63, 105, 1003):
         assert not drifts(replace(small_trace(number), arrival_s=0.05 * np.arange(number))), "a span may hold one more"
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 8, 10])
+@pytest.mark.parametrize("requests", [1, 60, 61, 64])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_request_comes_to_every_replica_in_turn(small_trace, requests, replicas, seed):
+    """One that got the same requests in every copy would be overloaded for ever by some long ones."""
+    load = ordered(small_trace(requests), 40 * replicas * requests, 4.0, seed, replicas)
+    shares = [set(pairs(load.taken(np.arange(first, len(load), replicas)))) for first in range(replicas)]
+    assert all(share == set(pairs(load)) for share in shares)
+    assert len(shares[0]) == requests
+
+
+@pytest.mark.parametrize("replicas", [2, 8])
+def test_conversations_come_to_every_replica_too(small_trace, replicas):
+    talk = make_trace(64, 2.0, (lognormal(100, 400), lognormal(20, 90)), turns=4, users=8, seed=3)
+    load = ordered(talk, 40 * replicas * len(talk), 4.0, 1, replicas)
+    shares = [set(pairs(load.taken(np.arange(first, len(load), replicas)))) for first in range(replicas)]
+    assert all(share == set(pairs(talk)) for share in shares)
