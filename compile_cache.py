@@ -25,7 +25,10 @@ def use(environment: MutableMapping[str, str], package: Path) -> None:
         return
     try:
         folder = _base(environment) / f"numba-{fingerprint(package)}"
-        if not folder.exists():
+        if folder.exists():
+            with suppress(OSError):  # it may be read-only
+                os.utime(folder)
+        else:
             _drop_unused(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
         environment["NUMBA_CACHE_DIR"] = str(folder)
@@ -89,7 +92,7 @@ def _private_folder() -> Path:
 
 
 def _drop_unused(base: Path) -> None:
-    """Remove the folders of sources that have not been compiled for long; another process may be at it too."""
+    """Remove the folders that nobody has used for UNUSED_AFTER_S; another process may be at it too."""
     for folder in base.glob("numba-*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > UNUSED_AFTER_S:

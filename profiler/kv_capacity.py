@@ -60,8 +60,9 @@ class KvCapacity:
     observations: tuple[KvObservation, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kv_bytes_per_token <= 0 or self.element_bytes <= 0:
-            raise InputError(f"kv_bytes_per_token={self.kv_bytes_per_token}: must be above 0")
+        for name in ("kv_bytes_per_token", "element_bytes"):
+            if (size := getattr(self, name)) <= 0:
+                raise InputError(f"KV capacity: {name}={size} must be above 0")
         if min(self.bytes_per_batched_token, self.bytes_per_seq) < 0:
             raise InputError("KV capacity: bytes_per_batched_token and bytes_per_seq must be 0 or more")
         if self.total_bytes is None and self.kv_cache_memory_bytes is None:

@@ -206,7 +206,7 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     rank = getattr(config.parallel_config, "data_parallel_rank", 0)
     _write_facts(_ranked(os.environ.get("SLOTUNE_FACTS"), rank), config, kwargs.get("kv_cache_config"))
     path = _ranked(os.environ.get("SLOTUNE_STEPS"), rank)
-    if path is None:
+    if not path:
         return base(*args, **kwargs)
     scheduler = type(f"Recorded{base.__name__}", (Recorder, base), {})(*args, **kwargs)
     limit = int(os.environ.get("SLOTUNE_STEPS_MIB", DEFAULT_LIMIT_MIB)) << 20

@@ -20,8 +20,9 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
         if count:
             found.append(f"{count} {reason}")
         left = left & ~concerned
-    whole = policy == "vllm-v1" and not engine.enable_chunked_prefill
-    too_long = failed & (requests.prompt_tokens > engine.token_budget) & whole
+    whole = policy == "vllm-v0" or (policy == "vllm-v1" and not engine.enable_chunked_prefill)
+    # Preempted, a request computes its answer anew with its prompt.
+    too_long = failed & (requests.prompt_tokens + requests.output_tokens > engine.token_budget) & whole
     if too_long.any():
         found.append(f"{int(too_long.sum())} {_over_budget(engine)}")
     if remaining := int((failed & ~too_long).sum()):
@@ -53,7 +54,7 @@ def unanswered(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _over_budget(engine: EngineConfig) -> str:
-    return f"have prompts over the {engine.token_budget} tokens of a step that may not be chunked"
+    return f"have more tokens to compute than the {engine.token_budget} of a step, and may not be chunked"
 
 
 def _refusals(

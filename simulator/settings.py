@@ -213,5 +213,5 @@ def _human_readable(text: str) -> int | str:
 
 
 def _kind(name: str) -> str | None:
-    simulated = {f.name: str(getattr(f.type, "__name__", f.type)) for f in fields(EngineConfig)}
+    simulated = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(EngineConfig)}
     return (simulated | _KINDS_BESIDES).get(name)

@@ -59,6 +59,14 @@ def test_a_folder_unused_for_long_is_dropped(package: Path, tmp_path: Path) -> N
     assert young.exists()
 
 
+def test_a_folder_that_is_used_and_not_compiled_to_stays(package: Path, tmp_path: Path) -> None:
+    used = chosen(package, HOME=str(tmp_path))
+    os.utime(used, (0, 0))
+    assert chosen(package, HOME=str(tmp_path)) == used
+    (package / "simulator" / "a.py").write_text("x = 2\n")
+    assert chosen(package, HOME=str(tmp_path)) != used and Path(used).exists()
+
+
 def test_one_process_compiles_and_then_nobody_waits(package: Path, tmp_path: Path) -> None:
     environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
     with compile_cache.taking_turns(environment, package, "loop"):

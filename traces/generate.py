@@ -11,6 +11,9 @@ from .columns import MAX_TOKENS
 from .lengths import Lengths, constant, lognormal, three_figures, uniform
 from .trace import F64, I32, NAMED, Trace
 
+FIGURE = r"\d{1,999}"
+"""`int` raises ValueError for more than 4,300 digits."""
+
 
 def parse_lengths(text: str) -> Lengths:
     """A distribution of token counts from its figures.
@@ -18,12 +21,12 @@ def parse_lengths(text: str) -> Lengths:
     `512`: always; `100-900`: evenly between; `1020/4142`: log-normal with this median and 99th percentile;
     `1155/1020/4142`: mean, median, 99th percentile. Raises InputError for anything else.
     """
-    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+    if match := re.fullmatch(rf"({FIGURE})-({FIGURE})", text):
         figures = [int(match[1]), int(match[2])]
         ordered = figures
     else:
-        if not re.fullmatch(r"\d+(/\d+){0,2}", text):
-            raise InputError(f"token lengths {text!r}: write N, LOW-HIGH, P50/P99 or MEAN/P50/P99")
+        if not re.fullmatch(rf"{FIGURE}(/{FIGURE}){{0,2}}", text):
+            raise InputError(f"token lengths {text[:60]!r}: write N, LOW-HIGH, P50/P99 or MEAN/P50/P99")
         figures = [int(word) for word in text.split("/")]
         ordered = figures[-2:]
     if max(figures) > MAX_TOKENS:

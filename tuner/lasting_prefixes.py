@@ -66,7 +66,7 @@ def _longest_absence(name: I64, owner: I64, requests: int) -> I64:
     order = np.lexsort((owner, name))
     named, used = name[order], owner[order]
     starts = np.flatnonzero(np.diff(named, prepend=-1))
-    since = np.diff(used, prepend=0)
+    since = np.diff(used, prepend=0) - 1
     since[starts] = used[starts]
     left = requests - 1 - used[np.append(starts[1:], len(used)) - 1]
     longest: I64 = np.maximum(np.maximum.reduceat(since, starts), left)

@@ -178,9 +178,9 @@ def _order(
 
 def _latency(metric: str, metrics: Metrics) -> float:
     """A percentile over all requests: one that turns requests away is not the faster for it."""
-    is_percentile = metric.startswith("p") and "_itl_" not in metric
-    if not (is_percentile and metrics["failed"]):
-        return metrics[metric]
+    answered = metrics[metric]
+    if not (metric.startswith("p") and metrics["failed"]) or math.isnan(answered):
+        return answered
     return metrics.get(metric + OF_ALL, math.inf)
 
 

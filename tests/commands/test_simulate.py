@@ -69,7 +69,7 @@ def test_simulate_says_where_answers_end_early(slotune, files):
 
 @pytest.mark.parametrize(
     ("chunked", "reason"),
-    [("true", "were turned away by max_num_queued_reqs"), ("false", "have prompts over the 64 tokens of a step")],
+    [("true", "were turned away by max_num_queued_reqs"), ("false", "have more tokens to compute than the 64 of")],
 )
 def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(slotune, files, chunked, reason):
     limits = (
@@ -82,14 +82,14 @@ def test_a_long_prompt_that_is_turned_away_is_not_said_to_be_too_long_to_chunk(s
     ran = slotune("simulate", *files, *settings)
     assert ran.code == 0
     (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
-    assert reason in warning and ("have prompts" in warning) == (chunked == "false")
+    assert reason in warning and ("have more tokens" in warning) == (chunked == "false")
 
 
 def test_a_prompt_over_the_scheduled_tokens_is_not_said_to_meet_a_queue_limit(slotune, files):
     """vllm-v0 takes whole prompts: max_num_scheduled_tokens bounds them too."""
     ran = slotune("simulate", *files, "--policy", "vllm-v0", "--engine", "max_num_scheduled_tokens=64")
     (warning,) = [line for line in ran.err.splitlines() if line.startswith("Warning: not answered")]
-    assert "have prompts over the 64 tokens of a step" in warning and "turned away" not in warning
+    assert "have more tokens to compute than the 64 of a step" in warning and "turned away" not in warning
 
 
 def test_a_model_other_than_the_profile_s_is_told(slotune):

@@ -124,3 +124,5 @@ def test_a_capacity_of_nothing_is_refused() -> None:
         KvCapacity(kv_bytes_per_token=1.0)
     with pytest.raises(InputError, match="must be above 0"):
         KvCapacity(kv_bytes_per_token=0.0, total_bytes=GIB)
+    with pytest.raises(InputError, match=r"element_bytes=0.0 must be above 0"):
+        KvCapacity(kv_bytes_per_token=1.0, total_bytes=GIB, element_bytes=0.0)

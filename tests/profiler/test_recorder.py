@@ -229,7 +229,7 @@ def test_an_unasked_recorder_leaves_the_scheduler_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(recorder, "_base_scheduler", lambda config: lambda **words: Scheduler())
     monkeypatch.setattr(recorder, "_facts", lambda config, kv: {"num_gpu_blocks": kv.num_blocks})
     monkeypatch.setenv("SLOTUNE_FACTS", str(tmp_path / "facts.json"))
-    monkeypatch.delenv("SLOTUNE_STEPS", raising=False)
+    monkeypatch.setenv("SLOTUNE_STEPS", "")
     config = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_rank=0))
     scheduler = make_scheduler(vllm_config=config, kv_cache_config=SimpleNamespace(num_blocks=7))
     assert type(scheduler) is Scheduler

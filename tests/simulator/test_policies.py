@@ -9,6 +9,7 @@ import pytest
 
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import SIMULATED, EngineConfig
+from slotune.simulator.misses import reasons
 from slotune.simulator.policy_names import POLICIES, disobeyed
 from slotune.simulator.request_table import FAILED, FINISHED
 from slotune.simulator.simulation import simulate
@@ -85,5 +86,7 @@ def test_under_v0_what_outgrew_the_budget_does_not_hold_up_the_others() -> None:
     trace = plain(np.array([0.0, 0.001, 0.130]), np.array([60, 60, 10], np.int32), np.array([60, 40, 1], np.int32))
     engine = EngineConfig(num_gpu_blocks=11, max_num_seqs=4, max_num_batched_tokens=64)
     done = simulate(trace, engine, linear_profile(5e-3, 5e-5, 3e-4, 0.0).timing(), policy="vllm-v0").requests
+    told = reasons(done, trace.output_tokens, engine, "vllm-v0")
+    assert told == ["1 have more tokens to compute than the 64 of a step, and may not be chunked"]
     assert done.status.tolist() == [FINISHED, FAILED, FINISHED]
     assert done.ttft_s[2] < 0.03, "it waited for the first to end"

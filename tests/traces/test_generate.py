@@ -46,6 +46,7 @@ def test_the_other_kinds_of_lengths() -> None:
         ("900/800", "figures start at 1 and grow"),
         ("100/100", "figures start at 1 and grow"),
         (f"1/{10**400}", "the most is 2,147,483,647"),
+        ("9" * 5000, "write N, LOW-HIGH"),
         ("5000/100/800", "no lengths with median 100 and 99th percentile 800 have the mean 5000: it can be"),
         ("10/100/800", "have the mean 10: it can be"),
     ],

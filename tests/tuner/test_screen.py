@@ -11,6 +11,7 @@ from slotune.simulator.slo import Slo
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.objective import Objective
 from slotune.tuner.screen import (
+    _latency,
     check_metric,
     document,
     meets,
@@ -120,6 +121,15 @@ def test_what_turns_requests_away_is_not_the_faster_for_it(small_profile, small_
     rows = screen([{"max_model_len": 200}, {}], run, {}, sort="p99_ttft_ms", jobs=1)
     assert rows[1].settings == {"max_model_len": 200} and rows[1].outcome.metrics["failed"] > 0
     assert rows[1].outcome.metrics["p99_ttft_ms"] < rows[0].outcome.metrics["p99_ttft_ms"]
+
+
+def test_percentiles_to_sort_by_are_those_that_targets_are_held_against(small_profile, small_trace):
+    """Of all requests: gaps between tokens count as the times to the first do."""
+    few = {"max_num_seqs": 1, "max_num_queued_reqs": 2}
+    outcome = SimulatedRun(small_profile, small_trace())(few)
+    for metric in ("ttft", "itl"):
+        slo = Slo(50.0, metric, 1.0)
+        assert _latency(slo.key, outcome.metrics) == slo.value_ms(outcome.metrics) > outcome.metrics[slo.key]
 
 
 def test_goodput_alone_is_no_target_and_with_one_it_counts(small_profile, small_trace):
