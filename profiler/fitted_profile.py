@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..simulator.engine_config import resolve
+from ..simulator.engine_config import EngineConfig, resolve
+from ..simulator.features import DECODE_ROWS, PREFILL_ROWS, PREFILL_TOKENS
+from ..simulator.speculation import drafts_of
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
@@ -53,6 +55,7 @@ def fitted_profile(
     engine = EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings})
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     ran = resolve(settings, {}, UNLIMITED_BLOCKS, version)
+    beyond = _beyond(samples, ran, settings)
     sizes = captured_graph_sizes(ran, settings)
     eager = fit(samples, seed=seed, in_order=True)
     graphs = fit(samples, sizes, seed, in_order=True) if len(sizes) else None
@@ -68,12 +71,31 @@ def fitted_profile(
         samples=samples,
         notes=(
             "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
+            *beyond,
             *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
             *filter(None, [first_use_note(step, samples)]),
             *(blocks.notes(ran.block_size) if blocks and "num_gpu_blocks_override" not in settings else ()),
         ),
     )
+
+
+def _beyond(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]) -> list[str]:
+    """That a recorded step was larger than vLLM's defaults allow, which are not the engine's then.
+
+    Raises InputError where it was larger than the engine's own `settings` allow.
+    """
+    prefills, decodes = samples.totals[:, PREFILL_ROWS], samples.totals[:, DECODE_ROWS]
+    tokens, rows = samples.totals[:, PREFILL_TOKENS] + decodes, prefills + decodes / (1 + drafts_of(settings))
+    told = []
+    for name, unit, most in (("max_num_batched_tokens", "tokens", tokens.max()), ("max_num_seqs", "rows", rows.max())):
+        limit = getattr(ran, name)
+        if most <= limit:
+            continue
+        if name in settings:
+            raise InputError(f"{name}={limit}: a recorded step has {most:g} {unit}; give what the engine ran with")
+        told.append(f"a recorded step has {most:g} {unit}, and {name}={limit} was assumed: give --engine {name}")
+    return told
 
 
 def _graphs_taken(settings: Mapping[str, Any], sizes: npt.NDArray[np.float64], cuda_graphs: bool) -> list[str]:

@@ -161,7 +161,7 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]
         raise InputError(f"{folder}: holds something that is no measurement; remove it")
     numbers = sorted(int(run.name.removeprefix("run-")) for run in folder.glob("run-*"))
     differing = [name for name in identity if known and known.get(name) != identity[name]]
-    if numbers and differing:
+    if differing and any(path.stat().st_size for path in folder.glob("run-*/steps.jsonl*")):
         raise InputError(
             f"{folder}: holds steps of a measurement that was not ended, with another {' and '.join(differing)}; "
             "remove it, or give another --out"

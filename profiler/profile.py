@@ -168,7 +168,16 @@ class Profile:
     def _not_represented(self, settings: Mapping[str, Any]) -> list[str]:
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
-        return [*unrepresented(self, settings), *filter(None, told)]
+        return [*unrepresented(self, settings), *filter(None, [*told, self._other_cache(settings)])]
+
+    def _other_cache(self, settings: Mapping[str, Any]) -> str | None:
+        """That kv_cache_memory_bytes was asked of an engine that may not heed it: one without a known driver, whose
+        cache came from elsewhere. None where it does."""
+        size, kv = settings.get("kv_cache_memory_bytes"), self.kv
+        from_elsewhere = kv and kv.kv_cache_memory_bytes and "kv_cache_memory_bytes" not in self.defaults
+        if not (size and from_elsewhere) or self.engine.driver is not None:
+            return None
+        return f"kv_cache_memory_bytes={size}: vLLM on a CPU does not heed it, VLLM_CPU_KVCACHE_SPACE counts there"
 
     def _overcommitted(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
         """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""

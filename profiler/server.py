@@ -133,6 +133,8 @@ def _started(
         try:
             return _start(launch, model, settings, folder, variables, timeout_s)
         except EngineError as error:
+            if error.reason == "model":  # the engine's own words may not say which
+                raise EngineError(f"model {model}: {error}", error.reason) from error
             if error.reason != "port" or attempt == PORT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")

@@ -1,8 +1,8 @@
 """A stand-in for the `vllm` command: serves token streams from a step loop of known cost, and records its steps.
 
 Run as a script: `--version`, or `serve MODEL --port N ...`. It runs out of memory with --max-num-seqs 13; with
-FAKE_VLLM_DEATH=start or =<requests> it fails in other ways. FAKE_VLLM_STEPS is how many steps it records at most,
-FAKE_VLLM_PIDS names a file that gets its process id.
+FAKE_VLLM_DEATH=start, =model or =<requests> it fails in other ways. FAKE_VLLM_STEPS is how many steps it records at
+most, FAKE_VLLM_PIDS names a file that gets its process id.
 """
 
 import asyncio
@@ -169,6 +169,8 @@ def main(words: list[str]) -> None:
     if os.environ.get("FAKE_VLLM_DEATH") == "start":
         print("main.py: error: unrecognized arguments: --nonsense")
         sys.exit(2)
+    if os.environ.get("FAKE_VLLM_DEATH") == "model":
+        sys.exit("huggingface_hub.errors.LocalEntryNotFoundError: An error happened while trying to locate the file.")
     if "--max-num-seqs 13" in " ".join(words):
         sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 13.00 GiB.")
     if pids := os.environ.get("FAKE_VLLM_PIDS"):

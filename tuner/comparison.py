@@ -47,6 +47,8 @@ class Compared:
     """By round, the time of the run's steps over the time predicted for the same compositions."""
     errors: Mapping[int, str] = field(default_factory=dict)
     """By round, why the first of the requests that were not answered was not."""
+    cache_tokens: Mapping[int, int] = field(default_factory=dict)
+    """By round, tokens that the engine's KV cache held."""
 
     @property
     def key(self) -> str:
@@ -156,7 +158,13 @@ def _compared(
         at_speed={trial.repeat: with_nan(trial.details["predicted_at_speed"]) for trial in timed},
         step_time_ratios={trial.repeat: trial.details["step_time_ratio"] for trial in timed},
         errors={trial.repeat: trial.details["first_error"] for trial in mine if trial.details.get("first_error")},
+        cache_tokens={trial.repeat: tokens for trial in mine if (tokens := _cache_tokens(trial))},
     )
+
+
+def _cache_tokens(trial: Trial) -> int:
+    """Of the engine of a run; 0 where it did not tell."""
+    return int(trial.details.get("num_gpu_blocks") or 0) * int(trial.details.get("block_size") or 0)
 
 
 def comparisons(found: Sequence[Compared]) -> int:

@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, SlotuneError
-from ..profiler.profile_folder import load_profile
 from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.settings import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
 from ..simulator.versions import NEWEST
 from .study import BEST_FILE, read_asked, write_file
+from .task import profile_of
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -95,7 +95,7 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     """
     settings, known_model = recommended(folder)
     asked = read_asked(folder)
-    profile = load_profile(asked.profile)
+    profile = profile_of(asked)
     facts = profile.engine
     served = model or known_model or facts.model
     if not served:

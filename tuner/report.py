@@ -42,7 +42,7 @@ from .study import Study, Trial, settings_key, write_file
 from .sweep import LASTING_REQUESTS, SWEEP_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
-from .validation_page import drift_text, forced_lines, unanswered_lines
+from .validation_page import cache_lines, drift_text, forced_lines, unanswered_lines
 from .wording import Wording, of_metric, of_targets
 
 REPORT_FILE = "report.html"
@@ -235,7 +235,7 @@ class Page:
     def _measured_sentences(self) -> list[str]:
         said = self.verdict.sentence if self.verdict else nothing_said(self.found)
         lines = ran_lines(self.measured) + unanswered_lines(self.found) + forced_lines(self.task)
-        told = [*lines, drift_text(self.measured)]
+        told = [*lines, *cache_lines(self.found, self.task.profile), drift_text(self.measured)]
         return [said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
 
     def _rates(self) -> str:

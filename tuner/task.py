@@ -106,11 +106,17 @@ def ask(
     )
 
 
-def load_task(asked: Asked) -> Task:
-    """Load what was asked. Raises InputError for targets without sense, and for a profile or trace that changed."""
-    profile, trace = load_profile(asked.profile), read_trace(asked.trace)
+def profile_of(asked: Asked) -> Profile:
+    """Load the profile that was asked for. Raises InputError for one that changed."""
+    profile = load_profile(asked.profile)
     if profile_digest(asked.profile) != asked.profile_digest:
         raise InputError(f"{asked.profile}: the profile changed since this study was made; tune again in a new folder")
+    return profile
+
+
+def load_task(asked: Asked) -> Task:
+    """Load what was asked. Raises InputError for targets without sense, and for a profile or trace that changed."""
+    profile, trace = profile_of(asked), read_trace(asked.trace)
     if trace_digest(trace) != asked.trace_digest:
         raise InputError(f"{asked.trace}: the trace changed since this study was made; tune again in a new folder")
     default = profile.engine_config(WHATEVER_MEMORY | asked.engine)

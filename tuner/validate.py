@@ -63,13 +63,21 @@ def validated(
     default = dict(study.asked.engine)
     campaign = Campaign(study, run, watch)
     candidates = (settings for settings in shortlist(study, task) if not campaign.is_barred(settings))
-    _measure(campaign, default, list(islice(candidates, top)), candidates, repeats, 0)
-    for batch in count(1):
-        goes_on = campaign.spent_s() < budget_s and not campaign.lacks_default
-        better = promising(study, task, campaign.first_round(batch)) if goes_on else []
-        if not better:
-            break
-        _measure(campaign, default, better[:top], iter(()), repeats, batch)
+    try:
+        _measure(campaign, default, list(islice(candidates, top)), candidates, repeats, 0)
+        for batch in count(1):
+            goes_on = campaign.spent_s() < budget_s and not campaign.lacks_default
+            better = promising(study, task, campaign.first_round(batch)) if goes_on else []
+            if not better:
+                break
+            _measure(campaign, default, better[:top], iter(()), repeats, batch)
+    finally:  # what was measured before somebody stopped it counts too
+        found = _concluded(study, task)
+    return found
+
+
+def _concluded(study: Study, task: Task) -> Validation:
+    """What the runs say, put into best.yaml."""
     found = validation_of(study, task)
     if found.verdict:
         study.write_best(best_yaml_of(found, found.verdict))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..profiler.profile import UNLIMITED_BLOCKS, Profile
 from ..profiler.trust import lines as trust_lines
 from .comparison import Compared, changes_text, comparisons
 from .intervals import CONFIDENCE, Interval
@@ -12,6 +13,8 @@ from .task import Task
 from .validation import Validation, failure_lines, nothing_said, ran_lines
 from .verdict import meets, percent
 
+OTHER_CACHE = 0.1
+"""Of the engine's tokens; the memory model is off by less."""
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
 HEADS = (
     "configuration",
@@ -43,6 +46,7 @@ def notes(validation: Validation) -> list[str]:
     lines = [f"{one.name}: {changes_text(one.settings, default.settings)}" for one in validation.found[1:]]
     lines += [*ran_lines(validation), *failure_lines(validation.found)]
     lines += unanswered_lines(validation.found) + forced_lines(validation.task)
+    lines += cache_lines(validation.found, validation.task.profile)
     lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
     lines += [f"Predictions: {line}" for line in trust_lines(trust_of(validation))]
     if validation.verdict:
@@ -56,6 +60,20 @@ def notes(validation: Validation) -> list[str]:
 def unanswered_lines(found: Sequence[Compared]) -> list[str]:
     """What the engine left unanswered, a line a configuration that did."""
     return [line for one in found if (line := _unanswered(one))]
+
+
+def cache_lines(found: Sequence[Compared], profile: Profile) -> list[str]:
+    """Which engines' KV cache held more or less than was simulated by OTHER_CACHE or more, a line a configuration; none
+    where the profile does not know the memory, which is told elsewhere."""
+    told = []
+    for one in found:
+        engine = profile.engine_or_none(one.settings)
+        if engine is None or engine.num_gpu_blocks == UNLIMITED_BLOCKS:
+            continue
+        simulated = engine.num_gpu_blocks * engine.block_size
+        others = [held for held in one.cache_tokens.values() if abs(held - simulated) >= OTHER_CACHE * held]
+        told += [f"{one.name}: the engine's KV cache held {held:,} tokens, not {simulated:,}" for held in others[:1]]
+    return told
 
 
 def forced_lines(task: Task) -> list[str]:

@@ -16,6 +16,8 @@ from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, answers_as_many
 
 MANIFOLD = 5.0
 """From here on a change is told as a factor."""
+AS_GOOD = 1.1
+"""An interval within this factor shows that there is little between two configurations; a wider one shows nothing."""
 
 Merit = Callable[[Metrics], float]
 """A run's figure of merit: positive, lower is better."""
@@ -248,4 +250,8 @@ def _as_good(best: Compared, default: Compared, advantage: Interval, objective: 
         return f"One paired run cannot tell {shown} from the default; repeat at least 3 times."
     change = _as_told(advantage, objective)
     told = f"the best other, {shown}, differs by {percent(change.value)} in {merit_name(objective)}, {_range(change)}"
-    return f"The default is {'better' if advantage.low > 1 else 'as good'}: {told}."
+    if advantage.low > 1:
+        return f"The default is better: {told}."
+    if advantage.low >= 1 / AS_GOOD and advantage.high <= AS_GOOD:
+        return f"The default is as good: {told}."
+    return f"Nothing is proven better than the default, and the runs lie too far apart to call it as good: {told}."

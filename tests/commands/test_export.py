@@ -13,6 +13,7 @@ from slotune.profiler.profile import EngineFacts, linear_profile
 from slotune.profiler.profile_folder import write_profile
 from slotune.tuner.export import vllm_yaml
 from slotune.tuner.study import Asked, Study, Versions
+from slotune.tuner.task import profile_digest
 
 BEST = {"max_num_seqs": 32, "enable_prefix_caching": False}
 GROUNDS = [
@@ -28,7 +29,7 @@ def study(tmp_path: Path) -> Path:
     write_profile(replace(linear_profile(0.01, 1e-4, 1e-4, 0), engine=facts), tmp_path / "profile")
     asked = Asked(
         profile=str(tmp_path / "profile"),
-        profile_digest="",
+        profile_digest=profile_digest(str(tmp_path / "profile")),
         trace="trace.jsonl",
         trace_digest="",
         slos=("p99:ttft:500",),
@@ -37,6 +38,12 @@ def study(tmp_path: Path) -> Path:
     with Study.create(tmp_path / "study", asked) as created:
         created.write_best(vllm_yaml(BEST, comments=GROUNDS))
     return tmp_path / "study"
+
+
+def test_a_profile_that_changed_is_not_that_of_the_recommendation(slotune: Callable[..., Any], study: Path):
+    write_profile(linear_profile(0.02, 1e-4, 1e-4, 0), study.parent / "profile")
+    done = slotune("export", study)
+    assert done.code == 2 and "the profile changed since this study was made" in done.err
 
 
 def test_yaml_on_stdout_is_what_vllm_reads(slotune: Callable[..., Any], study: Path):

@@ -210,6 +210,8 @@ def test_a_measurement_of_another_model_without_steps_is_begun_anew(
     other = tmp_path / "profile.measure"
     other.mkdir()
     (other / "measure.json").write_text(json.dumps({"model": "another"}))
+    (other / "run-1").mkdir()
+    (other / "run-1" / "steps.jsonl").touch()
     measure(Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
 

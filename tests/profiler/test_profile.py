@@ -20,7 +20,7 @@ from slotune.profiler.provenance import STEP_RECORDS
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.engine_config import EngineConfig
-from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, totals_of
+from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, PREFILL_TOKENS, totals_of
 from slotune.simulator.settings import parse_settings
 from slotune.simulator.step_time import new_memo, step_time_s
 
@@ -117,6 +117,30 @@ def test_records_of_a_machine_that_is_slow_by_turns_teach_no_trees() -> None:
     samples = StepSamples(steps, disturbed)
     assert fit(samples).residual is not None
     assert fitted_profile(samples, {"enforce_eager": True}, "day").step.residual is None
+
+
+@pytest.mark.parametrize(("name", "limit", "most"), [("max_num_batched_tokens", 2048, 3010), ("max_num_seqs", 8, 11)])
+def test_records_that_are_larger_than_the_engine_s_limits_are_of_another(name: str, limit: int, most: int) -> None:
+    rows = [(np.append(np.ones(10, np.int64), chunk), np.full(11, 500)) for chunk in np.arange(10, 3001, 10)]
+    steps = np.array([totals_of(*row) for row in rows])
+    samples = StepSamples(steps, 5e-3 + 1e-5 * steps[:, PREFILL_TOKENS])
+    with pytest.raises(InputError, match=f"{name}={limit}: a recorded step has {most} "):
+        fitted_profile(samples, {name: limit}, "day")
+    assert not [note for note in fitted_profile(samples, {}, "day").notes if "a recorded step" in note]
+
+
+def test_records_beyond_vllm_s_defaults_are_told() -> None:
+    steps = np.array([totals_of(np.array([tokens]), np.array([0])) for tokens in range(10, 16000, 40)])
+    notes = fitted_profile(StepSamples(steps, 5e-3 + 1e-5 * steps[:, PREFILL_TOKENS]), {}, "day").notes
+    assert [note for note in notes if note.startswith("a recorded step has 15970 tokens, and max_num_batched_tokens=")]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_cpu_s_cache_is_not_set_by_the_memory_that_is_asked_for(profile: Profile, given: bool) -> None:
+    fixed = KvCapacity(kv_bytes_per_token=1024, kv_cache_memory_bytes=GIB)
+    defaults = {"kv_cache_memory_bytes": GIB} if given else {}
+    told = replace(profile, kv=fixed, defaults=defaults).trust({"kv_cache_memory_bytes": 2 * GIB})["not_represented"]
+    assert bool(told) == (not given)
 
 
 @pytest.mark.parametrize(("factor", "told"), [(2, 0), (50, 1)])

@@ -82,6 +82,15 @@ def test_a_failed_start_says_why(
     assert raised.value.reason == "bad-argument"
 
 
+def test_a_model_that_cannot_be_had_is_named(fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VLLM_DEATH", "model")
+    with (
+        pytest.raises(EngineError, match="model org/nope: An error happened while trying to locate the file: give a"),
+        running_server(find_vllm(str(fake_vllm)), "org/nope", {}, tmp_path / "run"),
+    ):
+        pass
+
+
 def test_a_start_that_takes_too_long_is_a_hang(model_folder: Path, tmp_path: Path) -> None:
     sleeper = tmp_path / "vllm"
     sleeper.write_text(

@@ -10,7 +10,7 @@ import pytest
 from slotune.errors import EngineError, InfeasibleError, InputError
 from slotune.tuner import ranking
 from slotune.tuner.campaign import Progressed
-from slotune.tuner.comparison import default_metrics
+from slotune.tuner.comparison import Compared, default_metrics
 from slotune.tuner.engine_run import model_to_serve
 from slotune.tuner.export import recommended
 from slotune.tuner.report_tables import Side, Table, answer_table
@@ -19,7 +19,7 @@ from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import round_order, validated
 from slotune.tuner.validation import Validation, best_yaml_of, require_targets, validation_of
-from slotune.tuner.validation_page import document, notes, rows
+from slotune.tuner.validation_page import cache_lines, document, notes, rows
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 
@@ -92,6 +92,22 @@ def test_too_few_runs_of_the_default_leave_the_drift_unknown(study: Path, fake_e
     )
     assert len(validation.found[0].runs) == runs
     assert "Machine: two runs of the default would tell how far the machine drifts" in notes(validation)
+
+
+def test_what_was_measured_before_somebody_stopped_it_is_recommended(study: Path, fake_engine: Any):
+    with pytest.raises(KeyboardInterrupt):
+        run(study, fake_engine, stop_after=5)
+    assert "after 2 runs on the engine" in (study / "best.yaml").read_text()
+
+
+@pytest.mark.parametrize(("blocks", "told"), [(20000, 0), (19000, 0), (8192, 1), (80000, 1)])
+def test_an_engine_with_another_kv_cache_than_was_simulated_is_told(study: Path, blocks: int, told: int):
+    with Study.open(study) as opened:
+        task = load_task(opened.asked)
+    ran = Compared("#1", task.asked.engine, runs={0: {}}, cache_tokens={0: blocks * 16})
+    lines = cache_lines([ran], task.profile)
+    assert lines == [f"#1: the engine's KV cache held {blocks * 16:,} tokens, not 320,000"][:told]
+    assert cache_lines([replace(ran, settings={})], task.profile) == [], "without a model of the memory"
 
 
 def test_a_killed_validation_goes_on_and_repeats_nothing(study: Path, fake_engine: Any):
