@@ -12,7 +12,7 @@ from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
 from .kv_starts import observation_of
 from .launch import Launch
 from .model_folder import lasting_name
-from .overhead import fit_overhead
+from .overhead import fit_overhead, ways_out_note
 from .profile import EngineFacts, Profile
 from .provenance import MEASURED
 from .server import Server
@@ -53,7 +53,7 @@ def measured_profile(
         f"cut short: {ended}" if ended else None,
         drift_note(collected.drift().spread, steadied),
         kv_note,
-        None if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
+        ways_out_note(collected.ways) if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
         first_use_note(step, samples),
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from slotune.profiler.load import Answer, Call
-from slotune.profiler.overhead import Passages, fit_overhead, passages
+from slotune.profiler.overhead import Passages, fit_overhead, passages, ways_out_note
 from slotune.simulator.steps import StepRecord
 
 
@@ -46,3 +46,10 @@ def test_the_fit_finds_what_a_request_and_what_a_token_costs_in_spite_of_stalls(
 def test_nothing_known_is_nothing_added() -> None:
     overhead = fit_overhead([])
     assert (overhead.before_s, overhead.before_token_s, overhead.after_s) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("scenarios", "told"), [(9, None), (11, "it took 5 ms, 1 to 9 in 8 of 10 scenarios")])
+def test_how_far_ways_out_lie_apart_is_told(scenarios: int, told: str | None) -> None:
+    """Eleven scenarios of 0 to 10 ms, and those without a token, which tell nothing."""
+    note = ways_out_note([Passages([], []), *(Passages([], [1e-3 * ms] * 3) for ms in range(scenarios))])
+    assert note is None if told is None else told in str(note)
