@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from slotune.arrays import F64
 from slotune.profiler.chooser import SCENARIO_S, Chooser
 from slotune.profiler.design import Scenario, Space, steps_of
 from slotune.profiler.graph_sizes import captured_graph_sizes
@@ -40,7 +40,6 @@ from slotune.simulator.timing import Timing
 from slotune.traces import read_trace
 from slotune.traces.transform import at_rate, head
 
-F64 = npt.NDArray[np.float64]
 Row = tuple[int, int]
 
 ENGINE = EngineConfig(num_gpu_blocks=29_000, max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=16384)

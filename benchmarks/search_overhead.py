@@ -14,12 +14,13 @@ import numpy as np
 from smac import HyperparameterOptimizationFacade, Scenario
 from smac.runhistory.dataclasses import TrialInfo, TrialValue
 
+from slotune.arrays import F64
 from slotune.simulator.engine_config import EngineConfig
 from slotune.tuner.feasibility import FeasibilityForest
 from slotune.tuner.search import BATCH
 from slotune.tuner.search_candidates import Candidates
 from slotune.tuner.smac_search import SmacProposer
-from slotune.tuner.space import F64, SearchSpace, build_space
+from slotune.tuner.space import SearchSpace, build_space
 
 AFTER = (16, 64, 128, 256)
 STOCK_SUGGESTIONS = 2

@@ -12,8 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from slotune.arrays import F64
 from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_errors import folds, regime_names
@@ -21,7 +21,6 @@ from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.profiler.surrogate_steps import samples_of_files
 from slotune.simulator.step_time import step_times_s
 
-F64 = npt.NDArray[np.float64]
 Within = dict[str, list[bool]]
 
 

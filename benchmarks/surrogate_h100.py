@@ -16,9 +16,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from surrogate_peers import PEERS
 
+from slotune.arrays import F64
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_model import BEYOND
@@ -30,8 +30,6 @@ from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import linear_model
 from slotune.simulator.timing import Timing
 from slotune.traces.generate import plain
-
-F64 = npt.NDArray[np.float64]
 
 ROUGH = linear_model(0.012, 2.1e-5, 2.7e-5, 5e-8)
 """Good enough to know which requests meet in a step."""

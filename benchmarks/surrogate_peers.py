@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import least_squares
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 
+from slotune.arrays import F64
 from slotune.profiler.surrogate import BASES, fit, fit_baseline
 from slotune.profiler.surrogate_errors import regime_names
 from slotune.profiler.surrogate_samples import StepSamples
@@ -25,7 +25,6 @@ from slotune.simulator.features import (
 )
 from slotune.simulator.step_time import pack_model, step_times_s
 
-F64 = npt.NDArray[np.float64]
 Predict = Callable[[F64], F64]
 
 

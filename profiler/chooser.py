@@ -7,14 +7,11 @@ the space has was no better at equal time than taking scenarios as they are spre
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from ..simulator.features import totals_of
 from ..simulator.step_time import step_times_s
 from .design import Scenario, Space, corners, draw, forecast, halved
 from .surrogate_model import FittedStepTime
-
-F64 = npt.NDArray[np.float64]
 
 DRAWN = 64
 """Scenarios that are drawn together, spread over the space; where none of so many is short enough, none will be."""

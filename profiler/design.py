@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import qmc
 
+from ..arrays import F64
 from ..simulator.features import totals_of
-
-F64 = npt.NDArray[np.float64]
 
 KV_SHARE = 0.9
 """Of the KV cache, at most: preempted requests would be computed twice, and measure nothing new."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from ..errors import InputError
 
 KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
@@ -14,7 +14,6 @@ KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0,
 
 DEFAULT_MEMORY_SHARE = 0.92
 """vLLM's own gpu_memory_utilization (vllm/config/cache.py, CacheConfig)."""
-F64 = npt.NDArray[np.float64]
 GIB = float(1 << 30)
 
 

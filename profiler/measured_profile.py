@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from ..simulator.engine_config import SIMULATED
 from .devices import gpus, processor
 from .kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
@@ -20,8 +20,6 @@ from .session import Collected
 from .surrogate import first_use_note, fit
 from .surrogate_model import FittedStepTime
 from .surrogate_samples import StepSamples
-
-F64 = npt.NDArray[np.float64]
 
 KEEP_EVERY_TOKEN = ("FullAttentionSpec", "MLAAttentionSpec")
 """Kinds of layers of which a block holds block_size tokens of one request (vllm/v1/kv_cache_interface.py)."""

@@ -1,11 +1,9 @@
 """Prompts for the real engine: token ids whose shared leading runs are those of a trace."""
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import I64
 from ..traces.trace import Trace
-
-I64 = npt.NDArray[np.int64]
 
 
 def token_range(vocabulary: int) -> tuple[int, int]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from ..errors import EngineError
 from ..simulator.features import TOTALS, totals_of
 from ..simulator.steps import StepRecord
@@ -20,8 +20,6 @@ from .prompts import random_tokens
 from .recording import StepTail
 from .server import DEATH_S, Server
 from .surrogate_samples import StepSamples
-
-F64 = npt.NDArray[np.float64]
 
 WARM_UP, SENTINEL, SCENARIO = "warm", "sentinel", "s"
 """How request names begin; a limit on step tokens stands before them (recorder.py)."""

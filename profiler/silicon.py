@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import qmc
 
+from ..arrays import F64
 from ..errors import InputError
 from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
@@ -26,8 +26,6 @@ from .silicon_omitted import OMITTED, OVERHEAD, Omitted
 from .silicon_tables import Composition, KernelTables
 from .surrogate import fit
 from .surrogate_samples import StepSamples
-
-F64 = npt.NDArray[np.float64]
 
 SAMPLED_STEPS = 1 << 14
 """A power of two, as Sobol points want it; a third of each regime, and about a fifth do not fit."""

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from ..errors import InputError
 from .model_folder import keeps_every_token
 from .profile import ModelPart
@@ -30,7 +30,6 @@ from .silicon_omitted import (
     Omitted,
 )
 
-F64 = npt.NDArray[np.float64]
 Operation = tuple[str, float, float, str]
 """As the package has it: name, milliseconds, energy, source."""
 SCALED_ROPE = ("linear", "dynamic")

@@ -15,9 +15,9 @@ from operator import attrgetter
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
+from ..arrays import F64, I64, Mask
 from ..errors import InputError
 from ..simulator.features import (
     CONSTANT,
@@ -46,9 +46,7 @@ from ..simulator.step_time import (
     unmeasured_hull,
 )
 from .surrogate_errors import (
-    I64,
     NEGLIGIBLE,
-    Mask,
     Singles,
     blocks_of_time,
     errors_by_regime,
@@ -60,8 +58,6 @@ from .surrogate_errors import (
 )
 from .surrogate_model import BEYOND, FittedStepTime, RegimeError
 from .surrogate_samples import BELIEVED_STEPS, SIZES, StepSamples, believed, greatest_believed
-
-F64 = npt.NDArray[np.float64]
 
 MIN_COMPOSITIONS = 5
 """Fewer different steps than this say nothing about held-out error."""

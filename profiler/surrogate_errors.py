@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64, I64, Mask
 from ..simulator.features import (
     DECODE_ONLY,
     DECODE_ROWS,
@@ -17,10 +17,6 @@ from ..simulator.features import (
 )
 from .surrogate_model import COVERAGE, RegimeError, conformal_quantile
 from .surrogate_samples import SIZES, StepSamples
-
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 FOLDS = 5
 BLOCKS = 20

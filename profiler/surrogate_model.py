@@ -6,13 +6,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from ..simulator.features import PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.step_time import SHAPE_NAMES, StepTimeModel, linear_weights, pack_model, unbounded_hull
 from .surrogate_tables import residual_tables
-
-F64 = npt.NDArray[np.float64]
 
 COVERAGE = 0.9
 """Share of steps that the expected error is meant to cover."""

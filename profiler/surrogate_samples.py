@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import F64
 from ..errors import InputError
 from ..simulator.features import DECODE_ROWS, MAX_CONTEXT, PHYSICS_NAMES, PREFILL_TOKENS, TOTALS
-
-F64 = npt.NDArray[np.float64]
 
 SIZES = [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]
 """Of the totals, those that a step is large by."""

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64, I64
 from ..simulator.step_time import BINNED, GROUP_SIZE, RESIDUAL_GROUPS
-
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ are sent together (RequestOutputCollector in vllm/v1/engine/output_processor.py)
 
 import numpy as np
 
-from .metrics import F64, I64, Gaps
+from ..arrays import F64, I64
+from .metrics import Gaps
 from .request_table import RequestTable
 
 REQUEST_S, PROMPT_TOKEN_S, PIECE_S = 1.4e-3, 1.3e-6, 76e-6

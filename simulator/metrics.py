@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import F64, I64
 from .request_table import RequestTable
 from .slo import METRICS, OF_ALL, ROUNDING_MS, Slo
-
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 UNITS = {

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
+from ..arrays import F64, I64
 
 FINISHED, REJECTED, FAILED = range(3)
 STATUS_NAMES = ("finished", "rejected", "failed")

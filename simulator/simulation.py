@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64, I8, I32, I64
 from ..errors import InputError, unknown_name
 from ..traces.content import block_content
 from ..traces.trace import Trace
@@ -22,8 +22,6 @@ from .routing import make_router, static_choices
 from .service import Service
 from .timing import Overhead, Timing
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 ALL_ATTEMPTS = np.iinfo(np.int64).max
 
 
@@ -171,7 +169,7 @@ def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_
     )
 
 
-def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[state.I32, dict[str, I64]]:
+def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[I32, dict[str, I64]]:
     """Shared contents, and where those of each request lie; nothing where nothing is cached."""
     if not caching:
         return np.zeros(0, np.int32), {}
@@ -186,7 +184,7 @@ def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[sta
     return shared.ids, columns
 
 
-def _accepted_of(trace: Trace, engine: EngineConfig, seed: int) -> tuple[state.I8, dict[str, I64]]:
+def _accepted_of(trace: Trace, engine: EngineConfig, seed: int) -> tuple[I8, dict[str, I64]]:
     """Drafts accepted at each output token, and where those of each request begin; nothing without speculation."""
     if engine.speculative_config is None:
         return np.zeros(0, np.int8), {}

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import I8, I64
 from ..errors import InputError, unknown_name
 from .versions import VersionRules
-
-I8 = npt.NDArray[np.int8]
-I64 = npt.NDArray[np.int64]
 
 READS_HIDDEN_STATES = frozenset({"eagle", "eagle3", "mtp", "dflash"})
 """Methods that draft from the model's own hidden states (SpeculativeConfig.use_eagle)."""

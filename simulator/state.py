@@ -9,16 +9,12 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64, I8, I32, I64
 from .engine_config import EngineConfig
 from .policy_names import POLICIES
 from .step_time import REACHES
 
-I64 = npt.NDArray[np.int64]
-I8 = npt.NDArray[np.int8]
-I32 = npt.NDArray[np.int32]
-F64 = npt.NDArray[np.float64]
 Records = Any
 """A one- or two-dimensional array of records: numpy's types have no way to tell the fields."""
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..arrays import F64
 from .compiled import allocating, entry
 from .features import (
     CONSTANT,
@@ -28,8 +28,6 @@ from .features import (
     padded_tokens,
     regime_of,
 )
-
-F64 = npt.NDArray[np.float64]
 
 SHAPE_NAMES = (
     "tokens",

@@ -6,8 +6,8 @@ cent, and differently for each seed.
 
 import numpy as np
 
+from ..arrays import F64
 from ..errors import InputError
-from .trace import F64
 
 LONGEST_S = 1e9
 """Of a trace: 30 years, still in whole microseconds as a float."""

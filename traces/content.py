@@ -11,7 +11,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .trace import I32, I64, Trace
+from ..arrays import I32, I64
+from .trace import Trace
 
 U64 = npt.NDArray[np.uint64]
 

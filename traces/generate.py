@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..arrays import F64, I32
 from ..errors import InputError
 from .arrivals import arrival_times
 from .columns import MAX_TOKENS
 from .lengths import Lengths, constant, lognormal, three_figures, uniform
-from .trace import F64, I32, NAMED, Trace
+from .trace import NAMED, Trace
 
 FIGURE = r"\d{1,999}"
 """`int` raises ValueError for more than 4,300 digits."""

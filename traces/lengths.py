@@ -12,9 +12,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
+from ..arrays import F64, I32
 from ..errors import InputError
 from .columns import MAX_TOKENS
-from .trace import F64, I32
 
 Z99 = float(ndtri(0.99))
 LOWER_SIGMA = 1.0  # log-spread below the median; chat prompts (Azure 2023) have about that

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import F64, I32
 from .arrivals import idle_s
 from .mooncake import HASH_TOKENS
-from .trace import F64, I32, Trace
+from .trace import Trace
 
 
 def trace_stats(trace: Trace) -> dict[str, Any]:

@@ -8,11 +8,8 @@ the last run is unique to the request. A Mooncake hash id is a run of 512 tokens
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
-I32 = npt.NDArray[np.int32]
+from ..arrays import F64, I32, I64
 
 NAMED = -2  # run_name of prefix_name[0], then downwards; hash ids are never negative and -1 is the outputs' own name
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import F64
 from ..simulator.slo import OF_ALL
 from .comparison import Compared, Quantity
 from .objective import Metrics
-from .space import F64, SearchSpace
+from .space import SearchSpace
 
 REACH = 0.25
 """Width of the kernel, in root-mean-square distance over the settings, each of which spans 1."""

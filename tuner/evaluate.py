@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import compile_cache
+from ..arrays import I64
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
@@ -17,7 +18,7 @@ from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
 from ..simulator.request_table import RequestTable
 from ..simulator.settings import Settings
-from ..simulator.simulation import I64, SimulationResult, simulate
+from ..simulator.simulation import SimulationResult, simulate
 from ..simulator.step_time import FAR, OUTSIDE
 from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace

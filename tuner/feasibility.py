@@ -9,7 +9,7 @@ It saves failed launches; it does not by itself find better configurations.
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
-from .space import F64, Mask
+from ..arrays import F64, Mask
 
 START, STEP = 0.5, 0.05
 FAILURE_FLOOR, HIGHEST = 0.5, 0.75  # after a failure the threshold lies within these

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..traces.trace import F64
+from ..arrays import F64
 
 CONFIDENCE = 0.95
 

@@ -6,9 +6,9 @@ A trace that is repeated stands for more of the same service: its system prompts
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from ..traces.trace import I64, Trace
+from ..arrays import I64, Mask
+from ..traces.trace import Trace
 
 LONGEST_ABSENCE = 0.5
 """Of the trace's requests: a prefix that none of so many in a row has comes and goes."""
@@ -16,8 +16,6 @@ LEAST_CONTINUATIONS = 4
 """A turn of a conversation is continued by the next, and once more where an answer is asked for again."""
 LITTLE = 0.01
 """Of the prompts' tokens: finding fewer in the prefix cache moves a rate by less than it is known."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 @lru_cache(maxsize=1)  # of a million requests it takes seconds, and every load of a plan asks

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from ..traces.trace import F64
+from ..arrays import F64
 
 GREY, BLUE, GREEN, RED, INK = "#7a828e", "#2159c4", "#1a7f4b", "#c2372e", "#1f2430"
 STYLE: Any = {  # matplotlib types its hundreds of keys as literals

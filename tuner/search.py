@@ -13,12 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ..arrays import F64
 from ..simulator.settings import Settings
 from .evaluate import RunAll
 from .objective import Metrics, Objective
 from .ranking import as_good, recommended, reference_of
 from .search_candidates import Candidates
-from .space import F64, SearchSpace
+from .space import SearchSpace
 from .study import Study, Trial, settings_key, trial_of
 
 BATCH = 8

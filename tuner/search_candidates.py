@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..arrays import F64
 from ..simulator.settings import Settings
 from .feasibility import FeasibilityForest
-from .space import F64, SearchSpace
+from .space import SearchSpace
 
 Refuses = Callable[[Settings], bool]
 """Whether the engine is known to refuse these settings: the KV-memory model, in the first place."""

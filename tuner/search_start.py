@@ -5,6 +5,7 @@ import math
 import numpy as np
 from scipy.stats import qmc
 
+from ..arrays import F64
 from ..simulator.engine_config import EngineConfig
 from ..simulator.features import totals_of
 from ..simulator.slo import BETWEEN_TOKENS
@@ -14,7 +15,7 @@ from ..traces.stats import request_rate
 from ..traces.trace import Trace
 from .objective import Objective
 from .search_candidates import Candidates
-from .space import F64, SearchSpace
+from .space import SearchSpace
 
 
 def between_token_limit_s(objective: Objective) -> float | None:

@@ -35,9 +35,9 @@ from smac.runhistory.encoder import RunHistoryEncoder
 from smac.runhistory.enumerations import StatusType
 from smac.utils.configspace import convert_configurations_to_array
 
+from ..arrays import F64
 from .objective import FAILED
 from .search_candidates import Candidates
-from .space import F64
 
 TREES = 30
 SAMPLE = 1000

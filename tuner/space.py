@@ -19,12 +19,10 @@ from ConfigSpace.forbidden import (
     ForbiddenLessThanRelation,
 )
 
+from ..arrays import F64, Mask
 from ..profiler.kv_capacity import DEFAULT_MEMORY_SHARE
 from ..simulator.engine_config import EngineConfig
 from ..simulator.settings import Settings
-
-F64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 CPU_BLOCK_SIZES = (32, 64, 128)  # multiples of 32 preferred, 128 by default: vllm/platforms/cpu.py
 GPU_BLOCK_SIZES = (16, 32, 64)  # what FlashAttention and FlashInfer both take

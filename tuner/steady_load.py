@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import F64, I64, Mask
 from ..errors import InputError
 from ..simulator.request_table import RequestTable
 from ..simulator.simulation import SimulationResult
 from ..traces.stats import interarrival_cv
-from ..traces.trace import F64, I64, Trace
+from ..traces.trace import Trace
 from ..traces.transform import at_rate
-from .lasting_prefixes import Mask, lasting, passing_on
+from .lasting_prefixes import lasting, passing_on
 
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..arrays import F64
 from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
@@ -19,7 +20,6 @@ from .search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
 from .smac_search import SmacProposer
-from .space import F64
 from .study import Asked, Study, Trial
 from .task import Task, load_task
 from .validation import validation_of

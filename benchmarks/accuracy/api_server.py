@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from real_engine import made_model
 from scipy.optimize import nnls
 from tables import percent, row
 
+from slotune.arrays import F64
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.load import Call, send
 from slotune.profiler.server import Server, running_server
 
-F64 = npt.NDArray[np.float64]
 SETTINGS = {"load_format": "dummy", "dtype": "float32", "max_model_len": 8192, "max_num_seqs": 256}
 VOCABULARY = 4000
 HEADS = ("requests", "prompt tokens", "pieces", "in flight", "CPU s", "predicted", "off by, %")

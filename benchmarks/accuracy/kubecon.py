@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tables import percent, require, row
 
 from slotune.profiler.profile import Profile
@@ -37,8 +36,6 @@ from slotune.simulator.timing import AS_TOLD, Pace
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
 from slotune.tuner.sensitivity import Doubt, doubt_of
-
-F64 = npt.NDArray[np.float64]
 
 FOLDER = "h100-llama-3.1-8b-kubecon"
 SYSTEM, MODEL = "h100_sxm", "meta-llama/Meta-Llama-3.1-8B"

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import yaml
 from tables import require
 
-F64 = npt.NDArray[np.float64]
+from slotune.arrays import F64
+
 Row = tuple[int, int]
 """(tokens computed now, context computed before)."""
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from layer_times import CHUNKS, DECODES, F64, Link, Shape, shape_of
+from layer_times import CHUNKS, DECODES, Link, Shape, shape_of
 from tables import require
 
+from slotune.arrays import F64
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.simulator.engine_config import SIMULATED, EngineConfig
 

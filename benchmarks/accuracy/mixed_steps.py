@@ -15,14 +15,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.linear_model import QuantileRegressor
 from tables import require, row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from surrogate_h100 import MODELS, read_runs
 
-F64 = npt.NDArray[np.float64]
+from slotune.arrays import F64
 
 MOST_CAPTURED = 400
 """Sequences of the largest runs whose steps have a CUDA graph."""

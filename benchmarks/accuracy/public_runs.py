@@ -23,6 +23,7 @@ import numpy.typing as npt
 from public_runs_data import BURST, CONFIGS, RUNS, STEADY, Load, Run, Served
 from tables import percent, row
 
+from slotune.arrays import I32
 from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
 from slotune.simulator.api_server import cpu_s
@@ -34,8 +35,6 @@ from slotune.traces.generate import plain
 from slotune.traces.lengths import three_figures
 from slotune.traces.trace import Trace
 from slotune.tuner.sensitivity import Doubt, doubt_of
-
-I32 = npt.NDArray[np.int32]
 
 APART_S = 20_000.0
 """From the start of one pass to the next: longer than any pass takes."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from real_engine_runs import Run
 from served_runs import straight_line
 from tables import row
 
+from slotune.arrays import F64, Mask
 from slotune.profiler.profile import Profile
 from slotune.profiler.surrogate_samples import StepSamples
 from slotune.simulator.metrics import summarise
@@ -20,8 +20,6 @@ from slotune.simulator.timing import Timing
 from slotune.traces.trace import Trace
 from slotune.tuner.sensitivity import Doubt, doubt_of
 
-F64 = npt.NDArray[np.float64]
-B8 = npt.NDArray[np.bool_]
 LATENCIES, STATISTICS = ("ttft", "tpot", "e2el"), ("mean", "median", "p90", "p99")
 KEYS = (*(f"{statistic}_{name}_ms" for name in LATENCIES for statistic in STATISTICS), "output_throughput")
 PROFILE, AT_SPEED, LINE, LINE_AT_SPEED = "profile", "profile, at the run's speed", "line", "line, at the run's speed"
@@ -85,7 +83,7 @@ def report_case(case: tuple[str, float], repeats: Sequence[Run], means: Mapping[
         print(row(key, f"{middle:.1f}", f"{100 * np.ptp(measured[:, k]) / middle:.0f}", *cells))
 
 
-def report_all(errors: Mapping[str, F64], spreads: F64, between: B8) -> None:
+def report_all(errors: Mapping[str, F64], spreads: F64, between: Mask) -> None:
     """Mean absolute errors over the cases, how far repeats of one case lie apart, and in how many cases the measured
     value lies between those for faster and slower steps."""
     print(f"\nAll {len(spreads)} cases\n")

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from layer_times import LayerTimes, Row, read_layer_times
 from layer_times_engine import MeasuredEngine, read_engine
 from rtxpro6000_steps import step_records
 from tables import require
 
+from slotune.arrays import F64
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_steps import samples_of
 from slotune.simulator.features import PREFILL_ROWS, totals_of
@@ -37,8 +37,6 @@ from slotune.simulator.step_time import StepTimeModel, step_times_s
 from slotune.simulator.timing import Timing
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
-
-F64 = npt.NDArray[np.float64]
 
 KERNEL_GAP_MS = 0.5e-3
 """From one kernel to the next inside a CUDA graph: 3.4 us a kernel that runs 2.9 us (NVIDIA's blog "Getting Started

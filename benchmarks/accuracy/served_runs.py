@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 from tables import row
 
+from slotune.arrays import F64
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
@@ -31,7 +31,6 @@ from slotune.simulator.timing import Pace
 from slotune.tuner.study import Study, Trial, settings_key
 from slotune.tuner.task import Task, load_task
 
-F64 = npt.NDArray[np.float64]
 KEYS = ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms")
 TERMS = (CONSTANT, PREFILL_TOKENS, DECODE_ROWS)
 REFITS = 30

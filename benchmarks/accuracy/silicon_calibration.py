@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import least_squares
 
+from slotune.arrays import F64
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_omitted import OMITTED, Omitted
@@ -25,7 +25,6 @@ from slotune.simulator.engine_config import EngineConfig
 if TYPE_CHECKING:
     from silicon_sample import Group, Point
 
-F64 = npt.NDArray[np.float64]
 
 NOTHING = replace(OMITTED, gap_layer_ms=0.0, async_gap_layer_ms=0.0)
 QUEUED = 0.8

@@ -38,8 +38,6 @@ from slotune.simulator.simulation import simulate
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
 
-F64 = npt.NDArray[np.float64]
-
 MODELS = {
     "meta-llama/Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
     "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Meta-Llama-3.1-8B",
