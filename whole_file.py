@@ -12,7 +12,8 @@ PART = ".part"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of the one at `path` once all is written, also when the process is killed meanwhile.
+    """A file that replaces the one at `path` only when it is complete: where writing fails, or the process is killed,
+    the old one stays.
 
     A link stays one, and what is no file, such as a pipe or a device, is written to as it is.
     """
@@ -30,3 +31,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with whole_file(path) as out:
+        out.write(text.encode())

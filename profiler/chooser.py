@@ -48,7 +48,7 @@ def _all_drawn(space: Space, seed: int) -> Iterator[Scenario]:
 
 
 def affordable(scenario: Scenario, space: Space, model: FittedStepTime, limit_s: float) -> bool:
-    """Whether the scenario takes at most that long, by the model."""
+    """Whether the model predicts at most `limit_s` seconds for the scenario."""
     tokens = sum(scenario.prompts)
     chunk = min(tokens, scenario.cap or space.max_num_batched_tokens)
     one = totals_of(np.array([chunk]), np.array([0]))[None, :]

@@ -89,11 +89,11 @@ def draw(space: Space, count: int, seed: int) -> list[Scenario]:
 def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     kind, cap_at, batch_at, length_at, decode_at, spread_at = point
     longest = space.longest_prompt
-    cap = _between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
-    length = _between(MIN_PROMPT, longest, length_at)
+    cap = geometric_between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
+    length = geometric_between(MIN_PROMPT, longest, length_at)
     if kind < LONE:
         return Scenario(((length,),), cap, 1)
-    batch = _between(1, space.max_num_seqs, batch_at)
+    batch = geometric_between(1, space.max_num_seqs, batch_at)
     batch = max(1, min(batch, space.usable_tokens // (length + ANSWER_TOKENS)))
     rng = np.random.default_rng(seed)
     lengths = np.clip(length * rng.lognormal(0.0, MOST_SPREAD * spread_at, batch), MIN_PROMPT, longest).astype(int)
@@ -102,11 +102,11 @@ def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     batch = len(lengths)
     sizes = [batch] if kind < AT_ONCE else _stairs(batch, single=kind < ONE_BY_ONE)
     cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
-    return Scenario(_split(lengths, sizes), cap, _between(*DECODE_TOKENS, decode_at))
+    return Scenario(_split(lengths, sizes), cap, geometric_between(*DECODE_TOKENS, decode_at))
 
 
-def _between(low: int, high: int, share: float) -> int:
-    """Geometrically between the two."""
+def geometric_between(low: int, high: int, share: float) -> int:
+    """The whole number that lies at `share` (0 to 1) of the way from `low` to `high`, evenly in logarithms."""
     return round(float(low * (max(high, low) / low) ** share))
 
 

@@ -69,6 +69,8 @@ CAUSES = [
 ]
 """In order: what is said of memory is more telling than the errors it leads to."""
 
+LONGEST = 240
+"""Characters of what is quoted."""
 SIGKILL_MEND = "where nobody did that, the kernel ended it for want of memory: lower the KV cache or free memory"
 LAST_ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?(?P<said>\w[\w.]*(?:Error|Exception)\b:? ?[^\n]*)", re.MULTILINE
@@ -105,8 +107,8 @@ def last_words(log: str) -> str:
     return _tidy(lines[-1]) if lines else "none"
 
 
-def _tidy(text: str, limit: int = 240) -> str:
+def _tidy(text: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().removeprefix("Value error, ").rstrip(" .")
     plain = re.sub(r"^(\([^)]*pid=\d+\) )?((ERROR|WARNING|INFO) [^\]]*\] )?", "", plain)
     plain = re.split(r"\.\s+(?=[A-Z])", plain)[0]  # vLLM's second sentence is its own advice
-    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+    return plain if len(plain) <= LONGEST else plain[: LONGEST - 3] + "..."

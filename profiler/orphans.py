@@ -10,15 +10,15 @@ from contextlib import suppress
 
 import psutil
 
-KILL_WAIT_S = 5.0
-"""How long a process may take to vanish after SIGKILL (a driver may be freeing GPU memory)."""
+from .supervisor import ORPHAN_WAIT_S
+
 POLL_S = 0.05
 
 
 def end_session(leader: int, grace_s: float) -> None:
     """End every process of the session that `leader` led: SIGTERM, `grace_s`, SIGKILL. Nothing happens where none is
     left."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, ORPHAN_WAIT_S)):
         for process in _members(leader):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)

@@ -43,6 +43,8 @@ STOP_GRACE_S = 20.0
 DEATH_S = 15.0
 """How long after its answers began to fail an engine may still be dying: every 5 s the API server looks whether the
 engine core lives (vllm/entrypoints/launchers/launcher.py, watchdog_loop), and then takes a while to end."""
+END_BYTES = 1 << 20
+"""Of a log, that are searched for a cause."""
 POLL_S = 0.2
 PORT_ATTEMPTS = 3
 OWN_SETTINGS = ("model", "host", "port", "scheduler_cls", "config", "uds", "api_key")
@@ -243,9 +245,9 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _end_of(log_path: Path, size: int = 1 << 20) -> str:
+def _end_of(log_path: Path) -> str:
     with log_path.open("rb") as log:
-        log.seek(max(0, log_path.stat().st_size - size))
+        log.seek(max(0, log_path.stat().st_size - END_BYTES))
         return log.read().decode(errors="replace")
 
 

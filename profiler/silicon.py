@@ -16,6 +16,7 @@ from ..arrays import F64
 from ..errors import InputError
 from ..simulator.engine_config import resolve
 from ..simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
+from .design import geometric_between
 from .graph_sizes import captured_graph_sizes, most_captured
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
@@ -55,11 +56,11 @@ def sample_compositions(capacity_tokens: int, max_context: int, seed: int) -> It
 
 
 def _composition(point: F64, prefill: bool, decode: bool, max_context: int) -> Composition:
-    tokens = _log_between(point[0], 2, MAX_TOKENS)
-    rows = min(_log_between(point[1], 1, MAX_PREFILL_ROWS), tokens // 2) if prefill else 0
-    context = _log_between(2 * point[2] - 1, 1, max_context - tokens) if point[2] > 0.5 else 0
-    decodes = _log_between(point[3], 1, MAX_DECODE_ROWS) if decode else 0
-    mean = _log_between(point[4], 1, max_context) if decode else 0
+    tokens = geometric_between(2, MAX_TOKENS, point[0])
+    rows = min(geometric_between(1, MAX_PREFILL_ROWS, point[1]), tokens // 2) if prefill else 0
+    context = geometric_between(1, max_context - tokens, 2 * point[2] - 1) if point[2] > 0.5 else 0
+    decodes = geometric_between(1, MAX_DECODE_ROWS, point[3]) if decode else 0
+    mean = geometric_between(1, max_context, point[4]) if decode else 0
     skew = MAX_SKEW ** point[5] if decodes > 1 else 1.0
     longest = min(int(mean * skew), max_context)
     return Composition(
@@ -82,10 +83,6 @@ def _filled(step: Composition) -> Composition:
     rows = 2 ** int(math.log2(most_rows))
     chunk = (tokens - decodes) // rows
     return replace(step, prefill_rows=rows, chunk_tokens=chunk, decode_rows=tokens - rows * chunk)
-
-
-def _log_between(share: float, low: int, high: int) -> int:
-    return round(float(low * (max(high, low) / low) ** share))
 
 
 def import_silicon(

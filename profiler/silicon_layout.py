@@ -32,8 +32,9 @@ class Layout:
     kv_cache_dtype: str = "auto"
 
     def arguments(self, model_info: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the package, for a model of which it tells `model_info`. Raises InputError for a cache of a format that
-        no table holds.
+        """Keyword arguments of the package for this layout, and for a model of which it tells `model_info`.
+
+        Raises InputError for a cache of a format that no table holds.
 
         Experts are cut as by vLLM's FusedMoEParallelConfig (vllm/model_executor/layers/fused_moe/config.py), and have
         the precision of the other weights. Without a word from the model the cache has the model's own format

@@ -15,7 +15,7 @@ from ..simulator.features import (
     REGIME_NAMES,
     regime_of,
 )
-from .surrogate_model import COVERAGE, RegimeError, conformal_quantile
+from .surrogate_model import RegimeError, conformal_quantile
 from .surrogate_samples import SIZES, StepSamples
 
 FOLDS = 5
@@ -138,6 +138,6 @@ def regime_error(regime: str, predicted_s: F64, mask: Mask, samples: StepSamples
         compositions=len(errors),
         median=float(np.median(errors)),
         mean=float(errors.mean()),
-        p90=conformal_quantile(scattered, COVERAGE),
+        p90=conformal_quantile(scattered),
         bias=float(predicted.sum() / measured.sum() - 1),
     )

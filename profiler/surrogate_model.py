@@ -49,7 +49,7 @@ class RegimeError:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # no slots: cached_property needs a __dict__
 class FittedStepTime:
     """What a fit found. Without `residual` the baseline stands alone."""
 
@@ -106,11 +106,11 @@ class FittedStepTime:
         return next((error for error in self.held_out if error.regime == regime), None)
 
 
-def conformal_quantile(errors: F64, coverage: float = COVERAGE) -> float | None:
-    """The error that a new, exchangeable step stays within with probability `coverage`; None with too few errors.
+def conformal_quantile(errors: F64) -> float | None:
+    """The error that a new, exchangeable step stays within with probability COVERAGE; None with too few errors.
 
-    Split conformal prediction: the ceil((n + 1) * coverage)-th smallest of n held-out errors (Vovk et al. 2005; Lei et
+    Split conformal prediction: the ceil((n + 1) * COVERAGE)-th smallest of n held-out errors (Vovk et al. 2005; Lei et
     al., JASA 2018, section 2.2).
     """
-    rank = math.ceil((len(errors) + 1) * coverage)
+    rank = math.ceil((len(errors) + 1) * COVERAGE)
     return float(np.sort(errors)[rank - 1]) if 0 < rank <= len(errors) else None

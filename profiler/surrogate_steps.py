@@ -107,8 +107,8 @@ class _Last(NamedTuple):
     """Of each request, its context before the step and after it."""
 
     def goes_on_in(self, record: StepRecord, drafts: int) -> bool:
-        """Whether a request does, and is not another of the same name: it goes on where it was, short of the drafts
-        that were refused."""
+        """Whether one of the step's requests goes on in `record` from where it was, short of refused drafts; another
+        request may bear the same name."""
         rows = ((self.rows.get(request, (context, context)), context) for request, _, context in record.rows)
         return any(max(before, after - drafts - 1) < context <= after for (before, after), context in rows)
 

@@ -57,7 +57,8 @@ ENOUGH_COMPOSITIONS = 20
 """Kinds of steps of a regime whose total time tells more than what one of them is off by."""
 
 MOST_FAR = 0.01
-"""Of the same, those far outside, or of a kind that the profile was made without; more of them decide a p99."""
+"""Share of a run's steps, or of those with a prefill, that lie far outside, or are of a kind that the profile was made
+without; more of them decide a p99."""
 
 MOST_OF_CACHE = 0.05
 """Of an estimated KV cache; less moves no number by more than steps that are off do."""

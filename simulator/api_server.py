@@ -17,7 +17,8 @@ vLLM 0.32 on a core of a shared cloud machine, by benchmarks/accuracy/api_server
 
 
 def cpu_s(prompt_tokens: I64, pieces: F64 | I64) -> F64:
-    """(requests,): the CPU time that each request takes of the process, whose answer comes in so many pieces."""
+    """(requests,): CPU seconds that the process spends on each request, by the tokens of its prompt and the pieces of
+    its streamed answer."""
     return REQUEST_S + prompt_tokens * PROMPT_TOKEN_S + pieces * PIECE_S
 
 

@@ -100,7 +100,7 @@ def _admit_arrivals(engine, until_s):
 
 @inner
 def _is_refused(engine, request):
-    """Requests that can never run, or ask for more than there can be, and load shedding.
+    """Whether the engine refuses the request: it can never run, asks for more than max_model_len, or is too many.
 
     Sources: InputProcessor (vllm/v1/engine/input_processor.py) and, for the tokens asked for, TokenizeParams
     (vllm/renderers/params.py) for max_model_len; AsyncLLM's admission check (vllm/v1/engine/async_llm.py) for
@@ -244,7 +244,7 @@ def _log_is_full(engine, record):
 
 @inner
 def _fail_stuck(engine):
-    """Nothing runs or is in flight, and the first in the queue does not fit into an empty cache: it never will."""
+    """Fail the first request in the queue where nothing runs or is in flight: it does not fit into an empty cache."""
     state = engine.state[0]
     for place in range(len(engine.flights)):
         if engine.flights[place].rows > 0:

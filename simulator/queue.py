@@ -72,7 +72,7 @@ def peek(engine):
 
 @inner
 def pop(engine):
-    """Take the request at the front, which `peek` has returned, out."""
+    """Remove the request at the front, which `peek` has returned."""
     engine.state[0].num_waiting -= 1
     _remove_front(engine)
 

@@ -61,7 +61,8 @@ def simulate(
     replicas away for a time; what they had is sent to others. The first `cold` requests only warm the caches: their
     gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
-    Same arguments, same result. Raises InputError for an empty trace or an unknown policy or router.
+    Same arguments, same result. Raises InputError for an empty trace, an unknown policy or router, an outage of a
+    replica that there is not, and drafts under another policy than vLLM's.
     """
     if len(trace) == 0:
         raise InputError("the trace holds no requests")

@@ -21,7 +21,7 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much slower than told an engine and the way to it are."""
+    """How much slower an engine and the way to it are than the profile says."""
 
     step_factor: float = 1.0
     """How many times as long every step takes."""

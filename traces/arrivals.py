@@ -35,11 +35,14 @@ def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, 
     return scaled
 
 
-def idle_s(arrival_s: F64) -> float:
-    """The time before the first request, where it is longer than any load begins with: IDLE_GAPS and IDLE_LONGEST_GAPS.
+def span_s(arrival_s: F64) -> float:
+    """(requests,) arrivals: seconds from where the load begins to the last of them."""
+    return float(arrival_s[-1]) - idle_s(arrival_s)
 
-    So begins a piece that was cut out of a longer trace. 0 otherwise.
-    """
+
+def idle_s(arrival_s: F64) -> float:
+    """Seconds before the first request if they are too many for a load (IDLE_GAPS, IDLE_LONGEST_GAPS), else 0: a piece
+    that was cut out of a longer trace begins so."""
     gaps_s = np.diff(np.sort(arrival_s))
     start_s = float(arrival_s.min())
     mean_s = float(gaps_s.sum()) / max(len(gaps_s), 1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import F64, I32
-from .arrivals import idle_s
+from .arrivals import span_s
 from .mooncake import HASH_TOKENS
 from .trace import Trace
 
@@ -23,7 +23,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
                         would serve, were its blocks single tokens
     prefix_block_hit_share  the same in Mooncake's blocks of 512 tokens, the clipped last one of a prompt included
     """
-    duration_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
+    duration_s = span_s(trace.arrival_s)
     return {
         "requests": len(trace),
         "duration_s": duration_s,
@@ -40,8 +40,8 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
 
 def request_rate(trace: Trace) -> float:
     """Requests per second, as `rescaled` counts them; NaN where all arrive at once."""
-    last_s = float(trace.arrival_s[-1]) - idle_s(trace.arrival_s)
-    return len(trace) / last_s if last_s > 0 else math.nan
+    duration_s = span_s(trace.arrival_s)
+    return len(trace) / duration_s if duration_s > 0 else math.nan
 
 
 def interarrival_cv(arrival_s: F64) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import InputError
-from .arrivals import LONGEST_S, arrival_times, idle_s
+from .arrivals import LONGEST_S, arrival_times, idle_s, span_s
 from .trace import Trace
 
 
@@ -15,13 +15,12 @@ def rescaled(trace: Trace, rate: float) -> Trace:
     An idle time before the first that no load has (`idle_s`) is left out. Raises InputError if all requests arrive at
     once: there is nothing to stretch, see `at_rate`.
     """
-    arrival_s = trace.arrival_s - idle_s(trace.arrival_s)
-    last_s = float(arrival_s[-1])
-    if last_s == 0:
+    duration_s = span_s(trace.arrival_s)
+    if duration_s == 0:
         raise InputError("the trace has no arrival times to rescale: give it some with `slotune trace convert --rate`")
     if len(trace) / rate > LONGEST_S:
         raise InputError(f"{len(trace)} requests at {rate:g} per second take longer than {LONGEST_S:.0e} s")
-    return replace(trace, arrival_s=arrival_s * (len(trace) / rate / last_s))
+    return replace(trace, arrival_s=(trace.arrival_s - idle_s(trace.arrival_s)) * (len(trace) / rate / duration_s))
 
 
 def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator) -> Trace:
@@ -31,7 +30,7 @@ def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator
 
 def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
     """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at once."""
-    if trace.arrival_s[-1] > idle_s(trace.arrival_s):
+    if span_s(trace.arrival_s) > 0:
         return rescaled(trace, rate)
     return with_arrivals(trace, rate, 1.0, np.random.default_rng(seed))
 

@@ -10,13 +10,11 @@ from typing import Any, Protocol
 
 from ..errors import EngineError
 from ..simulator.settings import Settings
-from .blame import at_fault, excusable
+from .blame import NOT_A_CONFIGURATIONS_FAULT, at_fault, excusable
 from .comparison import DEFAULT
 from .engine_run import Measured
 from .study import Study, Trial, settings_key
 
-NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model", "disk-full"})
-"""Reasons for which no configuration would start."""
 LEAST_FREE_BYTES = 1 << 20
 """On the study's disk: with less an engine can write neither its log nor what it is asked for."""
 RUNS = "engine"

@@ -93,8 +93,11 @@ def judged(
 def trust_shares(
     result: SimulationResult, requests: RequestTable, asked_tokens: npt.NDArray[np.int32], duration_s: float
 ) -> dict[str, float]:
-    """What a run's metrics are kept with, for it bears on how far to believe them: of the `requests` that are judged,
-    for `duration_s` seconds and of so many asked tokens, and of all steps."""
+    """Figures that tell how far to believe a run's metrics.
+
+    `requests` are those that are judged, `duration_s` how long they took in all (seconds), `asked_tokens` the output
+    tokens that the trace asks of each. The shares of extrapolated steps and of what piled up are of the whole run.
+    """
     return {
         **extrapolated(result.reaches),
         "api_server_share": busy_share(requests, result.gaps, duration_s),

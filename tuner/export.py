@@ -13,7 +13,8 @@ from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.settings import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
 from ..simulator.versions import NEWEST
-from .study import BEST_FILE, read_asked, write_file
+from ..whole_file import write_text
+from .study import BEST_FILE, read_asked
 from .task import profile_of
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -115,4 +116,4 @@ def write_export(text: str, form: str, path: Path) -> None:
     if form == "yaml" and path.suffix not in YAML_SUFFIXES:
         raise InputError(f"--out {path}: vLLM takes config files named .yaml or .yml only")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text)
+    write_text(path, text)

@@ -120,7 +120,8 @@ def plan(
 
 
 def steps_of(scenarios: Sequence[Scenario], rate: float | None) -> int:
-    """Of their plans, each: its orderings, the draws of its trace and, for a forecast, its replicas."""
+    """Steps of progress of the scenarios' plans: each one's orderings, the draws of its trace and, with a forecast, its
+    replicas."""
     forecast = 0 if rate is None else 1
     return sum(ORDERINGS + (DRAWS if drawable(one.trace) else 0) + forecast for one in scenarios)
 

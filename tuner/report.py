@@ -14,6 +14,7 @@ from ..profiler.trust import lines as trust_lines
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..traces.stats import request_rate
+from ..whole_file import write_text
 from .choice import picked
 from .comparison import Compared, Quantity, quantities
 from .deployment import served
@@ -38,7 +39,7 @@ from .report_tables import (
     trials_table,
     validation_table,
 )
-from .study import Study, Trial, settings_key, write_file
+from .study import Study, Trial, settings_key
 from .sweep import LASTING_REQUESTS, SWEEP_REQUESTS, one_at_a_time, over_rates
 from .task import Task, load_task
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
@@ -63,7 +64,7 @@ def write_report(
         text = Page(study, task).render(jobs, note)
     path = out or folder / REPORT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text)
+    write_text(path, text)
     return path
 
 

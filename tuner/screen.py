@@ -18,9 +18,9 @@ from ..profiler.trust import largest_share
 from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, setting
 from ..simulator.slo import OF_ALL, Slo
 from ..simulator.speculation import assume_acceptance, drafts_of
+from ..whole_file import write_text
 from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
-from .study import write_file
 from .workers import workers
 
 MOST_CONFIGURATIONS = 1_000_000
@@ -200,7 +200,7 @@ def write_csv(rows: Sequence[Screened], path: Path) -> None:
         settings = [_cell(row.settings[name]) if name in row.settings else "" for name in names]
         failure = [row.outcome.failure or "", row.outcome.message or ""]
         lines.append([str(row.index), *settings, *[_cell(numbers.get(name, "")) for name in metrics], *failure])
-    write_file(path, _csv_text(lines))
+    write_text(path, _csv_text(lines))
 
 
 def _csv_text(lines: Sequence[Sequence[str]]) -> str:

@@ -88,7 +88,7 @@ class Sensitivity:
 
 
 def sensitivity(profile: Profile, run: Callable[[Pace], Metrics], shares: Metrics | None = None) -> Sensitivity | None:
-    """Of what `run` simulates at a pace; None where no error is known. `shares` tell how many of its steps are
-    extrapolated."""
+    """The sensitivity of a run, which `run` simulates at a pace; None where the profile's error is not known. `shares`
+    are the run's metrics, which tell how many of its steps are extrapolated."""
     doubt = doubt_of(profile, [shares or {}])
     return None if doubt is None else Sensitivity(doubt, run(doubt.faster), run(doubt.slower))

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
 from ..profiler.folder_lock import hold
-from ..whole_file import PART, whole_file
+from ..whole_file import PART, write_text
 
 if TYPE_CHECKING:
     from .evaluate import Outcome
@@ -162,7 +162,7 @@ class Study:
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = hold(folder, WRITTEN)
-            write_file(folder / ASKED_FILE, asked.model_dump_json(indent=2) + "\n")
+            write_text(folder / ASKED_FILE, asked.model_dump_json(indent=2) + "\n")
         return cls(folder, asked, lock)
 
     def trials(self, where: Where | None = None) -> list[Trial]:
@@ -195,7 +195,7 @@ class Study:
         """Write best.yaml, whole or not at all; returns its path."""
         path = self.folder / BEST_FILE
         with _disk_errors(self.folder):
-            write_file(path, text)
+            write_text(path, text)
         return path
 
     def close(self) -> None:
@@ -247,12 +247,6 @@ def check_apart(folder: Path, out: Path | None) -> None:
     """Raise InputError where `out` is one of the files that the study in `folder` consists of."""
     if out and out.resolve() in {(folder / name).resolve() for name in (ASKED_FILE, TRIALS_FILE, BEST_FILE)}:
         raise InputError(f"--out {out}: is a part of the study itself; name another file")
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with whole_file(path) as out:
-        out.write(text.encode())
 
 
 def _address(folder: Path, lock: int | None) -> str:

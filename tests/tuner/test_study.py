@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError, SlotuneError
-from slotune.tuner.study import Asked, Study, Trial, Versions, write_file
+from slotune.tuner.study import Asked, Study, Trial, Versions
+from slotune.whole_file import write_text
 
 ASKED = Asked(
     profile="p",
@@ -145,15 +146,15 @@ def test_a_study_on_a_read_only_disk_is_read_without_files_beside_it(tmp_path, m
 def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    write_file(tmp_path / "link", "new")
+    write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
-    write_file(tmp_path / "pipe", "through")
+    write_text(tmp_path / "pipe", "through")
     assert reader.communicate()[0] == "through"
     assert (tmp_path / "pipe").is_fifo()
     read, write = os.pipe()
-    write_file(Path(f"/proc/self/fd/{write}"), "nameless")  # as a shell's >(...) is
+    write_text(Path(f"/proc/self/fd/{write}"), "nameless")  # as a shell's >(...) is
     assert os.read(read, 99) == b"nameless"
     os.close(read)
     os.close(write)
