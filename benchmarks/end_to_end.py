@@ -24,8 +24,9 @@ import numpy as np
 from slotune.cli import main as slotune
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
-from slotune.traces import Trace, read_trace
 from slotune.traces.generate import make_trace, parse_lengths
+from slotune.traces.read import read_trace
+from slotune.traces.trace import Trace
 from slotune.tuner.comparison import compared, quantities
 from slotune.tuner.evaluate import SimulatedRun
 from slotune.tuner.study import Study

@@ -37,7 +37,7 @@ from slotune.simulator.replica import Replica
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import linear_model, step_times_s
 from slotune.simulator.timing import Timing
-from slotune.traces import read_trace
+from slotune.traces.read import read_trace
 from slotune.traces.transform import at_rate, head
 
 Row = tuple[int, int]

@@ -44,7 +44,8 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     Example:
       slotune trace stats chat
     """
-    from ..traces import read_trace, trace_stats
+    from ..traces.read import read_trace
+    from ..traces.stats import trace_stats
 
     result = trace_stats(read_trace(trace, format=format, tokenizer=tokenizer))
     if as_json:
@@ -119,8 +120,8 @@ def make(
       slotune trace make --requests 1000 --rate 5.5 --cv 1.09 \\
         --prompt-tokens 1155/1020/4142 --output-tokens 211/129/601 --out chat.jsonl
     """
-    from ..traces import read_trace
     from ..traces.generate import make_trace, parse_lengths
+    from ..traces.read import read_trace
 
     if (like is None) == (prompt_tokens is None) or (prompt_tokens is None) != (output_tokens is None):
         raise click.UsageError("give --prompt-tokens and --output-tokens, or --like")
@@ -185,7 +186,7 @@ def convert(
     Example:
       slotune trace convert conversation_trace.jsonl --duration 10m --spread --out conversation.jsonl
     """
-    from ..traces import read_trace
+    from ..traces.read import read_trace
     from ..traces.transform import converted
 
     if cv is not None and rate is None:
@@ -205,7 +206,8 @@ def convert(
 
 def _write(trace: "Trace", out: Path, as_json: bool) -> None:
     """Write the trace and say what it is."""
-    from ..traces import trace_stats, write_trace
+    from ..traces.mooncake import write_trace
+    from ..traces.stats import trace_stats
 
     with writing(out):
         write_trace(trace, out)

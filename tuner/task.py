@@ -66,24 +66,11 @@ class Task:
 
 
 def ask(
-    profile: str,
-    trace: str,
-    *,
-    slos: Sequence[Slo] = (),
-    goodput: Mapping[str, float] | None = None,
-    maximize: Sequence[str] = (),
-    minimize: Sequence[str] = (),
-    engine: Mapping[str, Any] | None = None,
-    rate: float | None = None,
-    max_concurrency: int | None = None,
-    policy: str = "vllm-v1",
-    optimizer: str = "smac",
-    seed: int = 0,
-    trials: int = 64,
+    profile: str, trace: str, *, slos: Sequence[Slo] = (), engine: Mapping[str, Any] | None = None, **others: Any
 ) -> Asked:
     """What a study is asked, with the digests of what it reads. Raises InputError for anything that cannot be read.
 
-    Of `engine` the model is left out, which the profile names.
+    `others` are further fields of Asked. Of `engine` the model is left out, which the profile names.
     """
     load_profile(profile)
     return Asked(
@@ -91,18 +78,10 @@ def ask(
         profile_digest=profile_digest(profile),
         trace=_absolute(trace),
         trace_digest=trace_digest(read_trace(trace)),
-        rate=rate,
-        max_concurrency=max_concurrency,
-        policy=policy,
         engine={name: value for name, value in (engine or {}).items() if name != "model"},
         slos=tuple(str(slo) for slo in slos),
-        goodput=dict(goodput or {}),
-        maximize=tuple(maximize),
-        minimize=tuple(minimize),
-        optimizer=optimizer,
-        seed=seed,
-        trials=trials,
         versions=Versions(slotune=version("slotune"), smac=version("smac"), python=platform.python_version()),
+        **others,
     )
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from slotune.profiler.profile import linear_profile
 from slotune.profiler.profile_folder import write_profile
-from slotune.traces import write_trace
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import uniform
+from slotune.traces.mooncake import write_trace
 
 
 @pytest.fixture

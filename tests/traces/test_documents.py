@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slotune.errors import InputError
-from slotune.traces import read_trace
+from slotune.traces.read import read_trace
 
 RESULT: dict[str, Any] = {
     "request_throughput": 1.0,

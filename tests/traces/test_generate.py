@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotune.errors import InputError
-from slotune.traces import trace_stats
 from slotune.traces.arrivals import arrival_times
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.lengths import constant, lognormal
+from slotune.traces.stats import trace_stats
 
 CHAT = (parse_lengths("1155/1020/4142"), parse_lengths("211/129/601"))
 

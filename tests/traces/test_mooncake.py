@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotune.errors import InputError
-from slotune.traces import Trace, read_trace, write_trace
-from slotune.traces.mooncake import read_mooncake
+from slotune.traces.mooncake import read_mooncake, write_trace
+from slotune.traces.read import read_trace
+from slotune.traces.trace import Trace
 
 GOOD = {"timestamp": 1500, "input_length": 600, "output_length": 7}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError
-from slotune.traces import bundled_traces, read_trace
+from slotune.traces.read import bundled_traces, read_trace
 
 LINE = b'{"timestamp": 1, "input_length": 2, "output_length": 3}\n'
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from slotune.traces import read_trace, trace_stats, write_trace
 from slotune.traces.content import block_content
+from slotune.traces.mooncake import write_trace
+from slotune.traces.read import read_trace
+from slotune.traces.stats import trace_stats
 
 
 @pytest.mark.parametrize(

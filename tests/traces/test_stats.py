@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from slotune.traces import trace_stats
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
+from slotune.traces.stats import trace_stats
 
 
 def i32(*values: int) -> np.ndarray:

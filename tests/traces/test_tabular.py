@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError
-from slotune.traces import Trace, read_trace
+from slotune.traces.read import read_trace
+from slotune.traces.trace import Trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
-from slotune.traces import Trace, trace_stats
 from slotune.traces.arrivals import arrival_times, idle_s
 from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
+from slotune.traces.stats import trace_stats
+from slotune.traces.trace import Trace
 from slotune.traces.transform import at_rate, converted, first, head, rescaled, spread, with_arrivals
 
 

@@ -14,9 +14,9 @@ from slotune.errors import EngineError
 from slotune.profiler.profile import EngineFacts, Profile, linear_profile
 from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
-from slotune.traces import write_trace
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import lognormal
+from slotune.traces.mooncake import write_trace
 from slotune.traces.trace import Trace
 from slotune.tuner.engine_run import Measured
 from slotune.tuner.study import Study, Trial
