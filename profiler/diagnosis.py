@@ -65,6 +65,11 @@ CAUSES = [
         r"validation errors? for \w+\n(?:[^\n]*\n)??(?:\([^)]*\) )?(?P<said>[^\n]+?)(?: \[type=[^\n]*)?$",
         r"(?P<said>User-specified max_model_len[^\n]*?)(?: \[type=[^\n]*)?$",
     ),
+    *_cause(
+        "drafts",
+        "only a GPU's engine can be told which drafts to accept, as a validation does",
+        r"AssertionError: (?P<said>Synthetic acceptance not supported[^\n]*)",
+    ),
     *_cause("disk-full", "free space and run again", r"(?P<said>[^\n]*No space left on device[^\n]*)"),
 ]
 """In order: what is said of memory is more telling than the errors it leads to."""

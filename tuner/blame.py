@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from .study import Trial
 
-NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model", "disk-full"})
+NOT_A_CONFIGURATIONS_FAULT = frozenset({"no-vllm", "port", "model", "drafts", "disk-full"})
 """Reasons for which no configuration would start."""
 PERHAPS_NOBODYS_FAULT = frozenset({"killed", "hang", "no-answer"})
 """Reasons that the machine, or somebody at it, may have given just as well as the settings."""

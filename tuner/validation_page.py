@@ -72,7 +72,10 @@ def cache_lines(found: Sequence[Compared], profile: Profile) -> list[str]:
             continue
         simulated = engine.num_gpu_blocks * engine.block_size
         others = [held for held in one.cache_tokens.values() if abs(held - simulated) >= OTHER_CACHE * held]
-        told += [f"{one.name}: the engine's KV cache held {held:,} tokens, not {simulated:,}" for held in others[:1]]
+        told += [
+            f"{one.name}: the engine's KV cache held {held:,} tokens, {simulated:,} were simulated"
+            for held in others[:1]
+        ]
     return told
 
 

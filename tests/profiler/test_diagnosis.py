@@ -21,6 +21,7 @@ LOGS = Path(__file__).with_name("logs")
         ("model-no-weights", 1, "model", "Cannot find any model weights with `/models/model`"),
         ("model-architecture", 1, "model", "model type `foo` but Transformers does not recognize"),
         ("model-hub-name", 1, "model", "Cannot find an appropriate cached snapshot"),
+        ("drafts-cpu", 1, "drafts", "Synthetic acceptance not supported with CPU sampling: only a GPU's engine"),
         ("killed-worker", 1, "killed", "killed"),
         ("port", 1, "port", "Address already in use"),
     ],
@@ -34,7 +35,7 @@ def test_a_failed_start_is_told_in_one_line(name: str, exit_code: int, reason: s
 
 
 def test_every_log_is_tried() -> None:
-    assert len(list(LOGS.glob("*.log"))) == 11
+    assert len(list(LOGS.glob("*.log"))) == 12
 
 
 @pytest.mark.parametrize("exit_code", [-9, 137])
