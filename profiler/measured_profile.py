@@ -45,7 +45,7 @@ def measured_profile(
     facts = server.facts
     sizes = graph_sizes(facts)
     samples, step, steadied = _better_fit(collected, sizes, seed)
-    kv, kv_note = kv_capacity(settings, facts, starts)
+    kv, kv_note = measured_kv(settings, facts, starts)
     overhead = fit_overhead(collected.ways)
     notes = [
         f"cut short: {ended}" if ended else None,
@@ -123,7 +123,7 @@ def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
     return {**chosen, **settings}
 
 
-def kv_capacity(
+def measured_kv(
     settings: Mapping[str, Any], facts: Mapping[str, Any], starts: Sequence[KvObservation] = ()
 ) -> tuple[KvCapacity | None, str | None]:
     """The KV-memory model that the measured start and further `starts` tell of, and what it leaves open.

@@ -21,8 +21,8 @@ from .graph_sizes import captured_graph_sizes, most_captured
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import KERNEL_TABLES
 from .silicon_doubts import doubts
-from .silicon_layout import Layout, layout_of
-from .silicon_memory import GRAPHS_GIB, kv_capacity, kv_note, token_cache_bytes, weights_fit
+from .silicon_layout import layout_of
+from .silicon_memory import GRAPHS_GIB, estimated_kv, kv_note, token_cache_bytes, weights_fit
 from .silicon_omitted import OMITTED, OVERHEAD, Omitted
 from .silicon_tables import Composition, KernelTables
 from .surrogate import fit
@@ -108,19 +108,18 @@ def import_silicon(
     """
     layout = layout_of(tp, pp, precision, settings or {})
     tables = KernelTables(system, model, layout, omitted)
-    asked = tables, system, model, layout
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
     defaults = {"max_model_len": max_context, **limits, **(settings or {})}
-    facts = _facts(tables, system, model, layout)
+    facts = _facts(tables)
     engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
-    capacity = kv_capacity(*asked, GRAPHS_GIB if len(graph_sizes) else 0.0)
+    capacity = estimated_kv(tables, GRAPHS_GIB if len(graph_sizes) else 0.0)
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:
         blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
-    if blocks < 2 or not weights_fit(*asked, defaults):
+    if blocks < 2 or not weights_fit(tables, defaults):
         mend = "give more GPUs or raise gpu_memory_utilization"
         raise InputError(f"--model {model} {layout}: leaves no memory for a KV cache on {system}; {mend}")
     steps = list(sample_compositions(blocks * engine.block_size, min(max_context, TABLES_CONTEXT), seed))
@@ -135,19 +134,19 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, layout, engine.async_scheduling, kv_note(capacity, defaults)),
+        notes=_notes(tables, engine.async_scheduling, kv_note(capacity, defaults)),
         model_parts=tables.model_parts(),
-        doubts=tuple(doubts(tables, _in_bfloat16(system, model, layout), token_cache_bytes(*asked))),
+        doubts=tuple(doubts(tables, _in_bfloat16(tables), token_cache_bytes(tables))),
     )
 
 
-def _facts(tables: KernelTables, system: str, model: str, layout: Layout) -> EngineFacts:
+def _facts(tables: KernelTables) -> EngineFacts:
     return EngineFacts(
-        model=model,
-        device=system,
-        tensor_parallel_size=layout.tp,
-        pipeline_parallel_size=layout.pp,
-        quantization=layout.precision,
+        model=tables.model,
+        device=tables.system,
+        tensor_parallel_size=tables.layout.tp,
+        pipeline_parallel_size=tables.layout.pp,
+        quantization=tables.layout.precision,
         derived_max_model_len=tables.derived_max_model_len,
     )
 
@@ -159,10 +158,10 @@ def _samples(tables: KernelTables, steps: list[Composition], graph_sizes: F64, a
     )
 
 
-def _in_bfloat16(system: str, model: str, layout: Layout) -> KernelTables | None:
+def _in_bfloat16(tables: KernelTables) -> KernelTables | None:
     """Tables of the same model with weights in bfloat16; None where the package has none."""
     try:
-        return KernelTables(system, model, replace(layout, precision="bfloat16"))
+        return KernelTables(tables.system, tables.model, replace(tables.layout, precision="bfloat16"))
     except InputError:
         return None
 
@@ -176,10 +175,11 @@ def _batch_defaults(system: str, memory_bytes: float) -> dict[str, int]:
     return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
 
 
-def _notes(tables: KernelTables, layout: Layout, async_scheduling: bool, memory: str) -> tuple[str, ...]:
+def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[str, ...]:
     gap_ms, eager_ms = (tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
-    stages = (f"{layout.pp} pipeline stages: no measured run of any was compared with",) if layout.pp > 1 else ()
+    pp = tables.layout.pp
+    stages = (f"{pp} pipeline stages: no measured run of any was compared with",) if pp > 1 else ()
     return (
         *stages,
         _measured(tables),

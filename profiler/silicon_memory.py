@@ -35,17 +35,15 @@ STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
 
 
-def kv_capacity(
-    tables: "KernelTables", system: str, model: str, layout: Layout, graphs_gib: float = GRAPHS_GIB
-) -> KvCapacity | None:
+def estimated_kv(tables: "KernelTables", graphs_gib: float = GRAPHS_GIB) -> KvCapacity | None:
     """What the weights, activations and runtime take, as a formula of the settings; `graphs_gib` is 0 without graphs.
 
     A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
     (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer. None for a model whose
     layers do not all keep every token, or of which the package knows too little.
     """
-    info = tables.model_info
-    known = _package_estimate(tables, system, model, layout) if keeps_every_token(info.get("raw_config", {})) else None
+    info, layout = tables.model_info, tables.layout
+    known = _package_estimate(tables) if keeps_every_token(info.get("raw_config", {})) else None
     if known is None:
         return None
     breakdown, layers = known["memory_breakdown"], int(info["layers"])
@@ -54,7 +52,7 @@ def kv_capacity(
     runtime = GIB * (RUNTIME_GIB + LINK_GIB * math.log2(layout.tp) + graphs_gib)
     return KvCapacity(
         kv_bytes_per_token=share * known["kv_size_per_token_bytes"] * own / asked,
-        total_bytes=_total_bytes(system, tables.gpu["mem_capacity"]),
+        total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
         fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
         bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
         element_bytes=own,
@@ -62,25 +60,25 @@ def kv_capacity(
     )
 
 
-def token_cache_bytes(tables: "KernelTables", system: str, model: str, layout: Layout) -> float | None:
+def token_cache_bytes(tables: "KernelTables") -> float | None:
     """Keys and values of a token in all layers, on one GPU; None where not every layer keeps them, or none is known."""
-    known = _package_estimate(tables, system, model, layout)
+    known = _package_estimate(tables)
     if known is None or not keeps_every_token(tables.model_info.get("raw_config", {})):
         return None
     return float(known["kv_size_per_token_bytes"])
 
 
-def weights_fit(tables: "KernelTables", system: str, model: str, layout: Layout, settings: Mapping[str, Any]) -> bool:
+def weights_fit(tables: "KernelTables", settings: Mapping[str, Any]) -> bool:
     """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
     does not know them. kv_cache_memory_bytes is found beside them in the whole memory.
     """
-    known = _package_estimate(tables, system, model, layout)
+    known = _package_estimate(tables)
     if known is None:
         return True
     cache_bytes = settings.get("kv_cache_memory_bytes")
     share = 1.0 if cache_bytes is not None else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
-    left = float(share) * _total_bytes(system, tables.gpu["mem_capacity"]) - float(cache_bytes or 0)
-    weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, layout)
+    left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes or 0)
+    weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, tables.layout)
     return bool(weights < left)
 
 
@@ -94,14 +92,14 @@ def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _package_estimate(tables: "KernelTables", system: str, model: str, layout: Layout) -> dict[str, Any] | None:
+def _package_estimate(tables: "KernelTables") -> dict[str, Any] | None:
     """Of a GPU of boundless memory: the package refuses where nothing is left, by reservations that are not ours."""
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
     try:
         found: dict[str, Any] = estimate_kv_cache(
-            model,
-            system,
+            tables.model,
+            tables.system,
             "vllm",
             backend_version=tables.version,
             max_num_tokens=STEP_TOKENS,
@@ -109,7 +107,7 @@ def _package_estimate(tables: "KernelTables", system: str, model: str, layout: L
             memory_fraction_kind="of_total",
             memory_fraction_value=1.0,
             gpu_memory_capacity_bytes_override=1 << 50,
-            **layout.arguments(tables.model_info),
+            **tables.layout.arguments(tables.model_info),
         )
     except ValueError:  # the package lacks what it takes to tell
         return None

@@ -76,6 +76,7 @@ class KernelTables:
         """Raises InputError where the package lacks the system, the model, or tables for them."""
         engine, database, utils, errors = _package()
         lacking = (errors.PerfDataNotAvailableError, errors.EmpiricalNotImplementedError)
+        self.system, self.model, self.layout = system, model, layout
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
@@ -92,7 +93,7 @@ class KernelTables:
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self.is_latent = bool(latent) or any("mla" in name for name in names)
-        self.mixed_decodes = self._mixed_decodes(layout)
+        self.mixed_decodes = self._mixed_decodes()
 
     def _operations(self) -> tuple["_Ops", "_Ops", list[str]]:
         """Those of prefills and of decodes, and the names of the latter."""
@@ -111,16 +112,16 @@ class KernelTables:
             for name, operations in steps.items()
         }
 
-    def _mixed_decodes(self, layout: Layout) -> float:
+    def _mixed_decodes(self) -> float:
         """How many times longer the attention of decodes takes beside a prefill."""
         if self._has_kernel_each():
             return 1.0
         if HOPPER[0] <= self.gpu["sm_version"] < HOPPER[1]:
             return HOPPER_MIXED_DECODES
         packed = not UNPACKED_DECODES[0] <= self.gpu["sm_version"] < UNPACKED_DECODES[1]
-        if packed or layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
+        if packed or self.layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
             return MIXED_DECODES
-        heads, kv_heads = (max(1, int(self.model_info[name]) // layout.tp) for name in ("n", "n_kv"))
+        heads, kv_heads = (max(1, int(self.model_info[name]) // self.layout.tp) for name in ("n", "n_kv"))
         return heads / kv_heads
 
     @property

@@ -27,7 +27,7 @@ from tables import row as line
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.silicon_layout import Layout
-from slotune.profiler.silicon_memory import GRAPHS_GIB, kv_capacity
+from slotune.profiler.silicon_memory import GRAPHS_GIB, estimated_kv
 from slotune.profiler.silicon_tables import KernelTables
 
 LLM_D = "https://github.com/llm-d/llm-d-benchmark/blob/4f4d449/config_explorer/empirical-vllm-memory-results.md"
@@ -118,7 +118,7 @@ def compare(start: Start, folder: Path) -> Compared:
     model, layout = _model_path(start.model, folder), Layout(start.tp, precision=start.precision)
     tables = KernelTables(start.system, model, layout)
     graphs = 0.0 if start.version in NO_GRAPHS else GRAPHS_GIB
-    capacity = kv_capacity(tables, start.system, model, layout, graphs)
+    capacity = estimated_kv(tables, graphs)
     assert capacity is not None
     token_bytes = capacity.block_bytes(start.settings) / 16
     left = capacity.cache_bytes(start.settings)

@@ -9,7 +9,7 @@ from slotune.profiler import measured_profile
 from slotune.profiler.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.kv_starts import observation_of
-from slotune.profiler.measured_profile import engine_facts, kv_capacity
+from slotune.profiler.measured_profile import engine_facts, measured_kv
 from slotune.profiler.model_folder import keeps_every_token
 
 LLAMA: dict[str, Any] = {
@@ -37,7 +37,7 @@ def facts(**others: Any) -> dict[str, Any]:
 def test_a_start_in_fp8_is_predicted_in_fp8_and_twice_too_large_in_its_own_format(fixed: Any) -> None:
     asked = {"kv_cache_dtype": "fp8"}
     seen = facts(cache_dtype="fp8", **fixed)
-    found, _ = kv_capacity(asked, seen)
+    found, _ = measured_kv(asked, seen)
     assert found is not None
     assert found.num_gpu_blocks(LIMITS | asked) == pytest.approx(112_000, abs=1)
     assert found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": "auto"}) == pytest.approx(56_000, abs=1)
@@ -45,7 +45,7 @@ def test_a_start_in_fp8_is_predicted_in_fp8_and_twice_too_large_in_its_own_forma
 
 
 def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it() -> None:
-    found, _ = kv_capacity({}, facts(cache_dtype="fp8"))
+    found, _ = measured_kv({}, facts(cache_dtype="fp8"))
     assert found is not None
     blocks = {dtype: found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": dtype}) for dtype in ("auto", "fp8", "bfloat16")}
     assert blocks["auto"] == blocks["fp8"] == pytest.approx(112_000, abs=1)
@@ -53,7 +53,7 @@ def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it() -
 
 
 def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
-    found, note = kv_capacity({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
+    found, note = measured_kv({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
     assert found is None and note is not None and "6 kinds" in note
 
 
@@ -65,19 +65,19 @@ def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
     ],
 )
 def test_what_blocks_do_not_count_is_not_modelled(other: dict[str, Any], told: str) -> None:
-    found, note = kv_capacity({}, facts(**other))
+    found, note = measured_kv({}, facts(**other))
     assert found is None and note is not None and told in note
 
 
 def test_latent_attention_is_counted_in_the_engine_s_own_bytes() -> None:
-    found, _ = kv_capacity({}, facts(kv_cache_groups=["MLAAttentionSpec"], kv_bytes_per_block=16 * 61 * 576 * 2))
+    found, _ = measured_kv({}, facts(kv_cache_groups=["MLAAttentionSpec"], kv_bytes_per_block=16 * 61 * 576 * 2))
     assert found is not None and found.kv_bytes_per_token == 61 * 576 * 2
     assert found.num_gpu_blocks(LIMITS) == pytest.approx(112_000, abs=1)
 
 
 def test_on_a_device_of_unknown_size_there_are_the_blocks_that_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured_profile, "gpus", list)
-    found, note = kv_capacity({}, facts())
+    found, note = measured_kv({}, facts())
     assert found is not None and note is not None and "112000 blocks of 16" in note
     assert found.num_gpu_blocks(LIMITS) == found.num_gpu_blocks(LIMITS | {"max_num_seqs": 8}) == 112_000
     assert found.num_gpu_blocks(LIMITS | {"block_size": 32}) == 56_000
@@ -109,7 +109,7 @@ def test_of_unequal_pipeline_stages_the_largest_bounds_the_blocks() -> None:
     layer = 16 * 4096.0
     share = 20 * GIB
     blocks = int(share // (16 * layer))
-    found, _ = kv_capacity({}, facts(kv_bytes_per_block=15 * layer, num_gpu_blocks=blocks, kv_cache_memory_bytes=share))
+    found, _ = measured_kv({}, facts(kv_bytes_per_block=15 * layer, num_gpu_blocks=blocks, kv_cache_memory_bytes=share))
     assert found is not None
     assert found.num_gpu_blocks(LIMITS) == pytest.approx(blocks, abs=1)
 

@@ -14,7 +14,7 @@ from slotune.profiler import silicon
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import import_silicon, sample_compositions
 from slotune.profiler.silicon_layout import Layout, layout_of
-from slotune.profiler.silicon_memory import kv_capacity
+from slotune.profiler.silicon_memory import estimated_kv
 from slotune.profiler.silicon_omitted import HOPPER_MIXED_DECODES, MIXED_DECODES, OMITTED
 from slotune.profiler.silicon_tables import Composition, KernelTables
 from slotune.profiler.trust import lines
@@ -348,7 +348,7 @@ def test_operations_of_one_name_are_told_apart() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
     assert len(tables._context_ops.attention) >= 1 and len(tables._decode_ops.attention) >= 1
-    assert kv_capacity(tables, "h200_sxm", "openai/gpt-oss-120b", Layout(2)) is None
+    assert estimated_kv(tables) is None
 
 
 def test_a_decode_step_of_experts_is_made_of_decode_kernels() -> None:

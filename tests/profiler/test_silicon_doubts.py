@@ -24,5 +24,5 @@ def test_latent_attention_that_takes_many_times_the_reading_of_its_cache_is_doub
     """228 ms for what 29 would read; DeepSeek-V3's cache of twice the bytes is read in 82."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, layout)
-    told = list(doubts(tables, None, token_cache_bytes(tables, system, model, layout)))
+    told = list(doubts(tables, None, token_cache_bytes(tables)))
     assert ["the memory reads their KV cache in" in sentence for sentence in told] == [True] * doubted

@@ -13,7 +13,7 @@ from slotune.profiler.kv_capacity import GIB, KvCapacity, KvObservation
 from slotune.profiler.profile import linear_profile
 from slotune.profiler.silicon import import_silicon
 from slotune.profiler.silicon_layout import Layout
-from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, kv_capacity, kv_note
+from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, estimated_kv, kv_note
 from slotune.profiler.silicon_tables import KernelTables
 from slotune.profiler.trust import lines
 
@@ -25,7 +25,7 @@ SETTINGS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 
 def estimate(model: str, system: str = "h100_sxm", layout: Layout | None = None, **more: float) -> KvCapacity:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     layout = layout or Layout()
-    found = kv_capacity(KernelTables(system, model, layout), system, model, layout, **more)
+    found = estimated_kv(KernelTables(system, model, layout), **more)
     assert found is not None
     return found
 
@@ -105,7 +105,7 @@ def test_without_the_sizes_a_token_takes_what_the_package_says() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables("h100_sxm", LLAMA, Layout())
     tables.model_info = tables.model_info | {"inter_size": 0}
-    capacity = kv_capacity(tables, "h100_sxm", LLAMA, Layout())
+    capacity = estimated_kv(tables)
     assert capacity is not None and capacity.bytes_per_batched_token * 8192 == 0.6875 * GIB
 
 
