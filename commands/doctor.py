@@ -2,11 +2,11 @@
 
 import click
 
-from .options import json_option
+from .options import json_option, vllm_python_option
 
 
 @click.command()
-@click.option("--vllm-python", metavar="PY", help="Interpreter with vLLM, or vllm command; default: this, or PATH's.")
+@vllm_python_option
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
     """What is installed, which engine would start, what is missing.

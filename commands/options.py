@@ -136,6 +136,16 @@ max_concurrency_option = click.option(
     metavar="N",
     help="At most N requests under way at once, as `vllm bench serve` does it.",
 )
+# vllm_python: str | None
+vllm_python_option = click.option(
+    "--vllm-python",
+    metavar="PY",
+    help="Interpreter with vLLM, or vllm command, for a real engine; default: this, or PATH's.",
+)
+# model: str | None
+served_model_option = click.option(
+    "--model", metavar="M", help="The model that a real engine serves. Default: the profile's."
+)
 # seed: int
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same numbers."

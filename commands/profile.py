@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import duration, engine_config_option, engine_option, json_option, out_option, seed_option
+from .options import (
+    duration,
+    engine_config_option,
+    engine_option,
+    json_option,
+    out_option,
+    seed_option,
+    vllm_python_option,
+)
 from .output import writing
 
 if TYPE_CHECKING:
@@ -145,7 +153,7 @@ def fit(
 @command.command()
 @click.option("--model", required=True, metavar="M", help="A model folder, or a name on a model hub.")
 @click.option("--budget", type=duration, default="10m", show_default=True, help="Time it may take, e.g. 90s, 10m, 1h.")
-@click.option("--vllm-python", metavar="PY", help="Interpreter with vLLM, or vllm command; default: this, or PATH's.")
+@vllm_python_option
 @engine_option
 @engine_config_option
 @seed_option

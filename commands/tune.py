@@ -18,8 +18,10 @@ from .options import (
     profile_option,
     rate_option,
     seed_option,
+    served_model_option,
     slo_option,
     trace_option,
+    vllm_python_option,
 )
 from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust
 
@@ -66,8 +68,8 @@ if TYPE_CHECKING:
     metavar="K",
     help="Then run the best K and the default on the real engine, as `slotune validate` does.",
 )
-@click.option("--vllm-python", metavar="PY", help="With --validate: the interpreter or vllm command to start.")
-@click.option("--model", metavar="M", help="With --validate: the model to serve. Default: the profile's.")
+@vllm_python_option
+@served_model_option
 @json_option
 def command(
     out: Path,
@@ -93,10 +95,14 @@ def command(
     from ..tuner.recommendation import burst_lines, require_targets
     from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
+    from ..tuner.validate import to_start
 
     announce_compilation()
     question = _asked(**asked)
-    note_ignored(load_profile(question.profile), question.policy, question.engine)
+    profile = load_profile(question.profile)
+    if validate_best:
+        to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
+    note_ignored(profile, question.policy, question.engine)
     with progress("tune", question.trials) as bar:
         found = tune(
             question,

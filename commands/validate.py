@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import duration, json_option
+from .options import duration, json_option, served_model_option, vllm_python_option
 from .output import Progress, emit_json, progress, table
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Go on with what the corrected model promises until the engine ran for so long, e.g. 40m. Default: not.",
 )
-@click.option(
-    "--vllm-python", metavar="PY", help="The interpreter or vllm command to start. Default: this one, then PATH."
-)
-@click.option("--model", metavar="M", help="The model to serve. Default: the profile's.")
+@vllm_python_option
+@served_model_option
 @json_option
 def command(
     study: Path, top: int, repeats: int, budget: float | None, vllm_python: str | None, model: str | None, as_json: bool

@@ -11,14 +11,15 @@ from itertools import count, islice
 from pathlib import Path
 
 from ..errors import InputError
-from ..profiler.launch import find_vllm
+from ..profiler.launch import Launch, find_vllm
 from ..profiler.model_folder import lasting_name
+from ..profiler.profile import Profile
 from ..simulator.settings import Settings
 from .best_yaml import warned
 from .campaign import Campaign, Round, Run, Watch
 from .engine_run import EngineRun, model_to_serve
 from .shortlist import promising, shortlist
-from .study import BEST_FILE, Study, settings_key
+from .study import BEST_FILE, Asked, Study, settings_key
 from .task import Task, load_task
 from .validation import Validation, best_yaml_of, failure_lines, validation_of
 
@@ -43,9 +44,14 @@ def validate(
     """
     with Study.open(folder, writable=True) as study:
         task = load_task(study.asked)
-        served = model_to_serve(model, task.profile.engine.model, study.asked.profile)
-        run = EngineRun(find_vllm(vllm_python), served, task.simulated())
+        run = EngineRun(*to_start(study.asked, task.profile, vllm_python, model), task.simulated())
         return validated(study, task, run, top=top, repeats=repeats, budget_s=budget_s, watch=watch)
+
+
+def to_start(asked: Asked, profile: Profile, vllm_python: str | None, model: str | None) -> tuple[Launch, str]:
+    """The vLLM to start and the model for it to serve: those that are given or else what this machine and the profile
+    tell. Raises InputError for a given one that is none, EngineError where there is no vLLM."""
+    return find_vllm(vllm_python), model_to_serve(model, profile.engine.model, asked.profile)
 
 
 def validated(

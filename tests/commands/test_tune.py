@@ -83,3 +83,18 @@ def test_traffic_in_bursts_is_warned_of(slotune, files, tmp_path):
     told = "Warning: requests come in bursts, of which the trace holds few"
     assert told in slotune(*words, tmp_path / "s", "--trace", trace).err
     assert told not in slotune(*words, tmp_path / "t", *files[2:]).err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--vllm-python", "nothing", "--model", "org/m"), "--vllm-python nothing: neither"),
+        (("--model", "."), "no config.json"),
+    ],
+)
+def test_an_engine_that_cannot_be_started_is_told_before_the_search(slotune, files, tmp_path, fake_vllm, wrong, told):
+    engine = () if "--vllm-python" in wrong else ("--vllm-python", fake_vllm)
+    asked = ("--slo", "p99:ttft:100", "--trials", 4, "--jobs", 1, "--validate", 1, "--out", tmp_path / "study")
+    ran = slotune("tune", *files, *asked, *engine, *wrong)
+    assert ran.code == 2 and told in ran.err
+    assert not (tmp_path / "study").exists()
