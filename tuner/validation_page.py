@@ -14,7 +14,7 @@ from .validation import Validation, failure_lines, nothing_said, ran_lines
 from .verdict import meets, percent
 
 OTHER_CACHE = 0.1
-"""Of the engine's tokens; the memory model is off by less."""
+"""Of the engine's tokens; less hardly moves a number."""
 TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
 HEADS = (
     "configuration",
