@@ -105,7 +105,7 @@ def _between_bursts(gaps_s: F64) -> npt.NDArray[np.bool_]:
 def _going_on(requests: int, copies: int, seed: int, replicas: int) -> I64:
     """(copies * requests,): places in the trace and, from its length on, in its next copies, begun where `seed` says.
 
-    After each copy so many are left out that a request does not come to the same replica again.
+    After each copy so many places are skipped that a request comes to another replica in the next one.
     """
     begin = round(requests * (seed * GOLDEN % 1)) % requests
     left_out = next(skip for skip in range(requests) if math.gcd(requests - skip, replicas) == 1)
