@@ -15,18 +15,18 @@ from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from ..whole_file import write_text
-from .choice import picked
 from .comparison import Compared, Quantity, quantities
+from .conclusion import concluded
 from .deployment import served
 from .export import command_line
 from .finalists import eligible, ran
 from .idle_changes import ORIGIN as PLAIN
-from .longer_load import decided_by, lasts_only, longer_loads_of, lost_targets, without_chance
+from .longer_load import decided_by, lasts_only
 from .objective import Metrics
-from .other_orders import orders_of
-from .other_step_times import sensitivities_of
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
-from .ranking import pareto_front, ranked, reference_of
+from .ranking import ranked, reference_of
+from .recommendation import Recommendation, lost_lines
+from .recommendation_page import trust_of
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
 from .report_tables import (
@@ -41,7 +41,7 @@ from .report_tables import (
 )
 from .study import Study, Trial, settings_key
 from .sweep import LASTING_REQUESTS, SWEEP_REQUESTS, one_at_a_time, over_rates
-from .task import Task, load_task
+from .task import load_task
 from .validation import failure_lines, nothing_said, ran_lines, validation_of
 from .validation_page import cache_lines, drift_text, forced_lines, unanswered_lines
 from .wording import Wording, of_metric, of_targets
@@ -61,7 +61,9 @@ def write_report(
     """
     with Study.open(folder) as study:
         task = load_task(study.asked)
-        text = Page(study, task).render(jobs, note)
+        if not study.trials("simulation"):
+            raise SlotuneError(f"{folder}: no trial in it yet; run `slotune tune` first")
+        text = Page(study, concluded(study, task)).render(jobs, note)
     path = out or folder / REPORT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
@@ -71,34 +73,19 @@ def write_report(
 class Page:
     """What the page says of one study."""
 
-    def __init__(self, study: Study, task: Task) -> None:
+    def __init__(self, study: Study, found: Recommendation) -> None:
         self.study = study
-        self.task = task
-        self.objective = task.objective
-        self.shown = quantities(task.objective)
+        self.task = found.task
+        self.objective = found.task.objective
+        self.shown = quantities(found.task.objective)
         self.trials = study.trials("simulation")
-        if not self.trials:
-            raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
-        self.measured = validation_of(study, task)
-        self.found, self.verdict = self.measured.found, self.measured.verdict
+        self.measured = validation_of(study, found.task)
+        self.compared, self.verdict = self.measured.found, self.measured.verdict
+        self.found = found
         self.default: Settings = dict(study.asked.engine)
-        self.best = self._best()
-        self.default_metrics = self._predicted(self.default)
-        self.best_metrics = self._predicted(self.best)
-        self.longer = longer_loads_of(study).get(settings_key(self.best))
-
-    def _best(self) -> Settings:
-        """What the measurements recommend or, where there are none, the search."""
-        if self.verdict:
-            return dict(self.verdict.recommended.settings)
-        best = picked(self.study, self.task, {one.key for one in self.found if one.is_barred})
-        return dict(best.settings) if best else self.default
-
-    def _predicted(self, settings: Settings) -> Metrics | None:
-        """What was simulated of these settings, now if not before."""
-        known = {trial.key: trial.metrics for trial in self.trials}
-        key = settings_key(settings)
-        return known[key] if key in known else self.task.simulated()(settings).metrics
+        self.best = found.settings
+        self.metrics: Metrics = found.best.metrics or {}
+        self.longer = found.longer_load_of(found.best)
 
     def render(self, jobs: int | None, note: Note) -> str:
         """The page; runs the simulations that its pictures need."""
@@ -121,7 +108,7 @@ class Page:
             rates=rates,
             effects=effects,
             trials=self._trials(),
-            provenance=provenance(self.study, self.task.profile, self._trust()),
+            provenance=provenance(self.study, self.task.profile, trust_of(self.found)),
         )
 
     def _subject(self) -> str:
@@ -137,43 +124,38 @@ class Page:
 
     def _answer(self) -> dict[str, Any]:
         changed = self.task.space.changes(self.best)
-        meets = self.objective.meets(self.best_metrics or {})
-        good = self.verdict.meets_targets if self.verdict else meets and not failure_lines(self.found)
-        sides = [Side("default", self.default_metrics, self._measured(self.default))]
+        meets = self.objective.meets(self.metrics)
+        good = self.verdict.meets_targets if self.verdict else meets and not failure_lines(self.compared)
+        sides = [Side("default", self.found.default.metrics, self._measured(self.default))]
         if changed:
-            sides.append(Side("recommended", self.best_metrics, self._measured(self.best)))
+            sides.append(Side("recommended", self.found.best.metrics, self._measured(self.best)))
         return {
             "good": good,
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
-            "source": f"Where the times come from: {'; '.join(trust_lines(self._trust()))}.",
+            "source": f"Where the times come from: {'; '.join(trust_lines(trust_of(self.found)))}.",
             "table": answer_table(self.objective, self.shown, sides),
             "changes": changes_table(self.best, self._defaults(), self.default),
         }
 
-    def _trust(self) -> dict[str, Any]:
-        return self.task.profile.trust(
-            self.best, runs=[without_chance(self.best_metrics or {}, self.longer, self.task.trace)]
-        )
-
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
         targets = len(of_targets(self.objective))
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
-        if self.verdict is None and failure_lines(self.found):
+        if self.verdict is None and failure_lines(self.compared):
             return f"The runs on the engine decide nothing. By prediction alone: {what[0].lower()}{what[1:]}."
         if not targets:
             return f"{what}."
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
-        if good and self.verdict is None and self._lost():
+        if good and self.verdict is None and lost_lines(self.found):
             return f"{what}: {count} met by this trace, but not where its traffic goes on."
         if good:
             return f"{what}: {count} met."
-        if self.verdict is None and lasts_only(self.objective, self.best_metrics or {}, self.longer):
+        if self.verdict is None and lasts_only(self.objective, self.metrics, self.longer):
             return f"{what}: no configuration meets every target on this trace, this does where its traffic goes on."
         return f"{what}; no configuration meets every target, this comes nearest."
 
     def _sentences(self) -> list[str]:
-        default, best = self.default_metrics, self.best_metrics
+        default, best = self.found.default.metrics, self.found.best.metrics
         sentences = []
         if default and best and default is not best:
             falls = [self._fall(quantity, default, best) for quantity in self.shown if quantity.unit == "ms"][:3]
@@ -182,15 +164,15 @@ class Page:
             sentences.append("The default configuration cannot run here.")
         sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
         sentences += self._varied()
-        sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.found))
+        sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.compared))
         return sentences
 
     def _varied(self) -> list[str]:
         """What the recommended settings give under other circumstances, where that is known."""
         goals = [of_metric(goal.metric) for goal in self.objective.effective_goals()]
-        key, words = settings_key(self.best), [*goals, *of_targets(self.objective)]
-        orders, longer = orders_of(self.study).get(key), self.longer
-        steps = sensitivities_of(self.study, self.task).get(key)
+        words = [*goals, *of_targets(self.objective)]
+        orders, longer = self.found.orders_of(self.found.best), self.longer
+        steps = self.found.sensitivity_of(self.found.best)
         told = []
         if orders and words:
             told.append(f"The same requests {orders.label}: {_each(words, lambda word: word.orders(orders))}.")
@@ -198,18 +180,14 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in self._lost())]
-
-    def _lost(self) -> list[str]:
-        """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
-        return lost_targets(self.objective, self.best_metrics or {}, self.longer)
+        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lost_lines(self.found))]
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:
         return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} ms"
 
     def _measured(self, settings: Settings) -> Compared | None:
-        return next((one for one in self.found if one.key == settings_key(settings)), None)
+        return next((one for one in self.compared if one.key == settings_key(settings)), None)
 
     def _defaults(self) -> dict[str, Any]:
         return {knob.name: knob.default for knob in self.task.space.knobs} | self.default
@@ -219,24 +197,24 @@ class Page:
 
     def _validation(self) -> dict[str, Any] | None:
         """None where nothing was tried on the engine."""
-        failures = [trial for one in self.found for trial in one.failures]
-        if not (failures or any(one.runs for one in self.found)):
+        failures = [trial for one in self.compared for trial in one.failures]
+        if not (failures or any(one.runs for one in self.compared)):
             return None
         name = self.verdict.recommended.name if self.verdict else ""
         latencies = [quantity for quantity in self.shown if quantity.unit == "ms"]
-        panels = [(f"{q.label}, {q.unit}", measured_points(self.found, q)) for q in latencies]
+        panels = [(f"{q.label}, {q.unit}", measured_points(self.compared, q)) for q in latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
             "sentences": self._measured_sentences(),
-            "table": validation_table(self.found, self.shown, name),
+            "table": validation_table(self.compared, self.shown, name),
             "failures": failures_table(failures, self.default),
             "scatter": predicted_against_measured(drawn) if drawn else "",
         }
 
     def _measured_sentences(self) -> list[str]:
-        said = self.verdict.sentence if self.verdict else nothing_said(self.found)
-        lines = ran_lines(self.measured) + unanswered_lines(self.found) + forced_lines(self.task)
-        told = [*lines, *cache_lines(self.found, self.task.profile), drift_text(self.measured)]
+        said = self.verdict.sentence if self.verdict else nothing_said(self.compared)
+        lines = ran_lines(self.measured) + unanswered_lines(self.compared) + forced_lines(self.task)
+        told = [*lines, *cache_lines(self.compared, self.task.profile), drift_text(self.measured)]
         return [said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
 
     def _rates(self) -> str:
@@ -261,8 +239,6 @@ class Page:
     def _trials(self) -> dict[str, Any]:
         reference = reference_of(self.trials)
         order = ranked(self.trials, self.objective, self.task.space, reference)
-        several = len(self.objective.goals) > 1
-        front = pareto_front(self.trials, self.objective, self.task.space, reference) if several else []
         tried = [trial for trial in self.trials if trial.origin != PLAIN]
 
         def rows(part: Sequence[Trial]) -> Table:
@@ -271,7 +247,7 @@ class Page:
         return {
             "sentence": self._trials_sentence(tried),
             "plot": trials_picture(tried, self.objective),
-            "front": rows(front),
+            "front": rows(self.found.front),
             "table": rows(order[:TRIALS_SHOWN]),
             "rest": rows(order[TRIALS_SHOWN:]),
             "failures": failures_table([trial for trial in self.trials if trial.metrics is None], self.default),
@@ -281,9 +257,9 @@ class Page:
         meeting = sum(self.objective.meets(trial.metrics or {}) for trial in tried)
         failed = sum(trial.metrics is None for trial in tried)
         targets = f" {meeting} meet every target," if self.objective.slos else ""
-        decisive = decided_by(eligible(ran(self.study), self.task), self.task, longer_loads_of(self.study))
-        lasts = settings_key(self.best) in {trial.key for trial in decisive}
-        orders = "other orders of the requests" if orders_of(self.study) else "it"
+        decisive = decided_by(eligible(ran(self.study), self.task), self.task, self.found.longer_loads)
+        lasts = self.found.best.key in {trial.key for trial in decisive}
+        orders = "other orders of the requests" if self.found.orders else "it"
         why = "what was measured" if self.verdict else "the longer load" if lasts else orders
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "

@@ -132,15 +132,14 @@ class Search:
         """What is searched."""
         return self._candidates.space
 
-    def start(self, others: Sequence[tuple[str, F64]]) -> Trial:
-        """Run the default, then `others`: who proposed it and what. Returns the default's trial."""
+    def start(self, others: Sequence[tuple[str, F64]]) -> None:
+        """Run the default, then `others`: who proposed it and what."""
         default = self._runner.run([Proposal("default", self.space.settings(self.space.vector({})))])[0]
         self._candidates.take(self.space.vector({}))
         fresh = [(origin, vector) for origin, vector in others if self._take_new(vector)][: self._trials - 1]
         trials = self._runner.run([Proposal(origin, self.space.settings(vector)) for origin, vector in fresh])
         for vector, trial in zip([self.space.vector({}), *(v for _, v in fresh)], [default, *trials], strict=True):
             self._tell(vector, trial)
-        return default
 
     def _take_new(self, vector: F64) -> bool:
         if len(self._candidates.legal(vector[None, :])) == 0:
@@ -167,20 +166,19 @@ class Search:
         """The best of what this search has run so far: the same whether or not it is continued."""
         return recommended(self._runner.trials(), self._objective, self.space, self.reference)
 
-    def run(self, others: Sequence[tuple[str, F64]], origin: str, *, finish: bool = True) -> Trial:
-        """The whole search, `others` being what to run first after the default. Returns the default's trial.
+    def run(self, others: Sequence[tuple[str, F64]], origin: str, *, finish: bool = True) -> None:
+        """The whole search, `others` being what to run first after the default.
 
         `finish` keeps trials for the last stages; with several goals there is no one winner to finish.
         """
         finish = finish and self._trials >= MIN_TRIALS_TO_FINISH and len(self._objective.goals) < 2
         finishing = int(self._trials * FINISHING_SHARE) if finish else 0
-        default = self.start(others)
+        self.start(others)
         self.suggest(origin, self._trials - 2 * finishing)
         if finishing:
             self.simplify(self._trials - finishing)
             self.polish(self._trials)
         self.suggest(origin, self._trials)
-        return default
 
     def polish(self, until: int) -> None:
         """Move the winner to the next value of one knob, the best there is, for as long as that makes it better."""

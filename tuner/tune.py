@@ -1,28 +1,24 @@
 """The main job: from what is asked to a recommended configuration, in the simulator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ..arrays import F64
-from ..errors import InputError
 from ..profiler.profile import WHATEVER_MEMORY
 from . import idle_changes
-from .choice import picked
 from .comparison import compared
+from .conclusion import concluded, require_one_that_ran
 from .contenders import run_longer_load, run_picked
 from .feasibility import FeasibilityForest
-from .longer_load import longer_loads_of
-from .other_orders import orders_of, run_other_orders
-from .other_step_times import run_other_step_times, sensitivities_of
-from .ranking import pareto_front
-from .recommendation import Recommendation, after_measuring, best_yaml_of
+from .other_orders import run_other_orders
+from .other_step_times import run_other_step_times
+from .recommendation import Recommendation, best_yaml_of
 from .search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search_candidates import Candidates
 from .search_start import between_token_limit_s, sarathi_budget, sobol_design
 from .smac_search import SmacProposer
 from .study import Asked, Study, Trial
 from .task import Task, load_task
-from .validation import validation_of
 from .variation import Variation, VariedRun
 from .workers import workers
 
@@ -51,7 +47,7 @@ def tune(
         proposer = _proposer(task, candidates)
         try:
             search = Search(candidates, task.objective, proposer, runner, asked.trials)
-            default = search.run(_first(task, candidates), asked.optimizer, finish=asked.optimizer != "random")
+            search.run(_first(task, candidates), asked.optimizer, finish=asked.optimizer != "random")
         finally:
             proposer.close()
 
@@ -66,40 +62,10 @@ def tune(
         run_other_orders(study, task, run_all, tell)
         run_picked(study, task, run_all, tell)
         run_other_step_times(study, task, run_all, tell)
-        front = pareto_front(study.trials("simulation"), task.objective, task.space, search.reference)
-        found = _concluded(study, task, default, _searched(study), front)
+        found = concluded(study, task)
+        require_one_that_ran(study, found)
         study.write_best(best_yaml_of(found))
     return found
-
-
-def _searched(study: Study) -> int:
-    """Configurations that searches of this study have tried, also one that was asked for more trials than this."""
-    return sum(trial.origin != idle_changes.ORIGIN for trial in study.trials("simulation"))
-
-
-def _concluded(study: Study, task: Task, default: Trial, done: int, front: Sequence[Trial]) -> Recommendation:
-    """What is recommended: by the measurements where there are any, otherwise by the simulations."""
-    runs = study.trials("hardware")
-    failed = {one.key: one.failures[0].message for one in compared(study) if one.is_barred}
-    simulated = picked(study, task, failed.keys())
-    if simulated is None:
-        reason = default.message or next(iter(failed.values()), None)
-        raise InputError(f"no configuration of {done} could run, the first because: {reason}")
-    several = len(task.objective.goals) > 1
-    found = Recommendation(
-        folder=study.folder,
-        task=task,
-        best=simulated,
-        default=default,
-        trials=done,
-        front=tuple(front) if several else (),
-        orders=orders_of(study),
-        longer_loads=longer_loads_of(study),
-        sensitivities=sensitivities_of(study, task),
-        simulated=simulated,
-        measured=None,
-    )
-    return after_measuring(found, validation_of(study, task)) if runs else found
 
 
 def _candidates(task: Task, study: Study) -> Candidates:
