@@ -33,12 +33,6 @@ def best_yaml(
     return vllm_yaml(served(profile, settings), model or profile.engine.model, comments)
 
 
-def warned(text: str, lines: Sequence[str]) -> str:
-    """The text of a best.yaml with more lines at its head, each once."""
-    new = [f"# {part}\n" for line in lines for part in line.splitlines() if f"# {part}\n" not in text]
-    return "".join(new) + text
-
-
 def _circumstances(task: Task, settings: Settings) -> list[str]:
     """What the numbers rest on beside profile and trace."""
     asked = task.asked

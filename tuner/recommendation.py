@@ -122,7 +122,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     """best.yaml, headed by what was measured where anything was, and otherwise by what was predicted."""
     measured, task = recommendation.measured, recommendation.task
     if measured and measured.verdict:
-        return validation.best_yaml_of(measured, measured.verdict)
+        return validation.measured_yaml(measured, measured.verdict)
     best = recommendation.best
     run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
     found = [

@@ -15,13 +15,14 @@ from ..profiler.launch import Launch, find_vllm
 from ..profiler.model_folder import lasting_name
 from ..profiler.profile import Profile
 from ..simulator.settings import Settings
-from .best_yaml import warned
 from .campaign import Campaign, Round, Run, Watch
+from .conclusion import concluded
 from .engine_run import EngineRun, model_to_serve
+from .recommendation import best_yaml_of
 from .shortlist import promising, shortlist
 from .study import BEST_FILE, Asked, Study, settings_key
 from .task import Task, load_task
-from .validation import Validation, best_yaml_of, failure_lines, validation_of
+from .validation import Validation, failure_lines, validation_of
 
 
 def validate(
@@ -83,13 +84,12 @@ def validated(
 
 
 def _concluded(study: Study, task: Task) -> Validation:
-    """What the runs say, put into best.yaml."""
-    found = validation_of(study, task)
-    if found.verdict:
-        study.write_best(best_yaml_of(found, found.verdict))
-    elif (failures := failure_lines(found.found)) and (study.folder / BEST_FILE).exists():
-        study.write_best(warned((study.folder / BEST_FILE).read_text(encoding="utf-8"), failures))
-    return found
+    """What the runs say; best.yaml is what the study recommends by now."""
+    found, measured = concluded(study, task), validation_of(study, task)
+    written = (study.folder / BEST_FILE).exists()
+    if measured.verdict or (written and failure_lines(measured.found)):
+        study.write_best(best_yaml_of(found))
+    return measured
 
 
 def _measure(

@@ -71,7 +71,7 @@ def nothing_said(found: Sequence[Compared]) -> str:
     return "No configuration ran on the engine without failing."
 
 
-def best_yaml_of(validation: Validation, verdict: Verdict) -> str:
+def measured_yaml(validation: Validation, verdict: Verdict) -> str:
     """best.yaml, headed by what was measured."""
     task, one = validation.task, verdict.recommended
     runs = "1 run" if len(one.runs) == 1 else f"{len(one.runs)} runs"

@@ -11,14 +11,16 @@ from slotune.errors import EngineError, InfeasibleError, InputError
 from slotune.tuner import ranking
 from slotune.tuner.campaign import Progressed
 from slotune.tuner.comparison import Compared, default_metrics
+from slotune.tuner.conclusion import concluded
 from slotune.tuner.engine_run import model_to_serve
 from slotune.tuner.export import recommended
+from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.report_tables import Side, Table, answer_table
 from slotune.tuner.shortlist import promising, shortlist
 from slotune.tuner.study import Study, settings_key
 from slotune.tuner.task import load_task
 from slotune.tuner.validate import round_order, validated
-from slotune.tuner.validation import Validation, best_yaml_of, require_targets, validation_of
+from slotune.tuner.validation import Validation, measured_yaml, require_targets, validation_of
 from slotune.tuner.validation_page import cache_lines, document, notes, rows
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
@@ -172,15 +174,15 @@ def test_the_served_model_is_the_exported_one(study: Path, fake_engine: Any):
     assert recommended(study)[1] == "org/served"
 
 
-def test_what_failed_on_the_engine_stays_no_unmarked_recommendation(study: Path, fake_engine: Any):
+def test_what_failed_on_the_engine_is_recommended_no_more(study: Path, fake_engine: Any):
     with Study.open(study, writable=True) as opened:
-        opened.write_best("# recommended by slotune after 17 simulated configurations\nmax-num-seqs: 16\n")
+        opened.write_best(best_yaml_of(concluded(opened, load_task(opened.asked))))
     for _ in range(2):
-        run(study, fake_engine, top=1, fails=lambda settings: "crashed")
+        validation, _ = run(study, fake_engine, top=1, fails=lambda settings: "crashed")
     text = (study / "best.yaml").read_text()
     assert text.count("# default failed on the engine in round 1, crashed: it said crashed\n") == 1
-    assert text.endswith("max-num-seqs: 16\n")
-    assert recommended(study)[0] == {"max_num_seqs": 16}
+    failed = [one.settings for one in validation.found if one.failures]
+    assert not any(recommended(study)[0].items() >= settings.items() for settings in failed if len(settings) > 1)
 
 
 def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engine: Any):
@@ -223,7 +225,7 @@ def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_en
     assert recommended(study)[0] == {"max_model_len": 8192} | dict(validation.verdict.recommended.settings)
     assert validation.verdict.sentence in (study / "best.yaml").read_text()
     limited = replace(validation.task, asked=validation.task.asked.model_copy(update={"max_concurrency": 64}))
-    assert "# at most 64 requests in flight" in best_yaml_of(replace(validation, task=limited), validation.verdict)
+    assert "# at most 64 requests in flight" in measured_yaml(replace(validation, task=limited), validation.verdict)
     told = document(validation)
     assert told["best"]["engine"] == dict(validation.verdict.recommended.settings)
     assert [run["round"] for run in told["best"]["measured"]["runs"]] == [1, 2, 3]
