@@ -38,9 +38,10 @@ class Slo:
         """The latency that the limit is for: of all requests where some were not answered, infinite where these are
         more than the percentile leaves out; NaN where there is none."""
         answered = metrics.get(self.key, math.nan)
-        if self._lacks_answers(metrics):
-            return math.nan if math.isnan(answered) else math.inf
-        return metrics.get(self.key + OF_ALL, answered)
+        if math.isnan(answered) or not metrics.get("failed"):
+            return answered
+        # Where the percentile falls on a request without an answer, there is none over all (metrics.py).
+        return math.inf if self._lacks_answers(metrics) else metrics.get(self.key + OF_ALL, math.inf)
 
     def ratio(self, metrics: Mapping[str, float]) -> float:
         """The latency over its limit; infinite where more requests failed than the percentile leaves out."""

@@ -118,25 +118,38 @@ class Objective:
         met = {str(slo): slo.is_met(metrics) for slo in self.slos}
         return met | ({"goodput": self.good_ratio(metrics) == 0} if self.good_is_target else {})
 
+    def serves_as_much(self, metrics: Metrics, reference: Metrics) -> bool:
+        """Whether it may count as better than the reference, which meets the targets too.
+
+        Latencies gain by requests that wait outside, and whatever is measured over a load that ends sooner by those
+        that are turned away. Where goodput is to be maximised they may be, if more of all requests are good for it.
+        """
+        goals = self.effective_goals()
+        if answers_as_many(metrics, reference):
+            return bool(goals) or keeps_up(metrics, reference)
+        sheds = all(goal.maximize for goal in goals) and any(goal.metric == "request_goodput" for goal in goals)
+        return sheds and good_share(metrics) > (good_share(reference) if reference else 0.0)
+
     def costs(self, metrics: Metrics | None, reference: Metrics) -> tuple[float, ...]:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
 
         With goals: below MISSED for configurations that meet the targets, above it by the log of the worst ratio for
-        those that do not, or by the share of unanswered requests where the reference answers more. Without: the log of
+        those that do not, or by the share of unanswered requests where latencies are owed to them. Without: the log of
         the worst ratio. FAILED lies above everything.
         """
         goals = self.effective_goals()
         if metrics is None:
             return (FAILED,) * max(len(goals), 1)
         worst = self.worst_ratio(metrics)
-        if math.isinf(worst):  # a share of the requests gets nothing: the fewer they are, the better
+        # A share of the requests gets nothing: the fewer they are, the better. Goodput as the goal counts them itself.
+        if math.isinf(worst) and not (goals and self.meets(metrics)):
             return (MISSED + GOAL_SPAN + failed_share(metrics) / 2,) * max(len(goals), 1)
         if not goals:
             slow = 0.0 if keeps_up(metrics, reference) else MISSED
             return (_below(MISSED + GOAL_SPAN, slow + max(_log(worst), -GOAL_SPAN)),)
         if not self.meets(metrics):
             return (MISSED + _below(GOAL_SPAN, max(_log(worst), 0.0)),) * len(goals)
-        if not answers_as_many(metrics, reference):
+        if not self.serves_as_much(metrics, reference):
             return (MISSED + failed_share(metrics),) * len(goals)
         losses = [goal.loss(metrics, reference) for goal in goals]
         bent = [math.copysign(_below(GOAL_SPAN, abs(loss)), loss) for loss in losses]

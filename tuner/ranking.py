@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from .comparison import Quantity, quantities
-from .objective import Goal, Metrics, Objective, answers_as_many, failed_share, keeps_up
+from .objective import Goal, Metrics, Objective, failed_share, keeps_up
 from .space import SearchSpace
 from .study import Trial
 
@@ -49,7 +49,7 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
     if not objective.meets(trial.metrics):
         return False
     goals = objective.effective_goals()
-    if goals and not answers_as_many(trial.metrics, best.metrics):
+    if goals and not objective.serves_as_much(trial.metrics, best.metrics):
         return False
     if not goals and keeps_up(best.metrics, reference) and not keeps_up(trial.metrics, reference):
         return False
@@ -72,7 +72,7 @@ def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpa
     by_loss: dict[tuple[float, ...], Trial] = {}
     for trial in plain_first:
         metrics = trial.metrics
-        if metrics is not None and objective.meets(metrics) and answers_as_many(metrics, reference):
+        if metrics is not None and objective.meets(metrics) and objective.serves_as_much(metrics, reference):
             losses = tuple(goal.loss(metrics, reference) for goal in objective.effective_goals())
             by_loss.setdefault(losses, trial)
 

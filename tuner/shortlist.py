@@ -13,7 +13,7 @@ from .objective import Metrics, Objective
 from .ranking import TIE, ranked, reference_of, unlike
 from .study import Study, Trial
 from .task import Task
-from .verdict import Verdict, decide, mean_merit, merit_of, serves_as_much
+from .verdict import Verdict, decide, mean_merit, merit_of
 
 
 def shortlist(study: Study, task: Task) -> list[Settings]:
@@ -62,7 +62,7 @@ def _earlier(one: Compared, before_round: int) -> Compared:
 def _promises(trial: Trial, verdict: Verdict, objective: Objective, reference: Metrics) -> bool:
     """Whether the corrected prediction beats what the recommended configuration measured by more than the noise."""
     metrics = trial.metrics or {}
-    if verdict.meets_targets and not (objective.meets(metrics) and serves_as_much(objective)(metrics, reference)):
+    if verdict.meets_targets and not (objective.meets(metrics) and objective.serves_as_much(metrics, reference)):
         return False
     merit = merit_of(objective) if verdict.meets_targets else objective.worst_ratio
     measured = mean_merit(verdict.recommended, merit)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..simulator.slo import Slo
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval, mean_interval, paired_ratio
-from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, answers_as_many, good_share, keeps_up, share_text
+from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, good_share, share_text
 
 MANIFOLD = 5.0
 """From here on a change is told as a factor."""
@@ -53,7 +53,7 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
         how = "failed on the engine" if default.failures else "did not run"
         return Verdict(best, True, True, None, f"The default {how}; of those that ran, this one is best.")
     merit = merit_of(objective) if meets(default, objective) else objective.worst_ratio
-    may_win = serves_as_much(objective) if meets(default, objective) else _always
+    may_win = objective.serves_as_much if meets(default, objective) else _always
     # By pairs and not by means: later batches of runs may have met a slower machine.
     advantages = {one.name: _advantage(one, default, merit, comparisons(found), may_win) for one in good}
     best = min(good, key=lambda one: (*_standing(advantages[one.name]), mean_merit(one, merit)))
@@ -82,17 +82,6 @@ def mean_ratio(one: Compared, slo: Slo) -> float:
 def mean_good_share(one: Compared) -> float:
     """The share of good requests, the mean over the runs."""
     return math.fsum(map(good_share, one.runs.values())) / len(one.runs)
-
-
-def serves_as_much(objective: Objective) -> Callable[[Metrics, Metrics], bool]:
-    """Whether a run may count as better than another that meets the targets, as the search has it (Objective.costs).
-
-    Latencies gain by requests that wait outside or are turned away, throughputs do not.
-    """
-    goals = objective.effective_goals()
-    if not goals:
-        return lambda mine, theirs: answers_as_many(mine, theirs) and keeps_up(mine, theirs)
-    return _always if all(goal.maximize for goal in goals) else answers_as_many
 
 
 def _always(_: Metrics, __: Metrics) -> bool:

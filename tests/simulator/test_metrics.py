@@ -57,6 +57,18 @@ def test_percentiles_of_all_requests_count_those_that_were_not_answered() -> Non
     assert met == [True, False, False]
 
 
+def test_answers_of_one_token_do_not_make_up_for_long_ones_that_never_come() -> None:
+    """Of 100 requests with a time between tokens eight are not answered, of all 1,000 less than one in a hundred."""
+    tokens = np.repeat([1, 11], [900, 100])
+    finish_s = np.where(np.arange(1000) < 992, 1 + 0.02 * (tokens - 1), np.nan)
+    first_s, none = np.where(np.isnan(finish_s), np.nan, 1.0), np.zeros(1000, np.int64)
+    status = np.where(np.isnan(finish_s), REJECTED, FINISHED)
+    table = RequestTable(np.zeros(1000), tokens, tokens, none, first_s, finish_s, none, none, status)
+    metrics = summarise(table, Gaps(np.empty(0), np.empty(0, np.int64)), {}, [92.0, 93.0])
+    assert metrics["p99_tpot_ms"] == pytest.approx(20)
+    assert [Slo(p, "tpot", 50.0).is_met(metrics) for p in (92.0, 93.0, 99.0)] == [True, False, False]
+
+
 def test_a_latency_that_is_its_limit_keeps_it_at_any_time_of_the_run() -> None:
     """Every first token comes 10 ms after its request: differences of moments that are 10 ms and a few last digits."""
     arrival_s, whole = np.arange(100) * 0.0237, np.full(100, 3, np.int64)

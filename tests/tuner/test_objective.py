@@ -34,8 +34,10 @@ def test_99_good_of_100_are_enough_however_long_they_take(duration_s):
 
 def test_failed_requests_are_misses():
     objective = Objective((TTFT,))
-    assert objective.meets(run(completed=990.0, failed=10.0))
-    assert not objective.meets(run(completed=989.0, failed=11.0))
+    late = {"p99_ttft_ms_of_all": 499.0}
+    assert objective.meets(run(completed=990.0, failed=10.0, **late))
+    assert not objective.meets(run(completed=990.0, failed=10.0)), "the percentile falls on a miss"
+    assert not objective.meets(run(completed=989.0, failed=11.0, **late))
     assert not objective.meets(run(completed=0.0, ttft=math.nan))
 
 
@@ -123,6 +125,28 @@ def test_goodput_beside_a_target_is_a_target():
     assert objective.worst_ratio(good) == 0.5
     assert objective.worst_ratio(few) == pytest.approx(0.99 / 0.5)
     assert objective.costs(good, {}) < objective.costs(few, {}) < objective.costs(none, {}) < objective.costs(None, {})
+
+
+def serving(goodput, failed=0.0):
+    """A run at 100 requests a second, of 1,000."""
+    latency = {"p99_ttft_ms_of_all": math.inf} if failed > 10 else {}
+    answered = {"completed": 1000.0 - failed, "failed": failed, "request_throughput": (1000.0 - failed) / 10}
+    return run(**answered, **latency, request_goodput=goodput)
+
+
+def test_goodput_counts_the_unanswered_itself():
+    objective = Objective(goodput={"ttft": 500.0})
+    waiting, shedding = serving(4.6), serving(39.7, failed=300.0)
+    assert objective.costs(shedding, waiting) < objective.costs(waiting, waiting)
+    few, fewer = serving(9.4, failed=20.0), serving(2.6, failed=20.0)  # prompts that no configuration takes
+    assert objective.costs(few, fewer) < objective.costs(fewer, fewer)
+
+
+def test_a_load_that_ends_sooner_without_the_long_requests_is_not_served_better():
+    offline = {"completed": 1000.0, "failed": 0.0, "request_throughput": 10.0, "request_goodput": 10.0}
+    turning_away = {"completed": 500.0, "failed": 500.0, "request_throughput": 40.0, "request_goodput": 40.0}
+    for objective in (Objective(goodput={"ttft": 1e6}), Objective(goals=(Goal("request_throughput", True),))):
+        assert objective.costs(offline, offline) < objective.costs(turning_away, offline)
 
 
 def test_the_fewer_requests_go_unanswered_the_better():

@@ -39,7 +39,7 @@ def measured(
 def good(name: str, *request_goodput: float) -> Compared:
     """A configuration with a run for each goodput."""
     settings = {} if name == "default" else {"max_num_seqs": 64}
-    numbers = {"completed": 100, "failed": 0}
+    numbers = {"completed": 100, "failed": 0, "request_throughput": 20}
     return Compared(name, settings, None, {r: numbers | {"request_goodput": g} for r, g in enumerate(request_goodput)})
 
 
@@ -220,9 +220,9 @@ def test_a_percentile_s_target_leaves_requests_out_as_it_says():
 
     def halved(name, *ttft_ms, failed=0):
         one = measured(name, *ttft_ms, failed=failed)
-        return Compared(
-            name, one.settings, None, {k: dict(r) | {"p50_ttft_ms": r["p99_ttft_ms"]} for k, r in one.runs.items()}
-        )
+        keys = ("p50_ttft_ms", "p50_ttft_ms_of_all")
+        runs = {k: dict(r) | dict.fromkeys(keys, r["p99_ttft_ms"]) for k, r in one.runs.items()}
+        return Compared(name, one.settings, None, runs)
 
     found = decide([halved("default", 600, 610, 605), halved("#1", 200, 205, 202, failed=5)], median)
     assert (found.recommended.name, found.proven) == ("#1", True)
