@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
-PART = ".part"
-"""Ends the name of a file that is being written."""
+UNFINISHED = ".slotune-"
+"""Begins the name of a file that is being written, and of one that was when its process was killed."""
 
 
 @contextmanager
@@ -22,15 +23,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield out
         return
     path = path.resolve()
-    part = path.with_name(path.name + PART)
+    unfinished = path.with_name(UNFINISHED + token_hex(8))  # its own: nobody's file, nor another writer's
     try:
-        with part.open("wb") as out:
+        with unfinished.open("xb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        part.replace(path)
+        unfinished.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

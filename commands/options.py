@@ -148,7 +148,7 @@ served_model_option = click.option(
 )
 # seed: int
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same numbers."
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same numbers."
 )
 # jobs: int | None
 jobs_option = click.option(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Runs of each configuration, interleaved.",
+    help="Runs of each configuration, interleaved. Settle it first: more until one is proven proves chance more often.",
 )
 @click.option(
     "--budget",

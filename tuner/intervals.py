@@ -53,8 +53,29 @@ def paired_ratio(values: Sequence[float], references: Sequence[float], *, compar
     pairs = [(v, r) for v, r in zip(values, references, strict=True) if _positive(v) and _positive(r)]
     logs = np.array([math.log(v / r) for v, r in pairs])
     with np.errstate(over="ignore"):  # two runs that lie far apart tell nothing
-        value, low, high = np.exp(_t_interval(logs, 1 - (1 - CONFIDENCE) / max(comparisons, 1))).tolist()
+        value, low, high = np.exp(_t_interval(logs, 1 - 2 * _one_sided(comparisons))).tolist()
     return Interval(value, low, high, len(pairs))
+
+
+def alone_in(wins: int, rounds: int, *, comparisons: int = 1) -> Interval:
+    """A ratio of 0: in `wins` of the rounds only the reference has nothing to show, in the others neither is better.
+
+    Without bounds where two that are equal would do so more often than the confidence allows. However often each of
+    them has nothing to show in a round, the one has in all and the other in none at most 0.25 ** rounds of the time;
+    where some rounds tell nothing, those that do are told by the sign test, 0.5 ** wins.
+    """
+    chance = (0.25 if wins == rounds else 0.5) ** wins
+    bound = 0.0 if chance <= _one_sided(comparisons) else math.nan
+    return Interval(0.0, bound, bound, wins)
+
+
+def rounds_alone(comparisons: int) -> int:
+    """Rounds that it takes, if all are such, for `alone_in` to have bounds."""
+    return math.ceil(math.log(_one_sided(comparisons)) / math.log(0.25))
+
+
+def _one_sided(comparisons: int) -> float:
+    return (1 - CONFIDENCE) / 2 / max(comparisons, 1)
 
 
 def spread(values: Sequence[float]) -> float:

@@ -162,18 +162,17 @@ def round_values(low: int, high: int, quarters: Sequence[int]) -> list[int]:
 
 
 def _forbid(space: ConfigurationSpace, max_model_len: int) -> None:
-    """Declare what vLLM refuses (SchedulerConfig.verify_max_model_len), and settings that would change nothing."""
+    """Declare what vLLM refuses (SchedulerConfig.verify_max_model_len), and thresholds that would change nothing, but
+    for the default's own: what it is compared with must be allowed."""
     budget, seqs = space["max_num_batched_tokens"], space["max_num_seqs"]
     threshold, chunked = space["long_prefill_token_threshold"], space["enable_chunked_prefill"]
     space.add(ForbiddenLessThanRelation(budget, seqs))
-    if len(threshold.sequence) > 1:
+    if len(threshold.sequence) > 1 and threshold.default_value < budget.default_value:
         space.add(ForbiddenGreaterThanEqualsRelation(threshold, budget))
     if False not in chunked.sequence:
         return
     whole = ForbiddenEqualsClause(chunked, False)
-    for knob, values in (
-        (budget, [v for v in budget.sequence if v < max_model_len]),
-        (threshold, [v for v in threshold.sequence if v > 0]),
-    ):
+    idle = [v for v in threshold.sequence if v > 0 and (chunked.default_value or v != threshold.default_value)]
+    for knob, values in ((budget, [v for v in budget.sequence if v < max_model_len]), (threshold, idle)):
         if values:
             space.add(ForbiddenAndConjunction(whole, ForbiddenInClause(knob, values)))

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
 from ..profiler.folder_lock import hold
-from ..whole_file import PART, write_text
+from ..whole_file import UNFINISHED, write_text
 
 if TYPE_CHECKING:
     from .evaluate import Outcome
@@ -33,6 +33,7 @@ FORMAT_VERSION: Final = 1
 ASKED_FILE = "study.json"
 TRIALS_FILE = "trials.sqlite"
 BEST_FILE = "best.yaml"
+STUDY_FILES = (ASKED_FILE, TRIALS_FILE, f"{TRIALS_FILE}-wal", f"{TRIALS_FILE}-shm", BEST_FILE)
 WRITTEN = "another slotune is writing this study; wait for it or stop it"
 
 Where = Literal["simulation", "other orders", "longer load", "other step times", "hardware"]
@@ -135,11 +136,15 @@ class Study:
         self.folder = folder
         self.asked = asked
         self._lock = lock
-        with _disk_errors(folder):
-            self._db = sqlite3.connect(_address(folder, lock), uri=True, isolation_level=None)
-            if lock is not None:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute(SCHEMA)
+        try:
+            with _disk_errors(folder):
+                self._db = sqlite3.connect(_address(folder, lock), uri=True, isolation_level=None)
+                if lock is not None:
+                    self._db.execute("PRAGMA journal_mode=WAL")
+                    self._db.execute(SCHEMA)
+        except SlotuneError:
+            self._unlock()
+            raise
 
     @classmethod
     def open(cls, folder: Path, *, writable: bool = False) -> Self:
@@ -157,7 +162,7 @@ class Study:
             raise InputError(f"{folder}: is a file; give a folder to --out")
         if (folder / ASKED_FILE).exists():
             _check_same(folder, read_asked(folder), asked)
-        elif folder.exists() and {path.name for path in folder.iterdir()} - {ASKED_FILE + PART}:
+        elif folder.exists() and not all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
             raise InputError(f"{folder}: holds something that is not a study; give an empty or new folder to --out")
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +206,9 @@ class Study:
     def close(self) -> None:
         """Let go of the files."""
         self._db.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -245,7 +253,7 @@ def _check_same(folder: Path, old: Asked, new: Asked) -> None:
 
 def check_apart(folder: Path, out: Path | None) -> None:
     """Raise InputError where `out` is one of the files that the study in `folder` consists of."""
-    if out and out.resolve() in {(folder / name).resolve() for name in (ASKED_FILE, TRIALS_FILE, BEST_FILE)}:
+    if out and out.resolve() in {(folder / name).resolve() for name in STUDY_FILES}:
         raise InputError(f"--out {out}: is a part of the study itself; name another file")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..simulator.slo import Slo
 from .comparison import Compared, Quantity, changes_text, comparisons
-from .intervals import Interval, mean_interval, paired_ratio
+from .intervals import Interval, alone_in, mean_interval, paired_ratio, rounds_alone
 from .objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, good_share, share_text
 
 MANIFOLD = 5.0
@@ -59,11 +59,12 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
     best = min(good, key=lambda one: (*_standing(advantages[one.name]), mean_merit(one, merit)))
     advantage = advantages[best.name]
     if not meets(default, objective):
-        return _over_missing_default(best, default, advantage, objective)
+        return _over_missing_default(best, default, advantage, objective, rounds_alone(comparisons(found)))
     if advantage.high < 1:
         what = f"{_better(advantage, objective)}, beyond the noise between runs."
         return Verdict(best, True, True, advantage, f"Measured {what}")
-    return Verdict(default, True, True, advantage, _as_good(best, default, advantage, objective))
+    told = _as_good(best, default, advantage, objective, rounds_alone(comparisons(found)))
+    return Verdict(default, True, True, advantage, told)
 
 
 def meets(one: Compared, objective: Objective) -> bool:
@@ -125,7 +126,7 @@ def _advantage(
     best: Compared, default: Compared, merit: Merit, comparisons: int, may_win: Callable[[Metrics, Metrics], bool]
 ) -> Interval:
     """Merit against the default's. Infinite where `best` has none in a round in which the default has; 0 where that is
-    so the other way round, more than once, and `best` is worse in no round.
+    so the other way round, and `best` is worse in no round: without an interval where chance may do that.
 
     A run that may not win has no merit.
     """
@@ -137,8 +138,9 @@ def _advantage(
         return Interval(math.inf, math.nan, math.inf, len(pairs))
     known = [(mine, theirs) for mine, theirs in pairs if math.isfinite(mine)]
     wins = sum(math.isinf(theirs) for _, theirs in known)
-    if wins > 1 and all(mine <= theirs for mine, theirs in known):
-        return Interval(0.0, 0.0, 0.0, wins)
+    alone = alone_in(wins, len(known), comparisons=comparisons)
+    if wins and all(mine <= theirs for mine, theirs in known) and (alone.high == 0 or wins == len(known)):
+        return alone
     return paired_ratio([mine for mine, _ in known], [theirs for _, theirs in known], comparisons=comparisons)
 
 
@@ -215,24 +217,31 @@ def _price(best: Compared, default: Compared) -> str:
     return f"; it serves {1 - ratio:.0%} fewer requests a second" if ratio < KEEPS_UP else ""
 
 
-def _over_missing_default(best: Compared, default: Compared, advantage: Interval, objective: Objective) -> Verdict:
+def _over_missing_default(
+    best: Compared, default: Compared, advantage: Interval, objective: Objective, needed: int
+) -> Verdict:
     worst = Objective(slos=objective.limits)  # the goals do not count where the default misses
     if advantage.high < 1:
         sentence = f"Meets the targets, which the default misses; {_better(advantage, worst)}{_price(best, default)}."
         return Verdict(best, True, True, advantage, sentence)
-    doubt = "not in every round" if math.isinf(advantage.value) else f"within the noise ({_range(advantage)})"
+    if math.isinf(advantage.value):
+        doubt = "not in every round"
+    elif advantage.value == 0:
+        doubt = f"in {_paired(advantage)} that may be chance; {needed} would tell"
+    else:
+        doubt = f"within the noise ({_range(advantage)})"
     sentence = f"Meets the targets on average and the default does not, but {doubt}{_price(best, default)}."
     return Verdict(best, True, False, advantage, sentence)
 
 
-def _as_good(best: Compared, default: Compared, advantage: Interval, objective: Objective) -> str:
+def _as_good(best: Compared, default: Compared, advantage: Interval, objective: Objective, needed: int) -> str:
     shown = f"{best.name} ({changes_text(best.settings, default.settings)})"
     if math.isinf(advantage.value):
         lacks = f"serves fewer requests in some round, or has nothing to show for {merit_name(objective)}"
         return f"The default is better: the best other, {shown}, {lacks}."
-    if not advantage.runs:
+    if not advantage.runs or advantage.value == 0:
         return (
-            f"No paired run tells {shown} from the default: it takes rounds in which both have a merit, or two in "
+            f"No paired run tells {shown} from the default: it takes rounds in which both have a merit, or {needed} in "
             "which it alone has one."
         )
     if math.isnan(advantage.low):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 from ..errors import InputError, SlotuneError
@@ -55,7 +55,8 @@ def workers(
         yield lambda questions: map(function, questions)
         return
     others = set(active_children())
-    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(function, os.getpid()))
+    # Forked, also where Python has another way by default: what was compiled and read is there at once.
+    pool = ProcessPoolExecutor(count, get_context("fork"), _start_worker, (function, os.getpid()))
     finished = False
     try:
         yield lambda questions: _ordered(pool, questions)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slotune.errors import InputError
 from slotune.traces.mooncake import read_mooncake, write_trace
 from slotune.traces.read import read_trace
 from slotune.traces.trace import Trace
+from slotune.whole_file import whole_file
 
 GOOD = {"timestamp": 1500, "input_length": 600, "output_length": 7}
 
@@ -232,14 +234,27 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert json.loads(reader.communicate()[0]) == GOOD and (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
-def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:
+def test_where_writing_fails_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("old")
-    (tmp_path / "t.jsonl.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        write_trace(read(*[GOOD] * 2000), path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_trace(read(*[GOOD] * 2000), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("t.jsonl", "old")]
+
+
+def test_no_other_file_is_touched_and_two_writers_do_not_mix(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl.part").write_text("somebody's")
+    with whole_file(tmp_path / "t.jsonl") as first:
+        first.write(b"first")
+        with whole_file(tmp_path / "t.jsonl") as second:
+            second.write(b"second")
+    files = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert files == {"t.jsonl": "first", "t.jsonl.part": "somebody's"}
 
 
 @pytest.mark.parametrize("timestamp", [1e19, 10**400])

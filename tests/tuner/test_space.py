@@ -47,6 +47,20 @@ def test_the_default_is_the_empty_settings():
     assert SPACE.allowed(SPACE.vector({})[None, :])[0]
 
 
+@pytest.mark.parametrize(
+    ("fixed", "made_with"),
+    [
+        ({"max_num_batched_tokens": 512}, {"long_prefill_token_threshold": 1024, "max_num_seqs": 64}),
+        ({"enable_chunked_prefill": False, "max_model_len": 4096}, {"long_prefill_token_threshold": 512}),
+        ({}, {"enable_chunked_prefill": False, "max_model_len": 4096, "long_prefill_token_threshold": 512}),
+    ],
+)
+def test_a_default_whose_threshold_does_nothing_is_searched_from(fixed, made_with):
+    space = build_space(resolve(fixed, made_with, 10_000), fixed, made_with=made_with)
+    assert space.allowed(space.vector({})[None, :])[0]
+    assert any(len(knob.values) > 1 for knob in space.knobs)
+
+
 def test_settings_are_python_values_that_json_takes():
     settings = SPACE.settings(SPACE.vector({"max_num_seqs": 64, "enable_prefix_caching": False}))
     assert settings == {"max_num_seqs": 64, "enable_prefix_caching": False}

@@ -95,8 +95,9 @@ def test_what_is_no_study_is_not_opened(tmp_path):
 def test_a_damaged_database_is_one_clear_error(tmp_path):
     Study.create(tmp_path, ASKED).close()
     (tmp_path / "trials.sqlite").write_bytes(b"garbage" * 1000)
-    with pytest.raises(SlotuneError, match=r"trials.sqlite: damaged .* tune again in a new folder"):
-        Study.open(tmp_path, writable=True)
+    for _ in range(2):  # nor is the folder held by the first attempt
+        with pytest.raises(SlotuneError, match=r"trials.sqlite: damaged .* tune again in a new folder"):
+            Study.open(tmp_path, writable=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from slotune.simulator.slo import parse_slo
@@ -153,7 +154,8 @@ def test_one_lucky_run_does_not_hide_what_is_proven():
 
 
 def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
-    found = decide([good("default", 0, 0, 0), good("#1", 5, 5.1, 4.9), good("#2", 7, 7.1, 6.9)], GOODPUT)
+    nothing = good("default", 0, 0, 0, 0)
+    found = decide([nothing, good("#1", 5, 5.1, 4.9, 5), good("#2", 7, 7.1, 6.9, 7)], GOODPUT)
     assert (found.recommended.name, found.proven) == ("#2", True)
     assert "in which the default has nothing to show for request_goodput" in found.sentence
     lost = decide([good("default", 5, 5, 5), good("#1", 10, 0, 10.1)], GOODPUT)
@@ -164,15 +166,19 @@ def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
     assert "No paired run tells #1" in neither.sentence
     once = decide([good("default", 0), good("#1", 5)], GOODPUT)
     assert once.recommended.name == "default"
-    assert "in which it alone has one" in once.sentence
+    assert "or 3 in which it alone has one" in once.sentence
+    three = [good("default", 0, 0, 0), good("#1", 5, 5, 5), good("#2", 7, 7, 7)]
+    assert decide(three, GOODPUT).recommended.name == "default"  # of two that are tried beside it one may be so lucky
+    assert "or 4 in which" in decide(three, GOODPUT).sentence
+    assert decide(three[:2], GOODPUT).recommended.name == "#1"
     better = decide([good("default", 1, 1, 0), good("#1", 1.2, 1.21, 1.19)], GOODPUT)
     assert "cannot tell" not in better.sentence  # two rounds in which both have a merit tell it
     assert better.recommended.name == "#1"
 
 
 def test_a_default_that_answers_too_few_loses_to_the_fastest_that_answers_all():
-    default = measured("default", 90, 90, 90, failed=5)
-    found = decide([default, measured("#1", 90, 91, 92), measured("#2", 30, 31, 32)], TTFT)
+    default = measured("default", 90, 90, 90, 90, failed=5)
+    found = decide([default, measured("#1", 90, 91, 92, 93), measured("#2", 30, 31, 32, 33)], TTFT)
     assert (found.recommended.name, found.proven) == ("#2", True)
 
 
@@ -203,9 +209,28 @@ def test_none_meeting_for_want_of_answers_has_no_factor():
 
 
 def test_goodput_out_of_nothing_counts_where_the_rest_is_equal():
-    found = decide([good("default", 0, 0, 5), good("#1", 5, 5, 5)], GOODPUT)
+    found = decide([good("default", *[0] * 6, 5), good("#1", *[5] * 7)], GOODPUT)
     assert (found.recommended.name, found.proven) == ("#1", True)
-    assert "better in 2 paired runs, in which" in found.sentence
+    assert "better in 6 paired runs, in which" in found.sentence
+    found = decide([good("default", *[0] * 5, 5), good("#1", *[5] * 6)], GOODPUT)
+    assert found.recommended.name == "default"
+
+
+def test_a_default_that_misses_by_chance_is_not_proven_worse():
+    twice = decide([measured("default", 90, 90, failed=5), measured("#1", 90, 91)], TTFT)
+    assert (twice.recommended.name, twice.proven) == ("#1", False)
+    assert "but in 2 paired runs that may be chance; 3 would tell" in twice.sentence
+
+
+@pytest.mark.parametrize("bad", [0.2, 0.5, 0.8])
+def test_of_equals_few_are_proven_better(bad: float):
+    """Each run of four equal configurations has nothing to show with a chance of `bad`."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(600):
+        rounds = np.where(rng.random((4, 3)) < bad, 0.0, 5.0)
+        found = [good(name, *row) for name, row in zip(("default", "#1", "#2", "#3"), rounds, strict=True)]
+        wrong += decide(found, GOODPUT).recommended.name != "default"
+    assert wrong <= 0.05 * 600
 
 
 def test_goodput_counts_unanswered_requests_once():
