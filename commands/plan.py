@@ -120,8 +120,9 @@ def _scenario(
     from ..tuner.capacity import Scenario
     from ..tuner.objective import Objective
 
-    settings = parse_settings(engine, engine_config, acceptance_rate)
-    return Scenario("base", load_profile(profile), read_trace(trace), Objective(slo, (), goodput), settings, policy)
+    known = load_profile(profile)
+    settings = parse_settings(engine, engine_config, acceptance_rate, known.defaults)
+    return Scenario("base", known, read_trace(trace), Objective(slo, (), goodput), settings, policy)
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:

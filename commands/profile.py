@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import (
+    acceptance_rate_option,
     duration,
     engine_config_option,
     engine_option,
@@ -107,6 +108,7 @@ def linear(
 @vllm_version_option
 @engine_option
 @engine_config_option
+@acceptance_rate_option
 @seed_option
 @out_option
 @json_option
@@ -116,6 +118,7 @@ def fit(
     version: str | None,
     engine: tuple[str, ...],
     engine_config: Path | None,
+    acceptance_rate: str | None,
     seed: int,
     out: Path,
     as_json: bool,
@@ -140,7 +143,7 @@ def fit(
     from ..simulator.speculation import drafts_of
 
     check_target(out)
-    settings = parse_settings(engine, engine_config)
+    settings = parse_settings(engine, engine_config, acceptance_rate)
     blocks = RecordedBlocks(settings.get("block_size"))
     samples = samples_of_files(steps, drafts_of(settings), blocks.add)
     profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)

@@ -103,7 +103,7 @@ def command(
     configurations = read_configurations(configs)
     run, settings, objective = _common(**common)
     if acceptance_rate:
-        configurations = accepting(configurations, settings, acceptance_rate)
+        configurations = accepting(configurations, {**run.profile.defaults, **settings}, acceptance_rate)
     note_ignored(run.profile, run.policy, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(

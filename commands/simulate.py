@@ -201,7 +201,7 @@ def _simulated(
     from ..traces.transform import at_rate
 
     known = load_profile(profile)
-    settings = parse_settings(engine, engine_config, acceptance_rate)
+    settings = parse_settings(engine, engine_config, acceptance_rate, known.defaults)
     config = known.engine_config(settings)
     note_ignored(known, service["policy"], settings)
     load = read_trace(trace)

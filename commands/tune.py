@@ -146,12 +146,19 @@ def _validated(
 
 
 def _asked(
-    engine: tuple[str, ...], engine_config: Path | None, acceptance_rate: str | None, slo: tuple[Any, ...], **rest: Any
+    profile: str,
+    engine: tuple[str, ...],
+    engine_config: Path | None,
+    acceptance_rate: str | None,
+    slo: tuple[Any, ...],
+    **rest: Any,
 ) -> "Asked":
+    from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
     from ..tuner.task import ask
 
-    return ask(slos=slo, engine=parse_settings(engine, engine_config, acceptance_rate), **rest)
+    settings = parse_settings(engine, engine_config, acceptance_rate, load_profile(profile).defaults)
+    return ask(profile, slos=slo, engine=settings, **rest)
 
 
 def _print(found: "Recommendation") -> None:

@@ -113,9 +113,14 @@ def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
     )
 
 
+FOLLOWS_OTHERS = frozenset({"max_num_scheduled_tokens"})
+"""What an engine that drafts sets by its token budget (VllmConfig._set_max_num_scheduled_tokens, vllm/config/vllm.py):
+kept, it would bound every other budget."""
+
+
 def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The engine's settings where nobody asks for others: those it was measured with, and those it chose itself."""
-    chosen = {name: facts[name] for name in SIMULATED if facts.get(name) is not None}
+    chosen = {name: facts[name] for name in SIMULATED - FOLLOWS_OTHERS if facts.get(name) is not None}
     if facts.get("policy") is not None:
         chosen["scheduling_policy"] = facts["policy"]
     if facts.get("gpu_memory_utilization") is not None:

@@ -59,7 +59,7 @@ def _default_cache(profile: Profile) -> str:
     try:
         engine = profile.engine_config({})
     except InputError as error:
-        return f"vLLM refuses the default settings: {error}"
+        return f"not with the default settings: {error}"
     tokens = engine.num_gpu_blocks * engine.block_size
     return f"{engine.num_gpu_blocks} blocks of {engine.block_size} tokens ({tokens:,} tokens) with the default settings"
 

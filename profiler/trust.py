@@ -121,18 +121,22 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
     if profile.source != CLOSED_FORM:
         known -= TIMED
     lines = _other_schedules({**profile.defaults, **settings})
-    for name, value in settings.items():
-        made_with = _made_with(profile, name)
+    for name, asked in settings.items():
+        value, made_with = _timed(name, asked), _timed(name, _made_with(profile, name))
         if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else ", and to memory,"
-        asked = without_acceptance(value) if name == "speculative_config" and value else value
         lines.append(
-            f"{name}={asked}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
+            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
             "in these numbers"
         )
     return lines
+
+
+def _timed(name: str, value: Any) -> Any:
+    """Of a value what the time of a step depends on: not how many drafts are accepted."""
+    return without_acceptance(value) if name == "speculative_config" and value else value
 
 
 def _other_schedules(settings: Mapping[str, Any]) -> list[str]:

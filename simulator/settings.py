@@ -1,7 +1,7 @@
 """Settings as people write them, under vLLM's own names: `name=value` texts and `vllm serve --config` files, typed."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
 from importlib.resources import files
@@ -79,12 +79,16 @@ def vllm_serve_argument_names() -> frozenset[str]:
 
 
 def parse_settings(
-    assignments: Iterable[str] = (), config_file: Path | None = None, acceptance: str | None = None
+    assignments: Iterable[str] = (),
+    config_file: Path | None = None,
+    acceptance: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
 
     What the file says of the server and not of the engine, such as its port, is passed over.
-    `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of).
+    `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of), which may
+    be that of the `defaults` of a profile.
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
     settings = _read_config_file(config_file) if config_file else {}
@@ -93,12 +97,12 @@ def parse_settings(
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
         settings |= setting(name, value, f"--engine {text}")
-    return _with_acceptance(settings, acceptance) if acceptance else settings
+    return _with_acceptance(settings, acceptance, defaults or {}) if acceptance else settings
 
 
-def _with_acceptance(settings: Settings, acceptance: str) -> Settings:
+def _with_acceptance(settings: Settings, acceptance: str, defaults: Mapping[str, Any]) -> Settings:
     """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
-    config = settings.get("speculative_config")
+    config = {**defaults, **settings}.get("speculative_config")
     if not config:
         raise nothing_drafted(acceptance)
     return settings | {"speculative_config": assume_acceptance(config, acceptance)}

@@ -9,8 +9,9 @@ from slotune.profiler import measured_profile
 from slotune.profiler.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.kv_starts import observation_of
-from slotune.profiler.measured_profile import engine_facts, measured_kv
+from slotune.profiler.measured_profile import defaults_of, engine_facts, measured_kv
 from slotune.profiler.model_folder import keeps_every_token
+from slotune.simulator.engine_config import resolve
 
 LLAMA: dict[str, Any] = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "hidden_size": 4096,
@@ -31,6 +32,15 @@ def facts(**others: Any) -> dict[str, Any]:
     own = {"num_gpu_blocks": 112_000, "dtype": "torch.bfloat16", "cache_dtype": "auto"}
     cache = {"kv_cache_groups": ["FullAttentionSpec"], "kv_bytes_per_block": 16 * 65536.0 * element}
     return LIMITS | own | cache | others
+
+
+def test_what_a_drafting_engine_makes_of_its_budget_bounds_no_other() -> None:
+    drafting = {"method": "eagle3", "num_speculative_tokens": 2, "rejection_sample_method": "synthetic"}
+    settings = {"speculative_config": drafting | {"synthetic_acceptance_rates": [0.7, 0.5]}}
+    known = defaults_of(settings, facts(max_num_scheduled_tokens=8192))
+    assert resolve({"max_num_batched_tokens": 16384}, known, 10_000).token_budget == 16384
+    asked = defaults_of(settings | {"max_num_scheduled_tokens": 4096}, facts(max_num_scheduled_tokens=4096))
+    assert resolve({"max_num_batched_tokens": 16384}, asked, 10_000).token_budget == 4096
 
 
 @pytest.mark.parametrize("fixed", [{}, {"kv_cache_memory_bytes": 112_000 * 16 * 65536}])

@@ -225,7 +225,7 @@ def test_a_profile_whose_defaults_do_not_fit_is_shown_with_the_reason(
     write_profile(replace(with_memory(profile), defaults={"max_model_len": 100_000}), tmp_path / "p")
     told = json.loads(slotune("profile", "show", tmp_path / "p", "--json")[1])
     assert told["num_gpu_blocks"] is None
-    assert told["kv"][0].startswith("vLLM refuses the default settings: max_model_len=100000: larger than the KV cache")
+    assert told["kv"][0].startswith("not with the default settings: max_model_len=100000: larger than the KV cache")
     code, out, _ = slotune("profile", "show", tmp_path / "p")
     assert code == 0 and f"KV cache: {told['kv'][0]}" in out
 

@@ -231,6 +231,14 @@ def test_what_a_drafting_engine_was_seen_to_do_is_predicted_of_one(tmp_path: Pat
     seen = json.loads(slotune(*run, "--profile", tmp_path / "seen").out)
     assert seen["metrics"]["mean_tpot_ms"] == pytest.approx(true["mean_tpot_ms"], rel=0.02)
     assert seen["trust"]["extrapolated_share"] < 0.02
+    plain = 'speculative_config={"method": "eagle3", "num_speculative_tokens": 3}'
+    fitted = ("profile", "fit", steps, "--engine", plain, "--acceptance-rate", "0.5", "--out", tmp_path / "given")
+    assert slotune(*fitted).code == 0
+    run = ("simulate", "--trace", trace, "--profile", tmp_path / "given", "--json")
+    assert json.loads(slotune(*run).out)["metrics"] == seen["metrics"], "the profile's own engine drafts"
+    fewer = json.loads(slotune(*run, "--acceptance-rate", "0.1").out)
+    assert fewer["metrics"]["mean_tpot_ms"] > 1.2 * true["mean_tpot_ms"]
+    assert fewer["trust"]["not_represented"] == [], "how many drafts are accepted is no matter of the steps' time"
 
 
 def test_prompts_in_one_step_of_an_engine_that_was_seen_to_cut_them_have_no_known_error(
