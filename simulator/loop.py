@@ -111,6 +111,8 @@ def _is_refused(engine, request):
     rules, state = engine.rules[0], engine.state[0]
     if request.prompt >= rules.max_model_len or request.max_tokens > rules.max_model_len:
         return True
+    if not rules.cuts_long_answers and request.prompt + request.max_tokens > rules.max_model_len:
+        return True
     if kv_cache.exceeds_cache(engine, request.prompt):
         return True
     if rules.policy == VLLM_V0 and request.prompt > rules.token_budget:

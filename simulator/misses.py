@@ -63,6 +63,9 @@ def _refusals(
     prompts = requests.prompt_tokens
     yield f"have prompts of max_model_len={engine.max_model_len} tokens or more", prompts >= engine.max_model_len
     yield f"ask for more than max_model_len={engine.max_model_len} tokens", asked_tokens > engine.max_model_len
+    if not engine.version_rules.cuts_long_answers:
+        too_long = prompts + asked_tokens > engine.max_model_len
+        yield f"have more than max_model_len={engine.max_model_len} tokens with the answer that they ask for", too_long
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":

@@ -61,6 +61,7 @@ RULES = np.dtype(
         ("keeps_place", np.int64),
         ("spares_lone_request", np.int64),
         ("queues_skipped_with_others", np.int64),
+        ("cuts_long_answers", np.int64),
     ]
 )
 """EngineConfig as compiled code takes it."""

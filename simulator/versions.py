@@ -66,6 +66,9 @@ class VersionRules:
     queues_skipped_with_others: bool = _since("0.31")
     """A request passed over for its tokens in flight goes back into the queue; before, into one that is emptied first
     (scheduler.py, skipped_waiting)."""
+    cuts_long_answers: bool = _since("0.32")
+    """A request whose prompt and max_tokens are longer than max_model_len together is answered until there; before, it
+    was refused (vllm/renderers/params.py, max_input_tokens)."""
 
 
 def numbers_of(version: str | None) -> tuple[int, int] | None:

@@ -4,12 +4,14 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slotune.errors import InputError
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import EngineConfig, resolve
+from slotune.simulator.misses import reasons
 from slotune.simulator.state import rules_of
 from slotune.simulator.versions import (
     NEWEST,
@@ -22,6 +24,7 @@ from slotune.simulator.versions import (
     version_note,
 )
 from slotune.tests.oracle.simulated import run_slotune
+from slotune.tests.simulator.runs import Setup, make_trace, run
 
 DRAFT_MODEL = {
     "method": "draft_model",
@@ -131,6 +134,16 @@ def test_the_version_comes_from_the_profile(tmp_path: Path) -> None:
 
     assert simulated("0.30.0") == ("0.30.0", [30, 30, 30, 10])
     assert simulated("0.31.0") == ("0.31.0", [100])
+
+
+@pytest.mark.parametrize(("vllm", "answered"), [("0.31.0", [10]), ("0.32.0", [10, 10])])
+def test_an_answer_longer_than_the_model_was_refused_before_0_32(vllm: str, answered: list[int]) -> None:
+    engine = EngineConfig(num_gpu_blocks=100, max_model_len=110, vllm_version=vllm)
+    made = run(Setup(make_trace([0.0, 0.0], [100, 100], [10, 20]), engine))
+    requests, asked = made.result.requests, np.array([10, 20])
+    assert requests.output_tokens[requests.finished].tolist() == answered
+    told = reasons(requests, asked, engine, "vllm-v1")
+    assert told == ["1 have more than max_model_len=110 tokens with the answer that they ask for"][: 2 - len(answered)]
 
 
 def test_a_word_that_is_no_version_is_refused(tmp_path: Path) -> None:
