@@ -18,7 +18,7 @@ from .lasting_prefixes import passing_on
 from .objective import Metrics
 from .study import Study, Trial
 from .task import Task
-from .variation import ORDERS, RunVariations, Variation, run_variations
+from .variation import RunVariations, Variation, how_many_orders, run_variations
 
 ORIGIN = "other order"
 
@@ -83,7 +83,7 @@ def run_other_orders(
     on_trial: Callable[[Trial], None],
 ) -> None:
     """Run the default and the finalists on every order (`run_variations`)."""
-    numbers = range(1, min(ORDERS, len(task.trace) - 1) + 1) if _differ(task.trace) else ()
+    numbers = range(1, how_many_orders(task.trace) + 1) if _differ(task.trace) else ()
     wanted = [
         (number, Variation(settings, number)) for settings in finalists(study, task).values() for number in numbers
     ]

@@ -11,8 +11,9 @@ from ..simulator.settings import Settings
 from ..traces.stats import request_rate
 from ..traces.transform import head
 from .objective import Metrics
-from .steady_load import lasting_seed, ordered
+from .steady_load import lasting_seed
 from .task import Task
+from .warm import warmed
 from .workers import workers
 
 RATE_FACTORS = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0)
@@ -39,15 +40,16 @@ class OneChange:
 
 
 def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
-    """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts: on the trace itself, which is
-    the sooner over the higher the rate, rates would pass at which a queue grows. Empty where the trace has none."""
+    """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts, once prefix caches are warm: on
+    the trace itself, which is the sooner over the higher the rate, rates would pass at which a queue grows. Empty where the trace has none."""
     trace = head(task.trace, SWEEP_REQUESTS)
     rate = request_rate(trace)
     if math.isnan(rate):
         return []
     points = []
     for factor in RATE_FACTORS:
-        run = replace(task.simulated(), trace=ordered(trace, LASTING_REQUESTS, factor * rate, lasting_seed(trace)))
+        load, cold = warmed(trace, LASTING_REQUESTS, factor * rate, lasting_seed(trace))
+        run = replace(task.simulated(), trace=load, cold=cold)
         points.append(RatePoint(factor * rate, run(dict(settings)).metrics))
     return points
 

@@ -78,10 +78,15 @@ def pace_of(trial: Trial) -> Pace:
     return Pace(**{name: trial.details[name] for name in ("step_factor", "later_s") if name in trial.details})
 
 
+def how_many_orders(trace: Trace) -> int:
+    """How many orders of the requests there are beside the trace's own; of many ORDERS."""
+    return min(ORDERS, len(trace) - 1)
+
+
 def rotated(trace: Trace, number: int) -> Trace:
-    """Order `number` (1 to ORDERS) of a trace: the arrival times stay, the requests move on along them.
+    """Order `number` (1 to `how_many_orders`) of a trace: the arrival times stay, the requests move on along them.
 
     What follows what stays too, so bursts and system prompts are as they were; which request meets which burst is not.
     """
-    first = number * len(trace) // (ORDERS + 1)
+    first = number * len(trace) // (how_many_orders(trace) + 1)
     return replace(trace.taken(np.roll(np.arange(len(trace)), -first)), arrival_s=trace.arrival_s)

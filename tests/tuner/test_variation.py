@@ -1,5 +1,6 @@
 """Settings on other orders of the requests and with other step times: what moves and what stays."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from slotune.simulator.timing import Pace
 from slotune.tuner.evaluate import SimulatedRun
-from slotune.tuner.variation import ORDERS, Variation, VariedRun, rotated
+from slotune.tuner.variation import ORDERS, Variation, VariedRun, how_many_orders, rotated
 
 
 def test_an_order_moves_the_requests_and_leaves_the_arrivals(small_trace: Any):
@@ -18,6 +19,13 @@ def test_an_order_moves_the_requests_and_leaves_the_arrivals(small_trace: Any):
         assert (other.input_tokens == np.roll(trace.input_tokens, -10 * number)).all()
         assert (other.output_tokens == np.roll(trace.output_tokens, -10 * number)).all()
         assert (other.run_tokens == 50).all()
+
+
+@pytest.mark.parametrize("requests", [2, 3, 6])
+def test_orders_of_few_requests_are_all_other_ones(small_trace: Any, requests: int):
+    trace = replace(small_trace(requests), input_tokens=np.arange(1, requests + 1, dtype=np.int32))
+    orders = [rotated(trace, number).input_tokens.tolist() for number in range(1, how_many_orders(trace) + 1)]
+    assert len({tuple(order) for order in [*orders, trace.input_tokens.tolist()]}) == requests == len(orders) + 1
 
 
 def test_nothing_varied_is_the_run_as_it_is(small_profile: Any, small_trace: Any):
