@@ -40,8 +40,11 @@ class OneChange:
 
 
 def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
-    """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts, once prefix caches are warm: on
-    the trace itself, which is the sooner over the higher the rate, rates would pass at which a queue grows. Empty where the trace has none."""
+    """The settings at RATE_FACTORS times the task's own rate, each on a load that lasts, once prefix caches are warm.
+
+    On the trace itself, which is the sooner over the higher the rate, rates would pass at which a queue grows. Empty
+    where the trace has none.
+    """
     trace = head(task.trace, SWEEP_REQUESTS)
     rate = request_rate(trace)
     if math.isnan(rate):
