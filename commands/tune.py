@@ -167,7 +167,7 @@ def _print(found: "Recommendation") -> None:
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
     if found.front:
-        table(*front_table(found), title="Pareto front: none is beaten in every goal")
+        table(*front_table(found), title="Pareto front: none is beaten in one goal without winning another")
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(trust_of(found), found.task.asked.policy)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, Valid
 from ..errors import InputError
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.settings import Settings, setting
-from ..simulator.step_time import HULL_ABOVE, SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
+from ..simulator.step_time import SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
 from .profile import EngineFacts, ModelPart, Profile
@@ -55,8 +55,8 @@ class _Document(_Part):
     step: _StepPart
     held_out: list[RegimeError]
     notes: list[str]
-    model_parts: list[ModelPart] = []
-    doubts: list[str] = []
+    model_parts: list[ModelPart]
+    doubts: list[str]
 
 
 def bundled_names() -> list[str]:
@@ -170,21 +170,11 @@ def _hull_of(ranges: dict[str, dict[str, tuple[float, float]]] | None, folder: P
     if ranges is None:
         return unbounded_hull()
     hull = unmeasured_hull()
-    for regime, named in ranges.items():
-        features = _with_prefill_context(named)
+    for regime, features in ranges.items():
         if regime not in REGIME_NAMES or set(features) != set(SHAPE_NAMES):
             raise InputError(f"{folder / DOCUMENT}: step.hull: {regime} is not a full range of features")
         hull[REGIME_NAMES.index(regime)] = [features[name] for name in SHAPE_NAMES]
     return hull
-
-
-def _with_prefill_context(features: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """The ranges with one for prefill_context where a profile is older than that feature: as wide as the other ranges
-    let it be, so that it makes no step an extrapolated one."""
-    if "prefill_context" in features or not {"prefill_rows", "max_context"} <= features.keys():
-        return features
-    most = HULL_ABOVE * features["prefill_rows"][1] * features["max_context"][1]
-    return {**features, "prefill_context": (0.0, most)}
 
 
 def write_profile(profile: Profile, folder: Path) -> None:

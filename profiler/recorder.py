@@ -92,8 +92,8 @@ class Recorder:
         return super()._preempt_request(request, *args, **kwargs)
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """With SLOTUNE_CONTROL, an id with `slotune-cap<N>-` in it limits every later step to N tokens, 0 to the
-        engine's own limit: chunk sizes without a restart."""
+        """With SLOTUNE_CONTROL, an id with `slotune-cap<N>-` in it limits every later step to N tokens, 0 to
+        max_num_batched_tokens: chunk sizes without a restart."""
         if self._control and (asked := CONTROL.search(request.request_id)):
             limit = self.scheduler_config.max_num_batched_tokens
             self.max_num_scheduled_tokens = min(int(asked[1]) or limit, limit)

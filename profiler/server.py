@@ -8,7 +8,8 @@
 
 Settings are vLLM's arguments by their underscore names, without model, host and port. `run/` gets `engine.log`,
 `facts.json` and, with `record=True`, `steps.jsonl` (see recorder.py). A failed start raises EngineError: one line, and
-`.reason` is one of bad-argument, kv-cache, out-of-memory, port, model, disk-full, hang, killed, crashed (diagnosis.py).
+`.reason` is one of bad-argument, kv-cache, out-of-memory, port, model, drafts, disk-full, hang, killed, crashed
+(diagnosis.py).
 
 The engine runs under supervisor.py, in a session of its own: Ctrl-C in a terminal does not reach it, and when this
 process is killed, the supervisor ends the engine. When the supervisor is killed, this process does (orphans.py).

@@ -171,10 +171,10 @@ def _launch(engine, model, memo, totals, rows, record):
 @inner
 def _sum_rows(engine, totals, rows, counts_drafts):
     """Sum the step's rows into `totals` and advance the requests (Scheduler._update_after_schedule)."""
-    entry, rules = scheduler.next_flight(engine), engine.rules[0]
+    place, rules = scheduler.next_flight(engine), engine.rules[0]
     totals[:] = 0.0
     for k in range(rows):
-        row = engine.rows[entry, k]
+        row = engine.rows[place, k]
         request = engine.requests[row.request]
         add_row(totals, row.tokens, row.context, row.drafts * counts_drafts)
         request.computed += row.tokens
@@ -201,27 +201,27 @@ def _run_stages(engine, start_s, step_s):
 def _inputs_known_s(engine, rows):
     """When the tokens from which the step's decodes start are there: the first stage waits for what the last one
     sampled, however early the step was scheduled (get_prev_sampled_outputs in vllm/v1/worker/gpu/pp_utils.py)."""
-    entry, known_s = scheduler.next_flight(engine), 0.0
+    place, known_s = scheduler.next_flight(engine), 0.0
     for k in range(rows):
-        known_s = max(known_s, engine.requests[engine.rows[entry, k].request].sampled_s)
+        known_s = max(known_s, engine.requests[engine.rows[place, k].request].sampled_s)
     return known_s
 
 
 @inner
 def _note_samples(engine, rows, end_s):
-    entry = scheduler.next_flight(engine)
+    place = scheduler.next_flight(engine)
     if len(engine.stage_free_s) > 1:
         for k in range(rows):
-            row = engine.rows[entry, k]
+            row = engine.rows[place, k]
             if row.samples:
                 engine.requests[row.request].sampled_s = end_s
 
 
 @inner
 def _record_step(engine, rows, start_s, end_s):
-    state, entry = engine.state[0], scheduler.next_flight(engine)
+    state, place = engine.state[0], scheduler.next_flight(engine)
     for k in range(rows):
-        engine.row_log[state.logged_rows + k] = engine.rows[entry, k]
+        engine.row_log[state.logged_rows + k] = engine.rows[place, k]
     for k in range(state.num_preempted):
         engine.preempted_log[state.logged_preempted + k] = engine.preempted[k]
     state.logged_rows += rows
@@ -260,17 +260,17 @@ def _fail_stuck(engine):
 @inner
 def _end_step(engine):
     """Scheduler.update_from_output for the step that has been in flight longest."""
-    state, entry = engine.state[0], engine.state[0].first_in_flight
-    flight = engine.flights[entry]
+    state, place = engine.state[0], engine.state[0].first_in_flight
+    flight = engine.flights[place]
     rows = flight.rows
     state.free_before = state.free_blocks
     state.now_s = max(state.now_s, flight.end_s)
-    state.first_in_flight = (entry + 1) % len(engine.flights)
+    state.first_in_flight = (place + 1) % len(engine.flights)
     state.num_in_flight -= 1
     flight.rows = 0
     together = stopped = sampled = 0
     for k in range(rows):
-        row = engine.rows[entry, k]
+        row = engine.rows[place, k]
         request = engine.requests[row.request]
         request.in_flight -= row.tokens
         is_stale = request.stale > 0

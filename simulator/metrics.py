@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..arrays import F64, I64
 from .request_table import RequestTable
-from .slo import METRICS, OF_ALL, ROUNDING_MS, Slo
+from .slo import METRICS, OF_ALL, ROUNDING_MS, percentile_key
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 UNITS = {
@@ -78,7 +78,7 @@ def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: lis
     for percentile in percentiles if missing else ():
         rank = math.ceil(percentile * (total + missing) / 100 - 1e-9)
         if rank <= total:
-            metrics[Slo(percentile, name, 1.0).key + OF_ALL] = float(ordered_ms[np.searchsorted(ends, rank)])
+            metrics[percentile_key(percentile, name) + OF_ALL] = float(ordered_ms[np.searchsorted(ends, rank)])
     return metrics
 
 
@@ -123,7 +123,7 @@ def _distribution(name: str, values_s: F64, count: I64, percentiles: list[float]
     ends = np.cumsum(weight)
     metrics = {f"mean_{name}_ms": mean, f"median_{name}_ms": _percentile(values_ms, ends, 50.0), f"std_{name}_ms": std}
     for percentile in percentiles:
-        metrics[Slo(percentile, name, 1.0).key] = _percentile(values_ms, ends, percentile)
+        metrics[percentile_key(percentile, name)] = _percentile(values_ms, ends, percentile)
     return metrics
 
 

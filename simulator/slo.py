@@ -21,6 +21,11 @@ OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 
 
+def percentile_key(percentile: float, metric: str) -> str:
+    """A percentile's key in `summarise`'s result, vLLM's spelling: p99_ttft_ms."""
+    return f"p{digits(percentile)}_{metric}_ms"
+
+
 @dataclass(frozen=True, slots=True)
 class Slo:
     """A percentile of a latency must not exceed a limit."""
@@ -32,7 +37,7 @@ class Slo:
     @property
     def key(self) -> str:
         """The metric's key in `summarise`'s result, vLLM's spelling: p99_ttft_ms."""
-        return f"p{digits(self.percentile)}_{self.metric}_ms"
+        return percentile_key(self.percentile, self.metric)
 
     def value_ms(self, metrics: Mapping[str, float]) -> float:
         """The latency that the limit is for: of all requests where some were not answered, infinite where these are

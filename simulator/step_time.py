@@ -89,8 +89,9 @@ class StepTimeModel(NamedTuple):
     """A model in one array, because numba counts references at every array that a tuple hands out.
 
     `numbers` holds: the layout (count of graph sizes, of edges a feature, each group's first cell and strides, whether
-    drafts are counted), the baseline's weights in seconds (PHYSICS), the hull (regimes, SHAPE, 2), the CUDA-graph
-    sizes, the edges (BINNED, most edges; filled up with +inf), the groups' tables.
+    drafts are counted), the baseline's weights in seconds (PHYSICS), the bounds of WITHIN (regimes, SHAPE, 2) and of
+    OUTSIDE (regimes, large features, 2), the CUDA-graph sizes, the edges (BINNED, most edges; filled up with +inf), the
+    groups' tables.
     """
 
     numbers: F64

@@ -45,10 +45,7 @@ def take_back(study: Study, task: Task, run_all: RunVariations) -> None:
 
 
 def _is_allowed(settings: Settings, task: Task) -> bool:
-    """Whether vLLM takes the other defaults beside these settings, and does not lower one of them.
-
-    Settings with values that an earlier version searched and this one does not are not looked at.
-    """
+    """Whether vLLM takes the other defaults beside these settings, and does not lower one of them."""
     return task.space.holds(settings) and bool(task.space.allowed(task.space.vector(settings)[None])[0])
 
 

@@ -50,7 +50,7 @@ class OtherOrders:
 
 
 def _of(metrics: Metrics, key: str) -> float:
-    """A metric; NaN where there is none, as in what an earlier version ran.
+    """A metric; NaN where there is none.
 
     A percentile over all requests is kept only where some were not answered, but no more than it leaves out
     (simulator/metrics.py). Where all were it is the plain one, and where too many were not it is infinite.

@@ -43,7 +43,7 @@ class Recommendation:
     default: Trial
     trials: int
     front: tuple[Trial, ...]
-    """With several goals: every configuration that no other beats in all of them."""
+    """With several goals: every configuration that no other beats in one without losing in another."""
     orders: Mapping[str, OtherOrders]
     """What the best few and the default gave on other orders of the requests, by `settings_key`."""
     longer_loads: Mapping[str, LongerLoad]

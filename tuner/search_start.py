@@ -51,7 +51,8 @@ def expected_decodes(trace: Trace, between_tokens_s: float) -> int:
 
 
 def full_step_s(timing: Timing, budget: int, decodes: int, context: int) -> float:
-    """Seconds of a step of `decodes` decode rows and one prefill chunk that fills the budget behind a mean context."""
+    """Seconds of a step of `decodes` decode rows, each on a mean context, and a prompt's first chunk that fills the
+    rest of the budget."""
     riding = min(decodes, budget - 1)
     tokens = np.array([1] * riding + [budget - riding])
     contexts = np.array([context] * riding + [0])

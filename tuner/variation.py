@@ -75,7 +75,7 @@ def run_variations(
 
 def pace_of(trial: Trial) -> Pace:
     """The pace at which a variation ran."""
-    return Pace(**{name: trial.details[name] for name in ("step_factor", "later_s") if name in trial.details})
+    return Pace(**trial.details)
 
 
 def how_many_orders(trace: Trace) -> int:

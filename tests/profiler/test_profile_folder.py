@@ -15,7 +15,7 @@ from slotune.profiler.provenance import MEASURED
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_samples import StepSamples, read_samples
 from slotune.simulator.features import totals_of
-from slotune.simulator.step_time import HULL_ABOVE, step_times_s
+from slotune.simulator.step_time import step_times_s
 from slotune.simulator.timing import Overhead
 
 
@@ -71,25 +71,6 @@ def test_it_comes_back_as_it_was(profile: Profile, folder: Path) -> None:
     assert profile.samples is not None
     steps = profile.samples.totals
     assert step_times_s(loaded.timing().step, steps) == pytest.approx(step_times_s(profile.timing().step, steps))
-
-
-def test_an_older_profile_has_neither_parts_nor_doubts(folder: Path) -> None:
-    content = json.loads((folder / "profile.json").read_text())
-    del content["doubts"], content["model_parts"]
-    (folder / "profile.json").write_text(json.dumps(content))
-    assert (load_profile(folder).model_parts, load_profile(folder).doubts) == ((), ())
-
-
-def test_an_older_profile_s_hull_has_no_prefill_context_and_is_as_wide_as_it_was(folder: Path) -> None:
-    written = load_profile(folder).step.hull
-    content = json.loads((folder / "profile.json").read_text())
-    content["step"]["hull"]["mixed"] = dict.fromkeys(content["step"]["hull"]["decode"], (1.0, 10.0))
-    for features in content["step"]["hull"].values():
-        del features["prefill_context"]
-    edit(folder, **content)
-    hull = load_profile(folder).step.hull
-    assert hull[0, :-1].tolist() == written[0, :-1].tolist()
-    assert hull[2, -1].tolist() == pytest.approx([0, HULL_ABOVE * 10 * 10])
 
 
 def test_the_samples_come_back(profile: Profile, folder: Path) -> None:
