@@ -191,7 +191,8 @@ def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Seq
     used = [
         i
         for i in basis
-        if (varies[i] or i == CONSTANT) and _shows(everything[:, i], i) and (i != DENSE_TOKENS or len(graph_sizes))
+        # The constant always is, however few the steps: without any column NNLS ends the process.
+        if i == CONSTANT or (varies[i] and _shows(everything[:, i], i) and (i != DENSE_TOKENS or len(graph_sizes)))
     ]
     features = everything[:, used]
     scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute

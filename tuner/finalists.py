@@ -56,11 +56,13 @@ def few(candidates: Sequence[Trial], trials: Sequence[Trial], task: Task) -> lis
 
 
 def eligible(trials: Sequence[Trial], task: Task) -> list[Trial]:
-    """Those that may be recommended: none that misses targets where the best meets them and, with several goals, none
-    that another beats in all of them."""
+    """Those that may be recommended: none that misses targets where the best meets them and, with several goals, the
+    front and the default, which may be beaten on this trace alone."""
     objective, space, reference = task.objective, task.space, reference_of(trials)
     if len(objective.goals) > 1 and (front := pareto_front(trials, objective, space, reference)):
-        return front
+        default = settings_key(task.asked.engine)
+        own = [t for t in trials if t.key == default and t not in front and objective.meets(t.metrics or {})]
+        return [*own, *front]
     best = recommended(trials, objective, space, reference)
     return [trial for trial in trials if best is not None and _rivals(trial, best, objective)]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 
 from .comparison import Quantity, quantities
 from .objective import Goal, Metrics, Objective, failed_share, keeps_up
@@ -64,22 +65,35 @@ def _ties(goal: Goal, mine: Metrics, best: Metrics) -> bool:
 
 
 def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpace, reference: Metrics) -> list[Trial]:
-    """Trials that meet the targets and that no other such trial beats in one goal without losing in another.
-
-    Of trials that are equal in every goal, the one with the fewest changes from the default.
+    """Trials that meet the targets and that no other such trial beats: is better in a goal by more than TIE, and worse
+    in none by more than that (of several others, by more than their parts of it, so that no circle of trials beats
+    itself away). Of trials that tie in every goal, the one with the fewest changes from the default.
     """
     plain_first = sorted(trials, key=lambda t: (len(space.changes(t.settings)), t.number or 0))
-    by_loss: dict[tuple[float, ...], Trial] = {}
-    for trial in plain_first:
-        metrics = trial.metrics
-        if metrics is not None and objective.meets(metrics) and objective.serves_as_much(metrics, reference):
-            losses = tuple(goal.loss(metrics, reference) for goal in objective.effective_goals())
-            by_loss.setdefault(losses, trial)
+    goals, tie = objective.effective_goals(), math.log1p(TIE)
+    losses = [
+        (tuple(goal.loss(trial.metrics, reference) for goal in goals), trial)
+        for trial in plain_first
+        if trial.metrics is not None
+        and objective.meets(trial.metrics)
+        and objective.serves_as_much(trial.metrics, reference)
+    ]
+    worse = tie / max(len(goals) - 1, 1)
+    front: list[tuple[tuple[float, ...], Trial]] = []
+    for mine, trial in losses:
+        beaten = any(_beats(other, mine, tie, worse) for other, _ in losses)
+        if not beaten and not any(_within(other, mine, tie) for other, _ in front):
+            front.append((mine, trial))
+    return [trial for _, trial in sorted(front, key=itemgetter(0))]
 
-    def beaten(mine: tuple[float, ...]) -> bool:
-        return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in by_loss)
 
-    return [by_loss[losses] for losses in sorted(by_loss) if not beaten(losses)]
+def _beats(one: Sequence[float], other: Sequence[float], by: float, worse: float) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return any(mine < theirs - by for mine, theirs in pairs) and all(mine <= theirs + worse for mine, theirs in pairs)
+
+
+def _within(one: Sequence[float], other: Sequence[float], by: float) -> bool:
+    return all(mine <= theirs + by and theirs <= mine + by for mine, theirs in zip(one, other, strict=True))
 
 
 def unlike(

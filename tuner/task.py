@@ -119,7 +119,7 @@ def objective_of(asked: Asked) -> Objective:
     """Targets and goals as they were asked."""
     goals = [parse_goal(name, maximize=True) for name in asked.maximize]
     goals += [parse_goal(name, maximize=False) for name in asked.minimize]
-    return Objective(tuple(parse_slo(text) for text in asked.slos), tuple(goals), dict(asked.goodput))
+    return Objective(tuple(parse_slo(text) for text in asked.slos), tuple(dict.fromkeys(goals)), dict(asked.goodput))
 
 
 def trace_digest(trace: Trace) -> str:

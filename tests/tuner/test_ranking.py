@@ -1,5 +1,10 @@
 """The recommendation: as good as the best, and no stranger than it must be."""
 
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.slo import Slo
 from slotune.tuner.objective import Goal, Objective
@@ -57,10 +62,35 @@ def test_the_front_holds_no_beaten_and_no_double():
     assert front == [fast, steady]
 
 
+def test_the_front_leaves_out_what_noise_speaks_for():
+    both = Objective((), (Goal("p99_ttft_ms", False), Goal("output_throughput", True)))
+
+    def at(ttft_ms, tokens_s, **settings):
+        one = trial(ttft_ms, **settings)
+        return replace(one, metrics={**one.metrics, "output_throughput": tokens_s})
+
+    default, hardly = at(162.0, 1146.0), at(161.8, 1146.0, max_num_seqs=64)
+    worthless = at(270.6, 1146.1, block_size=32)
+    assert pareto_front([default, hardly, worthless], both, SPACE, default.metrics) == [default]
+    better = at(150.0, 1145.9, max_num_seqs=32)
+    assert pareto_front([default, hardly, worthless, better], both, SPACE, default.metrics) == [better]
+
+
+@given(st.lists(st.tuples(*[st.floats(0.98, 1.02)] * 3), min_size=1, max_size=12))
+def test_a_front_is_never_empty(values):
+    """However near each other many are, they do not beat each other in a circle."""
+    goals = tuple(Goal(name, False) for name in ("p99_ttft_ms", "p99_tpot_ms", "mean_ttft_ms"))
+    trials = [
+        Trial({"max_num_seqs": 8 + n}, dict(zip([g.metric for g in goals], row, strict=True)), number=n)
+        for n, row in enumerate(values)
+    ]
+    assert pareto_front(trials, Objective((), goals), SPACE, trials[0].metrics)
+
+
 def test_far_from_the_default_nothing_is_a_tie_that_is_none():
     goal = Objective((), (Goal("p99_ttft_ms", False),))
     default, good, best = trial(1642.0), trial(56.0, max_num_seqs=64), trial(30.5, max_num_seqs=64, block_size=32)
     assert recommended([default, good, best], goal, SPACE, default.metrics) is best
     both = Objective((), (Goal("p99_ttft_ms", False), Goal("p99_tpot_ms", False)))
-    quick, quicker = trial(50.0, 20.0, max_num_seqs=64), trial(20.0, 20.1, max_num_seqs=32)
+    quick, quicker = trial(50.0, 20.0, max_num_seqs=64), trial(20.0, 20.5, max_num_seqs=32)
     assert pareto_front([quick, quicker], both, SPACE, default.metrics) == [quicker, quick]
