@@ -5,6 +5,7 @@ at a step boundary; with asynchronous scheduling or pipeline stages the next ste
 """
 
 from . import kv_cache, policies, queue, scheduler
+from .clock import tick
 from .compiled import entry, inner
 from .features import PREFILL_ROWS, add_row
 from .outcome import end_request
@@ -192,7 +193,7 @@ def _run_stages(engine, start_s, step_s):
     stages = len(engine.stage_free_s)
     end_s = start_s
     for stage in range(stages):
-        end_s = max(end_s, engine.stage_free_s[stage]) + step_s / stages
+        end_s = tick(max(end_s, engine.stage_free_s[stage]) + step_s / stages)
         engine.stage_free_s[stage] = end_s
     return end_s
 

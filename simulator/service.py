@@ -14,6 +14,7 @@ import numpy.typing as npt
 import simpy
 
 from . import loop
+from .clock import on_clock
 from .outage import Outage
 from .replica import Replica
 from .request_table import FAILED
@@ -95,7 +96,7 @@ class Service:
             return
         self._requests.stamp_s[request] = now_s
         self._requests.rank[request] = self._rank(request)
-        self._requests.ready_s[request] = now_s + self._before_s[request]
+        self._requests.ready_s[request] = on_clock(now_s + self._before_s[request])
         replica = up[self._choose(up, request, now_s)]
         self._placed[request] = replica.index
         replica.send(request)

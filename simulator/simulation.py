@@ -12,6 +12,7 @@ from ..errors import InputError, unknown_name
 from ..traces.content import block_content
 from ..traces.trace import Trace
 from . import state
+from .clock import on_clock
 from .engine_config import EngineConfig
 from .metrics import Gaps
 from .outage import Outage, planned
@@ -154,7 +155,7 @@ def _fleet(
 
 
 def _requests_of(trace: Trace, overhead: Overhead, contents: dict[str, I64], by_priority: bool) -> state.Records:
-    ready_s = trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens
+    ready_s = on_clock(trace.arrival_s + overhead.before_s + overhead.before_token_s * trace.input_tokens)
     rank = np.arange(len(trace))
     if by_priority:
         names = rank.copy() if trace.request_id is None else np.array(trace.request_id)  # unnamed: as they are sent

@@ -8,6 +8,7 @@ import pytest
 from slotune.simulator.request_table import FAILED, FINISHED, REJECTED
 from slotune.simulator.simulation import simulate
 from slotune.simulator.speculation import Speculation
+from slotune.simulator.step_time import linear_model
 from slotune.simulator.timing import Overhead, Timing
 from slotune.tests.simulator.runs import TIMING, Run, Setup, make_trace, plain_engine, run
 
@@ -52,6 +53,16 @@ def test_a_prompt_that_never_fits_into_one_step_fails_when_all_else_is_done() ->
     assert made.result.requests.status.tolist() == [FINISHED, FAILED, FINISHED]
     first, _, last = made.result.requests.finish_s.tolist()
     assert last > first  # it stood behind the one that does not fit
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_arrival_at_the_end_of_a_step_is_in_the_next_one_at_any_time_of_a_run(asynchronous: bool) -> None:
+    """Steps of 10 ms, and an arrival each 100 ms in the middle of an answer or at the end of one."""
+    trace = make_trace([0.1 * k for k in range(1000)], [10] * 1000, [50] * 1000)
+    made = run(Setup(trace, plain_engine(async_scheduling=asynchronous)), Timing(linear_model(0.01, 0.0, 0.0, 0.0)))
+    steps = np.rint(made.result.requests.ttft_s / 0.01)
+    assert made.result.requests.ttft_s == pytest.approx(0.01 * steps, abs=1e-9)
+    assert set(steps[1:]) == {2.0 if asynchronous else 1.0}
 
 
 def test_requests_without_names_that_arrive_together_are_served_in_the_order_of_the_trace() -> None:

@@ -52,6 +52,13 @@ def test_what_a_dying_replica_had_is_answered_by_another() -> None:
     assert requests.output_tokens.tolist() == [TOKENS, TOKENS]
 
 
+@pytest.mark.parametrize("start_s", [0.0, 0.7, 100.3])
+def test_an_answer_that_ends_as_its_replica_dies_is_one(start_s: float) -> None:
+    result = served([start_s], Outage(0, start_s + 1.0, start_s + 3.0), Outage(1, 0.0, 1000.0))
+    assert result.requests.status.tolist() == [FINISHED]
+    assert result.requests.finish_s == pytest.approx([start_s + 1.0])
+
+
 def test_what_loses_both_replicas_at_once_has_failed() -> None:
     """Sent again at the moment at which the other replica, which is idle, dies as well."""
     result = served([0.0, 0.65], Outage(0, 0.55, 0.6), Outage(1, 0.55, 0.6))
