@@ -6,7 +6,6 @@ stand beside those, as `p99_ttft_ms_of_all`: targets are held against them. Of i
 did not finish is taken to miss as many as one that did has.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from ..arrays import F64, I64
 from .request_table import RequestTable
-from .slo import METRICS, OF_ALL, ROUNDING_MS, percentile_key
+from .slo import METRICS, OF_ALL, ROUNDING_MS, left_out, percentile_key
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 UNITS = {
@@ -71,14 +70,14 @@ def summarise(
 
 def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: list[float]) -> dict[str, float]:
     """Percentiles over all values, `missing` of which never come. Nothing where none is missing; one that falls on such
-    a value is left out."""
+    a value, or between one that came and such a one, is left out."""
     order = np.argsort(values_s, kind="stable")
     ordered_ms, ends, metrics = values_s[order] * 1e3, np.cumsum(count[order]), {}
     total = int(count.sum())
     for percentile in percentiles if missing else ():
-        rank = math.ceil(percentile * (total + missing) / 100 - 1e-9)
-        if rank <= total:
-            metrics[percentile_key(percentile, name) + OF_ALL] = float(ordered_ms[np.searchsorted(ends, rank)])
+        if left_out(percentile, total + missing) >= missing:
+            value = _percentile(ordered_ms, ends, percentile, total + missing)
+            metrics[percentile_key(percentile, name) + OF_ALL] = value
     return metrics
 
 
@@ -121,17 +120,22 @@ def _distribution(name: str, values_s: F64, count: I64, percentiles: list[float]
         mean = float((values_ms * weight).sum() / total)
         std = float(np.sqrt((weight * (values_ms - mean) ** 2).sum() / total))
     ends = np.cumsum(weight)
-    metrics = {f"mean_{name}_ms": mean, f"median_{name}_ms": _percentile(values_ms, ends, 50.0), f"std_{name}_ms": std}
+    metrics = {
+        f"mean_{name}_ms": mean,
+        f"median_{name}_ms": _percentile(values_ms, ends, 50.0, total),
+        f"std_{name}_ms": std,
+    }
     for percentile in percentiles:
-        metrics[percentile_key(percentile, name)] = _percentile(values_ms, ends, percentile)
+        metrics[percentile_key(percentile, name)] = _percentile(values_ms, ends, percentile, total)
     return metrics
 
 
-def _percentile(values: F64, ends: I64, percentile: float) -> float:
-    """numpy.percentile's linear interpolation over sorted values; `ends` is the running sum of their counts."""
+def _percentile(values: F64, ends: I64, percentile: float, total: int) -> float:
+    """numpy.percentile's linear interpolation over `total` sorted values, of which these are the first; `ends` is the
+    running sum of their counts."""
     if len(values) == 0:
         return float("nan")
-    place = percentile / 100 * (ends[-1] - 1)
+    place = percentile / 100 * (total - 1)
     below = int(np.floor(place))
     low = values[np.searchsorted(ends, below, side="right")]
     high = values[np.searchsorted(ends, min(below + 1, int(ends[-1]) - 1), side="right")]

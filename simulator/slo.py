@@ -26,6 +26,11 @@ def percentile_key(percentile: float, metric: str) -> str:
     return f"p{digits(percentile)}_{metric}_ms"
 
 
+def left_out(percentile: float, total: int) -> int:
+    """How many of `total` values may be anything without a percentile of them, interpolated as numpy does, moving."""
+    return math.floor((1 - percentile / 100) * (total - 1) + ROUNDING)
+
+
 @dataclass(frozen=True, slots=True)
 class Slo:
     """A percentile of a latency must not exceed a limit."""
@@ -64,7 +69,7 @@ class Slo:
 
     def _lacks_answers(self, metrics: Mapping[str, float]) -> bool:
         failed = metrics.get("failed", 0.0)
-        return failed > (1 - self.percentile / 100 + ROUNDING) * (failed + metrics.get("completed", 0.0))
+        return failed > left_out(self.percentile, round(failed + metrics.get("completed", 0.0)))
 
     def __str__(self) -> str:
         return f"p{digits(self.percentile)}:{self.metric}:{digits(self.limit_ms)}"

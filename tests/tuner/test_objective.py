@@ -35,9 +35,9 @@ def test_99_good_of_100_are_enough_however_long_they_take(duration_s):
 def test_failed_requests_are_misses():
     objective = Objective((TTFT,))
     late = {"p99_ttft_ms_of_all": 499.0}
-    assert objective.meets(run(completed=990.0, failed=10.0, **late))
-    assert not objective.meets(run(completed=990.0, failed=10.0)), "the percentile falls on a miss"
-    assert not objective.meets(run(completed=989.0, failed=11.0, **late))
+    assert objective.meets(run(completed=991.0, failed=9.0, **late))
+    assert not objective.meets(run(completed=991.0, failed=9.0)), "the percentile falls on a miss"
+    assert not objective.meets(run(completed=990.0, failed=10.0, **late))
     assert not objective.meets(run(completed=0.0, ttft=math.nan))
 
 
