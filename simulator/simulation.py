@@ -63,7 +63,7 @@ def simulate(
     gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
     Same arguments, same result. Raises InputError for an empty trace, an unknown policy or router, an outage of a
-    replica that there is not, and drafts under another policy than vLLM's.
+    replica that there is not, and drafts or pipeline stages under another policy than vLLM's.
     """
     if len(trace) == 0:
         raise InputError("the trace holds no requests")
@@ -71,6 +71,8 @@ def simulate(
         raise unknown_name("policy", policy, POLICIES)
     if engine.speculative_config and policy != "vllm-v1":
         raise InputError(f"speculative_config: the {policy} policy drafts nothing; use vllm-v1")
+    if engine.pipeline_parallel_size > 1 and policy != "vllm-v1":
+        raise InputError(f"pipeline_parallel_size: the {policy} policy has no steps in several stages; use vllm-v1")
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
 

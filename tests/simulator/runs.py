@@ -118,8 +118,9 @@ def setups(policies: Sequence[str] = ("vllm-v1", "vllm-v1", *POLICIES)) -> st.Se
 
 def _random_setup(seed: int, requests: int, policy: str) -> Setup:
     rng = Random(seed)
+    engine = _random_engine(rng)
     return Setup(
-        engine=_random_engine(rng),
+        engine=engine if policy == "vllm-v1" else replace(engine, pipeline_parallel_size=1),
         trace=_random_trace(rng, requests),
         policy=policy,
         replicas=rng.choice([1, 1, 2, 3]),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slotune.errors import InputError
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import SIMULATED, EngineConfig
 from slotune.simulator.misses import reasons
@@ -37,9 +38,9 @@ CHANGES: dict[str, Any] = {
 }
 NOT_VARIED = {
     "long_prefill_token_threshold_adaptive",  # nothing without the threshold
-    "pipeline_parallel_size",  # facts of the profile
-    "tensor_parallel_size",
-    "speculative_config",  # refused
+    "tensor_parallel_size",  # a fact of the profile
+    "pipeline_parallel_size",  # refused, as is the next
+    "speculative_config",
 }
 
 
@@ -64,6 +65,12 @@ def served(policy: str, **changes: Any) -> np.ndarray:
     timing = linear_profile(5e-3, 2e-5, 3e-4, 1e-8).timing()
     result = simulate(busy(), EngineConfig(**(base | changes)), timing, policy=policy)
     return np.concatenate([result.requests.first_token_s, result.requests.finish_s, np.sort(result.gaps.gap_s)])
+
+
+@pytest.mark.parametrize("policy", OTHERS)
+def test_stages_that_a_policy_does_not_have_are_refused(policy: str) -> None:
+    with pytest.raises(InputError, match=f"pipeline_parallel_size: the {policy} policy has no steps in several stages"):
+        served(policy, pipeline_parallel_size=2)
 
 
 def test_every_simulated_setting_is_tried() -> None:
