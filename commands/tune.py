@@ -102,7 +102,7 @@ def command(
     profile = load_profile(question.profile)
     if validate_best:
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
-    note_ignored(profile, question.policy, question.engine)
+    note_ignored(profile, question.policy, question.engine | ({"model": question.model} if question.model else {}))
     with progress("tune", question.trials) as bar:
         found = tune(
             question,

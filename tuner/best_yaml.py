@@ -25,12 +25,12 @@ def best_yaml(
     Args:
         found: how the settings were found and what speaks for them, a line each.
         metrics: what they are predicted to do, where it is that which speaks for them.
-        model: what the engine served, where it ran; otherwise the profile's.
+        model: what the engine served, where it ran; otherwise the one that was asked for, or the profile's.
     """
     asked, profile = task.asked, task.profile
     load = f"trace {asked.trace}" + (f" at {asked.rate:g} requests/s" if asked.rate else "")
     comments = [found[0], load, *_circumstances(task, settings), *unanswered(metrics or {}), *found[1:]]
-    return vllm_yaml(served(profile, settings), model or profile.engine.model, comments)
+    return vllm_yaml(served(profile, settings), model or task.model, comments)
 
 
 def _circumstances(task: Task, settings: Settings) -> list[str]:
@@ -41,7 +41,7 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *filter(None, [policy_note(asked.policy)]),
         *_acceptance(asked.engine.get("speculative_config")),
-        *task.profile.trust(settings)["not_represented"],
+        *task.profile.trust({**settings, **({"model": asked.model} if asked.model else {})})["not_represented"],
     ]
 
 

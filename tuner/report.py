@@ -101,7 +101,7 @@ class Page:
             name=self.study.folder.resolve().name,
             subject=self._subject(),
             answer=self._answer(),
-            command=command_line(served(self.task.profile, self.best), self.task.profile.engine.model or "MODEL"),
+            command=self._command(),
             validation=self._validation(),
             part=f" with the first {SWEEP_REQUESTS:,} requests" if len(self.task.trace) > SWEEP_REQUESTS else "",
             lasting=f"{LASTING_REQUESTS:,}",
@@ -111,12 +111,17 @@ class Page:
             provenance=provenance(self.study, self.task.profile, trust_of(self.found)),
         )
 
+    def _command(self) -> str:
+        """What starts the recommended engine, of the model that was measured where one was."""
+        model = self.measured.ran.get("model") or self.task.model
+        return command_line(served(self.task.profile, self.best), model or "MODEL")
+
     def _subject(self) -> str:
         facts, trace = self.task.profile.engine, self.task.trace
         rate = request_rate(trace)
         arrivals = "all at once" if math.isnan(rate) else f"{rate:.3g} requests/s"
         parts = (
-            facts.model,
+            self.task.model,
             facts.device,
             f"trace {Path(self.study.asked.trace).name}: {len(trace):,} requests, {arrivals}",
         )

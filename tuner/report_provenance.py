@@ -52,13 +52,14 @@ def _typed(value: Any) -> str:
 def commands(study: Study) -> str:
     """The command lines that make the study again."""
     asked, folder = study.asked, str(study.folder)
+    model = [("model", asked.model)] if asked.model else []
     words = ["slotune", "tune", "--profile", asked.profile, "--trace", asked.trace]
     for option, values in (
         ("--slo", asked.slos),
         ("--goodput", [f"{metric}:{digits(ms)}" for metric, ms in asked.goodput.items()]),
         ("--maximize", asked.maximize),
         ("--minimize", asked.minimize),
-        ("--engine", [f"{name}={_typed(value)}" for name, value in asked.engine.items()]),
+        ("--engine", [f"{name}={_typed(value)}" for name, value in [*asked.engine.items(), *model]]),
         ("--rate", [asked.rate] if asked.rate else []),
         ("--max-concurrency", [asked.max_concurrency] if asked.max_concurrency else []),
     ):

@@ -79,6 +79,8 @@ class Asked(BaseModel):
     max_concurrency: int | None = None
     policy: str = "vllm-v1"
     engine: dict[str, Any] = {}
+    model: str | None = None
+    """What is to be served where the settings name another model than the profile: not simulated, but deployed."""
     slos: tuple[str, ...] = ()
     goodput: dict[str, float] = {}
     maximize: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ class Asked(BaseModel):
     versions: Versions
 
 
-MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace"})
+MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace", "model"})
 """Of profile and trace the digests count, not the paths they were read from."""
 
 

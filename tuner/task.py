@@ -39,6 +39,11 @@ class Task:
     """What the fixed settings resolve to; its num_gpu_blocks is not the engine's where the engine would not start."""
     space: SearchSpace
 
+    @property
+    def model(self) -> str | None:
+        """What is deployed: the model that was asked for or the profile's; None where neither is named."""
+        return self.asked.model or self.profile.engine.model
+
     def simulated(self) -> SimulatedRun:
         """Runs settings on this task's trace in the simulator."""
         return SimulatedRun(
@@ -70,15 +75,18 @@ def ask(
 ) -> Asked:
     """What a study is asked, with the digests of what it reads. Raises InputError for anything that cannot be read.
 
-    `others` are further fields of Asked. Of `engine` the model is left out, which the profile names.
+    `others` are further fields of Asked. A model in `engine` is no setting that is simulated: it is kept apart.
     """
+    settings = dict(engine or {})
+    model = settings.pop("model", None)
     load_profile(profile)
     return Asked(
         profile=_absolute(profile),
         profile_digest=profile_digest(profile),
         trace=_absolute(trace),
         trace_digest=trace_digest(read_trace(trace)),
-        engine={name: value for name, value in (engine or {}).items() if name != "model"},
+        engine=settings,
+        model=model,
         slos=tuple(str(slo) for slo in slos),
         versions=Versions(slotune=version("slotune"), smac=version("smac"), python=platform.python_version()),
         **others,

@@ -52,7 +52,7 @@ def validate(
 def to_start(asked: Asked, profile: Profile, vllm_python: str | None, model: str | None) -> tuple[Launch, str]:
     """The vLLM to start and the model for it to serve: those that are given or else what this machine and the profile
     tell. Raises InputError for a given one that is none, EngineError where there is no vLLM."""
-    return find_vllm(vllm_python), model_to_serve(model, profile.engine.model, asked.profile)
+    return find_vllm(vllm_python), model_to_serve(model, asked.model or profile.engine.model, asked.profile)
 
 
 def validated(

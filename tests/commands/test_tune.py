@@ -75,6 +75,19 @@ def test_what_is_assumed_of_drafts_is_told_in_few_words(slotune, files, tmp_path
     assert "# drafts assumed to be accepted, by position: 0.7, 0.49, 0.343\n" in told
 
 
+def test_the_model_of_a_config_file_is_the_one_that_is_deployed(slotune, files, tmp_path):
+    (tmp_path / "prod.yaml").write_text("model: org/finetune\nserved-model-name: mine\n")
+    study, words = tmp_path / "study", ("--slo", "p99:ttft:1000", "--trials", 1, "--jobs", 1)
+    ran = slotune("tune", *files, *words, "--engine-config", tmp_path / "prod.yaml", "--out", study)
+    assert ran.code == 0
+    assert "model: org/finetune\n" in (study / "best.yaml").read_text()
+    assert slotune("export", study, "--form", "command").out.startswith("vllm serve org/finetune ")
+    assert slotune("tune", *files, *words, "--engine", "model=org/other", "--out", study).code == 2, "another setting"
+    words = (*words, "--engine", "served_model_name=mine", "--engine", "model=org/other", "--out", study)
+    assert slotune("tune", *files, *words).code == 0, "of what is simulated nothing changed"
+    assert "model: org/other\n" in (study / "best.yaml").read_text()
+
+
 def test_traffic_in_bursts_is_warned_of(slotune, files, tmp_path):
     trace = tmp_path / "bursts.jsonl"
     made = ("--requests", "200", "--prompt-tokens", "100/90/200", "--output-tokens", "9/8/20", "--seed", "1")
