@@ -49,16 +49,21 @@ def kubernetes(settings: Mapping[str, Any], model: str, *, version: str | None =
         "ports": [{"name": "http", "containerPort": SERVE_PORT}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
     }
+    # A Service named vllm would set VLLM_PORT to an address, which vLLM refuses (vllm/envs.py, get_vllm_port).
+    pod: dict[str, Any] = {"enableServiceLinks": False, "containers": [container]}
+    count = int(settings.get("tensor_parallel_size", 1)) * int(settings.get("pipeline_parallel_size", 1))
     if gpu:
-        count = int(settings.get("tensor_parallel_size", 1)) * int(settings.get("pipeline_parallel_size", 1))
         container["resources"] = {"limits": {"nvidia.com/gpu": count}}
+    if count > 1:  # its workers talk through shared memory, of which a container has 64 MiB
+        container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
+        pod["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "vllm", "labels": {"app": "vllm"}},
         "spec": {
             "selector": {"matchLabels": {"app": "vllm"}},
-            "template": {"metadata": {"labels": {"app": "vllm"}}, "spec": {"containers": [container]}},
+            "template": {"metadata": {"labels": {"app": "vllm"}}, "spec": pod},
         },
     }
     return str(yaml.safe_dump(deployment, sort_keys=False))

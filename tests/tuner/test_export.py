@@ -90,6 +90,18 @@ def test_kubernetes_deployment_carries_the_arguments_and_the_gpus():
     assert "resources" not in kubernetes({}, "org/model", gpu=False)
 
 
+def test_kubernetes_workers_have_shared_memory_and_no_service_s_port():
+    pods = [
+        yaml.safe_load(kubernetes({"tensor_parallel_size": workers}, "org/model"))["spec"]["template"]["spec"]
+        for workers in (1, 4)
+    ]
+    assert [pod["enableServiceLinks"] for pod in pods] == [False, False]
+    assert "volumes" not in pods[0] and "volumeMounts" not in pods[0]["containers"][0]
+    (mounted,) = pods[1]["containers"][0]["volumeMounts"]
+    assert mounted["mountPath"] == "/dev/shm"
+    assert pods[1]["volumes"] == [{"name": mounted["name"], "emptyDir": {"medium": "Memory"}}]
+
+
 def test_a_config_file_must_have_a_name_that_vllm_takes(tmp_path: Path):
     with pytest.raises(InputError, match=r"engine\.txt.*\.yaml"):
         write_export("{}", "yaml", tmp_path / "engine.txt")
