@@ -162,7 +162,7 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.recommendation import lost_lines, unlimited_lines
+    from ..tuner.recommendation import fallen_lines, lost_lines, unlimited_lines
     from ..tuner.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
@@ -171,6 +171,6 @@ def _print(found: "Recommendation") -> None:
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(trust_of(found), found.task.asked.policy)
-    for line in [*lost_lines(found), *unlimited_lines(found)]:
+    for line in [*lost_lines(found), *fallen_lines(found), *unlimited_lines(found)]:
         click.echo(line)
     click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")

@@ -46,12 +46,17 @@ def passages(calls: Sequence[Call], answers: Sequence[Answer], records: Sequence
     return found
 
 
+def _ways_out_s(parts: Sequence[Passages]) -> list[float]:
+    """The median way out of each scenario, in seconds."""
+    return [float(np.median(part.after)) for part in parts if part.after]
+
+
 def ways_out_note(parts: Sequence[Passages]) -> str | None:
     """How far the ways out lie apart from scenario to scenario, as they do on a busy machine; None of too few."""
-    medians_ms = [1e3 * float(np.median(part.after)) for part in parts if part.after]
-    if len(medians_ms) < ENOUGH_SCENARIOS:
+    ways_ms = [1e3 * way_s for way_s in _ways_out_s(parts)]
+    if len(ways_ms) < ENOUGH_SCENARIOS:
         return None
-    low, middle, high = np.percentile(medians_ms, (10, 50, 90))
+    low, middle, high = np.percentile(ways_ms, (10, 50, 90))
     return (
         f"from the step that made a token to the client it took {middle:.3g} ms, {low:.3g} to {high:.3g} in 8 of 10 "
         "scenarios: every TTFT and E2E holds that"
@@ -59,10 +64,15 @@ def ways_out_note(parts: Sequence[Passages]) -> str | None:
 
 
 def fit_overhead(parts: Sequence[Passages]) -> Overhead:
-    """Non-negative least absolute deviations on the ways in, the median of the ways out; 0 where nothing is known."""
+    """Non-negative least absolute deviations on the ways in, the median over scenarios of the ways out; 0 where nothing
+    is known.
+
+    Not the median over tokens: most of them come from the scenarios with the most requests, and where these keep a
+    busy machine's front end waiting, its backlog would be taken for the way.
+    """
     before = np.array([way for part in parts for way in part.before]).reshape(-1, 2)
-    after = [way for part in parts for way in part.after]
-    after_s = max(0.0, float(np.median(after))) if after else 0.0
+    ways_s = _ways_out_s(parts)
+    after_s = max(0.0, float(np.median(ways_s))) if ways_s else 0.0
     if not len(before):
         return Overhead(after_s=after_s)
     columns = np.column_stack([np.ones(len(before)), before[:, 0]])

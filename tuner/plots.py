@@ -62,7 +62,7 @@ class LatencyPanel:
 
 @dataclass(frozen=True, slots=True)
 class EffectPanel:
-    """What each value of one setting gives (NaN: cannot run), and the place of the value in use."""
+    """What each value of one setting gives (NaN: none), and the place of the value in use."""
 
     title: str
     values: Sequence[str]
@@ -188,7 +188,7 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
         finite = [p.value for p in points if np.isfinite(p.value)]
         if finite and min(finite) > 0:
             _log_y(axis)
-        axis.set(xlabel="trial (red line: failed)", ylabel=label)
+        axis.set(xlabel="trial (red line: failed, or too few answers)", ylabel=label)
 
     return draw(1, paint, WIDE_PANEL_INCHES, legend=True)
 

@@ -131,6 +131,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         *_target_lines(recommendation),
         *piled_up(run.get("piled_up_share", 0.0)),
         *lost_lines(recommendation),
+        *fallen_lines(recommendation),
         *unlimited_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
     ]
@@ -146,6 +147,20 @@ def lost_lines(recommendation: Recommendation) -> list[str]:
     """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
     best = recommendation.best
     return lost_targets(recommendation.task.objective, best.metrics or {}, recommendation.longer_load_of(best))
+
+
+def fallen_lines(recommendation: Recommendation) -> list[str]:
+    """Goals that the recommended settings reach on the trace and not where its traffic goes on, by MUCH."""
+    best, longer = recommendation.best, recommendation.longer_load_of(recommendation.best)
+    if longer is None:
+        return []
+    return [
+        f"{goal.metric} goes from {number((best.metrics or {})[goal.metric])} to {number(longer.metrics[goal.metric])} "
+        f"where the same traffic lasts {longer.label}: do not count on it at this rate; `slotune plan` finds the rate "
+        "that lasts"
+        for goal in recommendation.task.objective.effective_goals()
+        if goal.loss(longer.metrics, best.metrics or {}) > math.log(MUCH)
+    ]
 
 
 def unlimited_lines(recommendation: Recommendation) -> list[str]:

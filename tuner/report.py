@@ -25,7 +25,7 @@ from .longer_load import decided_by, lasts_only
 from .objective import Metrics
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .ranking import ranked, reference_of
-from .recommendation import Recommendation, lost_lines
+from .recommendation import Recommendation, fallen_lines, lost_lines
 from .recommendation_page import trust_of
 from .report_pictures import effects_section, measured_points, rate_line, trials_picture
 from .report_provenance import provenance
@@ -185,7 +185,8 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lost_lines(self.found))]
+        lines = [*lost_lines(self.found), *fallen_lines(self.found)]
+        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
 
     @staticmethod
     def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:

@@ -79,7 +79,7 @@ def effects_section(
     variations: Sequence[OneChange], objective: Objective, in_use: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """The settings that matter, as a picture for each of the criteria that they move, and the rest by name; None where
-    nothing was varied."""
+    nothing was varied, or nothing that was has a value."""
     by_name: dict[str, list[OneChange]] = {}
     for variation in variations:
         by_name.setdefault(variation.name, []).append(variation)
@@ -91,7 +91,8 @@ def effects_section(
             pictures.append(effects_of_settings(matter, criterion.label, criterion.limit))
             acting |= {panel.title for panel in matter}
     without = ", ".join(name for name in by_name if name not in acting)
-    return {"pictures": pictures, "without": without, "targets": bool(objective.slos)} if by_name else None
+    told = pictures or any(math.isfinite(c.value(v.metrics)) for c in criteria(objective) for v in variations)
+    return {"pictures": pictures, "without": without, "targets": bool(objective.slos)} if told else None
 
 
 def _panel(name: str, variations: Sequence[OneChange], criterion: Criterion, current: Any) -> EffectPanel:
@@ -102,9 +103,9 @@ def _panel(name: str, variations: Sequence[OneChange], criterion: Criterion, cur
 
 
 def _acts(panel: EffectPanel) -> bool:
-    """Whether a setting moves the number by more than NO_EFFECT, or has values that cannot run."""
+    """Whether a setting moves the number by more than NO_EFFECT, or has values without one beside such as have it."""
     known = [effect for effect in panel.effects if math.isfinite(effect)]
-    return len(known) < len(panel.effects) or max(known) > NO_EFFECT * min(known)
+    return bool(known) and (len(known) < len(panel.effects) or max(known) > NO_EFFECT * min(known))
 
 
 def _swing(panel: EffectPanel) -> float:

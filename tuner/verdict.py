@@ -61,7 +61,8 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
     if not meets(default, objective):
         return _over_missing_default(best, default, advantage, objective, rounds_alone(comparisons(found)))
     if advantage.high < 1:
-        what = f"{_better(advantage, objective)}, beyond the noise between runs."
+        each = _each_goal(best, default, objective)
+        what = f"{_better(advantage, objective)}{each}, beyond the noise between runs."
         return Verdict(best, True, True, advantage, f"Measured {what}")
     told = _as_good(best, default, advantage, objective, rounds_alone(comparisons(found)))
     return Verdict(default, True, True, advantage, told)
@@ -108,7 +109,16 @@ def merit_of(objective: Objective) -> Merit:
 def merit_name(objective: Objective) -> str:
     """The merit in words."""
     goals = objective.effective_goals()
-    return " and ".join(goal.metric for goal in goals) if goals else "the worst latency against its target"
+    if len(goals) > 1:
+        return "the goals together"
+    return goals[0].metric if goals else "the worst latency against its target"
+
+
+def _each_goal(best: Compared, default: Compared, objective: Objective) -> str:
+    """With several goals, what each of them changed by."""
+    goals = [goal.metric for goal in objective.effective_goals()]
+    told = [f"{name} {percent(best.against(default, Quantity(name, '', name)).value)}" for name in goals]
+    return f" ({', '.join(told)})" if len(goals) > 1 else ""
 
 
 def percent(ratio: float) -> str:
@@ -247,7 +257,8 @@ def _as_good(best: Compared, default: Compared, advantage: Interval, objective: 
     if math.isnan(advantage.low):
         return f"One paired run cannot tell {shown} from the default; repeat at least 3 times."
     change = _as_told(advantage, objective)
-    told = f"the best other, {shown}, differs by {percent(change.value)} in {merit_name(objective)}, {_range(change)}"
+    by = f"{percent(change.value)} in {merit_name(objective)}{_each_goal(best, default, objective)}"
+    told = f"the best other, {shown}, differs by {by}, {_range(change)}"
     if advantage.low > 1:
         return f"The default is better: {told}."
     if advantage.low >= 1 / AS_GOOD and advantage.high <= AS_GOOD:

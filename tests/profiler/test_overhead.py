@@ -43,6 +43,12 @@ def test_the_fit_finds_what_a_request_and_what_a_token_costs_in_spite_of_stalls(
     assert overhead.after_s == pytest.approx(0.002)
 
 
+def test_the_backlog_of_a_busy_front_end_is_not_the_way_of_a_token() -> None:
+    """Two crowded scenarios have most of the tokens, each of which waited for those before it."""
+    quiet, crowded = [Passages([], [0.003] * 50)] * 5, [Passages([], [0.7] * 4000)] * 2
+    assert fit_overhead([*quiet, *crowded, Passages([], [])]).after_s == pytest.approx(0.003)
+
+
 def test_nothing_known_is_nothing_added() -> None:
     overhead = fit_overhead([])
     assert (overhead.before_s, overhead.before_token_s, overhead.after_s) == (0.0, 0.0, 0.0)

@@ -85,3 +85,13 @@ def test_values_that_differ_in_their_last_digits_alone_stand_on_an_axis_with_num
     svg = objective_over_trials(points, RATIO, lower_is_better=True)
     numbers = [float(text) for text in re.findall(r"<text[^>]*>([\d.]+)</text>", svg)]
     assert any(0.3 < number < 0.6 for number in numbers)
+
+
+def test_nothing_is_drawn_of_what_has_no_value_anywhere():
+    """Where too many requests go unanswered whatever the setting, the ratio to a target is infinite."""
+    lost = {"p99_ttft_ms": 90.0, "completed": 50.0, "failed": 1.0}
+    variations = [OneChange("max_num_seqs", value, lost) for value in (8, 16)]
+    assert effects_section(variations, Objective(TARGET), {"max_num_seqs": 8}) is None
+    some = [*variations, OneChange("max_num_seqs", 32, metrics(1.0, 90.0))]
+    section = effects_section(some, Objective(TARGET), {"max_num_seqs": 8})
+    assert section is not None and len(section["pictures"]) == 1

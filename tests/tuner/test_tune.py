@@ -13,7 +13,7 @@ from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.export import grounds
 from slotune.tuner.idle_changes import take_back
-from slotune.tuner.recommendation import best_yaml_of, lost_lines, require_targets, unlimited_lines
+from slotune.tuner.recommendation import best_yaml_of, fallen_lines, lost_lines, require_targets, unlimited_lines
 from slotune.tuner.recommendation_page import comparison, document, front_table
 from slotune.tuner.report import write_report
 from slotune.tuner.study import Study, Trial
@@ -153,6 +153,16 @@ def test_a_rate_that_does_not_last_is_told(files, tmp_path):
     assert "The recommended settings miss p99:ttft:1000" in page
     assert "the target is met by this trace, but not where its traffic goes on." in page
     assert any("miss p99:ttft:1000" in line for line in grounds(found.folder))
+
+
+def test_a_goal_that_does_not_last_is_told(files, tmp_path):
+    found = tune(ask(*files, goodput={"ttft": 800.0}, trials=4, rate=400.0), tmp_path / "study", jobs=1)
+    (line,) = fallen_lines(found)
+    assert line.startswith("request_goodput goes from ") and "where the same traffic lasts 10 times as long" in line
+    assert f"# {line}" in best_yaml_of(found)
+    assert f"R{line[1:]}." in write_report(found.folder, jobs=1).read_text().replace("&#39;", "'")
+    calm = tune(ask(*files, goodput={"ttft": 1000.0}, trials=4, rate=5.0), tmp_path / "calm", jobs=1)
+    assert fallen_lines(calm) == []
 
 
 def test_a_study_from_before_longer_loads_is_told_without(found):

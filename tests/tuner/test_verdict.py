@@ -203,6 +203,14 @@ def test_of_what_is_maximised_more_is_said_to_be_more(goodput: tuple[float, ...]
     assert decide([good("default", 5, 5, 5), good("#1", *goodput)], GOODPUT).sentence.startswith(told)
 
 
+def test_of_several_goals_each_one_s_change_is_told():
+    both = Objective(goals=(parse_goal("throughput", maximize=True), parse_goal("p99_ttft_ms", maximize=False)))
+    slower = decide([measured("default", 100, 101, 99), measured("#1", 182, 183, 181, throughput=1022)], both)
+    assert "in the goals together (output_throughput +2.2 %, p99_ttft_ms +82." in slower.sentence
+    faster = decide([measured("default", 100, 101, 99), measured("#1", 50, 51, 50)], both)
+    assert faster.sentence.startswith("Measured ") and "(output_throughput +0.0 %, p99_ttft_ms -49." in faster.sentence
+
+
 def test_none_meeting_for_want_of_answers_has_no_factor():
     found = decide([measured("default", 100, 100, failed=5), measured("#1", 100, 100, failed=4)], TTFT)
     assert found.sentence.endswith("the nearest leaves more requests unanswered than they allow.")
