@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from ..profiler.profile import Profile
+    from ..traces.trace import Trace
 
 PLAIN_INTERVAL_S = 5.0  # without a terminal a line at most this often: a log stays readable
 
@@ -242,6 +243,14 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
     if others:
         click.echo(f"Note: without effect under the {policy} policy: {', '.join(others)}", err=True)
+
+
+def note_arrivals(trace: "Trace", rate: float | None) -> None:
+    """Say on stderr that a rate gives arrivals to a trace that has none."""
+    from ..traces.arrivals import span_s
+
+    if rate and not span_s(trace.arrival_s):
+        click.echo("Note: all requests of the trace come at once: --rate gives them Poisson arrivals", err=True)
 
 
 def announce_compilation() -> None:

@@ -26,6 +26,7 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
+    note_arrivals,
     note_ignored,
     progress,
     table_of_answers,
@@ -148,6 +149,7 @@ def _common(
     from ..tuner.objective import Objective
 
     load = read_trace(trace)
+    note_arrivals(load, rate)
     load = at_rate(load, rate, seed) if rate else load
     objective = Objective(slo, (), goodput) if slo or goodput else None
     percentiles = tuple(target.percentile for target in slo)

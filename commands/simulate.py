@@ -29,6 +29,7 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
+    note_arrivals,
     note_ignored,
     table,
     tell_trust,
@@ -205,6 +206,7 @@ def _simulated(
     config = known.engine_config(settings)
     note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
+    note_arrivals(load, rate)
     load = at_rate(load, rate, seed) if rate else load
     timing = known.timing(settings)
 

@@ -12,6 +12,9 @@ from .output import check_outputs, emit_json, table, writing
 if TYPE_CHECKING:
     from ..traces.trace import Trace
 
+MOST_REQUESTS, MOST_SYSTEM_PROMPTS = 10**8, 10**6
+"""Beyond, the memory of a machine ends before the trace does."""
+
 format_option = click.option(
     "--format",
     metavar="NAME",
@@ -58,7 +61,9 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
 
 
 @command.command()
-@click.option("--requests", type=click.IntRange(min=1), default=1000, show_default=True, help="How many requests.")
+@click.option(
+    "--requests", type=click.IntRange(1, MOST_REQUESTS), default=1000, show_default=True, help="How many requests."
+)
 @click.option("--rate", type=positive_number, required=True, metavar="R", help="Requests per second, kept exactly.")
 @click.option(
     "--cv",
@@ -68,7 +73,11 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     help="Burstiness: standard deviation / mean of the gaps, gamma distributed; 1 is Poisson, 0 even.",
 )
 @click.option(
-    "--group", type=click.IntRange(min=1), default=1, show_default=True, help="So many requests arrive at once."
+    "--group",
+    type=click.IntRange(1, MOST_REQUESTS),
+    default=1,
+    show_default=True,
+    help="So many requests arrive at once.",
 )
 @click.option(
     "--prompt-tokens",
@@ -79,11 +88,15 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
 @click.option("--like", metavar="TRACE", help="Instead of the two: lengths drawn in pairs from another trace.")
 @click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Turns of a conversation.")
 @click.option(
-    "--users", type=click.IntRange(min=1), default=50, show_default=True, help="Conversations under way at once."
+    "--users",
+    type=click.IntRange(1, MOST_REQUESTS),
+    default=50,
+    show_default=True,
+    help="Conversations under way at once.",
 )
 @click.option(
     "--system-prompts",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST_SYSTEM_PROMPTS),
     default=0,
     show_default=True,
     help="How many system prompts there are; each request starts with one, before the prompt tokens drawn for it.",

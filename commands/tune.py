@@ -23,7 +23,7 @@ from .options import (
     trace_option,
     vllm_python_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table, tell_trust
+from .output import announce_compilation, emit_json, note_arrivals, note_ignored, progress, table, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
@@ -92,6 +92,7 @@ def command(
     """
     from ..profiler.profile_folder import load_profile
     from ..simulator.misses import unanswered
+    from ..traces.read import read_trace
     from ..tuner.recommendation import burst_lines, require_targets
     from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
@@ -102,6 +103,7 @@ def command(
     profile = load_profile(question.profile)
     if validate_best:
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
+    note_arrivals(read_trace(question.trace), question.rate)
     note_ignored(profile, question.policy, question.engine | ({"model": question.model} if question.model else {}))
     with progress("tune", question.trials) as bar:
         found = tune(

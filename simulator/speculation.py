@@ -97,16 +97,16 @@ def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
     (`rejection_sample_method: synthetic`, vLLM's own way to state it).
     """
     given = _mapping(config)
-    for name in given.keys() - KEYS:
-        raise unknown_name("key of speculative_config", name, sorted(KEYS))
+    for name in map(str, given):
+        if name not in KEYS:
+            raise unknown_name("key of speculative_config", name, sorted(KEYS))
     for name in sorted(UNSIMULATED & given.keys()):
         if given[name]:
             raise InputError(f"speculative_config: {name} is not simulated")
     method, tokens = given.get("method"), given.get("num_speculative_tokens")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST_TOKENS:
-        raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be 1 to {MOST_TOKENS}")
+    tokens = _checked_tokens(tokens)
     return Speculation(
         method=method,
         num_speculative_tokens=tokens,
@@ -116,12 +116,16 @@ def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
     )
 
 
+def _checked_tokens(tokens: Any) -> int:
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST_TOKENS:
+        raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be 1 to {MOST_TOKENS}")
+    return tokens
+
+
 def assume_acceptance(config: Mapping[str, Any] | str, given: str) -> dict[str, Any]:
     """`config` with the acceptance that `given` names: a rate, or a file (`acceptance_rates_of`)."""
     mapping = _mapping(config)
-    tokens = mapping.get("num_speculative_tokens")
-    if not isinstance(tokens, int):
-        raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be a whole number")
+    tokens = _checked_tokens(mapping.get("num_speculative_tokens"))
     rates = {"synthetic_acceptance_rates": list(acceptance_rates_of(given, tokens))}
     return mapping | {"rejection_sample_method": "synthetic"} | rates
 

@@ -12,6 +12,9 @@ from ..errors import InputError
 LONGEST_S = 1e9
 """Of a trace: 30 years, still in whole microseconds as a float."""
 
+LEAST_CV = 1e-9
+"""Below it gaps are even, and above its inverse there are none."""
+
 IDLE_GAPS, IDLE_LONGEST_GAPS, IDLE_FEW = 12.0, 3.0, 500.0
 """A load hardly begins with more mean gaps and more of its own longest gap; with more still, where the gaps are fewer
 than IDLE_FEW / IDLE_GAPS, since few gaps say little of their mean."""
@@ -24,14 +27,14 @@ def arrival_times(count: int, rate: float, cv: float, rng: np.random.Generator, 
     --burstiness is 1 / cv**2. With `group` above 1, that many requests arrive at once and the gaps lie between groups.
     """
     groups = -(-count // group)
-    gaps = rng.standard_gamma(1 / cv**2, groups) if 0 < cv < np.inf else np.ones(groups)
+    gaps = rng.standard_gamma(1 / cv**2, groups) if LEAST_CV <= cv <= 1 / LEAST_CV else np.ones(groups)
     moments = np.cumsum(gaps)
-    if not (0 < moments[-1] < np.inf and 0 < count / rate <= LONGEST_S and np.isfinite(cv)):
+    if not (0 < moments[-1] < np.inf and 0 < count / rate <= LONGEST_S and 0 <= cv <= 1 / LEAST_CV):
         raise InputError(
             f"{count} requests at {rate:g} per second with cv {cv:g} have no arrival times that a file could hold: "
             f"give a cv that leaves gaps, and a rate at which they come within {LONGEST_S:.0e} s"
         )
-    scaled: F64 = np.round(np.repeat(moments, group)[:count] * (count / rate / moments[-1]), 6)
+    scaled: F64 = np.round(moments[np.arange(count) // group] * (count / rate / moments[-1]), 6)
     return scaled
 
 

@@ -261,8 +261,8 @@ def _bisect(at: Callable[[float], Probe], low: Probe, high: Probe, least: float)
     while high.rate - low.rate > TOLERANCE * high.rate:
         if high.rate < least:
             raise InfeasibleError(
-                f"no rate meets the targets: {high.binding} stops even {high.rate:.2g} requests/s, where requests "
-                "hardly meet: some of the trace's miss the targets by themselves"
+                f"no rate meets the targets: {high.binding} stops even {high.rate:.2g} requests/s, where requests meet "
+                "in bursts alone, or some miss the targets by themselves"
             )
         tried = at((low.rate + high.rate) / 2)
         low, high = (tried, high) if tried.ok else (low, tried)

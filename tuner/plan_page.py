@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..simulator.misses import unanswered
+from ..traces.arrivals import span_s
 from .capacity import least_requests
 from .draws import CONFIDENCE
 from .fleet import ORDERINGS, OTHERS_TEXT
@@ -38,6 +39,10 @@ ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metri
 FEW_REQUESTS = (
     "{:,} requests are the whole trace, fewer than the {:,} on which percentiles such as those of the targets can "
     "stand: other traffic of this kind may well lie beyond the interval, and need more replicas"
+)
+MADE_UP = (
+    "all requests of the trace come at once: it tells nothing of arrivals, and Poisson ones were taken; of traffic in "
+    "bursts an engine takes less"
 )
 DRIFTS = (
     "the trace's rate changes from its beginning to its end, which pieces in another order level out: the rate is that "
@@ -76,7 +81,8 @@ def confidence_line(plans: Sequence[Plan]) -> str | None:
 def is_confident(one: Plan) -> bool:
     """Whether the interval is of a kind that was found to hold the rate of such traffic as often as it says."""
     rates, trace = one.drawn_rates, one.scenario.trace
-    return bool(rates) and 0.0 not in rates and len(trace) >= _enough(one) and not drifts(trace)
+    lasts = span_s(trace.arrival_s) > 0 and not drifts(trace)
+    return bool(rates) and 0.0 not in rates and len(trace) >= _enough(one) and lasts
 
 
 def _enough(one: Plan) -> int:
@@ -95,6 +101,7 @@ def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:
         told += [IN_TURNS] if in_turns else []
         told += [OTHERS_TEXT] if in_turns and any(one.fleet and one.fleet.replicas > 1 for one in plans) else []
         told += [BURSTS] if in_bursts(trace) else []
+        told += [] if span_s(trace.arrival_s) else [MADE_UP]
         told += [DRIFTS] if drifts(trace) and not in_turns else []
     for one in [*planned, *steps]:
         if hopeless := one.drawn_rates.count(0.0):

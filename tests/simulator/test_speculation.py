@@ -150,6 +150,14 @@ def test_what_vllm_refuses_is_refused(changed: dict[str, Any], said: str) -> Non
         parse_speculation(assume_acceptance(CONFIG, "0.5") | changed)
 
 
+def test_what_is_no_name_or_no_number_of_drafts_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="unknown key of speculative_config '1'"):
+        parse_speculation({1: 2, **CONFIG})
+    for tokens in (20_000_000, -2, True, "3"):
+        with pytest.raises(InputError, match="must be 1 to 127"):
+            assume_acceptance({"method": "ngram", "num_speculative_tokens": tokens}, "0.5")
+
+
 def test_methods_without_async_scheduling() -> None:
     config = {"speculative_config": assume_acceptance(CONFIG | {"method": "ngram"}, "0.5")}
     assert not resolve(config, {}, 100).async_scheduling
