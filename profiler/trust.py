@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED
 from ..simulator.features import REGIME_NAMES
-from ..simulator.speculation import without_acceptance
+from ..simulator.speculation import SPEC_ARGUMENTS, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
@@ -84,6 +84,7 @@ OTHER_SCHEDULES = {
     "prefill_schedule_interval": 1,
     "scheduler_cls": None,
     "performance_mode": "balanced",
+    **dict.fromkeys(SPEC_ARGUMENTS),
 }
 """Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
 under which it does not."""

@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import InputError, unknown_name
 from .engine_config import EngineConfig
-from .speculation import assume_acceptance
+from .speculation import assume_acceptance, with_spec_arguments
 from .versions import argument_versions
 
 Settings = dict[str, Any]
@@ -97,6 +97,7 @@ def parse_settings(
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
         settings |= setting(name, value, f"--engine {text}")
+    settings = with_spec_arguments(settings)
     return _with_acceptance(settings, acceptance, defaults or {}) if acceptance else settings
 
 

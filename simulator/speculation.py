@@ -39,6 +39,10 @@ KEYS = frozenset(_KEYS.split())
 """What vLLM's SpeculativeConfig takes."""
 
 
+SPEC_ARGUMENTS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
+"""Arguments of their own for some of these (EngineArgs.create_speculative_config, vllm/engine/arg_utils.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """A `speculative_config` with the acceptance that is assumed."""
@@ -142,6 +146,19 @@ def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
     except ValueError:
         return _checked(_rates_in(Path(given), tokens), tokens, given)
     return _checked([rate ** (position + 1) for position in range(tokens)], tokens, given)
+
+
+def with_spec_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with SPEC_ARGUMENTS within `speculative_config`. Raises InputError for what is given in both."""
+    given = {name: settings[name] for name in SPEC_ARGUMENTS if settings.get(name) is not None}
+    if not given:
+        return dict(settings)
+    config = _mapping(settings.get("speculative_config") or {})
+    for name in given:
+        if SPEC_ARGUMENTS[name] in config:
+            raise InputError(f"{name}: speculative_config has a {SPEC_ARGUMENTS[name]} too; give one of them")
+    others = {name: value for name, value in settings.items() if name not in SPEC_ARGUMENTS}
+    return others | {"speculative_config": config | {SPEC_ARGUMENTS[name]: value for name, value in given.items()}}
 
 
 def drafts_of(settings: Mapping[str, Any]) -> int:

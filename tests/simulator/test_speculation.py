@@ -158,6 +158,18 @@ def test_what_is_no_name_or_no_number_of_drafts_is_refused_at_once() -> None:
             assume_acceptance({"method": "ngram", "num_speculative_tokens": tokens}, "0.5")
 
 
+def test_vllm_s_own_arguments_for_drafts_are_a_config() -> None:
+    words = ["spec_method=ngram", "spec_tokens=3", "max_num_seqs=8"]
+    rates = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": [0.5, 0.25, 0.125]}
+    drafts = {"method": "ngram", "num_speculative_tokens": 3}
+    assert parse_settings(words) == {"max_num_seqs": 8, "speculative_config": drafts}
+    assert parse_settings(words, acceptance="0.5")["speculative_config"] == drafts | rates
+    both = parse_settings(["spec_tokens=3", 'speculative_config={"method": "ngram"}'])
+    assert both["speculative_config"] == drafts
+    with pytest.raises(InputError, match="spec_method: speculative_config has a method too"):
+        parse_settings(["spec_method=ngram", 'speculative_config={"method": "ngram"}'])
+
+
 def test_methods_without_async_scheduling() -> None:
     config = {"speculative_config": assume_acceptance(CONFIG | {"method": "ngram"}, "0.5")}
     assert not resolve(config, {}, 100).async_scheduling
