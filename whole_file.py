@@ -30,6 +30,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             out.flush()
             os.fsync(out.fileno())
         unfinished.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # on a full disk none is named, and the other name is nobody's concern
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

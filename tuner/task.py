@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, SlotuneError
 from ..profiler.profile import WHATEVER_MEMORY, Profile
-from ..profiler.profile_folder import PARTS, bundled_path, load_profile
+from ..profiler.profile_folder import PARTS, bundled_names, bundled_path, load_profile
 from ..simulator.engine_config import EngineConfig
 from ..simulator.policy_names import disobeyed
 from ..simulator.settings import Settings
@@ -94,7 +94,12 @@ def ask(
 
 
 def profile_of(asked: Asked) -> Profile:
-    """Load the profile that was asked for. Raises InputError for one that changed."""
+    """Load the profile that was asked for. Raises InputError for one that is gone or changed."""
+    if not Path(asked.profile).exists() and asked.profile not in bundled_names():
+        raise InputError(
+            f"{asked.profile}: the study's profile is not there any more; where it was moved, `slotune tune` with the "
+            "new --profile and all else as it was tells the study"
+        )
     profile = load_profile(asked.profile)
     if profile_digest(asked.profile) != asked.profile_digest:
         raise InputError(f"{asked.profile}: the profile changed since this study was made; tune again in a new folder")

@@ -240,7 +240,7 @@ def test_where_writing_fails_the_old_file_stays(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
             write_trace(read(*[GOOD] * 2000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

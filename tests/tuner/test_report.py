@@ -134,6 +134,9 @@ def test_a_profile_that_changed_is_not_reported_on(searched: Path, tmp_path: Pat
     (folder / "profile" / "profile.json").write_text((folder / "profile" / "profile.json").read_text() + "\n")
     with pytest.raises(InputError, match="the profile changed"):
         write_report(folder / "study")
+    shutil.rmtree(folder / "profile")
+    with pytest.raises(InputError, match="profile: the study's profile is not there any more; where it was moved"):
+        write_report(folder / "study")
 
 
 def test_a_study_in_which_no_request_is_served_in_time_has_a_report(searched: Path, tmp_path: Path):
