@@ -163,8 +163,11 @@ class Page:
         default, best = self.found.default.metrics, self.found.best.metrics
         sentences = []
         if default and best and default is not best:
-            falls = [self._fall(quantity, default, best) for quantity in self.shown if quantity.unit == "ms"][:3]
-            sentences.append("Predicted: " + "; ".join(falls) + ".")
+            goals = {goal.metric for goal in self.objective.effective_goals()}
+            served = [quantity for quantity in self.shown if quantity.unit != "ms" and quantity.key in goals]
+            latencies = [quantity for quantity in self.shown if quantity.unit == "ms"][:3]
+            changes = [self._change(quantity, default, best) for quantity in (*served, *latencies)]
+            sentences.append("Predicted: " + "; ".join(changes) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
         sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
@@ -189,8 +192,8 @@ class Page:
         return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
 
     @staticmethod
-    def _fall(quantity: Quantity, default: Metrics, best: Metrics) -> str:
-        return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} ms"
+    def _change(quantity: Quantity, default: Metrics, best: Metrics) -> str:
+        return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} {quantity.unit}"
 
     def _measured(self, settings: Settings) -> Compared | None:
         return next((one for one in self.compared if one.key == settings_key(settings)), None)

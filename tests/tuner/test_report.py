@@ -167,6 +167,22 @@ def test_goodput_beside_other_targets_is_one(searched: Path, tmp_path: Path, sha
     assert headline in words and row in words
 
 
+@pytest.mark.parametrize(
+    ("maximize", "told"), [((), "Predicted: p99 TTFT "), (("throughput",), "Predicted: output thro")]
+)
+def test_a_throughput_that_is_a_goal_is_told_before_the_latencies(
+    searched: Path, tmp_path: Path, maximize: tuple[str, ...], told: str
+):
+    with Study.open(searched) as opened:
+        asked, default = opened.asked.model_copy(update={"maximize": maximize}), opened.trials("simulation")[0]
+    metrics = dict(default.metrics or {})
+    better = metrics | {"output_throughput": 2 * metrics["output_throughput"], "p99_ttft_ms": 1.0}
+    with Study.create(tmp_path / "study", asked) as opened:
+        opened.add(Trial(default.settings, metrics | {"p99_ttft_ms": 2.0, "p99_itl_ms": 1.0}))
+        opened.add(Trial({**default.settings, "max_num_seqs": 16}, better | {"p99_itl_ms": 1.0}))
+    assert told in words_of(write_report(tmp_path / "study", jobs=1).read_text())
+
+
 def test_what_the_engine_left_unanswered_is_told(searched: Path, fake_engine: Any, tmp_path: Path):
     study = shutil.copytree(searched, tmp_path / "study")
     with Study.open(study, writable=True) as opened:
