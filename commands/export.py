@@ -30,7 +30,7 @@ def command(study: Path, form: str, model: str | None, out: Path | None, as_json
       slotune export studies/chat --out engine.yaml && vllm serve --config engine.yaml
       slotune export studies/chat --form kubernetes
     """
-    from ..tuner.export import exported, grounds, recommended, write_export
+    from ..tuner.export import exported, grounds, read_recommendation, write_export
     from ..tuner.study import check_apart
 
     check_apart(study, out)
@@ -42,6 +42,6 @@ def command(study: Path, form: str, model: str | None, out: Path | None, as_json
             write_export(texts[form], form, out)
         click.echo(f"wrote {out}", err=True)
     if as_json:
-        emit_json({"engine": recommended(study)[0], "grounds": grounds(study), **texts})
+        emit_json({"engine": read_recommendation(study)[0], "grounds": grounds(study), **texts})
     elif not out:
         click.echo(texts[form], nl=False)

@@ -182,13 +182,13 @@ def measure(
       slotune profile measure --model models/llama-3.1-8b --budget 10m --out profiles/my-gpu
     """
     from ..profiler.launch import find_vllm
-    from ..profiler.measure import Task, measure
+    from ..profiler.measure import Measurement, measure
     from ..profiler.model_folder import read_model_folder
     from ..simulator.settings import parse_settings
     from .output import progress
 
     read_model_folder(model)  # before an engine is looked for: a slip of the pen is told first
-    task = Task(model, parse_settings(engine, engine_config), out, budget, seed)
+    task = Measurement(model, parse_settings(engine, engine_config), out, budget, seed)
     with progress("profile measure (seconds)", budget) as bar:
 
         def report(done_s: float, note: str) -> None:

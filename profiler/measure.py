@@ -68,7 +68,7 @@ Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Measurement:
     """What to measure."""
 
     model: str
@@ -79,19 +79,19 @@ class Task:
     seed: int = 0
 
 
-def measure(task: Task, launch: Launch, report: Report, clock: Callable[[], float] = time.monotonic) -> Profile:
+def measure(asked: Measurement, launch: Launch, report: Report, clock: Callable[[], float] = time.monotonic) -> Profile:
     """Measure, fit and save a profile.
 
     Raises InputError for a folder that holds something else or a model that is none; EngineError for an engine that
     does not start, or dies before it made enough steps for a fit; SlotuneError where there was no time for them.
     """
-    check_target(task.out)
-    refuse_stages(task.settings)
-    read_model_folder(task.model)
-    folder = task.out.parent / f"{task.out.name}.measure"
+    check_target(asked.out)
+    refuse_stages(asked.settings)
+    read_model_folder(asked.model)
+    folder = asked.out.parent / f"{asked.out.name}.measure"
     with _held(folder):
-        profile = _measured(task, launch, folder, report, clock)
-        write_profile(profile, task.out)
+        profile = _measured(asked, launch, folder, report, clock)
+        write_profile(profile, asked.out)
         shutil.rmtree(folder)
     return profile
 
@@ -108,25 +108,25 @@ def _held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _measured(task: Task, launch: Launch, folder: Path, report: Report, clock: Callable[[], float]) -> Profile:
-    identity = _identity(task, launch)
+def _measured(asked: Measurement, launch: Launch, folder: Path, report: Report, clock: Callable[[], float]) -> Profile:
+    identity = _identity(asked, launch)
     collected, number = _earlier(folder, identity)
     with whole_file(folder / "measure.json") as out:
         out.write(json.dumps(identity, indent=1).encode())
     begin = clock()
     report(0.0, "starting the engine")
     run = folder / f"run-{number}"
-    with running_server(launch, task.model, task.settings, run, record=True, control=True) as server:
-        work = _Work(task, server, collected, number, begin, clock, report)
+    with running_server(launch, asked.model, asked.settings, run, record=True, control=True) as server:
+        work = _Work(asked, server, collected, number, begin, clock, report)
         ended = work.until_the_end()
     _check_enough(collected)
     starts = []
     if ended is None and work.starts_s > 0:
         report(clock() - begin, "starting with other batch limits, for the KV capacity")
-        starts = observe_starts(launch, task.model, task.settings, server, run)
+        starts = observe_starts(launch, asked.model, asked.settings, server, run)
     report(clock() - begin, "fitting")
-    name, seed = task.out.name, task.seed
-    return measured_profile(task.model, task.settings, launch, server, collected, starts, ended, name, seed)
+    name, seed = asked.out.name, asked.seed
+    return measured_profile(asked.model, asked.settings, launch, server, collected, starts, ended, name, seed)
 
 
 def _check_enough(collected: Collected) -> None:
@@ -137,12 +137,12 @@ def _check_enough(collected: Collected) -> None:
         )
 
 
-def _identity(task: Task, launch: Launch) -> dict[str, Any]:
+def _identity(asked: Measurement, launch: Launch) -> dict[str, Any]:
     """What must be equal for steps of an earlier call to count."""
     devices = gpus()
     return {
-        "model": task.model,
-        "settings": dict(task.settings),
+        "model": asked.model,
+        "settings": dict(asked.settings),
         "vllm": launch.version,
         "device": devices[0].name if devices else processor(),
         "environment": launch.recorded_environment(),
@@ -176,7 +176,7 @@ class _Work:
 
     def __init__(
         self,
-        task: Task,
+        asked: Measurement,
         server: Server,
         collected: Collected,
         number: int,
@@ -184,14 +184,14 @@ class _Work:
         clock: Callable[[], float],
         report: Report,
     ) -> None:
-        self._task, self._collected, self._clock = task, collected, clock
-        self._sitting = Sitting(server, vocabulary_of(task.model), task.seed, number, collected, self._patience_s)
+        self._asked, self._collected, self._clock = asked, collected, clock
+        self._sitting = Sitting(server, vocabulary_of(asked.model), asked.seed, number, collected, self._patience_s)
         self._begin, self._report = begin, report
         self._model: FittedStepTime | None = None
         self._fit_s, self._fitted_steps = 0.0, 0
-        self._chooser = Chooser(self._sitting.space, task.seed + number - 1)  # going on, not what was sent before
+        self._chooser = Chooser(self._sitting.space, asked.seed + number - 1)  # going on, not what was sent before
         starts_s = expected_s(server)
-        self.starts_s = starts_s if starts_s < STARTS_SHARE * task.budget_s else 0.0
+        self.starts_s = starts_s if starts_s < STARTS_SHARE * asked.budget_s else 0.0
         """Kept for starts with other batch limits."""
 
     def until_the_end(self) -> str | None:
@@ -211,10 +211,10 @@ class _Work:
     def _left_s(self) -> float:
         last_fits_s = 2 * self._fit_s * len(self._collected) / max(1, self._fitted_steps)
         reserved_s = RESERVE_S + last_fits_s + self.starts_s
-        return self._task.budget_s - reserved_s - (self._clock() - self._begin)
+        return self._asked.budget_s - reserved_s - (self._clock() - self._begin)
 
     def _limit_s(self) -> float:
-        return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._task.budget_s))
+        return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._asked.budget_s))
 
     def _patience_s(self) -> float:
         """How long the engine may be silent: no longer than the budget allows."""
@@ -250,7 +250,7 @@ class _Work:
     def _refit(self) -> None:
         self._say("fitting")
         begin = self._clock()
-        self._model = fit(self._collected.samples(), seed=self._task.seed, in_order=True)
+        self._model = fit(self._collected.samples(), seed=self._asked.seed, in_order=True)
         self._fitted_at = self._clock()
         self._fit_s, self._fitted_steps = self._fitted_at - begin, len(self._collected)
 

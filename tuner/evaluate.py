@@ -24,7 +24,7 @@ from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
 from .steady_load import engine_growth
-from .warm import without
+from .warm import judged_requests
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -85,7 +85,7 @@ def judged(
     result: SimulationResult, trace: Trace, cold: int, goodput: Mapping[str, float], percentiles: Iterable[float]
 ) -> dict[str, float]:
     """The metrics of the requests of `trace` after the `cold` ones that it was simulated with, and `trust_shares`."""
-    requests = without(cold, result.requests)
+    requests = judged_requests(cold, result.requests)
     metrics = summarise(requests, result.gaps, goodput, percentiles)
     return metrics | trust_shares(result, requests, trace.output_tokens[cold:], metrics["duration"])
 

@@ -75,7 +75,7 @@ def _judged_by_the_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **({"speculative_config": without_acceptance(config)} if config else {})}
 
 
-def recommended(folder: Path) -> tuple[Settings, str | None]:
+def read_recommendation(folder: Path) -> tuple[Settings, str | None]:
     """The settings and the model that a study recommends, from its best.yaml.
 
     Raises InputError where the folder is no study, SlotuneError where it recommends nothing yet.
@@ -99,7 +99,7 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
 
     Raises InputError where no model is known: a command needs one.
     """
-    settings, known_model = recommended(folder)
+    settings, known_model = read_recommendation(folder)
     asked = read_asked(folder)
     profile = profile_of(asked)
     facts = profile.engine

@@ -38,7 +38,7 @@ def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 
     return replace(taken, arrival_s=load.arrival_s[left_out:] - before_s), cold
 
 
-def without(cold: int, table: RequestTable) -> RequestTable:
+def judged_requests(cold: int, table: RequestTable) -> RequestTable:
     """The requests after the first `cold`, timed from the arrival of the last of those where there are any."""
     begins_s = table.arrival_s[cold - 1] if cold else 0.0
     return RequestTable(

@@ -21,7 +21,7 @@ from slotune.errors import EngineError, InputError
 from slotune.profiler.chooser import Chooser
 from slotune.profiler.design import Scenario, Space
 from slotune.profiler.launch import find_vllm
-from slotune.profiler.measure import Task, _earlier, measure
+from slotune.profiler.measure import Measurement, _earlier, measure
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.session import Sitting
@@ -33,9 +33,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from slotune.profiler.launch import find_vllm
-from slotune.profiler.measure import Task, measure
+from slotune.profiler.measure import Measurement, measure
 command, model, out, budget, settings = sys.argv[1:]
-task = Task(model, json.loads(settings), Path(out), float(budget))
+task = Measurement(model, json.loads(settings), Path(out), float(budget))
 measure(task, find_vllm(command), lambda done, note: print(note, flush=True))
 """
 
@@ -58,7 +58,7 @@ def read_until(process: "subprocess.Popen[str]", said: str) -> None:
 
 def test_a_measured_profile_knows_the_engine(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    task = Task(str(model_folder), {"max_num_seqs": 16}, tmp_path / "profile", budget_s=14, seed=1)
+    task = Measurement(str(model_folder), {"max_num_seqs": 16}, tmp_path / "profile", budget_s=14, seed=1)
     begin = time.monotonic()
     measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: notes.append(note))
     assert time.monotonic() - begin < 60
@@ -139,7 +139,7 @@ def test_after_a_kill_the_next_call_goes_on_with_the_steps_and_other_scenarios(
         return Chooser(space, seed)
 
     monkeypatch.setattr("slotune.profiler.measure.Chooser", chooser)
-    task = Task(str(model_folder), {}, tmp_path / "profile", budget_s=1)
+    task = Measurement(str(model_folder), {}, tmp_path / "profile", budget_s=1)
     measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: notes.append(note))
     first = next(note for note in notes if note.startswith("warming up"))
     assert int(first.split(", ")[1].split()[0]) > 10
@@ -155,7 +155,7 @@ def test_one_that_goes_on_and_ends_at_once_says_that_it_knows_nothing_outside_th
     process.kill()
     process.wait(10)
     monkeypatch.setenv("FAKE_VLLM_DEATH", "1")
-    task = Task(str(model_folder), {}, tmp_path / "profile", budget_s=60)
+    task = Measurement(str(model_folder), {}, tmp_path / "profile", budget_s=60)
     measure(task, find_vllm(str(fake_vllm)), lambda done_s, note: None)
     profile = load_profile(tmp_path / "profile")
     assert profile.overhead.before_s == 0
@@ -168,7 +168,7 @@ def test_a_second_measurement_leaves_the_first_alone(fake_vllm: Path, model_fold
     first = started(fake_vllm, model_folder, tmp_path / "profile", 20)
     read_until(first, "prompts of about")
     for settings in ({}, {"max_num_seqs": 8}):
-        task = Task(str(model_folder), settings, tmp_path / "profile", 1)
+        task = Measurement(str(model_folder), settings, tmp_path / "profile", 1)
         with pytest.raises(InputError, match="another slotune measures there"):
             measure(task, launch, lambda done, note: None)
     _, errors = first.communicate(timeout=60)
@@ -184,7 +184,7 @@ def test_steps_of_another_machine_are_neither_mixed_in_nor_removed(
     process.kill()
     process.wait(10)
     monkeypatch.setattr("slotune.profiler.measure.processor", lambda: "another processor")
-    task, launch = Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm))
+    task, launch = Measurement(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm))
     with pytest.raises(InputError, match="not ended, with another device; remove it, or give another --out"):
         measure(task, launch, lambda done, note: None)
     shutil.rmtree(tmp_path / "profile.measure")
@@ -212,7 +212,9 @@ def test_a_measurement_of_another_model_without_steps_is_begun_anew(
     (other / "measure.json").write_text(json.dumps({"model": "another"}))
     (other / "run-1").mkdir()
     (other / "run-1" / "steps.jsonl").touch()
-    measure(Task(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None)
+    measure(
+        Measurement(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm)), lambda done, note: None
+    )
     assert load_profile(tmp_path / "profile").engine.model == str(model_folder)
 
 
@@ -225,7 +227,7 @@ def test_on_a_gpu_further_starts_tell_what_the_kv_blocks_depend_on(
     total = 143771 * 2**20
     monkeypatch.setenv("PATH", f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_VLLM_GPU_BYTES", str(total))
-    measure(Task(str(model_folder), {}, tmp_path / "p", 25), find_vllm(str(fake_vllm)), lambda done, note: None)
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 25), find_vllm(str(fake_vllm)), lambda done, note: None)
     profile = load_profile(tmp_path / "p")
     assert (profile.engine.device, profile.engine.driver) == ("NVIDIA H200", "580.82.07")
     assert profile.kv is not None
@@ -241,7 +243,9 @@ def test_an_engine_that_dies_early_is_an_error(
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM_DEATH", "2")
     with pytest.raises(EngineError, match="the fake engine was told to die"):
-        measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+        measure(
+            Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None
+        )
     assert not (tmp_path / "p").exists()
 
 
@@ -249,7 +253,7 @@ def test_an_engine_that_dies_later_leaves_a_profile_of_what_was_measured(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM_DEATH", "60")
-    measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert any("the fake engine was told to die" in note for note in load_profile(tmp_path / "p").notes)
 
 
@@ -285,7 +289,7 @@ def test_an_engine_that_hangs_costs_no_more_than_the_budget(
                     process.suspend()
 
     begin = time.monotonic()
-    measure(Task(str(model_folder), {}, tmp_path / "p", 15), find_vllm(str(fake_vllm)), stop)
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 15), find_vllm(str(fake_vllm)), stop)
     assert time.monotonic() - begin < 40
     notes = load_profile(tmp_path / "p").notes
     assert any("cut short: the engine failed: the engine hangs" in note for note in notes)
@@ -296,7 +300,7 @@ def test_a_recording_that_ends_early_is_told_and_not_waited_for(
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM_STEPS", "300")
     begin = time.monotonic()
-    measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert time.monotonic() - begin < 45
     assert any("no step of what was answered is recorded" in note for note in load_profile(tmp_path / "p").notes)
 
@@ -305,5 +309,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(fake_vllm: Path, model
     (tmp_path / "p.measure").mkdir()
     (tmp_path / "p.measure" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="holds something that is no measurement"):
-        measure(Task(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+        measure(
+            Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None
+        )
     assert [one.name for one in (tmp_path / "p.measure").iterdir()] == ["thesis.tex"]

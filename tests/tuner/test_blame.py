@@ -8,7 +8,7 @@ import pytest
 
 from slotune.errors import EngineError
 from slotune.tuner.conclusion import concluded
-from slotune.tuner.export import recommended
+from slotune.tuner.export import read_recommendation
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.shortlist import shortlist
 from slotune.tuner.study import Study
@@ -56,18 +56,18 @@ def test_a_default_that_was_killed_once_runs_in_a_later_round(study: Path, fake_
 def test_without_the_default_nobody_is_best_and_the_next_validation_compares(study: Path, fake_engine: Any):
     with Study.open(study, writable=True) as opened:
         opened.write_best(best_yaml_of(concluded(opened, load_task(opened.asked))))
-    before = recommended(study)
+    before = read_recommendation(study)
     cut, fake = run(study, fake_engine, fails=Dying(DEFAULT, 2))
     assert {number for _, number in fake.calls} == {1, 2}  # later rounds would compare with nothing
     assert cut.verdict is None
     assert "The comparison with the default is missing: it failed (killed)" in notes(cut)[-1]
     with pytest.raises(EngineError, match="`slotune validate` tries it again; the first failed, killed"):
         require_targets(cut)
-    assert recommended(study) == before
+    assert read_recommendation(study) == before
     whole, _ = run(study, fake_engine)
     assert whole.verdict is not None and whole.verdict.proven
     assert len(whole.found[0].runs) == 3
-    assert recommended(study)[0].items() >= whole.verdict.recommended.settings.items()
+    assert read_recommendation(study)[0].items() >= whole.verdict.recommended.settings.items()
 
 
 def test_a_candidate_that_was_killed_once_is_not_out(study: Path, fake_engine: Any):

@@ -13,7 +13,7 @@ from slotune.tuner.campaign import Progressed
 from slotune.tuner.comparison import Compared, default_metrics
 from slotune.tuner.conclusion import concluded
 from slotune.tuner.engine_run import model_to_serve
-from slotune.tuner.export import recommended
+from slotune.tuner.export import read_recommendation
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.report_tables import Side, Table, answer_table
 from slotune.tuner.shortlist import promising, shortlist
@@ -171,7 +171,7 @@ def test_best_yaml_tells_which_targets_were_met_and_on_what(study: Path, fake_en
 
 def test_the_served_model_is_the_exported_one(study: Path, fake_engine: Any):
     run(study, fake_engine, repeats=1, model="org/served")
-    assert recommended(study)[1] == "org/served"
+    assert read_recommendation(study)[1] == "org/served"
 
 
 def test_what_failed_on_the_engine_is_recommended_no_more(study: Path, fake_engine: Any):
@@ -182,7 +182,9 @@ def test_what_failed_on_the_engine_is_recommended_no_more(study: Path, fake_engi
     text = (study / "best.yaml").read_text()
     assert text.count("# default failed on the engine in round 1, crashed: it said crashed\n") == 1
     failed = [one.settings for one in validation.found if one.failures]
-    assert not any(recommended(study)[0].items() >= settings.items() for settings in failed if len(settings) > 1)
+    assert not any(
+        read_recommendation(study)[0].items() >= settings.items() for settings in failed if len(settings) > 1
+    )
 
 
 def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engine: Any):
@@ -222,7 +224,7 @@ def test_a_model_folder_is_the_same_by_its_relative_path(
 def test_best_yaml_and_the_document_carry_what_was_measured(study: Path, fake_engine: Any):
     validation, _ = run(study, fake_engine)
     assert validation.verdict is not None
-    assert recommended(study)[0] == {"max_model_len": 8192} | dict(validation.verdict.recommended.settings)
+    assert read_recommendation(study)[0] == {"max_model_len": 8192} | dict(validation.verdict.recommended.settings)
     assert validation.verdict.sentence in (study / "best.yaml").read_text()
     limited = replace(validation.task, asked=validation.task.asked.model_copy(update={"max_concurrency": 64}))
     assert "# at most 64 requests in flight" in measured_yaml(replace(validation, task=limited), validation.verdict)

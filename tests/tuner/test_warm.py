@@ -12,7 +12,7 @@ from slotune.tuner.capacity import Scenario, find_capacity, unloaded
 from slotune.tuner.fleet import FleetTrial, find_fleet
 from slotune.tuner.objective import Objective
 from slotune.tuner.steady_load import ordered
-from slotune.tuner.warm import WARMING, WARMING_SHARE, warmed, without
+from slotune.tuner.warm import WARMING, WARMING_SHARE, judged_requests, warmed
 
 LENGTHS = (parse_lengths("100/400"), parse_lengths("20/80"))
 
@@ -47,10 +47,10 @@ def test_whole_copies_are_judged_behind_what_warms_every_replica(replicas, cold)
 def test_what_is_judged_is_timed_from_the_last_request_before_it(scenario):
     load, cold = warmed(scenario.trace, 1000, 20.0, 1, 1)
     whole = simulate(load, scenario.profile.engine_config({}), scenario.profile.timing({})).requests
-    judged = without(cold, whole)
-    assert len(judged) == 1000 and judged.arrival_s[0] == load.arrival_s[cold] - load.arrival_s[cold - 1]
+    after = judged_requests(cold, whole)
+    assert len(after) == 1000 and after.arrival_s[0] == load.arrival_s[cold] - load.arrival_s[cold - 1]
     for latency in ("ttft_s", "tpot_s", "e2el_s"):
-        assert np.allclose(getattr(judged, latency), getattr(whole, latency)[cold:], equal_nan=True)
+        assert np.allclose(getattr(after, latency), getattr(whole, latency)[cold:], equal_nan=True)
 
 
 def test_gaps_between_tokens_are_those_of_what_is_judged(scenario):
@@ -58,7 +58,7 @@ def test_gaps_between_tokens_are_those_of_what_is_judged(scenario):
     load, cold = warmed(scenario.trace, 1000, 20.0, 1, 1)
     engine, timing = scenario.profile.engine_config({}), scenario.profile.timing({})
     whole, result = simulate(load, engine, timing), simulate(load, engine, timing, cold=cold)
-    requests = without(cold, result.requests)
+    requests = judged_requests(cold, result.requests)
     between_s = (requests.finish_s - requests.first_token_s).sum()
     assert result.gaps.count.sum() == (requests.output_tokens - 1).sum()
     assert (result.gaps.gap_s * result.gaps.count).sum() == pytest.approx(between_s)
@@ -72,7 +72,7 @@ def test_cold_requests_that_fail_or_are_sent_again_have_no_gaps_either(scenario)
     outages = [Outage(0, 2.0, 2.5), Outage(1, 3.9, 4.2)]
     cold = int(np.searchsorted(load.arrival_s, 3.0))
     result = simulate(load, engine, timing, replicas=2, outages=outages, cold=cold)
-    requests = without(cold, result.requests)
+    requests = judged_requests(cold, result.requests)
     assert result.gaps.count.sum() == (requests.output_tokens - 1)[requests.finished].sum()
     between_s = (requests.finish_s - requests.first_token_s)[requests.finished].sum()
     assert (result.gaps.gap_s * result.gaps.count).sum() == pytest.approx(between_s)
