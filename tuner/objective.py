@@ -134,8 +134,8 @@ class Objective:
         """What the search minimises, one number a goal; `metrics` is None where the configuration did not run.
 
         With goals: below MISSED for configurations that meet the targets, above it by the log of the worst ratio for
-        those that do not, or by the share of unanswered requests where latencies are owed to them. Without: the log of
-        the worst ratio. FAILED lies above everything.
+        those that do not, or by the share of unanswered requests for those that do not serve as much as the reference
+        (`serves_as_much`). Without: the log of the worst ratio. FAILED lies above everything.
         """
         goals = self.effective_goals()
         if metrics is None:

@@ -26,6 +26,23 @@ def test_answers_come_in_order_whatever_the_number_of_workers(run, jobs):
     assert [o.metrics for o in outcomes] == [run({"max_num_seqs": n}).metrics for n in (1, 2, 4, 8)]
 
 
+OTHERWISE_BEGUN = """
+import multiprocessing
+from slotune.tuner.workers import workers
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    with workers(abs, 2) as ask_all:
+        print(list(ask_all([-1, -2, -3])))
+"""
+
+
+def test_workers_are_forked_where_python_has_another_way_by_default():
+    """As from Python 3.14 on: a worker would have another parent, and take itself for an orphan."""
+    words = [sys.executable, "-c", OTHERWISE_BEGUN]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.stdout == "[1, 2, 3]\n"
+
+
 def dies(question):
     os.kill(os.getpid(), signal.SIGKILL)
 
