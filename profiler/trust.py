@@ -81,7 +81,6 @@ OTHER_SCHEDULES = {
     "kv_offloading_size": None,
     "kv_transfer_config": None,
     "ec_transfer_config": None,
-    "prefill_schedule_interval": 1,
     "scheduler_cls": None,
     "performance_mode": "balanced",
     **dict.fromkeys(SPEC_ARGUMENTS),

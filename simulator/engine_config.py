@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import InputError
-from .speculation import ASYNCHRONOUS, Speculation, parse_speculation
+from .speculation import Speculation, parse_speculation
 from .versions import VersionRules, check_settings, rules_for
 
 UNLIMITED_MODEL_LEN = 1 << 30
@@ -28,6 +28,7 @@ class EngineConfig:
     max_num_active_seqs: int | None = None
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
+    prefill_schedule_interval: int = 1
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     scheduling_policy: str = "fcfs"
@@ -62,6 +63,14 @@ class EngineConfig:
         most = self.max_num_batched_tokens
         return min(self.max_num_scheduled_tokens or most - reserved, most)
 
+    @property
+    def most_active_seqs(self) -> int:
+        """Requests that may run at once (Scheduler.max_num_active_reqs)."""
+        most, speculation = self.max_num_active_seqs or self.max_num_seqs, self.speculative_config
+        if speculation and speculation.method == "dflash" and self.version_rules.dflash_limits_seqs:
+            return min(most, self.max_num_batched_tokens // speculation.lookahead_tokens(self.version_rules))
+        return most
+
 
 SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks", "vllm_version"}
 """Settings that change the simulated schedule."""
@@ -88,11 +97,11 @@ def _speculative(settings: Mapping[str, Any], chosen: dict[str, Any], version: V
     """Speculation, and async scheduling where it works with it (VllmConfig.__post_init__, vllm/config/vllm.py)."""
     if not chosen.get("speculative_config"):
         return {"speculative_config": None}
-    speculation = parse_speculation(chosen["speculative_config"])
+    speculation = parse_speculation(chosen["speculative_config"], version)
     if speculation.method == "draft_model" and not version.overlaps_draft_model:
         asked = settings if "speculative_config" in settings else chosen
         return {"speculative_config": speculation, "async_scheduling": asked.get("async_scheduling", False)}
-    if speculation.method in ASYNCHRONOUS:
+    if speculation.is_asynchronous(version):
         return {"speculative_config": speculation}
     if settings.get("async_scheduling"):
         raise InputError(f"async_scheduling=true: does not work with speculative method {speculation.method}")
@@ -126,6 +135,7 @@ AT_LEAST_ONE = (
     "max_num_scheduled_tokens",
     "max_num_seqs",
     "max_num_active_seqs",
+    "prefill_schedule_interval",
     "stream_interval",
     "block_size",
     "max_num_queued_reqs",
@@ -176,8 +186,9 @@ def _check_relations(engine: EngineConfig) -> None:
 
 def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
     """VllmConfig._set_max_num_scheduled_tokens (vllm/config/vllm.py); pipeline stages are this simulator's limit."""
-    slots = speculation.draft_slots(engine.version_rules)
-    rows = 1 if engine.version_rules.counts_draft_slots else engine.max_num_seqs
+    version = engine.version_rules
+    slots = speculation.lookahead_tokens(version) if version.dflash_limits_seqs else speculation.draft_slots(version)
+    rows = 1 if version.counts_draft_slots else engine.max_num_seqs
     if engine.max_num_batched_tokens <= slots * rows:
         raise InputError(
             f"max_num_batched_tokens={engine.max_num_batched_tokens}: must be above the {slots} draft slots a request "

@@ -99,11 +99,13 @@ def grow(engine, index, count):
 
 @inner
 def publish(engine, index, tokens):
-    """Make the full blocks among the first `tokens` tokens hittable (BlockPool.cache_full_blocks)."""
+    """Make the full blocks among the first `tokens` tokens hittable (BlockPool.cache_full_blocks), as far as all that
+    their hashes cover is known."""
     if not engine.rules[0].caching:
         return
     request, size = engine.requests[index], engine.rules[0].block_size
-    while (request.hashed + 1) * size <= tokens:
+    hashed_tokens = min(tokens, request.known - engine.rules[0].hash_lookahead)
+    while (request.hashed + 1) * size <= hashed_tokens:
         k = request.hashed
         _remember(engine, engine.table[request.slot, k], content_of(engine, index, k))
         request.hashed += 1

@@ -319,8 +319,8 @@ def _add_tokens(engine, index, count, is_stale):
     was_running = request.status == RUNNING
     if rules.asynchronous and not is_stale:
         request.placeholders -= count
-    if rules.asynchronous and rules.caching and was_running:
-        kv_cache.publish(engine, index, request.computed - request.placeholders)
+    if was_running and (rules.asynchronous or rules.publishes_verified):
+        kv_cache.publish(engine, index, min(request.computed - request.placeholders, request.known - 1))
     if request.known < rules.max_model_len and request.known - request.prompt < request.max_tokens:
         if not rules.asynchronous:
             request.drafts = rules.draft_tokens
@@ -329,6 +329,7 @@ def _add_tokens(engine, index, count, is_stale):
         kv_cache.release(engine, index)
     else:
         engine.state[0].num_waiting -= 1  # it stays in the heap, which drops ended requests at the front
+        engine.state[0].num_deferred -= request.deferred
     end_request(engine, index, FINISHED, engine.state[0].now_s)
     return was_running
 

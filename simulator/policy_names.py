@@ -14,6 +14,7 @@ V1_SETTINGS = frozenset(
         "enable_prefix_caching",
         "long_prefill_token_threshold",
         "long_prefill_token_threshold_adaptive",
+        "prefill_schedule_interval",
         "scheduler_reserve_full_isl",
     }
 )

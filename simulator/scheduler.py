@@ -18,11 +18,31 @@ and no engine has so many seats."""
 @inner
 def schedule(engine):
     """One call of Scheduler.schedule: running requests first, then waiting ones unless one was preempted."""
-    engine.state[0].schedule += 1
+    state = engine.state[0]
+    state.schedule += 1
+    state.defers_prefills = _defers_prefills(engine)
     threshold = _long_prefill_threshold(engine)
     budget = _schedule_running(engine, threshold)
-    if engine.state[0].num_preempted == 0:
+    if state.num_preempted == 0:
         _schedule_waiting(engine, threshold, budget)
+        if not state.defers_prefills:
+            state.capacity_bound = state.num_waiting > state.num_deferred
+    state.executed += state.num_rows > 0
+    if state.prefill_scheduled or state.prefill_admitted:
+        state.last_prefill = state.executed
+
+
+@inner
+def _defers_prefills(engine):
+    """Whether decodes have the step to themselves: fewer than prefill_schedule_interval steps since one with a prefill,
+    and something decodes. Not while requests are left waiting whenever they are let in."""
+    state, interval = engine.state[0], engine.rules[0].prefill_interval
+    if interval == 1 or state.capacity_bound or state.executed + 1 - state.last_prefill >= interval:
+        return False
+    decoding = 0
+    for place in range(state.num_running):
+        decoding += not engine.requests[engine.running[place]].prefilling
+    return decoding > 0
 
 
 @inner
@@ -43,13 +63,15 @@ def _schedule_running(engine, threshold):
     """Rows for running requests, in order of admission; returns the token budget that is left."""
     state = engine.state[0]
     budget = engine.rules[0].token_budget
-    state.cursor = state.prefill_scheduled = 0
+    state.cursor = state.prefill_scheduled = state.prefill_admitted = 0
     while state.cursor < state.num_running and _room(engine, budget) > 0:
         index = engine.running[state.cursor]
         tokens = _running_tokens(engine, index, threshold, _room(engine, budget))
         if tokens > 0:
             fits = make_room(engine, index, tokens)
             budget += state.restored_tokens
+            if not fits and engine.rules[0].by_priority and engine.rules[0].scans_past_own_preemption:
+                continue
             if not fits:
                 break
             state.prefill_scheduled |= engine.requests[index].prefilling
@@ -78,6 +100,8 @@ def _running_tokens(engine, index, threshold, room):
         return 0  # the step in flight surely makes the last token
     if engine.state[0].schedule < request.eligible:
         return 0  # the pipeline's first stage has its last token only later
+    if engine.state[0].defers_prefills and request.prefilling:
+        return 0
     tokens = request.known + request.drafts + placeholders - request.computed
     if 0 < threshold < tokens:
         tokens = threshold
@@ -193,6 +217,8 @@ def _schedule_waiting(engine, threshold, budget):
             queue.pop(engine)
             engine.skipped[state.num_skipped] = index
             state.num_skipped += 1
+            state.num_deferred += 1 - engine.requests[index].deferred
+            engine.requests[index].deferred = 1
             continue
         tokens = _admit(engine, index, threshold, _room(engine, budget))
         if tokens == 0:
@@ -211,6 +237,9 @@ def _admit(engine, index, threshold, room):
         hits, evictable = kv_cache.count_hits(engine, index)
     computed = hits * rules.block_size
     tokens = engine.requests[index].known - computed
+    if engine.state[0].defers_prefills and tokens > 1:
+        return 0
+    prefills = tokens > 1
     is_padded = tokens == 1 and _pads_drafts(engine, computed)
     if is_padded:
         tokens += rules.draft_tokens
@@ -225,6 +254,7 @@ def _admit(engine, index, threshold, room):
     if not _fits(engine, index, target, hits, evictable):
         return 0
     queue.pop(engine)
+    engine.state[0].prefill_admitted |= prefills
     kv_cache.admit(engine, index, hits)
     blocks = kv_cache.blocks_for(engine, min(target, rules.max_model_len))
     kv_cache.grow(engine, index, max(blocks - hits, 0))
@@ -269,6 +299,8 @@ def seat(engine, index, computed):
     request, state = engine.requests[index], engine.state[0]
     engine.running[state.num_running] = index
     state.num_running += 1
+    state.num_deferred -= request.deferred
+    request.deferred = 0
     request.status = RUNNING
     request.computed = computed
     if request.cached < 0:
@@ -281,7 +313,7 @@ def _compute(engine, index, tokens):
     request = engine.requests[index]
     take_row(engine, index, tokens)
     if engine.rules[0].caching:
-        kv_cache.publish(engine, index, min(request.computed + tokens, request.known))
+        kv_cache.publish(engine, index, request.computed + tokens)
 
 
 @inner

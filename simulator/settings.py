@@ -48,8 +48,8 @@ SERVED_AS = "served_model_name"
 
 _CACHE_DTYPES = """
     auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
-    turboquant_k3v4_nc turboquant_3bit_nc ultraquant_4bit int4_per_token_head int8_per_token_head fp8_per_token_head
-    nvfp4 nvfp4_4over6
+    turboquant_k3v4_nc turboquant_3bit_nc octave_k3v4 octave_k3v3 octave_k3v3_compact ultraquant_4bit
+    int4_per_token_head int8_per_token_head fp8_per_token_head nvfp4 nvfp4_4over6
 """
 CACHE_DTYPES = tuple(_CACHE_DTYPES.split())
 """Values of kv_cache_dtype (CacheDType, vllm/config/cache.py)."""
@@ -68,13 +68,13 @@ _NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
 
 
 def vllm_argument_names() -> frozenset[str]:
-    """Names of vLLM 0.32's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
+    """Names of vLLM's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
     return frozenset(argument_versions())
 
 
 def vllm_serve_argument_names() -> frozenset[str]:
-    """Names of what `vllm serve` 0.32 takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
-    text = files(__package__).joinpath("vllm-0.32-serve-arguments.txt").read_text(encoding="utf-8")
+    """Names of what `vllm serve` takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
+    text = files(__package__).joinpath("vllm-serve-arguments.txt").read_text(encoding="utf-8")
     return frozenset(text.split())
 
 

@@ -20,6 +20,7 @@ from .policy_names import POLICIES, ROUTERS, STATIC_ROUTERS
 from .replica import Replica, StepSink
 from .request_table import FAILED, FINISHED, RequestTable
 from .routing import make_router, static_choices
+from .rules import rules_of
 from .service import Service
 from .timing import Overhead, Timing
 
@@ -145,7 +146,7 @@ def _fleet(
     sink: StepSink | None,
     shares: I64,
 ) -> list[Replica]:
-    rules = state.rules_of(engine, policy)
+    rules = rules_of(engine, policy)
     shared, columns = _contents_of(trace, engine, bool(rules[0].caching))
     accepted, first_accepted = _accepted_of(trace, engine, seed)
     columns |= first_accepted | {"vain": vain}
@@ -177,7 +178,9 @@ def _contents_of(trace: Trace, engine: EngineConfig, caching: bool) -> tuple[I32
     """Shared contents, and where those of each request lie; nothing where nothing is cached."""
     if not caching:
         return np.zeros(0, np.int32), {}
-    shared = block_content(trace, engine.block_size)
+    speculation = engine.speculative_config
+    lookahead = speculation.hash_lookahead(engine.version_rules) if speculation else 0
+    shared = block_content(trace, engine.block_size, lookahead)
     lengths = np.minimum(trace.input_tokens.astype(np.int64) + trace.output_tokens, engine.max_model_len)
     ends = shared.shared_count + np.cumsum(lengths // engine.block_size + 1)
     columns = {

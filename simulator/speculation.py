@@ -20,7 +20,9 @@ READS_HIDDEN_STATES = frozenset({"eagle", "eagle3", "mtp", "dflash"})
 """Methods that draft from the model's own hidden states (SpeculativeConfig.use_eagle)."""
 ASYNCHRONOUS = READS_HIDDEN_STATES | {"draft_model", "ngram_gpu"}
 """Methods that async scheduling works with (VllmConfig.__post_init__)."""
-METHODS = tuple(sorted(ASYNCHRONOUS | {"ngram", "medusa", "mlp_speculator"}))
+GONE = frozenset({"medusa", "mlp_speculator"})
+"""Methods that vLLM 0.33 no longer has."""
+METHODS = tuple(sorted(ASYNCHRONOUS | GONE | {"ngram"}))
 MOST_TOKENS = 127
 UNSIMULATED = frozenset(
     {"num_speculative_tokens_per_batch_size", "enable_adaptive_verification", "disable_padded_drafter_batch"}
@@ -29,15 +31,27 @@ UNSIMULATED = frozenset(
 _KEYS = """
     enforce_eager num_speculative_tokens model method draft_tensor_parallel_size tensor_parallel_size quantization
     moe_backend attention_backend kv_cache_dtype max_model_len revision code_revision index_share_for_mtp_iteration
-    disable_padded_drafter_batch disable_eagle_block_drop use_local_argmax_reduction use_heterogeneous_vocab
-    prompt_lookup_max prompt_lookup_min parallel_drafting num_speculative_tokens_per_batch_size
-    suffix_decoding_max_tree_depth suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor
-    suffix_decoding_min_token_prob draft_load_config rejection_sample_method synthetic_acceptance_rates
-    synthetic_acceptance_length enable_adaptive_verification draft_sample_method dspark_draft_topk
+    disable_padded_drafter_batch disable_eagle_block_drop disable_lookahead_block_hashes use_local_argmax_reduction
+    use_heterogeneous_vocab prompt_lookup_max prompt_lookup_min parallel_drafting
+    num_speculative_tokens_per_batch_size suffix_decoding_max_tree_depth suffix_decoding_max_cached_requests
+    suffix_decoding_max_spec_factor suffix_decoding_min_token_prob draft_load_config rejection_sample_method
+    synthetic_acceptance_rates synthetic_acceptance_length enable_adaptive_verification draft_sample_method
+    dspark_draft_topk draft_lm_head_quantization xpress_topc fly_window_size fly_entropy_threshold fly_entropy_top_k
 """
 KEYS = frozenset(_KEYS.split())
 """What vLLM's SpeculativeConfig takes."""
 
+SINCE_0_33 = frozenset(
+    {
+        "disable_lookahead_block_hashes",
+        "draft_lm_head_quantization",
+        "xpress_topc",
+        "fly_window_size",
+        "fly_entropy_threshold",
+        "fly_entropy_top_k",
+    }
+)
+"""Of these, what no earlier version takes."""
 
 SPEC_ARGUMENTS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
 """Arguments of their own for some of these (EngineArgs.create_speculative_config, vllm/engine/arg_utils.py)."""
@@ -54,16 +68,29 @@ class Speculation:
     synthetic_acceptance_rates, and what `vllm bench serve` measures as spec_decode_per_position_acceptance_rates."""
     parallel_drafting: bool = False
     disable_eagle_block_drop: bool = False
+    disable_lookahead_block_hashes: bool = False
 
     @property
     def reads_hidden_states(self) -> bool:
         """Whether the drafter needs the model's hidden states, which are not in the prefix cache."""
         return self.method in READS_HIDDEN_STATES
 
-    @property
-    def drops_last_hit(self) -> bool:
+    def drops_last_hit(self, version: VersionRules) -> bool:
         """Whether the last block found in the prefix cache is computed again (use_eagle_block_drop)."""
-        return self.reads_hidden_states and not self.disable_eagle_block_drop
+        return self._distrusts_last_hit(version) and not self.hash_lookahead(version)
+
+    def hash_lookahead(self, version: VersionRules) -> int:
+        """Tokens behind a block that its hash covers (VllmConfig.num_hash_lookahead_tokens)."""
+        covered = version.hashes_lookahead and not self.disable_lookahead_block_hashes
+        return int(covered and self._distrusts_last_hit(version))
+
+    def _distrusts_last_hit(self, version: VersionRules) -> bool:
+        keeps = self.disable_eagle_block_drop or (self.method == "dflash" and version.dflash_keeps_last_hit)
+        return self.reads_hidden_states and not keeps
+
+    def is_asynchronous(self, version: VersionRules) -> bool:
+        """Whether async scheduling works with the method."""
+        return self.method in ASYNCHRONOUS or (self.method == "ngram" and version.overlaps_ngram)
 
     def lookahead_tokens(self, version: VersionRules) -> int:
         """KV slots reserved beyond a row's tokens for the drafter (VllmConfig.num_lookahead_tokens)."""
@@ -94,11 +121,11 @@ class Speculation:
         return accepted
 
 
-def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
+def parse_speculation(config: Mapping[str, Any] | str, version: VersionRules | None = None) -> Speculation:
     """Speculation from vLLM's `speculative_config`, a mapping or its JSON.
 
-    Raises InputError for what vLLM refuses, for a method that is not simulated, and where no acceptance is given
-    (`rejection_sample_method: synthetic`, vLLM's own way to state it).
+    Raises InputError for what vLLM, of this version, refuses, for a method that is not simulated, and where no
+    acceptance is given (`rejection_sample_method: synthetic`, vLLM's own way to state it).
     """
     given = _mapping(config)
     for name in map(str, given):
@@ -110,6 +137,8 @@ def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
     method, tokens = given.get("method"), given.get("num_speculative_tokens")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
+    if version is not None:
+        _check_version(given, version)
     tokens = _checked_tokens(tokens)
     return Speculation(
         method=method,
@@ -117,7 +146,16 @@ def parse_speculation(config: Mapping[str, Any] | str) -> Speculation:
         acceptance_rates=_acceptance_rates(given, tokens),
         parallel_drafting=bool(given.get("parallel_drafting", method == "dflash")),
         disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop", False)),
+        disable_lookahead_block_hashes=bool(given.get("disable_lookahead_block_hashes", False)),
     )
+
+
+def _check_version(given: Mapping[str, Any], version: VersionRules) -> None:
+    if version.renews_speculation and given["method"] in GONE:
+        raise InputError(f"speculative_config: vLLM has no method {given['method']} since 0.33")
+    new = sorted(SINCE_0_33 & given.keys())
+    if new and not version.renews_speculation:
+        raise InputError(f"speculative_config: {new[0]} came with vLLM 0.33, and the profile's engine is older")
 
 
 def _checked_tokens(tokens: Any) -> int:

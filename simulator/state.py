@@ -4,14 +4,12 @@ Records keep what is used together together, in memory and in the code; and a ha
 faster than a hundred would.
 """
 
-from dataclasses import asdict
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import F64, I8, I32, I64
-from .engine_config import EngineConfig
 from .policy_names import POLICIES
 from .step_time import REACHES
 
@@ -23,48 +21,6 @@ PENDING, WAITING, PREEMPTED, RUNNING = range(-4, 0)
 
 VLLM_V1, SARATHI, VLLM_V0, ORCA, REQUEST_LEVEL = range(len(POLICIES))
 """Places in POLICIES, which compiled code compares."""
-
-RULES = np.dtype(
-    [
-        ("policy", np.int64),
-        ("max_model_len", np.int64),
-        ("token_budget", np.int64),  # max_num_scheduled_tokens, at most max_num_batched_tokens
-        ("input_budget", np.int64),  # max_num_batched_tokens
-        ("max_num_seqs", np.int64),
-        ("max_num_active_seqs", np.int64),
-        ("long_prefill_token_threshold", np.int64),
-        ("adaptive_threshold", np.int64),
-        ("chunked_prefill", np.int64),
-        ("caching", np.int64),
-        ("by_priority", np.int64),
-        ("reserve_full_isl", np.int64),
-        ("watermark_blocks", np.int64),
-        ("asynchronous", np.int64),
-        ("depth", np.int64),  # steps that may be in flight at once
-        ("decode_stagger", np.int64),  # schedules from one decode of a request to its next
-        ("draft_tokens", np.int64),  # num_speculative_tokens; 0 = no speculative decoding, as the next two
-        ("lookahead_tokens", np.int64),
-        ("admission_lookahead", np.int64),  # of those, what an admitted request gets with its first row
-        ("draft_slots", np.int64),
-        ("drops_last_hit", np.int64),
-        ("stream_interval", np.int64),
-        ("block_size", np.int64),
-        ("num_blocks", np.int64),
-        ("max_queued_reqs", np.int64),  # 0 = no limit, as the next
-        ("max_queued_tokens", np.int64),
-        ("schedules_past_empty", np.int64),  # this and those below: VersionRules
-        ("reuses_unhashed_first", np.int64),
-        ("pads_admitted", np.int64),
-        ("pads_what_fits", np.int64),
-        ("pads_after_hit", np.int64),
-        ("delivers_stale_output", np.int64),
-        ("keeps_place", np.int64),
-        ("spares_lone_request", np.int64),
-        ("queues_skipped_with_others", np.int64),
-        ("cuts_long_answers", np.int64),
-    ]
-)
-"""EngineConfig as compiled code takes it."""
 
 REQUEST = np.dtype(
     [
@@ -87,6 +43,7 @@ REQUEST = np.dtype(
         ("eligible", np.int64),  # next_decode_eligible_step, counted in schedules
         ("in_flight", np.int64),  # tokens scheduled whose step has not ended
         ("stale", np.int64),  # num_stale_output_tokens: those of in_flight scheduled before a preemption
+        ("deferred", np.int64),  # whether it waits and was passed over for those (deferred_waiting)
         ("held", np.int64),  # KV blocks held
         ("hashed", np.int64),  # num_cached_block: leading blocks that others can hit
         ("slot", np.int64),  # row of the block table
@@ -133,6 +90,12 @@ STATE = np.dtype(
         ("num_rows", np.int64),  # of the step being scheduled, as those down to restored_tokens
         ("num_running_rows", np.int64),  # those of requests that were running before
         ("prefill_scheduled", np.int64),  # whether one of them was in the middle of its prompt
+        ("prefill_admitted", np.int64),  # whether a request was taken in with more than its last token to compute
+        ("defers_prefills", np.int64),  # whether the step takes no prefill
+        ("executed", np.int64),  # steps with rows so far
+        ("last_prefill", np.int64),  # the last of them with a prefill
+        ("capacity_bound", np.int64),  # prefill_capacity_bound: requests were left waiting; prefills are not deferred
+        ("num_deferred", np.int64),  # requests that are
         ("num_preempted", np.int64),
         ("holds", np.int64),  # 1: the step in front ends once all arrivals before its end are known
         ("fruitless", np.int64),  # preemptions since a token was sampled
@@ -181,6 +144,13 @@ STEP_LOG = np.dtype(
 GAP_LOG = np.dtype([("gap_s", np.float64), ("count", np.int64)])
 
 
+EMPTY_AT_START = (
+    *("num_running", "num_waiting", "num_deferred", "heap_size", "ended_since", "first_in_flight", "num_in_flight"),
+    *("holds", "next_arrival", "num_arrivals", "executed", "capacity_bound"),
+)
+"""Fields of STATE that are 0 in an engine that starts."""
+
+
 class Engine(NamedTuple):
     """One replica; `requests` and `shared` are common to all replicas of a simulation."""
 
@@ -227,57 +197,6 @@ class Engine(NamedTuple):
     row_log: Records
     preempted_log: I64
     gap_log: Records
-
-
-def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Records:
-    """The compiled form of `engine` under one of POLICIES: one RULES record.
-
-    Overlap and prefix cache are vLLM V1's alone.
-    """
-    is_v1 = policy == "vllm-v1"
-    rules = np.zeros(1, RULES).view(np.recarray)
-    values = {
-        "policy": POLICIES.index(policy),
-        "input_budget": engine.max_num_batched_tokens,
-        "max_num_active_seqs": engine.max_num_active_seqs or engine.max_num_seqs,
-        "adaptive_threshold": engine.long_prefill_token_threshold_adaptive,
-        "chunked_prefill": engine.enable_chunked_prefill,
-        "caching": engine.enable_prefix_caching and is_v1,
-        "by_priority": engine.scheduling_policy == "priority",
-        "reserve_full_isl": engine.scheduler_reserve_full_isl,
-        "watermark_blocks": int(engine.watermark * engine.num_gpu_blocks),
-        "depth": 1,
-        "num_blocks": engine.num_gpu_blocks,
-        "max_queued_reqs": engine.max_num_queued_reqs or 0,
-        "max_queued_tokens": engine.max_num_queued_tokens or 0,
-    }
-    values |= asdict(engine.version_rules) | _draft_rules(engine) | (_overlap_rules(engine) if is_v1 else {})
-    for name in RULES.names or ():
-        rules[name] = values.get(name, getattr(engine, name, 0))
-    return rules
-
-
-def _overlap_rules(engine: EngineConfig) -> dict[str, int]:
-    """A step in flight for each pipeline stage, and one more with async scheduling (VllmConfig.max_concurrent_batches
-    in vllm/config/vllm.py)."""
-    stages, ahead = engine.pipeline_parallel_size, engine.async_scheduling
-    if not engine.version_rules.overlaps_stages and stages > 1:
-        return {"asynchronous": ahead, "depth": stages}
-    return {"asynchronous": ahead, "depth": stages + ahead, "decode_stagger": stages if ahead else 0}
-
-
-def _draft_rules(engine: EngineConfig) -> dict[str, int]:
-    speculation, version = engine.speculative_config, engine.version_rules
-    if speculation is None:
-        return {}
-    lookahead = speculation.lookahead_tokens(version)
-    return {
-        "draft_tokens": speculation.num_speculative_tokens,
-        "lookahead_tokens": lookahead,
-        "admission_lookahead": lookahead if version.admits_with_lookahead else 0,
-        "draft_slots": speculation.draft_slots(version) if version.counts_draft_slots else 0,
-        "drops_last_hit": speculation.drops_last_hit,
-    }
 
 
 def new_requests(**columns: Any) -> Records:
@@ -351,9 +270,9 @@ def start(engine: Engine, now_s: float, dies_s: float) -> None:
     """
     state, seats, blocks = engine.state[0], len(engine.free_slots), engine.blocks
     state.now_s, state.last_emission_s, state.dies_s = now_s, now_s, dies_s
-    for name in ("num_running", "num_waiting", "heap_size", "ended_since", "first_in_flight", "num_in_flight", "holds"):
+    for name in EMPTY_AT_START:
         state[name] = 0
-    state.next_arrival = state.num_arrivals = 0
+    state.last_prefill = -engine.rules[0].prefill_interval  # so that the first is not deferred
     state.free_blocks = engine.rules[0].num_blocks - 1
     state.free_head, state.free_tail, state.free_slots = 1, len(blocks) - 1, seats
     engine.free_slots[:] = np.arange(seats)

@@ -1,4 +1,4 @@
-"""What differs between vLLM's versions 0.20 and 0.32: each rule and setting, named with the version that brought it.
+"""What differs between vLLM's versions 0.20 and 0.33: each rule and setting, named with the version that brought it.
 
 A version here is major.minor: no patch release among them (0.20.0 to 0.20.2, 0.22.1, 0.25.1, 0.27.1) changes a rule.
 Found by comparing vLLM's sources version by version; where nothing else is said they are in vllm/v1/core/sched/.
@@ -13,19 +13,33 @@ from typing import Any
 
 from ..errors import InputError
 
-OLDEST, NEWEST = (0, 20), (0, 32)
+OLDEST, NEWEST = (0, 20), (0, 33)
 """The versions whose rules are known."""
+ASSUMED = (0, 32)
+"""The version that is simulated where none is named."""
+
+
+def numbers_of(version: str | None) -> tuple[int, int] | None:
+    """(major, minor) of `0.25.1`, `v0.25.1.dev3+cpu` and the like; None where no version is named."""
+    found = re.match(r"v?(\d+)\.(\d+)", version or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    numbers = numbers_of(version)
+    assert numbers is not None
+    return numbers
 
 
 def _since(version: str) -> Any:
     """A rule that `version` brought and all later ones have."""
-    return field(default=True, metadata={"since": version})
+    return field(default=_numbers(version) <= ASSUMED, metadata={"since": version})
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRules:
-    """Which rules an engine of some version has; the defaults are those of the newest known. EngineConfig has the
-    settings, the same in every version but for those that are not there yet (`check_settings`)."""
+    """Which rules an engine of some version has; the defaults are those of ASSUMED. EngineConfig has the settings, the
+    same in every version but for those that are not there yet (`check_settings`)."""
 
     captures_token_budget: bool = _since("0.21")
     """A CUDA graph of max_num_batched_tokens itself (vllm/config/vllm.py, _set_cudagraph_sizes)."""
@@ -69,24 +83,37 @@ class VersionRules:
     cuts_long_answers: bool = _since("0.32")
     """A request whose prompt and max_tokens are longer than max_model_len together is answered until there; before, it
     was refused (vllm/renderers/params.py, max_input_tokens)."""
-
-
-def numbers_of(version: str | None) -> tuple[int, int] | None:
-    """(major, minor) of `0.25.1`, `v0.25.1.dev3+cpu` and the like; None where no version is named."""
-    found = re.match(r"v?(\d+)\.(\d+)", version or "")
-    return (int(found[1]), int(found[2])) if found else None
+    scans_past_own_preemption: bool = _since("0.33")
+    """Under PRIORITY a running request that preempts itself does not end the scan of those behind it (scheduler.py)."""
+    publishes_verified: bool = _since("0.33")
+    """Blocks that accepted drafts fill can be hit once the drafts are verified, without async scheduling too
+    (scheduler.py, update_from_output); before, with the request's next row."""
+    hashes_lookahead: bool = _since("0.33")
+    """The hash of a block covers the token behind it, which drafters such as EAGLE read, so that they need not compute
+    the last block found again (VllmConfig.num_hash_lookahead_tokens, vllm/config/vllm.py)."""
+    dflash_keeps_last_hit: bool = _since("0.33")
+    """Nor does DFlash, which reads no such token (SpeculativeConfig.needs_eagle_block_drop)."""
+    dflash_limits_seqs: bool = _since("0.33")
+    """With DFlash no more requests are active than max_num_batched_tokens has places for in one draft pass
+    (VllmConfig._set_max_num_scheduled_tokens)."""
+    overlaps_ngram: bool = _since("0.33")
+    """Async scheduling works with ngram, and is on by default (VllmConfig.__post_init__)."""
+    renews_speculation: bool = _since("0.33")
+    """The methods medusa and mlp_speculator are gone and some keys are new (vllm/config/speculative.py)."""
+    delays_prefills: bool = _since("0.33")
+    """prefill_schedule_interval holds in an engine without data parallelism (scheduler.py, schedule)."""
 
 
 @cache
 def rules_for(version: str | None) -> VersionRules:
-    """The rules of a vLLM version: the newest known for None and later ones, the oldest known for earlier ones."""
-    numbers = numbers_of(version) or NEWEST
+    """The rules of a vLLM version: ASSUMED for None, the newest known for later ones, the oldest for earlier ones."""
+    numbers = numbers_of(version) or ASSUMED
     return VersionRules(**{rule.name: numbers >= _numbers(rule.metadata["since"]) for rule in fields(VersionRules)})
 
 
 def version_note(version: str | None) -> str | None:
     """What a user of this version ought to know: that its rules are not known; None where they are."""
-    numbers = numbers_of(version) or NEWEST
+    numbers = numbers_of(version) or ASSUMED
     if OLDEST <= numbers <= NEWEST:
         return None
     known, kind = (OLDEST, "older") if numbers < OLDEST else (NEWEST, "newer")
@@ -95,11 +122,11 @@ def version_note(version: str | None) -> str | None:
 
 @cache
 def argument_versions() -> dict[str, str | None]:
-    """vLLM 0.32's engine arguments and the version that brought each; None for those that the oldest known version has.
+    """vLLM's engine arguments and the version that brought each; None for those that the oldest known version has.
 
     Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
     """
-    lines = files(__package__).joinpath("vllm-0.32-arguments.txt").read_text(encoding="utf-8").splitlines()
+    lines = files(__package__).joinpath("vllm-arguments.txt").read_text(encoding="utf-8").splitlines()
     return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
 
 
@@ -107,11 +134,6 @@ def check_settings(names: Iterable[str], version: str | None) -> None:
     """Raises InputError for the first of these settings that this version of vLLM does not have yet."""
     for name in names:
         since = argument_versions().get(name)
-        if since and (numbers_of(version) or NEWEST) < _numbers(since):
-            raise InputError(f"{name}: came with vLLM {since}, and the profile's engine is vLLM {version}")
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    numbers = numbers_of(version)
-    assert numbers is not None
-    return numbers
+        if since and (numbers_of(version) or ASSUMED) < _numbers(since):
+            engine = version or f"{ASSUMED[0]}.{ASSUMED[1]}, where it names none"
+            raise InputError(f"{name}: came with vLLM {since}, and the profile's engine is vLLM {engine}")

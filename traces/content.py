@@ -39,19 +39,19 @@ class BlockContent:
     """Number of distinct contents."""
 
 
-def block_content(trace: Trace, block_size: int) -> BlockContent:
+def block_content(trace: Trace, block_size: int, lookahead: int = 0) -> BlockContent:
     """Content ids of the shared leading blocks of `block_size` tokens.
 
-    Two blocks have one id iff all tokens up to and including the block are the same. A block is listed iff another
-    request has it: what lies behind is private to the request. Where the runs cover a whole prompt, its outputs count
-    as one more run, so requests with wholly identical prompts share output blocks as well.
+    Two blocks have one id iff all tokens up to and including the block, and `lookahead` ones behind it, are the same. A
+    block is listed iff another request has it: what lies behind is private to the request. Where the runs cover a whole
+    prompt, its outputs count as one more run, so requests with wholly identical prompts share output blocks as well.
 
     Keys are 64 bits: two different blocks among 10**8 are confused with a probability of 3e-4.
     """
     runs = _runs_with_outputs(trace)
     offsets = np.zeros(len(trace) + 1, np.int64)
-    np.cumsum(_shared_tokens(*runs) // block_size, out=offsets[1:])
-    ids, count = _block_ids(*runs, offsets, block_size)
+    np.cumsum(np.maximum(_shared_tokens(*runs) - lookahead, 0) // block_size, out=offsets[1:])
+    ids, count = _block_ids(*runs, offsets, block_size, lookahead)
     return BlockContent(offsets, ids, int(count))
 
 
@@ -173,27 +173,37 @@ def _grown(keys: U64, values: I32) -> tuple[U64, I32]:
 
 
 @numba.njit(cache=True)
-def _block_ids(offsets: I64, names: I64, lengths: I32, block_offsets: I64, block_size: int) -> tuple[I32, int]:
+def _block_ids(
+    offsets: I64, names: I64, lengths: I32, block_offsets: I64, block_size: int, lookahead: int
+) -> tuple[I32, int]:
     """Dense ids, in order of first appearance, of the blocks that `block_offsets` counts; and how many there are."""
     ids = np.empty(block_offsets[-1], np.int32)
     keys, values, count = np.zeros(_FIRST_SLOTS, np.uint64), np.zeros(_FIRST_SLOTS, np.int32), 0
     for i in range(len(offsets) - 1):
         key, run, start = _ROOT, offsets[i], 0
         for block in range(block_offsets[i], block_offsets[i + 1]):
-            left = block_size
-            while left > 0:
-                tokens = min(left, lengths[run] - start)
-                if tokens > 0:
-                    key = _chain(_chain(_chain(key, names[run]), start), tokens)
-                    left -= tokens
-                    start += tokens
-                if start == lengths[run]:
-                    run, start = run + 1, 0
-            slot = _slot(keys, key)
+            key, run, start = _walked(key, run, start, block_size, names, lengths)
+            seen, _, _ = _walked(key, run, start, lookahead, names, lengths)
+            slot = _slot(keys, seen)
             if keys[slot] == 0:
-                keys[slot], values[slot] = key, count
+                keys[slot], values[slot] = seen, count
                 count += 1
             ids[block] = values[slot]
             if 2 * count > len(keys):
                 keys, values = _grown(keys, values)
     return ids, count
+
+
+@numba.njit(cache=True)
+def _walked(key: np.uint64, run: int, start: int, tokens: int, names: I64, lengths: I32) -> tuple[np.uint64, int, int]:
+    """The key after `tokens` more tokens from place `start` of a run on, and where that is."""
+    left = tokens
+    while left > 0:
+        here = min(left, lengths[run] - start)
+        if here > 0:
+            key = _chain(_chain(_chain(key, names[run]), start), here)
+            left -= here
+            start += here
+        if start == lengths[run]:
+            run, start = run + 1, 0
+    return key, run, start

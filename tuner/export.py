@@ -12,7 +12,7 @@ from ..profiler.provenance import MEASURED
 from ..profiler.vllm_arguments import flags, serve_arguments
 from ..simulator.settings import Settings, parse_settings
 from ..simulator.speculation import without_acceptance
-from ..simulator.versions import NEWEST
+from ..simulator.versions import ASSUMED
 from ..whole_file import write_text
 from .study import BEST_FILE, read_asked
 from .task import profile_of
@@ -21,7 +21,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 
 SERVE_PORT = 8000  # vllm serve's default
 IMAGE = "vllm/vllm-openai"
-SIMULATED_VERSION = f"{NEWEST[0]}.{NEWEST[1]}.0"
+SIMULATED_VERSION = f"{ASSUMED[0]}.{ASSUMED[1]}.0"
 """Where the profile names none."""
 
 

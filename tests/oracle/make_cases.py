@@ -160,6 +160,11 @@ OVERLAPS = {
         300,
         (80, 30, CHAT, {"cap": 2500}),
     ),
+    "prefill_interval": (
+        {"prefill_schedule_interval": 8, "enable_prefix_caching": True, "async_scheduling": True},
+        2500,
+        (100, 60, CODE, {"prefixes": 9}),
+    ),
 }
 """Where a step is scheduled before what it continues is known: drafts that may be refused, stages of a pipeline."""
 

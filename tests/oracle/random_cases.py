@@ -25,6 +25,7 @@ def random_case(seed: int) -> Case:
     rng = Random(seed)
     engine = _engine(rng)
     engine |= _overlap(Random(f"overlap {seed}"), engine)
+    engine |= _since_0_33(Random(f"0.33 {seed}"), engine)
     requests = _requests(rng, engine)
     while _says_other_than_its_names(requests):
         requests = _requests(rng, engine)
@@ -107,6 +108,18 @@ def _speculation(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:
             limits[name] = min(max(engine[name], tokens + 1), engine["max_model_len"])
     rates = [rate ** (position + 1) for position in range(tokens)]
     return limits | {"speculative_config": config | {"synthetic_acceptance_rates": rates}}
+
+
+def _since_0_33(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:
+    """Prefills that are held back, and drafts from the prompt with async scheduling, in some cases; earlier versions
+    take the former, which does nothing there, and refuse the latter."""
+    changed = {"prefill_schedule_interval": rng.choice([2, 3, 5, 20])} if rng.random() < 0.2 else {}
+    speculation = engine.get("speculative_config", {})
+    if speculation.get("method") == "ngram_gpu" and rng.random() < 0.5:
+        changed["speculative_config"] = speculation | {"method": "ngram"}
+    elif speculation.get("method") == "eagle" and rng.random() < 0.1:
+        changed["speculative_config"] = speculation | {"disable_lookahead_block_hashes": True}
+    return changed
 
 
 def _optional_limits(rng: Random, engine: dict[str, Any]) -> dict[str, Any]:

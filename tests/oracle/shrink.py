@@ -18,6 +18,7 @@ PLAIN: dict[str, Any] = {
 OPTIONAL = (
     "max_num_active_seqs",
     "max_num_scheduled_tokens",
+    "prefill_schedule_interval",
     "long_prefill_token_threshold_adaptive",
     "speculative_config",
     "pipeline_parallel_size",

@@ -68,14 +68,15 @@ def build_scheduler(model, case):
     from vllm.v1.structured_output import StructuredOutputManager
 
     args = dict(case["engine"])
-    stages = args.pop("pipeline_parallel_size", 1)
+    stages, ahead = args.pop("pipeline_parallel_size", 1), args.pop("async_scheduling", None)
     if "speculative_config" in args:
         args["speculative_config"] = speculative_config(args["speculative_config"], model)
     os.environ.pop("VLLM_USE_V2_MODEL_RUNNER", None)
     config = EngineArgs(model=model, load_format="dummy", **args).create_engine_config()
-    if "async_scheduling" in args:  # the CPU platform switches it off, but the schedule is what is wanted here
-        config.scheduler_config.async_scheduling = args["async_scheduling"]
-    # the CPU platform has no stages either, nor the model runner that a GPU has
+    # The CPU platform has no async scheduling, no stages and not the model runner of a GPU, but the schedule is what is
+    # wanted here.
+    if ahead is not None:
+        config.scheduler_config.async_scheduling = ahead
     config.parallel_config.pipeline_parallel_size = stages
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
     block_size = config.cache_config.block_size
@@ -94,7 +95,8 @@ def build_scheduler(model, case):
     hasher = None
     if config.cache_config.enable_prefix_caching:
         init_none_hash(sha256)
-        hasher = get_request_block_hasher(block_size, sha256)
+        lookahead = getattr(config, "num_hash_lookahead_tokens", 0)  # since 0.33
+        hasher = get_request_block_hasher(block_size, sha256, *([lookahead] if lookahead else []))
     return config, scheduler, hasher
 
 

@@ -176,7 +176,8 @@ def _random_engine(rng: Random) -> EngineConfig:
         max_num_queued_reqs=rng.choice([None, None, None, None, 5]),
         max_num_queued_tokens=rng.choice([None, None, None, None, 300]),
         pipeline_parallel_size=rng.choice([1, 1, 1, 2, 3]),
-        vllm_version=rng.choice([None, None, "0.20.2", "0.25.1", "0.28.0"]),
+        vllm_version=rng.choice([None, "0.33.0", "0.20.2", "0.25.1", "0.28.0"]),
+        prefill_schedule_interval=rng.choice([1, 1, 2, 7]),
     )
 
 

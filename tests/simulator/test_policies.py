@@ -31,6 +31,7 @@ CHANGES: dict[str, Any] = {
     "max_num_queued_tokens": 500,
     "max_num_scheduled_tokens": 950,
     "max_num_seqs": 8,
+    "prefill_schedule_interval": 4,
     "scheduler_reserve_full_isl": False,
     "scheduling_policy": "priority",
     "stream_interval": 4,
@@ -62,6 +63,7 @@ def busy() -> Trace:
 def served(policy: str, **changes: Any) -> np.ndarray:
     """Every moment that a client sees."""
     base = {"num_gpu_blocks": 200, "max_num_seqs": 32, "max_num_batched_tokens": 1024, "max_model_len": 1000}
+    base["vllm_version"] = "0.33.0"  # the first that obeys all of them
     timing = linear_profile(5e-3, 2e-5, 3e-4, 1e-8).timing()
     result = simulate(busy(), EngineConfig(**(base | changes)), timing, policy=policy)
     return np.concatenate([result.requests.first_token_s, result.requests.finish_s, np.sort(result.gaps.gap_s)])

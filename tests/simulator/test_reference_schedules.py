@@ -13,13 +13,18 @@ from slotune.tests.oracle.vllm_schedules import VllmOracle
 DATA = Path(__file__).parent.parent / "data" / "oracle"
 VLLM = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / "vllm").iterdir())
 SARATHI = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / "sarathi").iterdir())
-OLD_VERSION, OLD_SEED = "0.20.2", 2
-OLD = sorted(path.name.removesuffix(".jsonl.gz") for path in (DATA / "schedules" / f"vllm-{OLD_VERSION}").iterdir())
+SEEDS = {"0.20.2": 2, "0.33.0": 3}
+"""Of the cases whose schedules by other versions are here."""
+OTHERS = [
+    (version, path.name.removesuffix(".jsonl.gz"))
+    for version in SEEDS
+    for path in sorted((DATA / "schedules" / f"vllm-{version}").iterdir())
+]
 ENGINE_SEEDS = (2, 3, 5)
 
 
 def test_all_reference_schedules_are_here() -> None:
-    assert (len(VLLM), len(SARATHI), len(OLD)) == (28, 5, 7)
+    assert (len(VLLM), len(SARATHI), len(OTHERS)) == (29, 5, 10)
     assert sorted(name for name, _ in cases(1)) == VLLM
 
 
@@ -30,13 +35,13 @@ def test_vllm(name: str, tmp_path: Path) -> None:
     assert difference is None, difference
 
 
-@pytest.mark.parametrize("name", OLD)
-def test_an_older_vllm(name: str, tmp_path: Path) -> None:
-    """By its own rules the schedule is that version's; by the newest it is another, or the rules were not tested."""
-    case, expected = dict(cases(OLD_SEED))[name], read_schedule(_file(f"vllm-{OLD_VERSION}", name))
-    difference = first_difference(expected, simulate_case(case, tmp_path / "old", version=OLD_VERSION), case)
+@pytest.mark.parametrize(("version", "name"), OTHERS)
+def test_another_version_of_vllm(version: str, name: str, tmp_path: Path) -> None:
+    """By its own rules the schedule is that version's; by those assumed it is another, or they were not tested."""
+    case, expected = dict(cases(SEEDS[version]))[name], read_schedule(_file(f"vllm-{version}", name))
+    difference = first_difference(expected, simulate_case(case, tmp_path / "own", version=version), case)
     assert difference is None, difference
-    assert first_difference(expected, simulate_case(case, tmp_path / "new"), case) is not None
+    assert first_difference(expected, simulate_case(case, tmp_path / "assumed"), case) is not None
 
 
 @pytest.mark.parametrize("name", SARATHI)

@@ -12,8 +12,9 @@ from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.engine_config import EngineConfig, resolve
 from slotune.simulator.misses import reasons
-from slotune.simulator.state import rules_of
+from slotune.simulator.rules import rules_of
 from slotune.simulator.versions import (
+    ASSUMED,
     NEWEST,
     OLDEST,
     VersionRules,
@@ -48,12 +49,13 @@ def test_a_rule_holds_from_its_version_on(rule) -> None:
 
 
 def test_outside_of_what_is_known_the_nearest_rules_hold_and_a_note_says_so() -> None:
-    assert rules_for(None) == rules_for("0.40.1") == rules_for("1.0") == rules_for("dev") == VersionRules()
+    assert rules_for("0.40.1") == rules_for("1.0") == rules_for(version(NEWEST)) != VersionRules()
+    assert rules_for(None) == rules_for("dev") == rules_for(version(ASSUMED)) == VersionRules()
     assert rules_for("0.19.2") == rules_for("0.20.0") != rules_for("0.21.0")
-    assert [version_note(one) for one in (None, "dev", "0.20.0", "0.32.0+cpu")] == [None] * 4
+    assert [version_note(one) for one in (None, "dev", "0.20.0", "0.33.0+cpu")] == [None] * 4
     assert version_note("0.19.2") == "vLLM 0.19.2 is older than what slotune knows: scheduled by the rules of 0.20"
-    assert version_note("0.33.0") == "vLLM 0.33.0 is newer than what slotune knows: scheduled by the rules of 0.32"
-    assert "0.33.0 is newer" in linear_profile(1, 0, 0, 0, version="0.33.0").trust()["notes"][-1]
+    assert version_note("0.34.0") == "vLLM 0.34.0 is newer than what slotune knows: scheduled by the rules of 0.33"
+    assert "0.34.0 is newer" in linear_profile(1, 0, 0, 0, version="0.34.0").trust()["notes"][-1]
 
 
 @pytest.mark.parametrize("text", ["0.25.1", "v0.25.0", "0.25", "0.25.1.dev3+g1a2b3c", "0.25.1+cpu"])
@@ -73,6 +75,8 @@ def test_settings_that_the_version_does_not_have_are_refused() -> None:
             linear_profile(1, 0, 0, 0, version=before).engine_config({name: 1})
         check_settings([name], f"{since}.0")
         check_settings([name], None)
+    with pytest.raises(InputError, match=r"monokernel: came with vLLM 0.33, and .* is vLLM 0.32, where it names none"):
+        check_settings(["monokernel"], None)
     assert resolve({"max_num_seqs": 3}, {}, 100, "0.20.0").vllm_version == "0.20.0"
 
 
@@ -99,6 +103,30 @@ def test_async_scheduling_was_off_by_default_beside_a_draft_model_before_0_28() 
     assert resolve({}, settings | {"async_scheduling": True}, 1000, "0.27.1").async_scheduling
     assert resolve(settings | {"async_scheduling": True}, {}, 1000, "0.27.1").async_scheduling
     assert resolve(settings, {}, 1000, "0.28.0").async_scheduling
+
+
+def test_drafts_by_the_rules_of_0_33() -> None:
+    """Methods and keys, async scheduling with ngram, blocks found that need no computing again, DFlash's rows."""
+
+    def engine(method: str, vllm: str, **more) -> EngineConfig:
+        config = DRAFT_MODEL | {"method": method} | more
+        return resolve({"speculative_config": config, "max_num_batched_tokens": 32}, {}, 1000, vllm)
+
+    def last_hit(*args: str, **more: bool) -> tuple[int, int]:
+        rules = rules_of(engine(*args, **more))[0]
+        return rules.drops_last_hit, rules.hash_lookahead
+
+    assert [engine("ngram", vllm).async_scheduling for vllm in ("0.32.0", "0.33.0")] == [False, True]
+    assert engine("medusa", "0.32.0").speculative_config is not None
+    with pytest.raises(InputError, match=r"vLLM has no method medusa since 0\.33"):
+        engine("medusa", "0.33.0")
+    assert [last_hit("eagle", vllm) for vllm in ("0.32.0", "0.33.0")] == [(1, 0), (0, 1)]
+    assert [last_hit("dflash", vllm) for vllm in ("0.32.0", "0.33.0")] == [(1, 0), (0, 0)]
+    with pytest.raises(InputError, match=r"disable_lookahead_block_hashes came with vLLM 0\.33"):
+        engine("eagle", "0.32.0", disable_lookahead_block_hashes=True)
+    assert last_hit("eagle", "0.33.0", disable_lookahead_block_hashes=True) == (1, 0)
+    assert last_hit("eagle", "0.33.0", disable_eagle_block_drop=True) == (0, 0)
+    assert [engine("dflash", vllm).most_active_seqs for vllm in ("0.32.0", "0.33.0")] == [32, 10]
 
 
 @pytest.mark.parametrize(

@@ -33,18 +33,19 @@ def tokens_of(index: int, request: Request) -> list[object]:
     return tokens + [("output", p) for p in range(output)]
 
 
-def chained_blocks(requests: list[Request], block_size: int) -> list[list[tuple[object, ...]]]:
-    """Every full block of every request as the tuple of all tokens up to its end."""
+def chained_blocks(requests: list[Request], block_size: int, lookahead: int) -> list[list[tuple[object, ...]]]:
+    """Every full block of every request as the tuple of all tokens up to its end, and `lookahead` more."""
     result = []
     for index, request in enumerate(requests):
         tokens = tokens_of(index, request)
-        result.append([tuple(tokens[:end]) for end in range(block_size, len(tokens) + 1, block_size)])
+        ends = range(block_size + lookahead, len(tokens) + 1, block_size)
+        result.append([tuple(tokens[:end]) for end in ends])
     return result
 
 
-def assert_matches(requests: list[Request], block_size: int) -> None:
-    content = block_content(build(requests), block_size)
-    chains = chained_blocks(requests, block_size)
+def assert_matches(requests: list[Request], block_size: int, lookahead: int) -> None:
+    content = block_content(build(requests), block_size, lookahead)
+    chains = chained_blocks(requests, block_size, lookahead)
     count = Counter(chain for blocks in chains for chain in blocks)
     shared = [[chain for chain in blocks if count[chain] > 1] for blocks in chains]
     dense: dict[object, int] = {}
@@ -59,10 +60,12 @@ request = st.tuples(st.lists(run, max_size=4), st.integers(0, 6), st.integers(1,
 )
 
 
-@given(st.lists(request, min_size=1, max_size=8), st.sampled_from([1, 2, 4, 5]))
-@settings(max_examples=400)
-def test_blocks_are_equal_exactly_when_all_tokens_before_are(requests: list[Request], block_size: int) -> None:
-    assert_matches(requests, block_size)
+@given(st.lists(request, min_size=1, max_size=8), st.sampled_from([1, 2, 4, 5]), st.sampled_from([0, 0, 1, 6]))
+@settings(max_examples=600)
+def test_blocks_are_equal_exactly_when_all_tokens_before_are(
+    requests: list[Request], block_size: int, lookahead: int
+) -> None:
+    assert_matches(requests, block_size, lookahead)
 
 
 def test_same_name_shares_up_to_the_shorter_length() -> None:
