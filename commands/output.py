@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from ..errors import SlotuneError
+from ..figures import figure
 
 if TYPE_CHECKING:
     import rich.progress
@@ -95,7 +96,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return figure(value)
     return str(value)
 
 
@@ -246,11 +247,13 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
 
 
 def note_arrivals(trace: "Trace", rate: float | None) -> None:
-    """Say on stderr that a rate gives arrivals to a trace that has none."""
-    from ..traces.arrivals import span_s
+    """Say on stderr that a rate gives arrivals to a trace that has none, and what late ones without it do."""
+    from ..traces.arrivals import idle_s, span_s
 
     if rate and not span_s(trace.arrival_s):
         click.echo("Note: all requests of the trace come at once: --rate gives them Poisson arrivals", err=True)
+    if not rate and (late_s := idle_s(trace.arrival_s)):
+        click.echo(f"Note: nothing arrives for {late_s:.0f} s, which throughputs count, as vLLM does", err=True)
 
 
 def announce_compilation() -> None:

@@ -222,7 +222,7 @@ def _simulated(
 
 
 def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivity | None") -> None:
-    from ..simulator.slo import METRICS
+    from ..simulator.slo import METRICS, OF_ALL
     from ..tuner.wording import of_targets
 
     rows: list[list[object]] = []
@@ -232,7 +232,7 @@ def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivit
         if steps:
             rows.append([f"  {steps.label}", *(steps.both(partial(_value, key)) for key in keys)])
     table(["ms", *SHOWN], rows)
-    lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith("_ms")]
+    lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith(("_ms", OF_ALL))]
     for word in of_targets(objective) if objective else ():
         lines.append((word.name, word.run(metrics)))
         if steps:

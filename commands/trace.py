@@ -219,6 +219,7 @@ def convert(
 
 def _write(trace: "Trace", out: Path, as_json: bool) -> None:
     """Write the trace and say what it is."""
+    from ..traces.arrivals import span_s
     from ..traces.mooncake import write_trace
     from ..traces.stats import trace_stats
 
@@ -227,4 +228,4 @@ def _write(trace: "Trace", out: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"trace": out, **trace_stats(trace)})
     else:
-        click.echo(f"{out}: {len(trace)} requests over {trace.arrival_s[-1]:.0f} s")
+        click.echo(f"{out}: {len(trace)} requests over {span_s(trace.arrival_s):.0f} s")

@@ -104,7 +104,7 @@ def command(
     if validate_best:
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
     note_arrivals(read_trace(question.trace), question.rate)
-    note_ignored(profile, question.policy, question.engine | ({"model": question.model} if question.model else {}))
+    note_ignored(profile, question.policy, question.with_model(question.engine))
     with progress("tune", question.trials) as bar:
         found = tune(
             question,

@@ -138,6 +138,8 @@ def measured_kv(
     groups, bytes_per_block = facts.get("kv_cache_groups") or [], facts.get("kv_bytes_per_block")
     if len(groups) != 1 or groups[0] not in KEEP_EVERY_TOKEN or not bytes_per_block:
         return None, f"KV capacity is not modelled: {_layers(groups)}; give num_gpu_blocks_override where it matters"
+    if facts.get("num_gpu_blocks_override") and not facts.get("kv_cache_memory_bytes"):
+        return None, "KV capacity is not known: num_gpu_blocks_override set it; measure without it where it matters"
     used = KV_DTYPE_BYTES.get(str(facts.get("cache_dtype")))
     element = KV_DTYPE_BYTES.get(_dtype(facts) or "", 2.0)
     if used is not None and "kv_cache_dtype" not in settings:

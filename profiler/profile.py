@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig, resolve
+from ..simulator.engine_config import (
+    PROFILED,
+    UNLIMITED_MODEL_LEN,
+    EngineConfig,
+    resolve,
+    simulated_by,
+)
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
@@ -139,7 +145,7 @@ class Profile:
         A fact of the profiled engine that is asked for as it is, is none of them.
         """
         blocks = {"num_gpu_blocks_override"} if self.kv is None else PROFILED
-        heeded = SIMULATED | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
+        heeded = simulated_by(self.engine.version) | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
 
     def engine_or_none(self, settings: Mapping[str, Any]) -> EngineConfig | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..errors import InputError
+from ..figures import figure
 from .kv_capacity import KV_DTYPE_BYTES
 from .profile import UNLIMITED_BLOCKS, Profile
 from .provenance import MEASURED
@@ -46,7 +47,7 @@ def kv_lines(profile: Profile) -> list[str]:
     if errors:
         worst = max(abs(error) for error in errors)
         lines.append(
-            f"formula refined by {len(errors)} start(s) of the engine, off by at most {100 * worst:.2g} % there"
+            f"formula refined by {len(errors)} start(s) of the engine, off by at most {figure(100 * worst, 2)} % there"
         )
     elif profile.source == MEASURED:
         lines.append("as one start of the engine had it")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..figures import figure
 from .kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
 from .model_folder import keeps_every_token
 from .silicon_layout import Layout, own_cache_format
@@ -75,9 +76,9 @@ def weights_fit(tables: "KernelTables", settings: Mapping[str, Any]) -> bool:
     known = _package_estimate(tables)
     if known is None:
         return True
-    cache_bytes = settings.get("kv_cache_memory_bytes")
-    share = 1.0 if cache_bytes is not None else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
-    left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes or 0)
+    cache_bytes = settings.get("kv_cache_memory_bytes") or 0  # none given, as in vLLM
+    share = 1.0 if cache_bytes else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
+    left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes)
     weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, tables.layout)
     return bool(weights < left)
 
@@ -87,9 +88,8 @@ def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
     if capacity is None:
         return "KV capacity is not known"
     error_gib, share = capacity.error_bytes / GIB, 100 * capacity.error_share(settings)
-    return (
-        f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {share:.2g} % of the KV cache at the defaults"
-    )
+    told = f"{figure(share, 2)} % of the KV cache at the defaults"
+    return f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {told}"
 
 
 def _package_estimate(tables: "KernelTables") -> dict[str, Any] | None:

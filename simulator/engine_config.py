@@ -75,6 +75,12 @@ class EngineConfig:
 SIMULATED = frozenset(f.name for f in fields(EngineConfig)) - {"num_gpu_blocks", "vllm_version"}
 """Settings that change the simulated schedule."""
 
+
+def simulated_by(vllm_version: str | None) -> frozenset[str]:
+    """Settings that change the schedule of this version; prefill_schedule_interval did nothing in a single engine."""
+    return SIMULATED if rules_for(vllm_version).delays_prefills else SIMULATED - {"prefill_schedule_interval"}
+
+
 PROFILED = frozenset({"num_gpu_blocks_override", "gpu_memory_utilization", "kv_cache_memory_bytes"})
 """Settings that change the number of KV blocks, through the profile."""
 

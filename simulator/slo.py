@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..errors import InputError
+from ..figures import digits, figure
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 BETWEEN_TOKENS = ("tpot", "itl")
@@ -15,8 +14,6 @@ ROUNDING = 1e-9
 """Of shares of requests."""
 ROUNDING_MS = 5e-7
 """Of latencies, which are differences of moments: half of the last digit with which one is written."""
-THOUSAND = 1000.0
-"""Told without decimals and with a comma, as are larger numbers."""
 OF_ALL = "_of_all"
 """Ends the key of a percentile over all requests, those that were not answered included."""
 
@@ -47,21 +44,26 @@ class Slo:
     def value_ms(self, metrics: Mapping[str, float]) -> float:
         """The latency that the limit is for: of all requests where some were not answered, infinite where these are
         more than the percentile leaves out; NaN where there is none."""
+        if self._lacks_answers(metrics):
+            return math.inf
         answered = metrics.get(self.key, math.nan)
         if math.isnan(answered) or not metrics.get("failed"):
             return answered
         # Where the percentile falls on a request without an answer, there is none over all (metrics.py).
-        return math.inf if self._lacks_answers(metrics) else metrics.get(self.key + OF_ALL, math.inf)
+        return metrics.get(self.key + OF_ALL, math.inf)
 
     def ratio(self, metrics: Mapping[str, float]) -> float:
         """The latency over its limit; infinite where more requests failed than the percentile leaves out."""
         value_ms = self.value_ms(metrics)
         if not math.isnan(value_ms):
-            ratio = value_ms / self.limit_ms
-            return min(ratio, 1.0) if value_ms <= self.limit_ms + ROUNDING_MS else ratio
+            return self.ratio_of(value_ms)
         # Answers of a single token have no second one to wait for.
-        answered = metrics.get("completed", 0.0) > 0 and not self._lacks_answers(metrics)
-        return 0.0 if answered and self.metric in BETWEEN_TOKENS else math.inf
+        return 0.0 if metrics.get("completed") and self.metric in BETWEEN_TOKENS else math.inf
+
+    def ratio_of(self, value_ms: float) -> float:
+        """A latency over the limit."""
+        ratio = value_ms / self.limit_ms
+        return min(ratio, 1.0) if value_ms <= self.limit_ms + ROUNDING_MS else ratio
 
     def is_met(self, metrics: Mapping[str, float]) -> bool:
         """Whether the limit is kept."""
@@ -69,7 +71,7 @@ class Slo:
 
     def _lacks_answers(self, metrics: Mapping[str, float]) -> bool:
         failed = metrics.get("failed", 0.0)
-        return failed > left_out(self.percentile, round(failed + metrics.get("completed", 0.0)))
+        return failed > 0 and failed > left_out(self.percentile, round(failed + metrics.get("completed", 0.0)))
 
     def __str__(self) -> str:
         return f"p{digits(self.percentile)}:{self.metric}:{digits(self.limit_ms)}"
@@ -82,17 +84,7 @@ def milliseconds(value_ms: float) -> str:
         return "no such latency"
     if math.isinf(value_ms):
         return "too few answers"
-    return f"{number(value_ms)} ms"
-
-
-def number(value: float) -> str:
-    """Four significant digits, thousands whole."""
-    return f"{value:,.0f}" if value >= THOUSAND else f"{value:.4g}"
-
-
-def digits(value: float) -> str:
-    """All digits of a number, none that it does not have, no exponent."""
-    return np.format_float_positional(value, trim="-")
+    return f"{figure(value_ms)} ms"
 
 
 def parse_slo(text: str) -> Slo:

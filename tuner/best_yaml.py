@@ -41,7 +41,7 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *filter(None, [policy_note(asked.policy)]),
         *_acceptance(asked.engine.get("speculative_config")),
-        *task.profile.trust({**settings, **({"model": asked.model} if asked.model else {})})["not_represented"],
+        *task.profile.trust(asked.with_model(settings))["not_represented"],
     ]
 
 

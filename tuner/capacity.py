@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import InfeasibleError, InputError
+from ..figures import figure
 from ..profiler.profile import Profile
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
@@ -187,7 +188,7 @@ def unloaded(scenario: Scenario) -> tuple[Probe, float]:
             raise InfeasibleError(f"{scenario.name}: no rate meets the targets: {why}: `slotune simulate` tells why")
         raise InfeasibleError(
             f"{scenario.name}: no rate meets the targets: {worst} is missed by requests that are alone in the engine "
-            f"({missed[worst]:.3g} times the limit)"
+            f"({figure(missed[worst], 3)} times the limit)"
         )
     return alone, stay_s
 
@@ -243,8 +244,12 @@ def confirmed(at: Callable[[float], Probe], found: Capacity) -> Capacity:
     while not (tried := at(rate)).ok:
         failed, rate, step = tried, rate * (1 - step), min(2 * step, LARGEST_STEP)
         if rate < least:
-            raise InfeasibleError(f"no rate meets the targets: {failed.binding} stops even {rate:.2g} requests/s")
+            raise InfeasibleError(_none_does(failed.binding, rate))
     return Capacity(*_bisect(at, tried, failed, least))
+
+
+def _none_does(binding: str | None, rate: float) -> str:
+    return f"no rate meets the targets: {binding} stops even {figure(rate, 2)} requests/s"
 
 
 def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Probe, Probe]:
@@ -254,15 +259,15 @@ def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Pr
         if not tried.ok:
             return low, tried
         low = tried
-    raise InputError(f"no limit found up to {low.rate:.3g} requests/s: these targets bind nothing")
+    raise InputError(f"no limit found up to {figure(low.rate, 3)} requests/s: these targets bind nothing")
 
 
 def _bisect(at: Callable[[float], Probe], low: Probe, high: Probe, least: float) -> tuple[Probe, Probe]:
     while high.rate - low.rate > TOLERANCE * high.rate:
         if high.rate < least:
             raise InfeasibleError(
-                f"no rate meets the targets: {high.binding} stops even {high.rate:.2g} requests/s, where requests meet "
-                "in bursts alone, or some miss the targets by themselves"
+                f"{_none_does(high.binding, high.rate)}, where requests meet in bursts alone, or some miss the targets "
+                "by themselves"
             )
         tried = at((low.rate + high.rate) / 2)
         low, high = (tried, high) if tried.ok else (low, tried)

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..figures import digits
 from ..simulator.settings import Settings
-from ..simulator.slo import Slo, digits
+from ..simulator.slo import Slo
 from .blame import at_fault, excusable
 from .intervals import Interval, mean_interval, paired_ratio
 from .objective import Metrics, Objective

@@ -10,10 +10,10 @@ from ..profiler.provenance import KERNEL_TABLES, MEASURED
 from ..simulator.engine_config import EngineConfig, resolve
 from ..simulator.settings import Settings
 
-VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig)} | {
+VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig) if field.name != "block_size"} | {
     "gpu_memory_utilization": DEFAULT_MEMORY_SHARE
 }
-"""What vLLM takes on a large GPU where nobody asks for anything."""
+"""What vLLM takes where nobody asks for anything; the block size it takes by the device."""
 BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
 NO_WEIGHTS = ("load_format", "dummy")
 GIVEN = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")

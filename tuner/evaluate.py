@@ -65,20 +65,22 @@ class SimulatedRun:
     def __call__(self, settings: Settings) -> Outcome:
         start_s = time.perf_counter()
         try:
-            engine = self.profile.engine_config(settings)
+            result = self._result(settings)
         except InputError as error:
             return Outcome(None, "refused", str(error))
-        result = simulate(
+        metrics = judged(result, self.trace, self.cold, self.goodput, self.percentiles)
+        return Outcome(metrics, duration_s=time.perf_counter() - start_s)
+
+    def _result(self, settings: Settings) -> SimulationResult:
+        return simulate(
             self.trace,
-            engine,
+            self.profile.engine_config(settings),
             self.profile.timing(settings).at(self.pace),
             policy=self.policy,
             seed=self.seed,
             max_concurrency=self.max_concurrency,
             cold=self.cold,
         )
-        metrics = judged(result, self.trace, self.cold, self.goodput, self.percentiles)
-        return Outcome(metrics, duration_s=time.perf_counter() - start_s)
 
 
 def judged(

@@ -106,7 +106,7 @@ def exported(folder: Path, model: str | None = None) -> dict[str, str]:
     served = model or known_model or facts.model
     if not served:
         raise InputError(f"profile {asked.profile} does not say which model it was made with; give --model")
-    comments = [f"study {folder.name}", *grounds(folder)]
+    comments = [f"study {folder.resolve().name}", *grounds(folder)]
     head = "".join(f"# {line}\n" for line in comments)
     gpu = profile.source != MEASURED or facts.driver is not None
     return {

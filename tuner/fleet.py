@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InfeasibleError
+from ..figures import figure
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
 from .lasting_prefixes import lasting, passing_on
 
@@ -99,7 +100,7 @@ def find_fleet(trial: FleetTrial, rate: float, one_takes: float) -> Fleet:
         limits = (IN_PARTS if most == MOST_REPLICAS else "") + (f"; {OTHERS_TEXT}" if in_turns else "")
         raise InfeasibleError(
             f"{scenario.name}: {most:,} replicas do not meet the targets at {rate:g} requests/s although one takes up "
-            f"to {one_takes:.3g}{limits}"
+            f"to {figure(one_takes, 3)}{limits}"
         )
     replicas, worst = found
     most_at_random = max(replicas, min(MOST_AT_RANDOM * replicas, MOST_REPLICAS))

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InfeasibleError
+from ..figures import digits, figure
 from ..profiler.trust import piled_up
 from ..simulator.settings import Settings
-from ..simulator.slo import digits, milliseconds, number
+from ..simulator.slo import milliseconds
 from . import validation
 from .best_yaml import best_yaml
 from .longer_load import LongerLoad, lasts_only, lost_targets, without_chance
@@ -154,12 +155,12 @@ def fallen_lines(recommendation: Recommendation) -> list[str]:
     best, longer = recommendation.best, recommendation.longer_load_of(recommendation.best)
     if longer is None:
         return []
+    was, becomes = best.metrics or {}, longer.metrics
     return [
-        f"{goal.metric} goes from {number((best.metrics or {})[goal.metric])} to {number(longer.metrics[goal.metric])} "
-        f"where the same traffic lasts {longer.label}: do not count on it at this rate; `slotune plan` finds the rate "
-        "that lasts"
+        f"{goal.metric} goes from {figure(was[goal.metric])} to {figure(becomes[goal.metric])} where the same traffic "
+        f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds the rate that lasts"
         for goal in recommendation.task.objective.effective_goals()
-        if goal.loss(longer.metrics, best.metrics or {}) > math.log(MUCH)
+        if math.isfinite(was[goal.metric]) and goal.loss(becomes, was) > math.log(MUCH)
     ]
 
 
@@ -186,7 +187,7 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     objective, best = recommendation.task.objective, recommendation.best
     values = best.metrics or {}
     lines = [
-        f"{goal.metric}: {number(values.get(goal.metric, math.nan))} in simulation"
+        f"{goal.metric}: {figure(values.get(goal.metric, math.nan))} in simulation"
         f"{_varied(recommendation, of_metric(goal.metric))}"
         for goal in objective.effective_goals()
     ]

@@ -130,9 +130,9 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
 
 def trust_of(recommendation: Recommendation) -> dict[str, Any]:
     """How far to believe the prediction of the recommended configuration."""
-    best = recommendation.best
-    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), recommendation.task.trace)
-    return recommendation.task.profile.trust(best.settings, runs=[run])
+    best, task = recommendation.best, recommendation.task
+    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
+    return task.profile.trust(task.asked.with_model(best.settings), runs=[run])
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

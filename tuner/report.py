@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SlotuneError
+from ..figures import figure
 from ..profiler.trust import lines as trust_lines
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
@@ -35,7 +36,6 @@ from .report_tables import (
     answer_table,
     changes_table,
     failures_table,
-    number,
     trials_table,
     validation_table,
 )
@@ -119,7 +119,7 @@ class Page:
     def _subject(self) -> str:
         facts, trace = self.task.profile.engine, self.task.trace
         rate = request_rate(trace)
-        arrivals = "all at once" if math.isnan(rate) else f"{rate:.3g} requests/s"
+        arrivals = "all at once" if math.isnan(rate) else f"{figure(rate, 3)} requests/s"
         parts = (
             self.task.model,
             facts.device,
@@ -193,7 +193,7 @@ class Page:
 
     @staticmethod
     def _change(quantity: Quantity, default: Metrics, best: Metrics) -> str:
-        return f"{quantity.label} {number(quantity.of(default))} → {number(quantity.of(best))} {quantity.unit}"
+        return f"{quantity.label} {figure(quantity.of(default), 3)} → {figure(quantity.of(best), 3)} {quantity.unit}"
 
     def _measured(self, settings: Settings) -> Compared | None:
         return next((one for one in self.compared if one.key == settings_key(settings)), None)
@@ -243,7 +243,8 @@ class Page:
             )
             for quantity in latencies
         ]
-        return latency_against_rate(panels, request_rate(self.task.trace))
+        told = [panel for panel in panels if any(math.isfinite(y) for line in panel.lines for y in line.y)]
+        return latency_against_rate(told, request_rate(self.task.trace)) if told else ""
 
     def _trials(self) -> dict[str, Any]:
         reference = reference_of(self.trials)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from ..figures import NONE, digits, figure
 from ..profiler.profile import Profile
-from ..simulator.slo import digits
-from .report_tables import NONE, Cell, Row, Table, number
+from .report_tables import Cell, Row, Table
 from .study import Study
 
 
@@ -29,7 +29,7 @@ def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict
         "steps outside what was measured": f"{100 * trust['extrapolated_share']:.1f} %",
     }
     errors = [
-        Row((regime,), [Cell(number(100 * e["median_error"])), Cell(_p90(e)), Cell(str(e["compositions"]))])
+        Row((regime,), [Cell(figure(100 * e["median_error"], 3)), Cell(_p90(e)), Cell(str(e["compositions"]))])
         for regime, e in trust["step_time_error"].items()
     ]
     return {
@@ -41,7 +41,7 @@ def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict
 
 
 def _p90(error: Mapping[str, Any]) -> str:
-    return number(100 * error["p90_error"]) if error["p90_error"] is not None else NONE
+    return figure(100 * error["p90_error"], 3) if error["p90_error"] is not None else NONE
 
 
 def _typed(value: Any) -> str:

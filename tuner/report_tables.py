@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..simulator.slo import digits
+from ..figures import NONE, digits, figure
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 from .study import Trial
 from .verdict import mean_good_share, mean_ratio, percent
-
-NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +50,11 @@ class Side:
     measured: Compared | None = None
 
 
-def number(value: float) -> str:
-    """Three significant digits, thousands whole; a dash for what is not known."""
-    if math.isnan(value):
-        return NONE
-    if math.isinf(value):
-        return "∞"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def between(interval: Interval) -> str:
     """An interval's bounds, or why there are none."""
     if math.isnan(interval.low):
         return "one run" if interval.runs == 1 else ""
-    return f"{number(interval.low)} to {number(interval.high)}"
+    return f"{figure(interval.low, 3)} to {figure(interval.high, 3)}"
 
 
 def _named(quantity: Quantity) -> str:
@@ -109,13 +98,13 @@ def _predicted(quantity: Quantity, metrics: Metrics | None) -> Cell:
     if metrics is None:
         return Cell(NONE)
     ratio = quantity.slo.ratio(metrics) if quantity.slo else math.nan
-    return Cell(number(quantity.of(metrics)), _status(ratio))
+    return Cell(figure(quantity.of(metrics), 3), _status(ratio))
 
 
 def _measured(quantity: Quantity, one: Compared) -> Cell:
     interval = one.measured(quantity)
     ratio = mean_ratio(one, quantity.slo) if quantity.slo else math.nan
-    return Cell(number(interval.value), _status(ratio), between(interval))
+    return Cell(figure(interval.value, 3), _status(ratio), between(interval))
 
 
 def _status(ratio: float) -> str:
@@ -150,8 +139,8 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
                 Row(
                     (name, settings, _named(quantity)),
                     (
-                        Cell(number(quantity.of(one.predicted))),
-                        Cell(number(one.measured(quantity).value), interval=between(one.measured(quantity))),
+                        Cell(figure(quantity.of(one.predicted), 3)),
+                        Cell(figure(one.measured(quantity).value, 3), interval=between(one.measured(quantity))),
                         Cell(_change(1 + one.prediction_error(quantity))),
                         Cell(_change(1 + one.error_at_speed(quantity))),
                         Cell(NONE) if one is default else Cell(_change(change.value), interval=_percents(change)),
@@ -189,8 +178,8 @@ def trials_table(
     for trial in trials:
         metrics = trial.metrics or {}
         status = _status(objective.worst_ratio(metrics)) if objective.limits else ""
-        cells = [Cell(number(objective.worst_ratio(metrics)), status)] if objective.limits else []
-        cells += [Cell(number(quantity.of(metrics))) for quantity in shown]
+        cells = [Cell(figure(objective.worst_ratio(metrics), 3), status)] if objective.limits else []
+        cells += [Cell(figure(quantity.of(metrics), 3)) for quantity in shown]
         labels = (str(trial.number), trial.origin, changes_text(trial.settings, fixed))
         rows.append(Row(labels, cells, mark=dict(trial.settings) == dict(best), code=2))
     worst = ["worst latency / target"] if objective.limits else []

@@ -157,21 +157,23 @@ def check_metric(name: str, goodput: Mapping[str, float], slos: Iterable[Slo] = 
 
 def _order(
     sort: str | None, objective: Objective | None, ran: Sequence[Metrics]
-) -> Callable[[Screened], tuple[float, bool, float, int]]:
+) -> Callable[[Screened], tuple[float, bool, bool, float, int]]:
     most = min(ran, key=failed_share, default={})
     reference = max(ran, key=lambda metrics: (-failed_share(metrics), metrics["request_throughput"]), default={})
     by_latency = sort is not None and sort not in THROUGHPUTS
 
-    def key(row: Screened) -> tuple[float, bool, float, int]:
+    def key(row: Screened) -> tuple[float, bool, bool, float, int]:
         metrics = row.outcome.metrics
         if metrics is None:
-            return 1.0, False, 0.0, row.index
+            return 1.0, False, False, 0.0, row.index
         # Shorter answers are no faster ones, nor is one of them that turns requests away.
         place = 0.5 if metrics["answers_cut"] or (by_latency and not answers_as_many(metrics, most)) else 0.0
         if sort is None and objective is not None:
-            return place, not objective.meets(metrics), sum(objective.costs(metrics, reference)), row.index
-        metric = sort or "output_throughput"
-        return place, False, -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics), row.index
+            value, missed = sum(objective.costs(metrics, reference)), not objective.meets(metrics)
+        else:
+            metric, missed = sort or "output_throughput", False
+            value = -metrics[metric] if metric in THROUGHPUTS else _latency(metric, metrics)
+        return place, missed, math.isnan(value), 0.0 if math.isnan(value) else value, row.index
 
     return key
 
@@ -210,6 +212,8 @@ def _csv_text(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return value if isinstance(value, str) else json.dumps(value)
 
 

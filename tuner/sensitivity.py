@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..figures import figure
 from ..profiler.profile import Profile
 from ..profiler.trust import later_s, step_time_error
 from ..simulator.timing import Pace
@@ -45,7 +46,7 @@ class Doubt:
 
     @property
     def _share(self) -> str:
-        return f"{100 * self.step_time_error:.2g}%"
+        return f"{figure(100 * self.step_time_error, 2)}%"
 
     @property
     def _later(self) -> str:

@@ -90,6 +90,10 @@ class Asked(BaseModel):
     trials: int = 64
     versions: Versions
 
+    def with_model(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings with the model, where one was asked for: the profile may be of another."""
+        return {**settings, **({"model": self.model} if self.model else {})}
+
 
 MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace", "model"})
 """Of profile and trace the digests count, not the paths they were read from."""

@@ -46,7 +46,7 @@ def over_rates(task: Task, settings: Mapping[str, Any]) -> list[RatePoint]:
     where the trace has none.
     """
     trace = head(task.trace, SWEEP_REQUESTS)
-    rate = request_rate(trace)
+    rate = request_rate(task.trace)
     if math.isnan(rate):
         return []
     points = []

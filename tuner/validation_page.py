@@ -135,8 +135,9 @@ def document(validation: Validation) -> dict[str, Any]:
 
 def trust_of(validation: Validation) -> dict[str, Any]:
     """How far to believe the predictions: of all configurations that ran, the largest shares."""
-    found = validation.found
-    return validation.task.profile.trust(*(one.settings for one in found), runs=[one.predicted for one in found])
+    found, task = validation.found, validation.task
+    asked = [task.asked.with_model(one.settings) for one in found]
+    return task.profile.trust(*asked, runs=[one.predicted for one in found])
 
 
 def _side(validation: Validation, one: Compared) -> dict[str, Any]:

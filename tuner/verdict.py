@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..figures import figure
 from ..simulator.slo import Slo
 from .comparison import Compared, Quantity, changes_text, comparisons
 from .intervals import Interval, alone_in, mean_interval, paired_ratio, rounds_alone
@@ -78,7 +79,7 @@ def mean_ratio(one: Compared, slo: Slo) -> float:
     """The mean latency over the runs that have it, against its limit; where none has it, what the target says of such
     a run."""
     mean_ms = mean_interval([slo.value_ms(metrics) for metrics in one.runs.values()]).value
-    return max(map(slo.ratio, one.runs.values())) if math.isnan(mean_ms) else mean_ms / slo.limit_ms
+    return max(map(slo.ratio, one.runs.values())) if math.isnan(mean_ms) else slo.ratio_of(mean_ms)
 
 
 def mean_good_share(one: Compared) -> float:
@@ -208,7 +209,7 @@ def _shortfall(nearest: Compared, objective: Objective) -> str:
     if math.isinf(worst):
         return "leaves more requests unanswered than they allow"
     if worst > 1:
-        return f"has {worst:.3g} times the latency allowed"
+        return f"has {figure(worst, 3)} times the latency allowed"
     return f"has {share_text(mean_good_share(nearest))} good requests where {GOOD_SHARE:.0%} are needed"
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from ..simulator.slo import Slo, milliseconds, number
+from ..figures import figure
+from ..simulator.slo import Slo, milliseconds
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def of_metric(key: str) -> Wording:
     """A metric by its name in the results."""
 
     def run(metrics: Metrics) -> str:
-        return number(metrics[key])
+        return figure(metrics[key])
 
     def orders(orders: "OtherOrders") -> str:
-        return " to ".join(map(number, orders.range(itemgetter(key))))
+        return " to ".join(map(figure, orders.range(itemgetter(key))))
 
     return Wording(key, run, orders, lambda steps: steps.both(run))
 

@@ -62,6 +62,11 @@ def test_a_model_whose_own_cache_is_fp8_is_not_made_smaller_by_asking_for_it() -
     assert blocks["bfloat16"] == pytest.approx(56_000, abs=1)
 
 
+def test_blocks_that_were_given_tell_nothing_of_the_memory() -> None:
+    found, told = measured_kv({}, facts(num_gpu_blocks=1000, num_gpu_blocks_override=1000))
+    assert found is None and told and "num_gpu_blocks_override set it" in told
+
+
 def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
     found, note = measured_kv({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
     assert found is None and note is not None and "6 kinds" in note

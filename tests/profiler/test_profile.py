@@ -104,6 +104,8 @@ def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     assert profile.ignored(followed | {"kv_cache_memory_bytes": GIB}) == ["kv_cache_memory_bytes"]
     served = replace(with_memory(profile), cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
     assert served.ignored(asked) == ["seed"]
+    delayed = {"prefill_schedule_interval": 4}
+    assert [linear_profile(1, 0, 0, 0, version=one).ignored(delayed) for one in (None, "0.33.0")] == [[*delayed], []]
 
 
 def test_records_of_a_machine_that_is_slow_by_turns_teach_no_trees() -> None:

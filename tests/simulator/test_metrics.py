@@ -1,12 +1,14 @@
 """The metrics are those of `vllm bench serve`, computed here a second time, naively, from the steps alone."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from slotune.simulator.metrics import Gaps, summarise
 from slotune.simulator.request_table import FINISHED, REJECTED, RequestTable
-from slotune.simulator.slo import OF_ALL, Slo
+from slotune.simulator.slo import OF_ALL, Slo, parse_slo
 from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups, token_times
 from slotune.tests.simulator.test_invariants import MANY
 from slotune.tuner.objective import Objective
@@ -71,6 +73,11 @@ def test_to_refuse_a_request_is_no_better_than_to_answer_it_late(requests: int, 
     refused = np.arange(requests) < slow
     assert not told(np.full(requests, FINISHED), ttft_s)
     assert not told(np.where(refused, REJECTED, FINISHED), np.where(refused, np.nan, ttft_s))
+
+
+def test_where_nobody_is_answered_the_latency_is_infinite() -> None:
+    for metrics in ({"failed": 50.0, "completed": 0.0}, {"failed": 11.0, "completed": 29.0, "p99_ttft_ms": 5.0}):
+        assert parse_slo("p99:ttft:500").value_ms(metrics) == math.inf
 
 
 def test_answers_of_one_token_do_not_make_up_for_long_ones_that_never_come() -> None:

@@ -75,3 +75,8 @@ def test_number_formats_that_were_asked_for_go_along(source, quantization, given
     found = deployed(profile, {})
     assert {name: found[name] for name in ("dtype", "kv_cache_dtype", "quantization") if name in found} == given
     assert bool(checkpoint_note(profile)) == checkpoint
+
+
+def test_the_block_size_is_asked_for_as_vllm_takes_it_by_the_device():
+    small = replace(PROFILE, defaults=MADE_UNDER | {"block_size": 16})
+    assert deployed(small, {})["block_size"] == 16

@@ -1,8 +1,10 @@
 """A list or a grid becomes a sorted table; what cannot run is a row with its reason."""
 
 import csv
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from slotune.errors import InfeasibleError, InputError
@@ -184,3 +186,22 @@ def test_the_order_of_the_file_decides_nothing(small_profile, small_trace):
         for one in (listed, listed[::-1])
     ]
     assert ranked == [[16, 2], [16, 2]]
+
+
+def test_what_has_no_value_stands_behind_what_has_one_and_is_empty_in_the_csv(small_profile, small_trace, tmp_path):
+    """Of requests that come at once and are all refused there is no throughput; the rest is sorted all the same."""
+    trace = small_trace(30)
+    run = SimulatedRun(small_profile, replace(trace, arrival_s=np.zeros(len(trace))))
+    seats = [{"max_num_seqs": n} for n in (4, 32, 8)]
+    rows = screen([seats[0], {"max_model_len": 2}, *seats[1:]], run, {}, jobs=1)
+    assert [row.settings for row in rows] == [seats[1], seats[2], seats[0], {"max_model_len": 2}]
+    assert math.isnan(rows[-1].outcome.metrics["output_throughput"])
+    write_csv(rows, tmp_path / "rows.csv")
+    assert "NaN" not in (tmp_path / "rows.csv").read_text()
+
+
+def test_what_a_policy_does_not_have_is_a_row_with_its_reason(small_profile, small_trace):
+    run = SimulatedRun(small_profile, small_trace(), policy="sarathi")
+    ran, refused = screen([{"pipeline_parallel_size": 2}, {}], run, {}, jobs=1)
+    assert ran.outcome.metrics and refused.outcome.failure == "refused"
+    assert "the sarathi policy has no steps in several stages" in refused.outcome.message

@@ -128,6 +128,15 @@ def test_the_document_has_what_the_design_promises(found):
     assert longer["metrics"]["completed"] == 800
 
 
+def test_a_model_that_the_profile_is_not_of_is_in_the_trust_of_the_document(found):
+    task = found.task
+    profile = replace(task.profile, engine=replace(task.profile.engine, model="own/model"))
+    for model, told in (("own/model", 0), ("other/model", 1)):
+        asked = task.asked.model_copy(update={"model": model})
+        document_of = document(replace(found, task=replace(task, profile=profile, asked=asked)))
+        assert len(document_of["trust"]["not_represented"]) == told
+
+
 def test_the_table_tells_settings_metrics_and_targets(found):
     rows = {row[0]: row[1:] for row in comparison(found)}
     for name, value in found.best.settings.items():
@@ -316,3 +325,12 @@ def test_goodput_beside_a_target_decides(files, tmp_path):
     assert document(found)["best"]["other_orders"]["targets_met"]["goodput"] == met
     assert f"in 6 other orders of the requests met in {met} (" in best_yaml_of(found).split("requests good")[1]
     assert row[2].startswith("met" if best == 0 else "missed")
+
+
+def test_answers_of_one_token_have_a_report_without_the_picture_of_what_they_lack(files, tmp_path):
+    trace = tmp_path / "one.jsonl"
+    rows = [{"timestamp": 50 * k, "input_length": 40, "output_length": 1} for k in range(60)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tune(asked((files[0], str(trace)), "p99:ttft:300", trials=4), tmp_path / "study", jobs=1)
+    page = write_report(tmp_path / "study", jobs=1).read_text()
+    assert "mean TTFT" in page and "Latency against rate" in page

@@ -316,3 +316,9 @@ def test_what_meeting_the_targets_costs_in_throughput_is_told():
     found = decide([default, slow], TTFT)
     assert found.recommended.name == "#1"
     assert found.sentence.endswith("; it serves 60% fewer requests a second.")
+
+
+def test_a_mean_that_is_the_limit_but_for_rounding_keeps_it_as_a_run_does():
+    value = 500 + 3e-7
+    assert TTFT.slos[0].is_met({"p99_ttft_ms": value})
+    assert decide([measured("default", value, value)], TTFT).meets_targets
