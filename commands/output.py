@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 def tell_trust(trust: Mapping[str, Any], policy: str) -> None:
     """Print how far to believe what was printed: whose schedule it is where it is not vLLM's, the source, the error to
     expect, what is extrapolated."""
-    from ..profiler.trust import lines
+    from ..profiler.trust_page import lines
     from ..simulator.policy_names import policy_note
 
     for line in [*filter(None, [policy_note(policy)]), *lines(trust)]:

@@ -158,7 +158,7 @@ def _common(
 
 
 def _print(rows: "list[Screened]", objective: "Objective | None", sort: str | None) -> None:
-    from ..profiler.trust import extrapolated_text
+    from ..profiler.trust_page import extrapolated_text
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)

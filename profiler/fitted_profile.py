@@ -20,6 +20,8 @@ from .surrogate_samples import StepSamples
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of
 range, beyond the largest captured size, which held-out steps within the range hardly show."""
+OFTEN = 20
+"""Steps of exactly the largest size: a limit that was met, not a chance."""
 MOST_STALLED = 0.01
 """Of the recorded time; less is lost among the errors of any fit."""
 _FACTS = frozenset(
@@ -72,6 +74,7 @@ def fitted_profile(
         notes=(
             "time outside the engine's steps (HTTP, tokeniser) is not in step records: taken as none",
             *beyond,
+            *_assumed_limits(samples, ran, settings),
             *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
             *filter(None, [first_use_note(step, samples)]),
@@ -95,6 +98,24 @@ def _beyond(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]
         if name in settings:
             raise InputError(f"{name}={limit}: a recorded step has {most:g} {unit}; give what the engine ran with")
         told.append(f"a recorded step has {most:g} {unit}, and {name}={limit} was assumed: give --engine {name}")
+    return told
+
+
+def _assumed_limits(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]) -> list[str]:
+    """The batch limits that nobody gave, and where the recorded steps speak for lower ones."""
+    decodes = samples.totals[:, DECODE_ROWS]
+    sizes = {
+        "max_num_batched_tokens": samples.totals[:, PREFILL_TOKENS] + decodes,
+        "max_num_seqs": samples.totals[:, PREFILL_ROWS] + decodes / (1 + drafts_of(settings)),
+    }
+    told = []
+    for name, size in sizes.items():
+        most, limit = size.max(), getattr(ran, name)
+        if name in settings or most >= limit:
+            continue
+        often = int((size == most).sum())
+        met = f"; {often} recorded steps have {most:g} and none has more, so it may be less" if often >= OFTEN else ""
+        told.append(f"{name}={limit} is assumed, vLLM's default on a large GPU{met}: give --engine {name}")
     return told
 
 

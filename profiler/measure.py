@@ -33,7 +33,7 @@ from .kv_starts import expected_s, observe_starts
 from .launch import Launch
 from .measured_profile import measured_profile
 from .model_folder import read_model_folder, vocabulary_of
-from .profile import Profile
+from .profile import Profile, refuse_unsimulated
 from .profile_folder import check_target, write_profile
 from .recording import StepTail
 from .server import Server, running_server
@@ -87,6 +87,7 @@ def measure(asked: Measurement, launch: Launch, report: Report, clock: Callable[
     """
     check_target(asked.out)
     refuse_stages(asked.settings)
+    refuse_unsimulated(asked.settings)
     read_model_folder(asked.model)
     folder = asked.out.parent / f"{asked.out.name}.measure"
     with _held(folder):
@@ -142,6 +143,7 @@ def _identity(asked: Measurement, launch: Launch) -> dict[str, Any]:
     devices = gpus()
     return {
         "model": asked.model,
+        "config": read_model_folder(asked.model),
         "settings": dict(asked.settings),
         "vllm": launch.version,
         "device": devices[0].name if devices else processor(),

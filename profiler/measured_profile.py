@@ -80,10 +80,13 @@ def drift_note(spread: float | None, steadied: bool) -> str:
 def _better_fit(collected: Collected, sizes: F64, seed: int) -> tuple[StepSamples, FittedStepTime, bool]:
     """The fit of the times as they are, or with the drift taken out: whichever predicts held-out steps better.
 
-    The sentinel is a sample too: where the machine stutters within seconds, dividing by it adds noise.
+    Both are judged by steps as they were. The sentinel is a sample too: where the machine stutters within seconds,
+    dividing by it adds noise.
     """
     plain, steadied = collected.samples(), collected.samples(steadied=True)
-    of_plain, of_steadied = (fit(samples, sizes, seed, in_order=True) for samples in (plain, steadied))
+    of_plain, of_steadied = (
+        fit(samples, sizes, seed, in_order=True, as_measured_s=plain.duration_s) for samples in (plain, steadied)
+    )
     if of_steadied.held_out_error < of_plain.held_out_error:
         return steadied, of_steadied, True
     return plain, of_plain, False

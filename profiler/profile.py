@@ -102,7 +102,7 @@ class Profile:
             if self.defaults.get(name, known) != known:
                 raise InputError(f"{name}={self.defaults[name]}: the profiled engine was cut by {known}")
         _check_memory_share(self.defaults)
-        _check_not_simulated(self.defaults)
+        refuse_unsimulated(self.defaults)
 
     def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
         """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture.
@@ -214,7 +214,7 @@ class Profile:
 
     def _check_parallelism(self, settings: Mapping[str, Any]) -> None:
         """Raise InputError for another cut of the model than was profiled; a formula holds for any stages."""
-        _check_not_simulated(settings)
+        refuse_unsimulated(settings)
         for name, known in self.parallelism.items():
             asked = int(settings.get(name, known))
             if asked != known and not (self.source == CLOSED_FORM and name == "pipeline_parallel_size"):
@@ -269,7 +269,7 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
         raise InputError(f"gpu_memory_utilization={share}: must lie above 0 and be at most 1")
 
 
-def _check_not_simulated(settings: Mapping[str, Any]) -> None:
+def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
     """Raise InputError for more GPUs in ways that are not simulated: they would not be counted either."""
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):

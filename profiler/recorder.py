@@ -39,8 +39,8 @@ MAX_NAMES = 100_000
 DEFAULT_LIMIT_MIB = 1024
 ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 CONTROL = re.compile(r"slotune-cap(\d+)-")
-VLLM_ID = re.compile(r"^(?:chat)?cmpl-(.+?)(?:-\d+)?(?:-[0-9a-f]{8})?$")
-"""vLLM wraps the id that a client sends: cmpl-ID-<prompt>-<random>."""
+VLLM_ID = re.compile(r"^(?:cmpl-(.+?)-\d+|chatcmpl-(.+?))(?:-[0-9a-f]{8})?$")
+"""vLLM wraps the id that a client sends: cmpl-ID-<prompt>-<random> and chatcmpl-ID-<random>."""
 
 
 class Recorder:
@@ -75,7 +75,7 @@ class Recorder:
         if step is not None:
             begin = self._last_end if step[0] is None else step[0]
             self._writer.put(begin, end, step)
-            self._last_end = end
+        self._last_end = end  # of one without rows too, as where a request waits for its grammar
         self._busy = self.has_unfinished_requests()
         return result
 
@@ -186,7 +186,7 @@ def _as_line(number: int, begin: float, end: float, step: Any, names: dict[str, 
     for known in (ids, preempted):
         for unknown in set(known).difference(names):
             match = VLLM_ID.match(unknown)
-            names[unknown] = match[1] if match else unknown
+            names[unknown] = match[1] or match[2] if match else unknown
     name = names.__getitem__
     record = {
         "step": number,
@@ -203,14 +203,19 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     """What EngineCore calls in place of a scheduler class."""
     config = kwargs.get("vllm_config") or args[0]
     base = _base_scheduler(config)
-    rank = getattr(config.parallel_config, "data_parallel_rank", 0)
+    parallel = config.parallel_config  # the rank of every dense model's engine is 0; versions before have no index
+    rank = getattr(parallel, "data_parallel_index", getattr(parallel, "data_parallel_rank", 0))
     _write_facts(_ranked(os.environ.get("SLOTUNE_FACTS"), rank), config, kwargs.get("kv_cache_config"))
     path = _ranked(os.environ.get("SLOTUNE_STEPS"), rank)
     if not path:
         return base(*args, **kwargs)
+    try:
+        writer = Writer(path, int(os.environ.get("SLOTUNE_STEPS_MIB", DEFAULT_LIMIT_MIB)) << 20)
+    except (OSError, ValueError) as error:
+        print(f"slotune: no steps are recorded: {error}", file=sys.stderr, flush=True)
+        return base(*args, **kwargs)
     scheduler = type(f"Recorded{base.__name__}", (Recorder, base), {})(*args, **kwargs)
-    limit = int(os.environ.get("SLOTUNE_STEPS_MIB", DEFAULT_LIMIT_MIB)) << 20
-    scheduler.start_recording(Writer(path, limit), os.environ.get("SLOTUNE_CONTROL") == "1")
+    scheduler.start_recording(writer, os.environ.get("SLOTUNE_CONTROL") == "1")
     return scheduler
 
 

@@ -110,9 +110,10 @@ def import_silicon(
     tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
-    defaults = {"max_model_len": max_context, **limits, **(settings or {})}
+    unasked = {"max_model_len": max_context, **limits}
+    defaults = unasked | dict(settings or {})
     facts = _facts(tables)
-    engine = resolve({"pipeline_parallel_size": pp}, defaults, UNLIMITED_BLOCKS)
+    engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
     capacity = estimated_kv(tables, GRAPHS_GIB if len(graph_sizes) else 0.0)

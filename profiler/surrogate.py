@@ -49,6 +49,7 @@ from .surrogate_errors import (
     NEGLIGIBLE,
     Singles,
     blocks_of_time,
+    error_over_time,
     errors_by_regime,
     folds,
     outer_parts,
@@ -109,7 +110,12 @@ LIGHTGBM = {
 
 
 def fit(
-    samples: StepSamples, graph_sizes: F64 | None = None, seed: int = 0, *, in_order: bool = False
+    samples: StepSamples,
+    graph_sizes: F64 | None = None,
+    seed: int = 0,
+    *,
+    in_order: bool = False,
+    as_measured_s: F64 | None = None,
 ) -> FittedStepTime:
     """Fit step times to measured steps; deterministic, in seconds.
 
@@ -119,31 +125,39 @@ def fit(
         seed: for the folds of the cross-validation and LightGBM's sampling.
         in_order: whether the samples follow one another in time. Trees must then also predict steps of other times:
             neighbours share what disturbed the machine, and what is learned of that looks like knowledge of them.
+        as_measured_s: (steps,) what the steps took, where `samples` have the machine's drift taken out: engines drift
+            too, so the mean and every error that is told are those of steps as they were.
 
     Raises InputError for durations that are not positive and finite, or for too few different steps.
     """
     _check(samples)
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
-    hull, samples = hull_of(samples), samples[~first_uses(samples, sizes)]
+    usual = ~first_uses(samples, sizes)
+    raw = samples if as_measured_s is None else StepSamples(samples.totals, as_measured_s)
+    hull, samples, raw = hull_of(samples), samples[usual], raw[usual]
     medians, owner, places = merge_alike(samples)
+    judged = merge_alike(raw)[0]
     counts = np.bincount(owner).astype(np.float64)
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     parts = folds(medians, seed)
     form = _Form(sizes, _choose_basis(medians, counts, sizes, parts), seed)
     held_out_s, known = form.held_out(medians, counts, parts)
-    best = _fewest_trees(held_out_s, known, medians)
+    best = _fewest_trees(held_out_s, known, judged)
     if in_order and best:
-        best = min(best, _fewest_trees(*form.held_out(medians, counts, blocks_of_time(places, seed)), medians))
+        best = min(best, _fewest_trees(*form.held_out(medians, counts, blocks_of_time(places, seed)), judged))
     weights, residual = form.fitted(medians, counts, ROUNDS[best])
     text = None if residual is None else residual.model_to_string()
     fitted = FittedStepTime(weights, sizes, hull, text)
-    scale = _missing_share(fitted, samples)
-    singles = Singles(samples.duration_s, owner)
-    errors = errors_by_regime(held_out_s[best] * scale, known, medians, singles)
+    scale = _missing_share(fitted, raw)
+    singles = Singles(raw.duration_s, owner)
+    errors = errors_by_regime(held_out_s[best] * scale, known, judged, singles)
+    if in_order:
+        times_s = scale * step_times_s(fitted.model, raw.totals)
+        errors += (error_over_time(times_s, np.minimum(raw.duration_s, OUTLIER * times_s)),)
     for outer, asked in outer_parts(medians, greatest_believed(samples.totals[:, SIZES]), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
-        errors += (regime_error(BEYOND, beyond_s, asked, medians, singles),)
+        errors += (regime_error(BEYOND, beyond_s, asked, judged, singles),)
     return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))
 
 

@@ -15,7 +15,7 @@ from ..simulator.features import (
     REGIME_NAMES,
     regime_of,
 )
-from .surrogate_model import RegimeError, conformal_quantile
+from .surrogate_model import OVER_TIME, RegimeError, conformal_quantile
 from .surrogate_samples import SIZES, StepSamples
 
 FOLDS = 5
@@ -72,6 +72,25 @@ def outer_parts(samples: StepSamples, largest: F64, least: int) -> list[tuple[Ma
         ).clip(1)
         parts.append((outer, outer & (inner >= LEAST_INNER_SHARE)[regimes]))
     return [(outer, asked) for outer, asked in parts if asked.sum() >= least]
+
+
+def error_over_time(predicted_s: F64, measured_s: F64) -> RegimeError:
+    """By how much the total predicted time of each of BLOCKS parts of the recording is off.
+
+    Where the machine's speed changes, or the parts are of several machines, each kind of step has a median that is
+    right nowhere; nothing that is told of single kinds of steps would show it.
+
+    Args:
+        predicted_s: (steps,) in their order in time, by a fit to them.
+        measured_s: (steps,)
+    """
+    part = np.arange(len(measured_s)) * BLOCKS // len(measured_s)
+    off = np.bincount(part, predicted_s)[np.unique(part)] / np.bincount(part, measured_s)[np.unique(part)] - 1
+    bias = float(predicted_s.sum() / measured_s.sum() - 1)
+    off_by = np.abs(off)
+    return RegimeError(
+        OVER_TIME, len(off), float(np.median(off_by)), float(off_by.mean()), conformal_quantile(off_by), bias
+    )
 
 
 def simplest(predicted_s: F64, measured_s: F64) -> int:

@@ -18,6 +18,8 @@ COVERAGE = 0.9
 
 BEYOND = "beyond"
 """The regime of steps that are up to twice as large as any that a fit has seen."""
+OVER_TIME = "over time"
+"""Stands where a regime does for the total times of parts of the recording, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class RegimeError:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     regime: str
-    """decode, prefill or mixed, each small or large; `all` for every step; BEYOND."""
+    """decode, prefill or mixed, each small or large; `all` for every step; BEYOND; OVER_TIME."""
     compositions: int
     median: float
     mean: float

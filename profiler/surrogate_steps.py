@@ -61,8 +61,10 @@ class _Succession:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._steps = self._apart = self._following = self._missing = 0
+        self._steps = self._apart = self._alternating = self._following = self._missing = 0
         self._numbered = False
+        self._earlier: dict[int, StepRecord] = {}
+        """Of each replica, the step two before the next."""
         self._again: StepRecord | None = None
         """The first whose number does not follow that of the one before it, which it overlaps."""
 
@@ -72,6 +74,8 @@ class _Succession:
         self._following += record.step == before.step + 1
         self._missing += record.step > before.step + 1
         self._numbered |= record.step != before.step
+        self._alternating += _alternate(self._earlier.get(record.replica), before, record)
+        self._earlier[record.replica] = before
         if record == before or record.start_s >= before.end_s:  # a line that is there twice tells nothing
             return
         self._apart += not {row[0] for row in record.rows} & {row[0] for row in before.rows}
@@ -86,6 +90,11 @@ class _Succession:
                 "with it: these are pipeline stages, whose steps' stay is not told, or several engines that no "
                 '"replica" tells apart'
             )
+        if self._alternating > MOST_APART * self._steps:
+            raise InputError(
+                f"{self._path}: in {self._alternating} of {self._steps} steps requests go on that the step before "
+                "passed over: these are pipeline stages, whose steps' stay is not told"
+            )
         if self._again is not None and self._numbered:
             raise InputError(
                 f"{self._path}: step {self._again.step} overlaps the one before it, and its number does not follow: "
@@ -96,6 +105,16 @@ class _Succession:
                 f"{self._path}: by their numbers no step has the one before it in the file, as where every n-th is "
                 "kept: an engine may start a step before that one ends, and nothing tells when; keep runs of steps"
             )
+
+
+def _alternate(earlier: StepRecord | None, before: StepRecord, record: StepRecord) -> bool:
+    """Whether a request of `earlier` is not in `before` and goes on in `record` from where it was: stages work on
+    several steps at once, whose requests take turns, also where the recorder has cut what overlaps."""
+    if earlier is None:
+        return False
+    reached = {request: context + tokens for request, tokens, context in earlier.rows}
+    between = {row[0] for row in before.rows}
+    return any(reached.get(request) == context and request not in between for request, _, context in record.rows)
 
 
 class _Last(NamedTuple):
@@ -123,7 +142,7 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
     that steps are missing, unless steps of the recording overlap: it would then have waited for the missing one, how
     long nothing tells.
     """
-    totals, durations, after_missing, overlapping = [], [], [], False
+    totals, durations, replicas, after_missing, overlapping = [], [], [], [], False
     last: dict[int, _Last] = {}
     for record in records:
         before = last.get(record.replica, _Last(record.step - 1, record.start_s, {}))
@@ -137,6 +156,8 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
             rows = np.array([(tokens, context) for _, tokens, context in record.rows])
             totals.append(totals_of(rows[:, 0], rows[:, 1], drafts))
             durations.append(duration_s)
+            replicas.append(record.replica)
             after_missing.append(missing)
-    kept = ~(np.array(after_missing, bool) & overlapping)
+    order = np.argsort(replicas, kind="stable")  # one after the other, so that they show as parts of the recording
+    kept = order[~(np.array(after_missing, bool)[order] & overlapping)]
     return StepSamples(np.array(totals).reshape(-1, TOTALS)[kept], np.array(durations)[kept])

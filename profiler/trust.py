@@ -1,6 +1,5 @@
 """How far a prediction may be believed: the error to expect, and what was asked that the profile knows nothing of."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
-from .surrogate_model import BEYOND, RegimeError
+from .surrogate_model import BEYOND, OVER_TIME, RegimeError
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -59,17 +58,6 @@ ENOUGH_COMPOSITIONS = 20
 MOST_FAR = 0.01
 """Share of a run's steps, or of those with a prefill, that lie far outside, or are of a kind that the profile was made
 without; more of them decide a p99."""
-
-MOST_OF_CACHE = 0.05
-"""Of an estimated KV cache; less moves no number by more than steps that are off do."""
-
-MOST_OF_API_SERVER = 0.9
-"""Of a run's time. At 0.83, by the constants of simulator/api_server.py, the fourth rate of
-benchmarks/accuracy/kubecon.py is met, and its server got to 1.15; at 2.2 (K1 of benchmarks/accuracy/public_runs.py) a
-server gave half of what its GPU could."""
-
-MOST_PILED_UP = 0.05
-"""Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
 
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
@@ -181,11 +169,11 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     tells it.
 
     For measured steps it is the median error of one that was held out, or that of the total of all, or of all of one
-    kind, where it is larger, as with stalls; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's
-    steps, or of those with a prefill, lie outside what was measured. For kernel tables it is the median error of TPOT
-    on measured engines, and not known of those that are in doubt. Steps that were held out tell nothing of those that
-    lie far outside, nor of a kind that the profile was made without; and where none beyond the others could be held
-    out, nothing tells of the extrapolated.
+    kind, or of all of one part of the recording, where it is larger, as with stalls or a machine that drifts; or of
+    those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a prefill, lie outside
+    what was measured. For kernel tables it is the median error of TPOT on measured engines, and not known of those that
+    are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a kind that the profile
+    was made without; and where none beyond the others could be held out, nothing tells of the extrapolated.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -195,7 +183,8 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     everything = profile.step.error_of("all")
     if everything is None:
         return None
-    usual = max(everything.median, abs(_most_biased(profile).bias))
+    over_time = profile.step.error_of(OVER_TIME)
+    usual = max(everything.median, abs(_most_biased(profile).bias), over_time.median if over_time else 0.0)
     extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
     if extrapolated <= MOST_EXTRAPOLATED:
         return usual
@@ -215,7 +204,7 @@ def later_s(profile: "Profile") -> float:
 def _most_biased(profile: "Profile") -> RegimeError:
     """The error of all steps, or of the kind of them of which enough are known, whose total is off by most: where one
     kind is too short and another too long, the total of all tells of neither."""
-    known = (error for error in profile.step.held_out if error.regime != BEYOND)
+    known = (error for error in profile.step.held_out if error.regime not in (BEYOND, OVER_TIME))
     enough = (error for error in known if error.regime == "all" or error.compositions >= ENOUGH_COMPOSITIONS)
     return max(enough, key=lambda error: abs(error.bias))
 
@@ -281,8 +270,16 @@ def _sentence(profile: "Profile") -> str:
     bias = _bias(everything, _most_biased(profile))
     return (
         f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within})"
-        f"{bias} under traffic like what was measured; waiting times are off by more near saturation"
+        f"{bias}{_over_time(profile.step.error_of(OVER_TIME), everything)} under traffic like what was measured; "
+        "waiting times are off by more near saturation"
     )
+
+
+def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
+    """That whole parts of the recording are off by more than a step usually is, where they are."""
+    if parts is None or parts.median <= everything.median:
+        return ""
+    return f" and that of all steps of a part of the recording by {parts.median:.1%}, since the machine's speed changed"
 
 
 def _tables_sentence(profile: "Profile") -> str:
@@ -318,69 +315,3 @@ def _outside_steps(profile: "Profile") -> str | None:
         f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generators of "
         f"measured servers they were {SEEN_OUTSIDE_MS}, and more in bursts"
     )
-
-
-def piled_up(share: float) -> list[str]:
-    """What is told where so large a share of the requests is added to those under way towards the end of the trace."""
-    if not share > MOST_PILED_UP:
-        return []
-    return [
-        f"{share:.0%} of the requests pile up towards the end of the trace: the engine does not keep up, or the trace "
-        "is too short to tell, and a load that goes on may miss targets that are met here; `slotune plan` finds the "
-        "rate that lasts"
-    ]
-
-
-def lines(trust: Mapping[str, Any]) -> list[str]:
-    """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
-    told = [trust["provenance"], trust["expected_error"]["sentence"]]
-    if left_out := dict.fromkeys(re.split("[=:]", text)[0] for text in trust["not_represented"]):
-        told.append(f"that error leaves out what is not in these numbers: {', '.join(left_out)}")
-    if outside := trust["expected_error"]["outside_steps"]:
-        told.append(outside)
-    if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:
-        told.append(f"the KV cache is an estimate and may be {share:.0%} larger or smaller: one real start would tell")
-    if (share := trust["api_server_share"]) > MOST_OF_API_SERVER:
-        told.append(
-            f"the API server, one process, would be busy for about {share:.0%} of the time on a cloud machine's core: "
-            "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
-        )
-    told += piled_up(trust["piled_up_share"])
-    return told + _extrapolated(trust)
-
-
-def extrapolated_text(run: Mapping[str, float]) -> str | None:
-    """Of one run among others, in few words: the share of its steps, or of those with a prefill, that lie outside what
-    the profile was made from, where that is enough to bend it; and whether they lie so far outside that nothing tells
-    what they take."""
-    share = max(run.get(name, 0.0) for name in ("extrapolated_share", "extrapolated_prefill_share"))
-    far = run.get("far_share", 0.0) > MOST_FAR
-    if not (far or share > MOST_EXTRAPOLATED):
-        return None
-    return f"{share:.0%}, far" if far else f"{share:.0%}"
-
-
-def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
-    """What is told of steps outside what the profile was made from, where there are any."""
-    if not trust["extrapolated_share"] > 0:
-        return []
-    share, prefills = (max(trust[name], 0.001) for name in ("extrapolated_share", "extrapolated_prefill_share"))
-    which = f"{share:.1%} of the steps" + (f", {prefills:.1%} of those with a prefill," if prefills > share else "")
-    beyond = trust["expected_error"]["step_time_extrapolated"]
-    known = (
-        f", by {beyond['median']:.1%} (median) up to twice beyond it and by an unknown share farther out"
-        if beyond
-        else ""
-    )
-    told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
-    if missing := trust["expected_error"]["unmeasured"]:
-        kinds = " and ".join(missing)
-        told.append(
-            f"the profile was made from no {kinds} steps, or too few: what they take is not known, more of them tell"
-        )
-    elif (far := trust["far_share"]) > MOST_FAR:
-        told.append(
-            f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from, or of other sizes where all of those were alike: what they take is not known"
-        )
-    return told

@@ -50,19 +50,24 @@ def format_step(record: StepRecord, with_replica: bool) -> str:
 def read_steps(path: Path) -> Iterator[StepRecord]:
     """The records of a file, one a line. Raises InputError with file and line for anything that is not a step.
 
-    Blank lines and those that hold an object without "step" (a trailer, such as the reference schedules have) are
-    passed over.
+    Blank lines, those that hold an object without "step" (a trailer, such as the reference schedules have) and, after
+    others, a last one that was cut off (by a kill, a full disk, a copy of what is being written) are passed over.
     """
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                if line.isspace():
+                if line.isspace() or (number > 1 and _is_cut_off(line)):
                     continue
                 document = _parse(line, f"{path}:{number}")
                 if "step" in document:
                     yield _record(document, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as step records: {error}") from error
+
+
+def _is_cut_off(line: str) -> bool:
+    """Whether a line, the last one of its file, ends within an object."""
+    return line.startswith("{") and not line.endswith("\n") and not line.rstrip().endswith("}")
 
 
 def parse_step(line: str, where: str) -> StepRecord:

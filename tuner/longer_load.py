@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..profiler.trust import MOST_PILED_UP
+from ..profiler.trust_page import MOST_PILED_UP
 from ..simulator.slo import milliseconds
 from ..traces.stats import request_rate
 from ..traces.trace import Trace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..figures import digits, figure
-from ..profiler.trust import piled_up
+from ..profiler.trust_page import piled_up
 from ..simulator.settings import Settings
 from ..simulator.slo import milliseconds
 from . import validation

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SlotuneError
 from ..figures import figure
-from ..profiler.trust import lines as trust_lines
+from ..profiler.trust_page import lines as trust_lines
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..traces.stats import request_rate

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..profiler.profile import UNLIMITED_BLOCKS, Profile
-from ..profiler.trust import lines as trust_lines
+from ..profiler.trust_page import lines as trust_lines
 from .comparison import Compared, changes_text, comparisons
 from .intervals import CONFIDENCE, Interval
 from .report_tables import validation_table

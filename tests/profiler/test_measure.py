@@ -313,3 +313,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(fake_vllm: Path, model
             Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None
         )
     assert [one.name for one in (tmp_path / "p.measure").iterdir()] == ["thesis.tex"]
+
+
+def test_several_engines_at_once_are_refused_before_one_is_started(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    task = Measurement(str(model_folder), {"data_parallel_size": 2}, tmp_path / "p", 5.0)
+    with pytest.raises(InputError, match="data_parallel_size=2: each is an engine of its own"):
+        measure(task, find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert list(tmp_path.glob("p*")) == []

@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 import time
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,24 @@ def test_under_async_scheduling_a_step_lasts_from_output_to_output(tmp_path: Pat
     assert [(one["start_ms"], one["end_ms"]) for one in lines(tmp_path / "steps.jsonl")] == [(1000, 1010), (1010, 1014)]
 
 
+def test_waiting_without_a_row_is_no_part_of_the_step_after_it(tmp_path: Path, clock: Clock) -> None:
+    """As for a grammar: vLLM schedules nothing, and takes that in, until it is there."""
+    scheduler = recorded(tmp_path / "steps.jsonl", ["a"])
+    step(scheduler, clock, {}, at=5.0, until=5.001)
+    step(scheduler, clock, {}, at=5.001, until=5.002)
+    step(scheduler, clock, {"a": 5}, at=5.003, until=5.013)
+    scheduler.shutdown()
+    assert [(one["start_ms"], one["end_ms"]) for one in lines(tmp_path / "steps.jsonl")] == [(5002, 5013)]
+
+
+def test_requests_keep_the_names_that_clients_gave_them(tmp_path: Path, clock: Clock) -> None:
+    names = ["chatcmpl-req-7-abcdef12", "chatcmpl-req-8-abcdef12", "cmpl-req-7-0-abcdef12", "other-3"]
+    scheduler = recorded(tmp_path / "steps.jsonl", names)
+    step(scheduler, clock, dict.fromkeys(names, 1), at=1.0, until=1.1)
+    scheduler.shutdown()
+    assert [row[0] for row in lines(tmp_path / "steps.jsonl")[0]["rows"]] == ["req-7", "req-8", "req-7", "other-3"]
+
+
 def test_preempted_requests_stand_in_the_step_that_preempted_them(tmp_path: Path, clock: Clock) -> None:
     scheduler = recorded(tmp_path / "steps.jsonl", ["a", "b"])
     scheduler._preempt_request(scheduler.requests["b"], 0.0)
@@ -234,6 +253,38 @@ def test_an_unasked_recorder_leaves_the_scheduler_alone(monkeypatch: pytest.Monk
     scheduler = make_scheduler(vllm_config=config, kv_cache_config=SimpleNamespace(num_blocks=7))
     assert type(scheduler) is Scheduler
     assert json.loads((tmp_path / "facts.json").read_text()) == {"num_gpu_blocks": 7}
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Of the second of two engines of a dense model: vLLM gives each the rank 0 and an index of its own."""
+    monkeypatch.setattr(recorder, "_base_scheduler", lambda config: Scheduler)
+    monkeypatch.setattr(Scheduler, "__init__", partialmethod(lambda self, **words: None))
+    return SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_rank=0, data_parallel_index=1))
+
+
+def test_engines_side_by_side_write_files_of_their_own(
+    config: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOTUNE_STEPS", str(tmp_path / "steps.jsonl"))
+    scheduler = make_scheduler(vllm_config=config)
+    scheduler.shutdown()
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.jsonl.1"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLOTUNE_STEPS", "/nowhere/steps.jsonl"), ("SLOTUNE_STEPS_MIB", "many")])
+def test_what_cannot_be_recorded_does_not_keep_the_engine_from_starting(
+    config: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv("SLOTUNE_STEPS", str(tmp_path / "steps.jsonl"))
+    monkeypatch.setenv(name, value)
+    assert type(make_scheduler(vllm_config=config)) is Scheduler
+    assert "no steps are recorded" in capsys.readouterr().err
 
 
 def tensor(size: int, **others: object) -> SimpleNamespace:

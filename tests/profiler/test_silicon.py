@@ -17,7 +17,7 @@ from slotune.profiler.silicon_layout import Layout, layout_of
 from slotune.profiler.silicon_memory import estimated_kv
 from slotune.profiler.silicon_omitted import HOPPER_MIXED_DECODES, MIXED_DECODES, OMITTED
 from slotune.profiler.silicon_tables import Composition, KernelTables
-from slotune.profiler.trust import lines
+from slotune.profiler.trust_page import lines
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import WITHIN, reach_of, step_times_s
 

@@ -15,7 +15,7 @@ from slotune.profiler.silicon import import_silicon
 from slotune.profiler.silicon_layout import Layout
 from slotune.profiler.silicon_memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, estimated_kv, kv_note
 from slotune.profiler.silicon_tables import KernelTables
-from slotune.profiler.trust import lines
+from slotune.profiler.trust_page import lines
 
 Slotune = Callable[..., tuple[int, str, str]]
 LLAMA, QWEN_32B = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-32B"

@@ -100,7 +100,7 @@ def test_every_nth_step_tells_no_step_time(tmp_path: Path, kept: list[int], refu
 
 def test_replicas_do_not_time_each_other() -> None:
     records = [step(0, 10, "a"), step(5, 9, "b", replica=1), step(10, 20, "a"), step(9, 13, "b", replica=1)]
-    assert durations_ms(*records) == [10, 4, 10, 4]
+    assert durations_ms(*records) == [10, 10, 4, 4], "one replica after the other"
 
 
 def test_steps_without_rows_or_time_are_no_samples() -> None:
@@ -146,6 +146,30 @@ def test_pipeline_stages_and_engines_that_are_not_told_apart_are_refused(tmp_pat
         samples_of_files([file])
     file.write_text(overlapping(*(("a", k) for k in range(40))))
     assert len(samples_of_files([file])) == 40
+
+
+def test_pipeline_stages_are_refused_also_where_the_recorder_has_cut_what_overlaps(tmp_path: Path) -> None:
+    """It begins a step where the one before it ended. Requests that take turns betray the stages."""
+    file = tmp_path / "steps.jsonl"
+
+    def write(*rows: tuple[str, int]) -> None:
+        steps = (replace(step(10 * k, 10 * k + 10, name, context=at), step=k) for k, (name, at) in enumerate(rows))
+        file.write_text("".join(format_step(one, with_replica=False) + "\n" for one in steps))
+
+    write(*((name, k) for k in range(20) for name in "ab"))
+    with pytest.raises(InputError, match="in 38 of 40 steps requests go on that the step before passed over"):
+        samples_of_files([file])
+    write(*((name, k) for name in "ab" for k in range(20)))
+    assert len(samples_of_files([file])) == 40
+
+
+def test_a_last_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text(numbered(1, 2, 3)[:-20])
+    assert len(samples_of_files([file])) == 2
+    file.write_text(numbered(1, 2, 3)[:-20] + "\n")
+    with pytest.raises(InputError, match=r"steps\.jsonl:3: not JSON"):
+        samples_of_files([file])
 
 
 def numbered(*numbers: int, apart_ms: float = 10) -> str:

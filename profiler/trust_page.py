@@ -1,0 +1,85 @@
+"""How far a prediction may be trusted, in the words that stand beside it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .trust import MOST_EXTRAPOLATED, MOST_FAR
+
+MOST_OF_CACHE = 0.05
+"""Of an estimated KV cache; less moves no number by more than steps that are off do."""
+
+MOST_OF_API_SERVER = 0.9
+"""Of a run's time. At 0.83, by the constants of simulator/api_server.py, the fourth rate of
+benchmarks/accuracy/kubecon.py is met, and its server got to 1.15; at 2.2 (K1 of benchmarks/accuracy/public_runs.py) a
+server gave half of what its GPU could."""
+
+MOST_PILED_UP = 0.05
+"""Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
+
+
+def piled_up(share: float) -> list[str]:
+    """What is told where so large a share of the requests is added to those under way towards the end of the trace."""
+    if not share > MOST_PILED_UP:
+        return []
+    return [
+        f"{share:.0%} of the requests pile up towards the end of the trace: the engine does not keep up, or the trace "
+        "is too short to tell, and a load that goes on may miss targets that are met here; `slotune plan` finds the "
+        "rate that lasts"
+    ]
+
+
+def lines(trust: Mapping[str, Any]) -> list[str]:
+    """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
+    told = [trust["provenance"], trust["expected_error"]["sentence"]]
+    if left_out := dict.fromkeys(re.split("[=:]", text)[0] for text in trust["not_represented"]):
+        told.append(f"that error leaves out what is not in these numbers: {', '.join(left_out)}")
+    if outside := trust["expected_error"]["outside_steps"]:
+        told.append(outside)
+    if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:
+        told.append(f"the KV cache is an estimate and may be {share:.0%} larger or smaller: one real start would tell")
+    if (share := trust["api_server_share"]) > MOST_OF_API_SERVER:
+        told.append(
+            f"the API server, one process, would be busy for about {share:.0%} of the time on a cloud machine's core: "
+            "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
+        )
+    told += piled_up(trust["piled_up_share"])
+    return told + _extrapolated(trust)
+
+
+def extrapolated_text(run: Mapping[str, float]) -> str | None:
+    """Of one run among others, in few words: the share of its steps, or of those with a prefill, that lie outside what
+    the profile was made from, where that is enough to bend it; and whether they lie so far outside that nothing tells
+    what they take."""
+    share = max(run.get(name, 0.0) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    far = run.get("far_share", 0.0) > MOST_FAR
+    if not (far or share > MOST_EXTRAPOLATED):
+        return None
+    return f"{share:.0%}, far" if far else f"{share:.0%}"
+
+
+def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
+    """What is told of steps outside what the profile was made from, where there are any."""
+    if not trust["extrapolated_share"] > 0:
+        return []
+    share, prefills = (max(trust[name], 0.001) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    which = f"{share:.1%} of the steps" + (f", {prefills:.1%} of those with a prefill," if prefills > share else "")
+    beyond = trust["expected_error"]["step_time_extrapolated"]
+    known = ""
+    if beyond:
+        known = (
+            f", by {beyond['median']:.1%} (median) up to twice beyond it, as the larger half of the sizes was told "
+            "from the smaller, and by an unknown share farther out"
+        )
+    told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
+    if missing := trust["expected_error"]["unmeasured"]:
+        kinds = " and ".join(missing)
+        told.append(
+            f"the profile was made from no {kinds} steps, or too few: what they take is not known, more of them tell"
+        )
+    elif (far := trust["far_share"]) > MOST_FAR:
+        told.append(
+            f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
+            "was made from, or of other sizes where all of those were alike: what they take is not known"
+        )
+    return told
