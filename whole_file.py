@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ELOOP
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -22,7 +23,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as out:
             yield out
         return
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except RuntimeError as error:  # links in a loop, which is an OSError from Python 3.13 on
+        raise OSError(ELOOP, os.strerror(ELOOP), str(path)) from error
     unfinished = path.with_name(UNFINISHED + token_hex(8))  # its own: nobody's file, nor another writer's
     try:
         with unfinished.open("xb") as out:

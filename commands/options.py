@@ -63,7 +63,10 @@ def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
     if empty := [text for text in value if not text.strip()]:
         raise click.BadParameter(f"{empty[0]!r} names no metric; write ttft:500")
-    return dict(parse_goodput(word) for text in value for word in text.split())
+    limits = [parse_goodput(word) for text in value for word in text.split()]
+    if twice := [metric for k, (metric, _) in enumerate(limits) if metric in dict(limits[:k])]:
+        raise click.BadParameter(f"{twice[0]} is named twice")
+    return dict(limits)
 
 
 # profile: str

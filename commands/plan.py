@@ -81,12 +81,17 @@ def command(
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --rate 40 --gpu-hour-cost 3.5
       slotune plan --profile h200-llama-3.1-8b --trace chat --slo p99:ttft:500 --what-if max_num_batched_tokens=2048
     """
+    from ..simulator.settings import nothing_drafted
+    from ..simulator.speculation import drafts_of
     from ..tuner.plan import plan, require_targets, steps_of, what_if, with_other_step_times
     from ..tuner.plan_page import document, trust_of, warnings
 
     announce_compilation()
     first = _scenario(**base)
-    scenarios = [first, *(what_if(first, change) for change in changes)]
+    acceptance = base["acceptance_rate"]
+    scenarios = [first, *(what_if(first, change, acceptance) for change in changes)]
+    if acceptance and not any(map(drafts_of, (first.profile.defaults, *(one.settings for one in scenarios)))):
+        raise nothing_drafted(acceptance)
     note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", steps_of(scenarios, rate)) as bar:
@@ -116,12 +121,13 @@ def _scenario(
 ) -> "Scenario":
     from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
+    from ..simulator.speculation import with_drafts
     from ..traces.read import read_trace
     from ..tuner.capacity import Scenario
     from ..tuner.objective import Objective
 
     known = load_profile(profile)
-    settings = parse_settings(engine, engine_config, acceptance_rate, known.defaults)
+    settings = with_drafts(parse_settings(engine, engine_config), known.defaults, acceptance_rate)
     return Scenario("base", known, read_trace(trace), Objective(slo, (), goodput), settings, policy)
 
 

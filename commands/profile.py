@@ -79,10 +79,10 @@ def linear(
 ) -> None:
     """A closed-form profile, for tests and rough numbers.
 
-    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows; rows that verify drafts
-    count as prefill tokens. There is no overhead outside the step, and the KV cache has 1,048,576 blocks: give --engine
-    num_gpu_blocks_override=N where it is to be smaller.
-    Batch limits default to what vLLM takes on a GPU of 70 GiB or more.
+    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. A row of one token on top of
+    context is a decode, also the last token of a prompt; rows that verify drafts count as prefill tokens. There is no
+    overhead outside the step, and the KV cache has 1,048,576 blocks: give --engine num_gpu_blocks_override=N where it
+    is to be smaller. Batch limits default to what vLLM takes on a GPU of 70 GiB or more.
 
     \b
     Example:
@@ -202,7 +202,12 @@ def measure(
 
 @command.group("import")
 def import_() -> None:
-    """A profile from public data, for a GPU that is not at hand."""
+    """A profile from public data, for a GPU that is not at hand.
+
+    \b
+    Example:
+      slotune profile import silicon --system h200_sxm --model meta-llama/Meta-Llama-3.1-8B --out profiles/h200
+    """
 
 
 @import_.command()

@@ -88,9 +88,9 @@ def command(
       slotune screen --profile h200-llama-3.1-8b --trace chat --configs grid.yaml --slo p99:ttft:500 --out screen.csv
     """
     from ..tuner.screen import (
-        accepting,
         check_metric,
         document,
+        drafting,
         read_configurations,
         require_targets,
         screen,
@@ -102,9 +102,8 @@ def command(
     announce_compilation()
     sort = check_metric(sort, common["goodput"], common["slo"]) if sort else None
     configurations = read_configurations(configs)
-    run, settings, objective = _common(**common)
-    if acceptance_rate:
-        configurations = accepting(configurations, {**run.profile.defaults, **settings}, acceptance_rate)
+    run, settings, objective = _common(sort, **common)
+    configurations = drafting(configurations, {**run.profile.defaults, **settings}, acceptance_rate)
     note_ignored(run.profile, run.policy, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(
@@ -130,6 +129,7 @@ def command(
 
 
 def _common(
+    sort: str | None,
     profile: str,
     trace: str,
     engine: tuple[str, ...],
@@ -143,6 +143,7 @@ def _common(
 ) -> tuple[Any, dict[str, Any], "Objective | None"]:
     from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
+    from ..simulator.slo import percentile_of
     from ..traces.read import read_trace
     from ..traces.transform import at_rate
     from ..tuner.evaluate import SimulatedRun
@@ -152,7 +153,8 @@ def _common(
     note_arrivals(load, rate)
     load = at_rate(load, rate, seed) if rate else load
     objective = Objective(slo, (), goodput) if slo or goodput else None
-    percentiles = tuple(target.percentile for target in slo)
+    shown = percentile_of(sort or "")
+    percentiles = tuple(target.percentile for target in slo) + (() if shown is None else (shown,))
     run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed, percentiles)
     return run, parse_settings(engine, engine_config), objective
 

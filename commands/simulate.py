@@ -200,6 +200,7 @@ def _simulated(
     from ..simulator.step_writer import StepWriter
     from ..traces.read import read_trace
     from ..traces.transform import at_rate
+    from ..whole_file import whole_file
 
     known = load_profile(profile)
     settings = parse_settings(engine, engine_config, acceptance_rate, known.defaults)
@@ -216,7 +217,7 @@ def _simulated(
     if steps_out is None:
         result = run(timing)
     else:
-        with writing(steps_out), steps_out.open("w", encoding="utf-8") as out:
+        with writing(steps_out), whole_file(steps_out) as out:
             result = run(timing, StepWriter(out, load, replicas))
     return _Run(known, settings, config, load, result, lambda pace: run(timing.at(pace)))
 

@@ -30,7 +30,12 @@ tokenizer_option = click.option(
 
 @click.group()
 def command() -> None:
-    """Look at a workload, make one, read foreign formats."""
+    """Look at a workload, make one, read foreign formats.
+
+    \b
+    Example:
+      slotune trace stats chat
+    """
 
 
 @command.command()

@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     help="The study's folder: new, empty, or one that asked for the same and is continued.",
 )
 @click.option(
-    "--trials", type=click.IntRange(min=1), default=64, show_default=True, help="Configurations to simulate at most."
+    "--trials",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Configurations to simulate; a study that is continued keeps what it has besides.",
 )
 @click.option("--optimizer", type=click.Choice(("smac", "random")), default="smac", show_default=True)
 @seed_option

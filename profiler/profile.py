@@ -15,6 +15,7 @@ from ..simulator.engine_config import (
     resolve,
     simulated_by,
 )
+from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
@@ -109,7 +110,7 @@ class Profile:
 
         Where they change none of what the sizes follow, the sizes are those of the profiled engine.
         """
-        sizes = self._graph_sizes(settings or {})
+        sizes = self._graph_sizes(checked(settings or {}))
         unchanged = sizes is self.step.graph_sizes
         return Timing(self.step.model if unchanged else self.step.model_with(sizes), self.overhead)
 
@@ -122,10 +123,11 @@ class Profile:
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
 
-        Raises InputError for what vLLM refuses: bad combinations, CUDA-graph sizes that cannot be, and a max_model_len
-        that the model does not take or the KV cache cannot hold.
+        Raises InputError for what vLLM refuses: unknown names, values of other types, bad combinations, CUDA-graph
+        sizes that cannot be, and a max_model_len that the model does not take or the KV cache cannot hold.
         Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
+        settings = checked(settings)
         self._check_parallelism(settings)
         _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))

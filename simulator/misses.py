@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from .engine_config import EngineConfig
-from .request_table import FAILED, REJECTED, RequestTable
+from .request_table import FAILED, NOWHERE, REJECTED, RequestTable
 
 
 def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig, policy: str) -> list[str]:
@@ -21,6 +21,9 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
             found.append(f"{count} {reason}")
         left = left & ~concerned
     whole = policy == "vllm-v0" or (policy == "vllm-v1" and not engine.enable_chunked_prefill)
+    if nowhere := int((failed & (requests.replica == NOWHERE)).sum()):
+        found.append(f"{nowhere} came while no replica was up")
+        failed = failed & (requests.replica != NOWHERE)
     # Preempted, a request computes its answer anew with its prompt.
     too_long = failed & (requests.prompt_tokens + requests.output_tokens > engine.token_budget) & whole
     if too_long.any():

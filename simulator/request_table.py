@@ -1,6 +1,7 @@
 """What became of every request, a column per attribute, and its CSV."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import F64, I64
+from ..whole_file import whole_file
 
 FINISHED, REJECTED, FAILED = range(3)
+NOWHERE = -1
+"""In place of a replica: no replica was up when the request came."""
 STATUS_NAMES = ("finished", "rejected", "failed")
 
 COLUMNS = (
@@ -79,11 +83,14 @@ class RequestTable:
 
 def write_requests(table: RequestTable, path: Path) -> None:
     """Write the CSV, a request a line, in order of arrival; an absent value is an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as out:
+    with whole_file(path) as raw:
+        out = io.TextIOWrapper(raw, encoding="utf-8", newline="")
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
         for start in range(0, len(table), CHUNK):
             writer.writerows(_rows(table, start, min(start + CHUNK, len(table))))
+        out.flush()
+        out.detach()  # the file below is finished by who opened it
 
 
 CHUNK = 1 << 16
@@ -105,7 +112,7 @@ def _rows(table: RequestTable, start: int, stop: int) -> Iterator[tuple[object, 
         _ms(tpot),
         _ms(e2el),
         table.preemptions[part].tolist(),
-        table.replica[part].tolist(),
+        ["" if replica == NOWHERE else replica for replica in table.replica[part].tolist()],
         [STATUS_NAMES[status] for status in table.status[part]],
         strict=True,
     )

@@ -1,6 +1,7 @@
 """Which replica a request goes to, a function per policy."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ def static_choices(router: str, requests: int, replicas: int, rng: np.random.Gen
 def make_router(name: str, rng: np.random.Generator) -> Router:
     """The router called `name`, one of ROUTERS. Raises InputError for another name."""
     if name == "round-robin":
-        return lambda replicas, request, now_s: request % len(replicas)
+        turns = count()
+        return lambda replicas, request, now_s: next(turns) % len(replicas)
     if name == "random":
         return lambda replicas, request, now_s: int(rng.integers(len(replicas)))
     if name == "least-outstanding":

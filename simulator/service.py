@@ -155,10 +155,11 @@ class Service:
         for k, outage in enumerate(outages):
             if outage.start_s > self._environment.now:
                 yield self._environment.timeout(outage.start_s - self._environment.now)
-            self._failures_s.pop(0)
             self._up[replica.index] = False
             lost = replica.lose()
             self._losses[lost] += 1
+            yield self._environment.timeout(0)  # what dies at the same moment must be given nothing
+            self._failures_s.pop(0)
             for request in lost.tolist():
                 self._send(request)
             if math.isinf(outage.end_s):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ _NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
 """How vLLM's command line reads those kinds."""
 
 
+@cache
 def vllm_argument_names() -> frozenset[str]:
     """Names of vLLM's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
     return frozenset(argument_versions())
@@ -101,6 +103,17 @@ def parse_settings(
     return _with_acceptance(settings, acceptance, defaults or {}) if acceptance else settings
 
 
+def checked(settings: Mapping[str, Any]) -> Settings:
+    """Settings in a mapping, as a file or `parse_settings` has them: vLLM's names, and values of their types.
+
+    Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
+    """
+    known: Settings = {}
+    for name, value in settings.items():
+        known |= setting(str(name), value, f"engine setting {name}={value!r}")
+    return with_spec_arguments(known)
+
+
 def _with_acceptance(settings: Settings, acceptance: str, defaults: Mapping[str, Any]) -> Settings:
     """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
     config = {**defaults, **settings}.get("speculative_config")
@@ -126,8 +139,12 @@ def _read_config_file(path: Path) -> Settings:
     settings: Settings = {}
     served = vllm_serve_argument_names() - vllm_argument_names()
     for name, value in content.items():
-        if _key(str(name)).removeprefix("no_") not in served:
-            settings |= setting(str(name), value, f"{path}: {name}")
+        if _key(str(name)).removeprefix("no_") in served:
+            continue
+        given = setting(str(name), value, f"{path}: {name}")
+        if twice := given.keys() & settings.keys():
+            raise InputError(f"{path}: {', '.join(twice)} is named twice, under two spellings")
+        settings |= given
     return settings
 
 
@@ -217,6 +234,7 @@ def _human_readable(text: str) -> int | str:
     return int(float(match[1] + (match[2] or "")) * (1000 if match[3].islower() else 1024) ** power)
 
 
+@cache
 def _kind(name: str) -> str | None:
     simulated = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(EngineConfig)}
     return (simulated | _KINDS_BESIDES).get(name)

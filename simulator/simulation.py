@@ -18,7 +18,7 @@ from .metrics import Gaps
 from .outage import Outage, planned
 from .policy_names import POLICIES, ROUTERS, STATIC_ROUTERS
 from .replica import Replica, StepSink
-from .request_table import FAILED, FINISHED, RequestTable
+from .request_table import FAILED, FINISHED, NOWHERE, RequestTable
 from .routing import make_router, static_choices
 from .rules import rules_of
 from .service import Service
@@ -63,8 +63,9 @@ def simulate(
     replicas away for a time; what they had is sent to others. The first `cold` requests only warm the caches: their
     gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
-    Same arguments, same result. Raises InputError for an empty trace, an unknown policy or router, an outage of a
-    replica that there is not, and drafts or pipeline stages under another policy than vLLM's.
+    Same arguments, same result. Raises InputError for an empty trace, an unknown policy or router, fewer replicas or
+    places than one, an outage of a replica that there is not, and drafts or pipeline stages under another policy than
+    vLLM's.
     """
     if len(trace) == 0:
         raise InputError("the trace holds no requests")
@@ -76,6 +77,9 @@ def simulate(
         raise InputError(f"pipeline_parallel_size: the {policy} policy has no steps in several stages; use vllm-v1")
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
+    for name, least in (("replicas", replicas), ("max_concurrency", max_concurrency)):
+        if least is not None and least < 1:
+            raise InputError(f"{name}={least}: must be at least 1")
 
     def serve(vain: I64, sink: StepSink | None) -> _Served:
         make_fleet = partial(_fleet, trace, engine, timing, policy, seed, vain, sink)
@@ -129,7 +133,7 @@ def _served(
         fleet = make_fleet(np.bincount(placed, minlength=replicas))
         _run_apart(fleet, placed)
     else:
-        placed = np.zeros(len(trace), np.int64)
+        placed = np.full(len(trace), NOWHERE)
         fleet = make_fleet(np.full(replicas, len(trace)))
         choose, places = make_router(router, rng), max_concurrency or math.inf
         losses = Service(fleet, choose, overhead, sent_s, placed, places, planned(outages, replicas)).run()

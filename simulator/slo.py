@@ -23,6 +23,13 @@ def percentile_key(percentile: float, metric: str) -> str:
     return f"p{digits(percentile)}_{metric}_ms"
 
 
+def percentile_of(key: str) -> float | None:
+    """The percentile whose key this is: 99.9 of p99.9_ttft_ms; None of any other metric."""
+    match = re.fullmatch(rf"p(\d+(?:\.\d+)?)_({'|'.join(METRICS)})_ms", key)
+    percentile = float(match[1]) if match else 0.0
+    return percentile if match and 0 < percentile <= 100 and percentile_key(percentile, match[2]) == key else None
+
+
 def left_out(percentile: float, total: int) -> int:
     """How many of `total` values may be anything without a percentile of them, interpolated as numpy does, moving."""
     return math.floor((1 - percentile / 100) * (total - 1) + ROUNDING)

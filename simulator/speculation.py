@@ -199,6 +199,23 @@ def with_spec_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     return others | {"speculative_config": config | {SPEC_ARGUMENTS[name]: value for name, value in given.items()}}
 
 
+def with_drafts(change: Mapping[str, Any], base: Mapping[str, Any], acceptance: str | None = None) -> dict[str, Any]:
+    """`change`, of settings like `base`, with SPEC_ARGUMENTS within a `speculative_config`, over that of the base, and
+    with so many drafts accepted where `acceptance` says it (`acceptance_rates_of`) and anything is drafted. Raises
+    InputError for what the change gives in both.
+    """
+    if "speculative_config" in change:
+        change = with_spec_arguments(change)
+    own = {name: value for name, value in change.items() if name not in SPEC_ARGUMENTS}
+    given = {SPEC_ARGUMENTS[name]: change[name] for name in SPEC_ARGUMENTS if change.get(name) is not None}
+    config = _mapping({**base, **own}.get("speculative_config") or {}) | given
+    if not config or not (given or acceptance or "speculative_config" in own):
+        return own
+    if acceptance and isinstance(config.get("num_speculative_tokens"), int):
+        config = assume_acceptance(config, acceptance)
+    return own | {"speculative_config": config}
+
+
 def drafts_of(settings: Mapping[str, Any]) -> int:
     """Drafts a decode, by settings; 0 without speculation or where it is not said."""
     config = settings.get("speculative_config")

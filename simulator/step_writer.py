@@ -1,7 +1,7 @@
 """Streams simulated steps to disk as step records, JSON lines."""
 
 import json
-from typing import IO
+from typing import BinaryIO
 
 from ..traces.trace import Trace
 from .replica import Replica
@@ -10,7 +10,7 @@ from .replica import Replica
 class StepWriter:
     """A sink for `simulate(steps_out=...)`: writes each batch of steps as the simulation hands it over."""
 
-    def __init__(self, out: IO[str], trace: Trace, replicas: int) -> None:
+    def __init__(self, out: BinaryIO, trace: Trace, replicas: int) -> None:
         self._out = out
         self._names = [json.dumps(trace.id_of(i)) for i in range(len(trace))]
         self._name_replica = replicas > 1
@@ -28,13 +28,14 @@ class StepWriter:
         ]
         starts_ms, ends_ms = ((time_s[:steps] * 1e3).tolist() for time_s in (log.start_s, log.end_s))
         tail = f',"replica":{replica.index}}}\n' if self._name_replica else "}\n"
-        row = preempted = 0
+        row, preempted, lines = 0, 0, []
         for step in range(steps):
             row_end, preempted_end = int(log.row_end[step]), int(log.preempted_end[step])
             gone = ",".join(names[request] for request in sorted(preempted_log[preempted:preempted_end].tolist()))
-            self._out.write(
+            lines.append(
                 f'{{"step":{replica.recorded_steps + step + 1},"start_ms":{starts_ms[step]!r},'
                 f'"end_ms":{ends_ms[step]!r},"rows":[{",".join(rows[row:row_end])}],"preempted":[{gone}],'
                 f'"free_blocks":{log.free_blocks[step]}{tail}'
             )
             row, preempted = row_end, preempted_end
+        self._out.write("".join(lines).encode())

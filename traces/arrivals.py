@@ -46,7 +46,7 @@ def span_s(arrival_s: F64) -> float:
 def idle_s(arrival_s: F64) -> float:
     """Seconds before the first request if they are too many for a load (IDLE_GAPS, IDLE_LONGEST_GAPS), else 0: a piece
     that was cut out of a longer trace begins so."""
-    gaps_s = np.diff(np.sort(arrival_s))
+    gaps_s = np.diff(np.unique(arrival_s))  # groups that come at once say nothing of how long one waits for the next
     start_s = float(arrival_s.min())
     mean_s = float(gaps_s.sum()) / max(len(gaps_s), 1)
     least = max(IDLE_GAPS, IDLE_FEW / max(len(gaps_s), 1))

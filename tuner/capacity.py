@@ -148,8 +148,7 @@ def _run(
     result = simulate(
         load, engine, timing, policy=scenario.policy, replicas=replicas, router=router, seed=seed, cold=cold
     )
-    percentiles = [slo.percentile for slo in scenario.objective.limits]
-    metrics = judged(result, load, cold, scenario.objective.goodput, percentiles)
+    metrics = judged(result, load, cold, scenario.objective.goodput, scenario.objective.percentiles)
     met, steady = scenario.objective.fulfilled(metrics), is_steady(result)
     certain = not (met and queue_is_steady(result))
     return Probe(rate, metrics, met and steady, _binding(scenario.objective, metrics, steady), certain)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError, unknown_name
-from ..simulator.slo import METRICS, ROUNDING, Slo
+from ..simulator.slo import METRICS, ROUNDING, Slo, percentile_of
 
 Metrics = Mapping[str, float]
 
@@ -56,7 +56,7 @@ def parse_goal(name: str, *, maximize: bool) -> Goal:
     """A goal from the command line, e.g. `goodput` or `p99_ttft_ms`. Raises InputError for an unknown metric."""
     metric = ALIASES.get(name, name)
     kind, valid = ("metric to maximize", THROUGHPUTS) if maximize else ("metric to minimize", LATENCIES)
-    if metric not in valid:
+    if metric not in valid and (maximize or percentile_of(metric) is None):
         raise unknown_name(kind, name, (*valid, *ALIASES) if maximize else valid)
     return Goal(metric, maximize)
 
@@ -81,6 +81,12 @@ class Objective:
     def limits(self) -> tuple[Slo, ...]:
         """What headroom is measured against: the targets, or else what a good request keeps."""
         return self.slos or tuple(Slo(GOODPUT_PERCENTILE, name, ms) for name, ms in self.goodput.items())
+
+    @property
+    def percentiles(self) -> tuple[float, ...]:
+        """Those that limits and goals name."""
+        goals = (percentile_of(goal.metric) for goal in self.goals)
+        return (*(slo.percentile for slo in self.limits), *(one for one in goals if one is not None))
 
     def effective_goals(self) -> tuple[Goal, ...]:
         """The goals, with goodput where only --goodput was given; empty means headroom."""

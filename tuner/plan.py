@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InfeasibleError, InputError
 from ..simulator.settings import setting
+from ..simulator.speculation import with_drafts
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
 from .draws import DRAWS, drawable, drawn, rate_interval
 from .fleet import ORDERINGS, AskAll, Fleet, FleetTrial, Question, find_fleet, fleet_interval
@@ -182,9 +183,9 @@ def _drawn_rate(scenario: Scenario, number: int, alone: Probe, stay_s: float) ->
         return 0.0
 
 
-def what_if(base: Scenario, text: str) -> Scenario:
+def what_if(base: Scenario, text: str, acceptance: str | None = None) -> Scenario:
     """The base with one change: an engine setting (`max_num_seqs=64`), lengths (`input_tokens=x1.5`), or the time that
-    every step takes (`step_time=x1.1`).
+    every step takes (`step_time=x1.1`). `acceptance` is how many drafts of a change are accepted.
 
     Raises InputError for anything else. Settings that vLLM refuses are changes, whose plan has the reason.
     """
@@ -192,7 +193,9 @@ def what_if(base: Scenario, text: str) -> Scenario:
     if name == "rate":
         raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
     if name not in (*LENGTHS, STEP_TIME):
-        return replace(base, name=text, settings=base.settings | setting(name, value, f"--what-if {text}"))
+        change = setting(name, value, f"--what-if {text}")
+        known = {**base.profile.defaults, **base.settings}
+        return replace(base, name=text, settings=base.settings | with_drafts(change, known, acceptance))
     try:
         factor = float(value.removeprefix("x"))
     except ValueError:

@@ -16,8 +16,8 @@ from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
 from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, setting
-from ..simulator.slo import OF_ALL, Slo
-from ..simulator.speculation import assume_acceptance, drafts_of
+from ..simulator.slo import OF_ALL, Slo, percentile_of
+from ..simulator.speculation import with_drafts
 from ..whole_file import write_text
 from .evaluate import Outcome, SimulatedRun
 from .objective import ALIASES, LATENCIES, THROUGHPUTS, Metrics, Objective, answers_as_many, failed_share
@@ -90,19 +90,13 @@ def _settings(item: Mapping[Any, Any], where: str) -> Settings:
     return settings
 
 
-def accepting(configurations: Sequence[Settings], common: Settings, acceptance: str) -> list[Settings]:
-    """The configurations with this many drafts accepted, of their own `speculative_config` or that of `common`.
-
-    Those that draft nothing, or do not say how much, stay as they are. Raises InputError where none drafts.
-    """
-    if not any((common | one).get("speculative_config") for one in configurations):
+def drafting(configurations: Sequence[Settings], common: Settings, acceptance: str | None) -> list[Settings]:
+    """The configurations with what they say of drafts in one place, over what `common` says, and with so many of them
+    accepted (`with_drafts`). Raises InputError for an acceptance where none drafts."""
+    told = [with_drafts(one, common, acceptance) for one in configurations]
+    if acceptance and not any((common | one).get("speculative_config") for one in told):
         raise nothing_drafted(acceptance)
-    return [
-        one | {"speculative_config": assume_acceptance((common | one)["speculative_config"], acceptance)}
-        if drafts_of(common | one)
-        else one
-        for one in configurations
-    ]
+    return told
 
 
 def screen(
@@ -150,7 +144,7 @@ def check_metric(name: str, goodput: Mapping[str, float], slos: Iterable[Slo] = 
     name, valid = ALIASES.get(name, name), (*THROUGHPUTS, *LATENCIES, *(slo.key for slo in slos))
     if name == "request_goodput" and not goodput:
         raise InputError("--sort request_goodput needs to know what a good request is: add --goodput ttft:500")
-    if name not in valid:
+    if name not in valid and percentile_of(name) is None:
         raise unknown_name("metric", name, (*valid, *ALIASES))
     return name
 

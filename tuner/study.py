@@ -248,12 +248,18 @@ def read_asked(folder: Path) -> Asked:
         raise InputError(f"{path}: {where}: {first['msg']}; it is damaged or of another slotune version") from error
 
 
+def _shown(value: Any) -> str:
+    """A field of Asked as people would write it."""
+    return (" ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
+
+
 def _check_same(folder: Path, old: Asked, new: Asked) -> None:
     before, now = old.model_dump(), new.model_dump()
     for name in before:
         if name not in MAY_DIFFER and before[name] != now[name]:
             shown = name.removesuffix("_digest")
-            detail = "its content changed" if shown != name else f"then {before[name]!r}, now {now[name]!r}"
+            then, asked = (_shown(values[name]) for values in (before, now))
+            detail = "its content changed" if shown != name else f"then {then}, now {asked}"
             raise InputError(f"{folder}: this study asked for another {shown} ({detail}); give another folder to --out")
 
 

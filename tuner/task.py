@@ -53,7 +53,7 @@ class Task:
             self.asked.policy,
             self.asked.max_concurrency,
             seed=self.asked.seed,
-            percentiles=tuple(slo.percentile for slo in self.objective.limits),
+            percentiles=self.objective.percentiles,
         )
 
     def resolved(self, settings: Mapping[str, Any]) -> Settings:

@@ -41,6 +41,7 @@ def test_metrics_to_sort_by_have_the_names_of_goals_and_targets(slotune, files, 
     words = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--slo", "p99.9:ttft:60000", "--json", "--jobs", 1)
     for name in ("throughput", "p99.9_ttft_ms"):
         assert slotune(*words, "--sort", name).code == 0
+    assert "p97.5_tpot_ms" in slotune(*words[:-3], "--jobs", 1, "--sort", "p97.5_tpot_ms").out, "no target's"
     refused = slotune(*words, "--sort", "goodput")
     assert refused.code == 2 and "--goodput" in refused.err
 

@@ -115,3 +115,25 @@ def test_a_version_whose_rules_are_not_known_is_warned_of(slotune, files, tmp_pa
         assert slotune("profile", "linear", *made, "--vllm-version", version, "--out", profile).code == 0
         ran = slotune("simulate", "--profile", profile, *files[2:])
         assert (f"Warning: vLLM {version} is newer than what slotune knows" in ran.err) == warned
+
+
+def test_a_run_that_does_not_come_to_its_end_leaves_the_steps_of_the_last_one(slotune, files, tmp_path):
+    steps = tmp_path / "steps.jsonl"
+    assert slotune("simulate", *files, "--steps-out", steps).code == 0
+    before = steps.read_bytes()
+    ran = slotune("simulate", *files, "--steps-out", steps, "--replicas", 2, "--outage", "5:0")
+    assert ran.code == 2 and steps.read_bytes() == before and list(tmp_path.glob(".slotune-*")) == []
+
+
+def test_a_latency_of_good_requests_is_named_once(slotune, files):
+    ran = slotune("simulate", *files, "--goodput", "ttft:500", "--goodput", "ttft:1")
+    assert ran.code == 2 and "ttft is named twice" in ran.err
+
+
+def test_a_trace_that_begins_late_is_told_to_count_the_time_before(slotune, files, tmp_path):
+    trace = tmp_path / "late.jsonl"
+    rows = (json.dumps({"timestamp": 50_000 + 50 * k, "input_length": 50, "output_length": 5}) for k in range(100))
+    trace.write_text("\n".join(rows))
+    told = "Note: nothing arrives for 50 s, which throughputs count, as vLLM does"
+    assert told in slotune("simulate", *files[:2], "--trace", trace).err
+    assert told not in slotune("simulate", *files[:2], "--trace", trace, "--rate", 20).err

@@ -64,6 +64,17 @@ def test_overrides_of_the_model_s_config_may_let_it_take_more_context(profile: P
     assert short.engine_config(longer).max_model_len == 8192
 
 
+def test_settings_of_a_mapping_are_read_as_those_of_a_file(profile: Profile) -> None:
+    """A misspelt one would otherwise leave the default, and the numbers would be another engine's."""
+    for wrong, told in (({"max_num_sqs": 1}, "did you mean max_num_seqs"), ({"max_num_seqs": 1.5}, "takes int")):
+        with pytest.raises(InputError, match=told):
+            profile.engine_config(wrong)
+        with pytest.raises(InputError, match=told):
+            profile.timing(wrong)
+    known = profile.engine_config({"max-num-seqs": "64", "enable_prefix_caching": "no"})
+    assert (known.max_num_seqs, known.enable_prefix_caching) == (64, False)
+
+
 def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None:
     with pytest.raises(InputError, match="max_model_len=100000: larger than the KV cache"):
         with_memory(profile).engine_config({"max_model_len": 100_000})

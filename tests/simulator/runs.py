@@ -65,7 +65,7 @@ class Run:
 
 def run(setup: Setup, timing: Timing = TIMING) -> Run:
     """Simulate and record."""
-    out, replicas = io.StringIO(), {}
+    out, replicas = io.BytesIO(), {}
     writer = StepWriter(out, setup.trace, setup.replicas)
 
     def sink(replica: Replica) -> None:
@@ -83,7 +83,7 @@ def run(setup: Setup, timing: Timing = TIMING) -> Run:
         max_concurrency=setup.max_concurrency,
         steps_out=sink,
     )
-    return Run(setup, result, out.getvalue(), replicas)
+    return Run(setup, result, out.getvalue().decode(), replicas)
 
 
 def make_trace(

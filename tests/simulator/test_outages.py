@@ -1,15 +1,17 @@
 """Replicas that start late, die and come back: no request vanishes."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.misses import reasons
 from slotune.simulator.outage import Outage, planned
 from slotune.simulator.replica import Replica, StepSink
-from slotune.simulator.request_table import FAILED, FINISHED
+from slotune.simulator.request_table import FAILED, FINISHED, NOWHERE
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.simulator.step_time import linear_model
 from slotune.simulator.timing import Timing
@@ -26,6 +28,7 @@ def served(
     replicas: int = 2,
     async_scheduling: bool = False,
     sink: StepSink | None = None,
+    **others: Any,
 ) -> SimulationResult:
     n = len(arrivals_s)
     trace = Trace(
@@ -39,7 +42,7 @@ def served(
     )
     engine = EngineConfig(num_gpu_blocks=1000, async_scheduling=async_scheduling)
     timing = Timing(linear_model(STEP_S, 0.0, 0.0, 0.0))
-    return simulate(trace, engine, timing, replicas=replicas, outages=outages, steps_out=sink)
+    return simulate(trace, engine, timing, replicas=replicas, outages=outages, steps_out=sink, **others)
 
 
 def test_what_a_dying_replica_had_is_answered_by_another() -> None:
@@ -126,3 +129,30 @@ def test_outages_must_be_spans_of_replicas_that_exist() -> None:
         planned([Outage(2, 1.0)], 2)
     with pytest.raises(InputError, match="overlaps"):
         planned([Outage(0, 1.0), Outage(0, 2.0, math.inf)], 2)
+
+
+@pytest.mark.parametrize("router", ["round-robin", "least-outstanding"])
+def test_replicas_that_die_at_one_moment_hand_nothing_to_each_other(router: str) -> None:
+    """Twice lost, it would have failed; the third and fourth take turns with what is left."""
+    result = served([0.1 * k for k in range(12)], Outage(0, 0.75), Outage(2, 0.75), replicas=4, router=router)
+    requests = result.requests
+    assert (requests.status == FINISHED).all()
+    late = requests.replica[requests.finish_s > 0.75]
+    assert set(late.tolist()) == {1, 3} and abs(int((late == 1).sum()) - int((late == 3).sum())) <= 2
+
+
+def test_what_comes_while_no_replica_is_up_was_on_none() -> None:
+    result = served([0.0, 1.0, 5.0], Outage(0, 0.5, 4.0), replicas=1)
+    requests = result.requests
+    assert requests.replica.tolist() == [0, NOWHERE, 0]
+    told = reasons(requests, np.full(3, TOKENS), EngineConfig(num_gpu_blocks=1000), "vllm-v1")
+    assert told == [
+        "1 came while no replica was up",
+        "1 outgrew the KV cache, preempted each other for ever, or were lost with their replica",
+    ]
+
+
+@pytest.mark.parametrize("sizes", [{"replicas": 0}, {"replicas": -1}, {"max_concurrency": 0}])
+def test_a_fleet_of_none_is_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"must be at least 1"):
+        served([0.0], **sizes)

@@ -19,6 +19,9 @@ def test_the_file_of_vllm_serve_is_taken_with_what_it_says_of_the_server(tmp_pat
     }
     with pytest.raises(InputError, match="unknown engine setting 'port'"):
         parse_settings(["port=1"])
+    (tmp_path / "serve.yaml").write_text("max-num-seqs: 8\nmax_num_seqs: 9\n")
+    with pytest.raises(InputError, match="max_num_seqs is named twice, under two spellings"):
+        parse_settings([], tmp_path / "serve.yaml")
 
 
 @pytest.mark.parametrize(

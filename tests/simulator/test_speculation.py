@@ -17,6 +17,7 @@ from slotune.simulator.speculation import (
     acceptance_rates_of,
     assume_acceptance,
     parse_speculation,
+    with_drafts,
     without_acceptance,
 )
 from slotune.simulator.versions import rules_for
@@ -182,3 +183,16 @@ def test_a_threshold_below_the_drafts_ends_vllm_and_is_refused() -> None:
     with pytest.raises(InputError, match="must be above the 3 draft tokens"):
         resolve(drafting, {}, 100)
     assert resolve(drafting | {"long_prefill_token_threshold": 4}, {}, 100).long_prefill_token_threshold == 4
+
+
+def test_a_change_of_drafts_is_over_those_that_there_were() -> None:
+    """Of a what-if or a row among others: vLLM's own arguments too, with the acceptance that was said."""
+    base = {"max_num_seqs": 8, "speculative_config": assume_acceptance(CONFIG, "0.5")}
+    changed = with_drafts({"spec_tokens": 2}, base, "0.5")["speculative_config"]
+    assert parse_speculation(changed).acceptance_rates == (0.5, 0.25)
+    assert changed["method"] == CONFIG["method"]
+    fresh = with_drafts({"spec_method": "ngram", "spec_tokens": 1}, {}, "0.5")["speculative_config"]
+    assert parse_speculation(fresh).acceptance_rates == (0.5,)
+    assert with_drafts({"max_num_seqs": 4}, base) == {"max_num_seqs": 4}
+    assert with_drafts({"speculative_config": None}, base, "0.5") == {"speculative_config": None}
+    assert with_drafts({"block_size": 32}, {}, "0.5") == {"block_size": 32}

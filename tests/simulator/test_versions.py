@@ -72,7 +72,7 @@ def test_settings_that_the_version_does_not_have_are_refused() -> None:
         with pytest.raises(
             InputError, match=f"{name}: came with vLLM {since}, and the profile's engine is vLLM {before}"
         ):
-            linear_profile(1, 0, 0, 0, version=before).engine_config({name: 1})
+            linear_profile(1, 0, 0, 0, version=before).engine_config({name: True if "adaptive" in name else 1})
         check_settings([name], f"{since}.0")
         check_settings([name], None)
     with pytest.raises(InputError, match=r"monokernel: came with vLLM 0.33, and .* is vLLM 0.32, where it names none"):

@@ -109,6 +109,12 @@ def test_a_load_hardly_ever_begins_with_what_is_taken_for_a_late_beginning(cv: f
         assert sum(start > 0 for start in starts) <= 1000 * most
 
 
+def test_groups_that_arrive_at_once_are_no_late_beginning() -> None:
+    """Ten groups of a hundred: the gaps within a group say nothing of how long one waits for the next."""
+    for seed in range(300):
+        assert idle_s(arrival_times(1000, 10.0, 1.0, np.random.default_rng(seed), group=100)) == 0.0
+
+
 def test_arrivals_over_centuries_are_refused() -> None:
     made = plain(np.arange(1, 11) / 10, np.full(10, 9, np.int32), np.full(10, 9, np.int32))
     with pytest.raises(InputError, match="10 requests at 1e-12 per second take longer than"):

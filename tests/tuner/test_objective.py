@@ -175,3 +175,11 @@ def test_what_a_good_request_keeps_is_shown_and_is_no_target():
 @pytest.mark.parametrize(("share", "text"), [(0.9896, "98.9%"), (0.99, "99.0%"), (1.0, "100.0%"), (0.29, "29.0%")])
 def test_a_share_that_is_too_small_does_not_read_as_enough(share, text):
     assert share_text(share) == text
+
+
+def test_any_percentile_may_be_a_goal_and_is_reported():
+    objective = Objective((Slo(99.5, "ttft", 500.0),), (parse_goal("p99.9_e2el_ms", maximize=False),))
+    assert objective.percentiles == (99.5, 99.9)
+    for name in ("p101_ttft_ms", "p0_ttft_ms", "p99.90_ttft_ms", "p9_latency_ms"):
+        with pytest.raises(InputError, match="unknown metric to minimize"):
+            parse_goal(name, maximize=False)

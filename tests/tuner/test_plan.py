@@ -221,3 +221,13 @@ def test_draws_that_meet_the_targets_at_no_rate_are_told(base):
     certain = replace(one, drawn_rates=(one.max_request_rate,) * DRAWS)
     slower = replace(one, scenario=replace(one.scenario, name="steps slower"))
     assert any(line.startswith(f"steps slower: {hopeless} of") for line in warnings([certain], [slower]))
+
+
+def test_a_change_of_drafts_is_planned_with_the_acceptance_that_was_said(base):
+    drafting = what_if(base, "spec_tokens=2", "0.5")  # of no method
+    with pytest.raises(InputError, match="method None"):
+        base.profile.engine_config(drafting.settings)
+    ngram = 'speculative_config={"method": "ngram", "num_speculative_tokens": 1}'
+    known = replace(base, settings=what_if(base, ngram, "1").settings)
+    two = what_if(known, "spec_tokens=2", "0.5")
+    assert base.profile.engine_config(two.settings).speculative_config.acceptance_rates == (0.5, 0.25)

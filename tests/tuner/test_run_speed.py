@@ -25,11 +25,13 @@ TTFT = Quantity("mean TTFT", "ms", "mean_ttft_ms")
 
 def on_a_slower_machine(profile: Profile, trace: Trace, factor: float) -> tuple[list[StepRecord], dict[str, float]]:
     """Steps and metrics of a machine on which every step takes `factor` times as long as the profile says."""
-    out = io.StringIO()
+    out = io.BytesIO()
     timing = profile.timing(SETTINGS)
     engine = profile.engine_config(SETTINGS)
     result = simulate(trace, engine, timing.at(Pace(factor)), steps_out=StepWriter(out, trace, 1))
-    return [parse_step(line, "steps") for line in out.getvalue().splitlines()], summarise(result.requests, result.gaps)
+    return [parse_step(line, "steps") for line in out.getvalue().decode().splitlines()], summarise(
+        result.requests, result.gaps
+    )
 
 
 def test_a_slower_machine_is_told_from_a_wrong_schedule(
