@@ -246,10 +246,19 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
         click.echo(f"Note: without effect under the {policy} policy: {', '.join(others)}", err=True)
 
 
-def note_arrivals(trace: "Trace", rate: float | None) -> None:
-    """Say on stderr that a rate gives arrivals to a trace that has none, and what late ones without it do."""
+def note_left_out(trace: "Trace") -> None:
+    """Say on stderr how many requests of a trace's file are not simulated."""
+    if trace.left_out:
+        why = "they failed, or are too short or too long for `vllm bench serve`"
+        click.echo(f"Note: {trace.left_out:,} requests of the file are left out: {why}", err=True)
+
+
+def note_load(trace: "Trace", rate: float | None) -> None:
+    """Say on stderr what of a trace is not simulated as it was: requests left out, arrivals that a rate gives to a
+    trace without, a late beginning."""
     from ..traces.arrivals import idle_s, span_s
 
+    note_left_out(trace)
     if rate and not span_s(trace.arrival_s):
         click.echo("Note: all requests of the trace come at once: --rate gives them Poisson arrivals", err=True)
     if not rate and (late_s := idle_s(trace.arrival_s)):

@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, progress, table_of_answers, tell_trust
+from .output import announce_compilation, emit_json, note_ignored, note_left_out, progress, table_of_answers, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.capacity import Scenario
@@ -128,7 +128,9 @@ def _scenario(
 
     known = load_profile(profile)
     settings = with_drafts(parse_settings(engine, engine_config), known.defaults, acceptance_rate)
-    return Scenario("base", known, read_trace(trace), Objective(slo, (), goodput), settings, policy)
+    load = read_trace(trace)
+    note_left_out(load)
+    return Scenario("base", known, load, Objective(slo, (), goodput), settings, policy)
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:

@@ -26,8 +26,8 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
-    note_arrivals,
     note_ignored,
+    note_load,
     progress,
     table_of_answers,
     tell_trust,
@@ -150,7 +150,7 @@ def _common(
     from ..tuner.objective import Objective
 
     load = read_trace(trace)
-    note_arrivals(load, rate)
+    note_load(load, rate)
     load = at_rate(load, rate, seed) if rate else load
     objective = Objective(slo, (), goodput) if slo or goodput else None
     shown = percentile_of(sort or "")

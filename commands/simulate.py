@@ -29,8 +29,8 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
-    note_arrivals,
     note_ignored,
+    note_load,
     table,
     tell_trust,
     writing,
@@ -207,7 +207,7 @@ def _simulated(
     config = known.engine_config(settings)
     note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
-    note_arrivals(load, rate)
+    note_load(load, rate)
     load = at_rate(load, rate, seed) if rate else load
     timing = known.timing(settings)
 

@@ -7,7 +7,7 @@ import click
 
 from .options import duration as seconds
 from .options import json_option, out_option, positive_number, seed_option
-from .output import check_outputs, emit_json, table, writing
+from .output import check_outputs, emit_json, note_left_out, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace
@@ -210,8 +210,10 @@ def convert(
     if cv is not None and rate is None:
         raise click.UsageError("--cv needs --rate")
     check_outputs({"--out": out}, trace)
+    load = read_trace(trace, format=format, tokenizer=tokenizer)
+    note_left_out(load)
     result = converted(
-        read_trace(trace, format=format, tokenizer=tokenizer),
+        load,
         seed,
         requests=requests,
         duration_s=duration,

@@ -23,7 +23,7 @@ from .options import (
     trace_option,
     vllm_python_option,
 )
-from .output import announce_compilation, emit_json, note_arrivals, note_ignored, progress, table, tell_trust
+from .output import announce_compilation, emit_json, note_ignored, note_load, progress, table, tell_trust
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
@@ -107,7 +107,7 @@ def command(
     profile = load_profile(question.profile)
     if validate_best:
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
-    note_arrivals(read_trace(question.trace), question.rate)
+    note_load(read_trace(question.trace), question.rate)
     note_ignored(profile, question.policy, question.with_model(question.engine))
     with progress("tune", question.trials) as bar:
         found = tune(

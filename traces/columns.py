@@ -51,6 +51,8 @@ class Columns:
     run_tokens: "array[int]" = field(default_factory=lambda: array("i"))
     interned: dict[str, int] = field(default_factory=dict)
     row_of_id: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    """Rows that were passed over."""
 
     def add(self, arrival_s: float, input_tokens: int, output_tokens: int, priority: int = 0) -> None:
         """A request with the runs that were added since the last one. BadRow for a time that no clock shows."""
@@ -80,7 +82,8 @@ class Columns:
         no request.
         """
         if not self.arrival_s:
-            raise InputError(f"{source}: no request in it")
+            which = f" that counts: {self.left_out} failed, or are no benchmark's" if self.left_out else ""
+            raise InputError(f"{source}: no request in it{which}")
         arrival_s = np.frombuffer(self.arrival_s, np.float64)
         start_s = arrival_s.min()
         cut_out = start_s > LATE_S and idle_s(arrival_s) > 0
@@ -97,6 +100,7 @@ class Columns:
             run_tokens=np.frombuffer(self.run_tokens, np.int32) if self.run_tokens else np.empty(0, np.int32),
             request_id=self._ids(source),
             prefix_name=tuple(self.interned),
+            left_out=self.left_out,
         )
         in_order = bool((arrival_s[1:] >= arrival_s[:-1]).all())
         return trace if in_order else trace.taken(np.argsort(arrival_s, kind="stable"))

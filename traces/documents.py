@@ -39,7 +39,8 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
 
 
 def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: Any, error: Any) -> None:
-    if error:
+    if error or output == 0:
+        columns.left_out += 1
         return
     if type(start) is not float or type(wait) not in (int, float):
         raise BadRow(f"start time {start!r} and queue time {wait!r} are not numbers")
@@ -72,10 +73,12 @@ def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Tra
     if not isinstance(entries, list):
         raise InputError(f"{source}: not a list of conversations")
     pairs = [pair for i, entry in enumerate(entries) if (pair := _pair(entry, f"{source}: entry {i}"))]
-    columns = Columns()
+    columns = Columns(left_out=len(entries) - len(pairs))
     for prompt, output in zip(*(_token_counts([pair[k] for pair in pairs], tokenizer) for k in (0, 1)), strict=True):
         if min(prompt, output) >= MIN_TOKENS and prompt <= MAX_PROMPT_TOKENS and prompt + output <= MAX_TOTAL_TOKENS:
             columns.add(0.0, prompt, output)
+        else:
+            columns.left_out += 1
     return columns.trace(source)
 
 

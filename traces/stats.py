@@ -14,6 +14,7 @@ from .trace import Trace
 def trace_stats(trace: Trace) -> dict[str, Any]:
     """Statistics of `trace`, ready for JSON; None where a figure does not exist (a rate where all arrive at once).
 
+    left_out            requests of the file that are not here: they failed, or `vllm bench serve` would not send them
     duration_s          from the start of the trace, but for an idle time that no load begins with, to the last arrival
     request_rate        requests / duration_s; prompt_token_rate and output_token_rate likewise
     interarrival_cv     standard deviation / mean of the gaps between arrivals: 1 for Poisson, above 1 for bursts
@@ -26,6 +27,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
     duration_s = span_s(trace.arrival_s)
     return {
         "requests": len(trace),
+        "left_out": trace.left_out,
         "duration_s": duration_s,
         "request_rate": _rate(len(trace), duration_s),
         "prompt_token_rate": _rate(trace.input_tokens.sum(), duration_s),

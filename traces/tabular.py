@@ -45,7 +45,9 @@ def read_burstgpt(stream: IO[bytes], source: str) -> Trace:
 
     def add(timestamp: str, prompt: str, output: str) -> None:
         output_tokens = whole_text(output, BURSTGPT[2], 0)
-        if output_tokens > 0:
+        if output_tokens == 0:
+            columns.left_out += 1
+        else:
             columns.add(_seconds(timestamp, BURSTGPT[0]), whole_text(prompt, BURSTGPT[1], 1), output_tokens)
 
     _read(stream, source, BURSTGPT, add)

@@ -36,6 +36,8 @@ class Trace:
     """Names of the requests; None means "0", "1", ..."""
     prefix_name: tuple[str, ...] = ()
     """The names of named prefixes, for writing them down again."""
+    left_out: int = 0
+    """Requests of the file that are not here: they got no answer, or `vllm bench serve` would not send them."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)

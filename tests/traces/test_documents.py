@@ -37,6 +37,9 @@ def test_a_bench_result_gives_arrivals_before_the_wait_for_concurrency(file: Pat
 def test_failed_requests_of_a_bench_result_are_left_out(file: Path) -> None:
     file.write_text(json.dumps({**RESULT, "errors": ["", "refused", ""], "output_lens": [1, 0, 3]}))
     assert read_trace(file).input_tokens.tolist() == [10, 30]
+    file.write_text(json.dumps({**RESULT, "errors": ["", "", ""], "output_lens": [1, 0, 3]}))
+    assert read_trace(file).input_tokens.tolist() == [10, 30], "whose error has no text"
+    assert read_trace(file).left_out == 1
 
 
 def test_older_results_have_no_queue_times(file: Path) -> None:
@@ -65,7 +68,7 @@ def test_results_that_were_appended_to_one_another_are_to_be_given_one_by_one(fi
     [
         ({"start_times": None}, "no list 'start_times': save it with --save-result --save-detailed"),
         ({"input_lens": [10, 20]}, "its lists per request differ in length"),
-        ({"output_lens": [1, 0, 3]}, "request 1: output_lens 0 is below 1"),
+        ({"output_lens": [1, -1, 3]}, "request 1: output_lens -1 is below 1"),
         ({"start_times": [100.5, "x", 103.0]}, "request 1: start time 'x' and queue time 0.0 are not numbers"),
     ],
 )

@@ -17,6 +17,7 @@ def test_counts_rates_and_lengths() -> None:
     trace = plain(np.array([0.0, 1.0, 4.0, 4.0]), i32(10, 20, 30, 40), i32(1, 2, 3, 6))
     assert trace_stats(trace) == {
         "requests": 4,
+        "left_out": 0,
         "duration_s": 4.0,
         "request_rate": 1.0,
         "prompt_token_rate": 25.0,

@@ -6,6 +6,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.traces.read import read_trace
+from slotune.traces.stats import trace_stats
 from slotune.traces.trace import Trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -39,7 +40,11 @@ def test_azure_2024_has_time_zones(file: Path) -> None:
 
 def test_burstgpt_leaves_out_failed_requests_and_keeps_all_models(file: Path) -> None:
     text = "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,0,1087,API log\n118.5,GPT-4,417,276,693,API log\n"
-    assert shape(read(file, BURSTGPT + text)) == [(5.0, 472, 18), (118.5, 417, 276)]
+    trace = read(file, BURSTGPT + text)
+    assert shape(trace) == [(5.0, 472, 18), (118.5, 417, 276)]
+    assert trace.left_out == trace_stats(trace)["left_out"] == 1
+    with pytest.raises(InputError, match="no request in it that counts: 1 failed"):
+        read(file, BURSTGPT + text.splitlines()[1])
 
 
 def test_vidur_with_and_without_arrivals(file: Path) -> None:
