@@ -1,11 +1,11 @@
-"""Error against time spent measuring: slotune's scenarios beside a grid and random points at equal time.
+"""Error against time spent measuring: slotune's staircases beside a grid and random points at equal time.
 
     python benchmarks/measure_design.py [--data ../shared/measured/rtxpro6000-llama-3.1-8b] [--budgets 30 120]
         [--seeds N] [--first-seed N] [--trace TRACE]
 
 No real engine runs: an "engine" is a table of step times, which takes the time that its steps take, and a tenth of a
-second more for each scenario (a group of requests and its answer). With --data it is the RTX PRO 6000 put together from
-its layer times (accuracy/layer_times.py); without, a made-up GPU of tiles and a roofline. Neither is of the
+second more for each staircase (groups of requests and their answers). With --data it is the RTX PRO 6000 put together
+from its layer times (accuracy/layer_times.py); without, a made-up GPU of tiles and a roofline. Neither is of the
 surrogate's own form. Times come with 2 % noise.
 
 The error is that of steps the profile would be used for: those of simulated traffic at three rates, by the noiseless
@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from slotune.arrays import F64
-from slotune.profiler.chooser import SCENARIO_S, Chooser
-from slotune.profiler.design import Scenario, Space, steps_of
+from slotune.profiler.chooser import STAIRCASE_S, Chooser
+from slotune.profiler.design import Space, Staircase, steps_of
 from slotune.profiler.graph_sizes import captured_graph_sizes
-from slotune.profiler.measure import FIRST, OUTGROWN, REFIT_EVERY_S, SCENARIO_SHARE
+from slotune.profiler.measure import FIRST, OUTGROWN, REFIT_EVERY_S, STAIRCASE_SHARE
 from slotune.profiler.surrogate import fit
 from slotune.profiler.surrogate_model import FittedStepTime
 from slotune.profiler.surrogate_samples import StepSamples
@@ -78,14 +78,14 @@ class Bench:
     totals: list[F64] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
 
-    def run(self, scenario: Scenario) -> None:
+    def run(self, staircase: Staircase) -> None:
         fresh = []
-        for rows in steps_of(scenario, SPACE):
+        for rows in steps_of(staircase, SPACE):
             seconds = self.true_s(rows) * float(np.exp(self.rng.normal(0.0, NOISE)))
             fresh.append(totals_of(*np.array(rows).T))
             self.durations.append(seconds)
             self.spent_s += seconds
-        self.spent_s += SCENARIO_S
+        self.spent_s += STAIRCASE_S
         self.totals += fresh
 
     def fitted(self, seed: int) -> FittedStepTime:
@@ -95,11 +95,11 @@ class Bench:
 def measured(bench: Bench, budget_s: float, seed: int) -> None:
     """What `slotune profile measure` does, without its sentinel."""
     chooser = Chooser(SPACE, seed)
-    for scenario in FIRST:
-        bench.run(scenario)
+    for staircase in FIRST:
+        bench.run(staircase)
     model, fitted_at_s, fitted_on = bench.fitted(seed), bench.spent_s, len(bench.totals)
     while bench.spent_s < budget_s:
-        limit_s = min(budget_s - bench.spent_s, max(1.0, SCENARIO_SHARE * budget_s))
+        limit_s = min(budget_s - bench.spent_s, max(1.0, STAIRCASE_SHARE * budget_s))
         chosen = chooser.next(model, limit_s)
         if chosen is None:
             return
@@ -119,30 +119,30 @@ def scattered(bench: Bench, budget_s: float, seed: int) -> None:
 
 def grid(bench: Bench, budget_s: float, seed: int) -> None:
     """The finest grid of batches and prompt lengths, both in equal ratios, that the time allows."""
-    chosen: list[Scenario] = []
+    chosen: list[Staircase] = []
     for side in range(2, 40):
-        scenarios = list(grid_of(side))
-        if sum(scenario_s(bench, scenario) for scenario in scenarios) > budget_s:
+        staircases = list(grid_of(side))
+        if sum(staircase_s(bench, staircase) for staircase in staircases) > budget_s:
             break
-        chosen = scenarios
-    for scenario in chosen or list(grid_of(2)):
-        bench.run(scenario)
+        chosen = staircases
+    for staircase in chosen or list(grid_of(2)):
+        bench.run(staircase)
 
 
-def grid_of(side: int) -> Iterator[Scenario]:
+def grid_of(side: int) -> Iterator[Staircase]:
     for batch in np.unique(np.geomspace(1, 128, side).round().astype(int)).tolist():
         for length in np.unique(np.geomspace(8, 16000, side).round().astype(int)).tolist():
             if batch * length <= SPACE.kv_tokens:
                 yield group(batch, length)
 
 
-def group(batch: int, length: int) -> Scenario:
-    return Scenario(((length,) * batch,), 0, GROUP_TOKENS)
+def group(batch: int, length: int) -> Staircase:
+    return Staircase(((length,) * batch,), 0, GROUP_TOKENS)
 
 
-def scenario_s(bench: Bench, scenario: Scenario) -> float:
+def staircase_s(bench: Bench, staircase: Staircase) -> float:
     """Its true time, which no measurement could know beforehand: to the advantage of those who ask."""
-    return SCENARIO_S + sum(bench.true_s(rows) for rows in steps_of(scenario, SPACE))
+    return STAIRCASE_S + sum(bench.true_s(rows) for rows in steps_of(staircase, SPACE))
 
 
 WAYS = {"profile measure": measured, "random points": scattered, "grid": grid}

@@ -1,12 +1,12 @@
 """Which requests to send so that the engine takes steps of every kind.
 
-Steps cannot be ordered one by one from outside; requests can. A `Scenario` is a staircase: groups of requests, each
+Steps cannot be ordered one by one from outside; requests can. A `Staircase` is groups of requests, each
 sent when the one before it has decoded a little, under a limit on the tokens of a step. On its way up it makes pure
 prefill steps (the first group), mixtures (every later one, chunked by the limit) and pure decode steps of every batch
 size it passes. Single prompts under a small limit give a chunk over all prior contexts; one large group of short
 prompts gives steps of many prefill rows.
 
-Scenarios are spread evenly over what can be asked for, batches and lengths in equal ratios: a scrambled Sobol sequence.
+They are spread evenly over what can be asked for, batches and lengths in equal ratios: a scrambled Sobol sequence.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ MIN_CAP = 16
 DECODE_TOKENS = (3, 12)
 """Pure decode steps between groups, least and most."""
 LONE, AT_ONCE, ONE_BY_ONE = 0.25, 0.45, 0.65
-"""Shares of scenarios, added up: a lone prompt; a batch that comes at once; one that comes one by one. In the rest come
-groups, each as large as all before."""
+"""Shares of staircases, added up: a lone prompt; a batch that comes at once; one that comes one by one. In the rest
+come groups, each as large as all before."""
 MOST_SPREAD = 1.2
-"""Of the log of the prompt lengths in a scenario: contexts in a batch of chat requests differ by as much, and attention
-waits for the longest."""
+"""Of the log of the prompt lengths in a staircase: contexts in a batch of chat requests differ by as much, and
+attention waits for the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Space:
 
     @property
     def usable_tokens(self) -> int:
-        """Of the KV cache, those that a scenario may take."""
+        """Of the KV cache, those that a staircase may take."""
         return int(self.kv_tokens * KV_SHARE)
 
     @property
@@ -57,7 +57,7 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class Staircase:
     """A staircase of requests."""
 
     groups: tuple[tuple[int, ...], ...]
@@ -72,27 +72,27 @@ class Scenario:
         return [length for group in self.groups for length in group]
 
 
-def possible(scenario: Scenario, space: Space) -> Scenario:
-    """The scenario as the engine can take it: prompts leave room for a token, and are not chunked where none may be."""
+def possible(staircase: Staircase, space: Space) -> Staircase:
+    """What the engine can take of it: prompts leave room for a token, and are not chunked where none may be."""
     longest = space.max_model_len - 1
-    groups = tuple(tuple(min(length, longest) for length in group) for group in scenario.groups)
-    return Scenario(groups, scenario.cap if space.chunked else 0, scenario.decode_tokens)
+    groups = tuple(tuple(min(length, longest) for length in group) for group in staircase.groups)
+    return Staircase(groups, staircase.cap if space.chunked else 0, staircase.decode_tokens)
 
 
-def draw(space: Space, count: int, seed: int) -> list[Scenario]:
-    """`count` scenarios spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode, how
+def draw(space: Space, count: int, seed: int) -> list[Staircase]:
+    """`count` staircases spread over the space: scrambled Sobol points of (kind, cap, batch, prompt length, decode, how
     unequal the prompts are). Half of them have the engine's own limit as their cap: prompts are then computed whole."""
     points = qmc.Sobol(6, seed=seed).random(1 << max(0, (count - 1).bit_length()))[:count]
-    return [possible(_scenario(space, point, index + seed * 1000), space) for index, point in enumerate(points)]
+    return [possible(_staircase(space, point, index + seed * 1000), space) for index, point in enumerate(points)]
 
 
-def _scenario(space: Space, point: F64, seed: int) -> Scenario:
+def _staircase(space: Space, point: F64, seed: int) -> Staircase:
     kind, cap_at, batch_at, length_at, decode_at, spread_at = point
     longest = space.longest_prompt
     cap = geometric_between(MIN_CAP, space.max_num_batched_tokens, min(1.0, 2 * cap_at))
     length = geometric_between(MIN_PROMPT, longest, length_at)
     if kind < LONE:
-        return Scenario(((length,),), cap, 1)
+        return Staircase(((length,),), cap, 1)
     batch = geometric_between(1, space.max_num_seqs, batch_at)
     batch = max(1, min(batch, space.usable_tokens // (length + ANSWER_TOKENS)))
     rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def _scenario(space: Space, point: F64, seed: int) -> Scenario:
     batch = len(lengths)
     sizes = [batch] if kind < AT_ONCE else _stairs(batch, single=kind < ONE_BY_ONE)
     cap = max(cap, min(2 * batch, space.max_num_batched_tokens))
-    return Scenario(_split(lengths, sizes), cap, geometric_between(*DECODE_TOKENS, decode_at))
+    return Staircase(_split(lengths, sizes), cap, geometric_between(*DECODE_TOKENS, decode_at))
 
 
 def geometric_between(low: int, high: int, share: float) -> int:
@@ -122,7 +122,7 @@ def _stairs(batch: int, single: bool) -> list[int]:
     return sizes
 
 
-def corners(space: Space) -> list[Scenario]:
+def corners(space: Space) -> list[Staircase]:
     """Where the space ends, so that nothing inside it is extrapolated: the largest step, batch and context."""
     longest = space.longest_prompt
     widest = min(space.max_num_batched_tokens, longest)
@@ -130,22 +130,22 @@ def corners(space: Space) -> list[Scenario]:
     few = max(1, min(8, batch, space.usable_tokens // longest))
     chunk = max(MIN_CAP, space.max_num_batched_tokens // 4)
     found = [
-        Scenario(((widest,), (widest,)), 0, 4),
-        Scenario(_split([32] * batch, _stairs(batch, single=False)), 0, 6),
-        Scenario(((longest,),), chunk, 6),
-        Scenario(_split([longest // 2] * few, [1] * few), chunk, 4),
+        Staircase(((widest,), (widest,)), 0, 4),
+        Staircase(_split([32] * batch, _stairs(batch, single=False)), 0, 6),
+        Staircase(((longest,),), chunk, 6),
+        Staircase(_split([longest // 2] * few, [1] * few), chunk, 4),
     ]
-    return [possible(scenario, space) for scenario in found]
+    return [possible(staircase, space) for staircase in found]
 
 
-def halved(scenario: Scenario) -> Scenario | None:
+def halved(staircase: Staircase) -> Staircase | None:
     """The same with half the prompt tokens: shorter prompts, or half the groups; None where it can't be less."""
-    longest = max(scenario.prompts)
+    longest = max(staircase.prompts)
     if longest >= 4 * MIN_PROMPT:
-        groups = tuple(tuple(max(MIN_PROMPT, length // 2) for length in group) for group in scenario.groups)
-        return Scenario(groups, scenario.cap, scenario.decode_tokens)
-    if len(scenario.groups) > 1:
-        return Scenario(scenario.groups[: len(scenario.groups) // 2], scenario.cap, scenario.decode_tokens)
+        groups = tuple(tuple(max(MIN_PROMPT, length // 2) for length in group) for group in staircase.groups)
+        return Staircase(groups, staircase.cap, staircase.decode_tokens)
+    if len(staircase.groups) > 1:
+        return Staircase(staircase.groups[: len(staircase.groups) // 2], staircase.cap, staircase.decode_tokens)
     return None
 
 
@@ -154,18 +154,18 @@ def _split(lengths: list[int], sizes: list[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(lengths[end - size : end]) for size, end in zip(sizes, ends, strict=True))
 
 
-def forecast(scenario: Scenario, space: Space) -> F64:
-    """(steps, TOTALS): about the steps that the scenario makes."""
-    return np.array([totals_of(*np.array(rows).T) for rows in steps_of(scenario, space)])
+def forecast(staircase: Staircase, space: Space) -> F64:
+    """(steps, TOTALS): about the steps that the staircase makes."""
+    return np.array([totals_of(*np.array(rows).T) for rows in steps_of(staircase, space)])
 
 
-def steps_of(scenario: Scenario, space: Space) -> Iterator[list[tuple[int, int]]]:
-    """Rows (tokens, context) of about the steps that the scenario makes: by vLLM's rule, running requests go first."""
-    limit = min(scenario.cap or space.max_num_batched_tokens, space.max_num_batched_tokens)
+def steps_of(staircase: Staircase, space: Space) -> Iterator[list[tuple[int, int]]]:
+    """Rows (tokens, context) of about the steps that the staircase makes: by vLLM's rule, running requests go first."""
+    limit = min(staircase.cap or space.max_num_batched_tokens, space.max_num_batched_tokens)
     decoding: list[int] = []
-    for group in scenario.groups:
+    for group in staircase.groups:
         waiting = [[length, 0] for length in group]  # prompt, computed
-        left = scenario.decode_tokens - 1
+        left = staircase.decode_tokens - 1
         while waiting or left > 0:
             rows = [(1, context) for context in decoding]
             chunks = _chunks(waiting, limit - len(rows))

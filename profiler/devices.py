@@ -35,6 +35,12 @@ def gpus() -> list[Gpu]:
     return [_gpu(*fields[2:]) for fields in _visible([fields for fields in listed if len(fields) == 5])]
 
 
+def device_name() -> str:
+    """What an engine here computes with: the first GPU that it may use, or else the processor."""
+    found = gpus()
+    return found[0].name if found else processor()
+
+
 def _visible(listed: list[list[str]]) -> list[list[str]]:
     """Of the GPUs by index and UUID first, those that CUDA_VISIBLE_DEVICES names, in its order."""
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,8 +1,8 @@
 """How much the machine's speed changed while it was measured: told by one composition that returns throughout.
 
-Between scenarios the same request is sent again, the sentinel. Its step times, relative to their medians over the whole
-session, are the machine's slowness at that moment; between two sentinels of a sitting it is interpolated. Sittings have
-clocks of their own: a boot starts it anew.
+Between staircases the same request is sent again, the sentinel. Its step times, relative to their medians over the
+whole session, are the machine's slowness at that moment; between two sentinels of a sitting it is interpolated.
+Sittings have clocks of their own: a boot starts it anew.
 """
 
 from collections import defaultdict

@@ -1,8 +1,8 @@
 """`slotune profile measure`: a profile from a real engine, within a time budget.
 
-The engine is started with the recorder in it (recorder.py), warmed up, and driven with scenarios of requests
+The engine is started with the recorder in it (recorder.py), warmed up, and driven with staircases of requests
 (design.py, chooser.py); in between the sentinel comes back (drift.py). Every so often the model is fitted anew, to know
-how long a scenario will take. At the end, or when Ctrl-C or the budget cuts it short, what is known becomes a profile
+how long a staircase will take. At the end, or when Ctrl-C or the budget cuts it short, what is known becomes a profile
 that says what is missing.
 
 Beside the profile's folder P lies P.measure while a measurement goes on: logs and steps. It stays if the process is
@@ -25,8 +25,8 @@ from ..errors import EngineError, InputError, SlotuneError
 from ..simulator.speculation import drafts_of
 from ..whole_file import whole_file
 from .chooser import Chooser
-from .design import Scenario
-from .devices import gpus, processor
+from .design import Staircase
+from .devices import device_name
 from .fitted_profile import refuse_stages
 from .folder_lock import hold
 from .kv_starts import expected_s, observe_starts
@@ -43,9 +43,9 @@ from .surrogate import are_enough, fit
 from .surrogate_model import FittedStepTime
 
 FIRST = (
-    Scenario(((256,),), 64, 1),
-    Scenario(((32,), (48,), (64, 32)), 0, 4),
-    Scenario(((24, 24, 24, 24),), 0, 4),
+    Staircase(((256,),), 64, 1),
+    Staircase(((32,), (48,), (64, 32)), 0, 4),
+    Staircase(((24, 24, 24, 24),), 0, 4),
 )
 """Cheap, of every regime: what the first fit is made of."""
 SENTINEL_EVERY_S = 10.0
@@ -54,8 +54,8 @@ FIT_SHARE = 0.1
 """Of the time, at most, that fits in between may take."""
 OUTGROWN = 4
 """Times as many steps as the last fit knew: it is made again before the errors are asked for."""
-SCENARIO_SHARE = 0.1
-"""Of the budget, at most, that one scenario may take."""
+STAIRCASE_SHARE = 0.1
+"""Of the budget, at most, that one staircase may take."""
 STARTS_SHARE = 0.4
 """Of the budget, at most, that is kept for starts with other batch limits; where they take longer there are none."""
 RESERVE_S = 10.0
@@ -140,13 +140,12 @@ def _check_enough(collected: Collected) -> None:
 
 def _identity(asked: Measurement, launch: Launch) -> dict[str, Any]:
     """What must be equal for steps of an earlier call to count."""
-    devices = gpus()
     return {
         "model": asked.model,
         "config": read_model_folder(asked.model),
         "settings": dict(asked.settings),
         "vllm": launch.version,
-        "device": devices[0].name if devices else processor(),
+        "device": device_name(),
         "environment": launch.recorded_environment(),
     }
 
@@ -200,8 +199,8 @@ class _Work:
         """Measure until the budget is used. Returns why it ended before, or None."""
         try:
             self._first()
-            while self._left_s() > 0 and (scenario := self._choose()) is not None:
-                self._run(scenario)
+            while self._left_s() > 0 and (staircase := self._choose()) is not None:
+                self._run(staircase)
         except KeyboardInterrupt:
             return "by the user"
         except EngineError as error:
@@ -216,7 +215,7 @@ class _Work:
         return self._asked.budget_s - reserved_s - (self._clock() - self._begin)
 
     def _limit_s(self) -> float:
-        return min(self._left_s(), max(1.0, SCENARIO_SHARE * self._asked.budget_s))
+        return min(self._left_s(), max(1.0, STAIRCASE_SHARE * self._asked.budget_s))
 
     def _patience_s(self) -> float:
         """How long the engine may be silent: no longer than the budget allows."""
@@ -230,15 +229,15 @@ class _Work:
         self._say("warming up")
         self._sitting.warm_up()
         self._visit_sentinel()
-        for scenario in FIRST:
-            self._sitting.scenario(scenario)
+        for staircase in FIRST:
+            self._sitting.staircase(staircase)
         self._visit_sentinel()
         _check_enough(self._collected)
         self._refit()
 
-    def _run(self, scenario: Scenario) -> None:
-        self._say(_described(scenario))
-        self._sitting.scenario(scenario)
+    def _run(self, staircase: Staircase) -> None:
+        self._say(_described(staircase))
+        self._sitting.staircase(staircase)
         now = self._clock()
         if now - self._sentinel_at > SENTINEL_EVERY_S:
             self._visit_sentinel()
@@ -260,11 +259,11 @@ class _Work:
         """Whether the last fit knew a fraction of the steps only: neither its errors nor its time say much now."""
         return len(self._collected) > OUTGROWN * self._fitted_steps
 
-    def _choose(self) -> Scenario | None:
+    def _choose(self) -> Staircase | None:
         assert self._model is not None
         return self._chooser.next(self._model, self._limit_s())
 
 
-def _described(scenario: Scenario) -> str:
-    prompts = scenario.prompts
+def _described(staircase: Staircase) -> str:
+    prompts = staircase.prompts
     return f"{len(prompts)} prompts of about {int(np.median(prompts))} tokens"

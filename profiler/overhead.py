@@ -11,7 +11,7 @@ from ..simulator.steps import StepRecord
 from ..simulator.timing import Overhead
 from .load import Answer, Call
 
-ENOUGH_SCENARIOS = 10
+ENOUGH_STAIRCASES = 10
 """To tell where 8 of 10 lie."""
 
 
@@ -26,7 +26,7 @@ class Passages:
 
 
 def passages(calls: Sequence[Call], answers: Sequence[Answer], records: Sequence[StepRecord]) -> Passages:
-    """What one scenario tells: requests that found the engine idle, and every token."""
+    """What one staircase tells: requests that found the engine idle, and every token."""
     steps_of: dict[str, list[tuple[StepRecord, int]]] = defaultdict(list)
     for record in records:
         for name, tokens, context in record.rows:
@@ -47,27 +47,27 @@ def passages(calls: Sequence[Call], answers: Sequence[Answer], records: Sequence
 
 
 def _ways_out_s(parts: Sequence[Passages]) -> list[float]:
-    """The median way out of each scenario, in seconds."""
+    """The median way out of each staircase, in seconds."""
     return [float(np.median(part.after)) for part in parts if part.after]
 
 
 def ways_out_note(parts: Sequence[Passages]) -> str | None:
-    """How far the ways out lie apart from scenario to scenario, as they do on a busy machine; None of too few."""
+    """How far the ways out lie apart from staircase to staircase, as they do on a busy machine; None of too few."""
     ways_ms = [1e3 * way_s for way_s in _ways_out_s(parts)]
-    if len(ways_ms) < ENOUGH_SCENARIOS:
+    if len(ways_ms) < ENOUGH_STAIRCASES:
         return None
     low, middle, high = np.percentile(ways_ms, (10, 50, 90))
     return (
         f"from the step that made a token to the client it took {middle:.3g} ms, {low:.3g} to {high:.3g} in 8 of 10 "
-        "scenarios: every TTFT and E2E holds that"
+        "staircases: every TTFT and E2E holds that"
     )
 
 
 def fit_overhead(parts: Sequence[Passages]) -> Overhead:
-    """Non-negative least absolute deviations on the ways in, the median over scenarios of the ways out; 0 where nothing
-    is known.
+    """Non-negative least absolute deviations on the ways in, the median over staircases of the ways out; 0 where
+    nothing is known.
 
-    Not the median over tokens: most of them come from the scenarios with the most requests, and where these keep a
+    Not the median over tokens: most of them come from the staircases with the most requests, and where these keep a
     busy machine's front end waiting, its backlog would be taken for the way.
     """
     before = np.array([way for part in parts for way in part.before]).reshape(-1, 2)

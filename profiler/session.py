@@ -1,4 +1,4 @@
-"""One sitting with a running engine: sends scenarios and the sentinel, collects the steps that they made."""
+"""One sitting with a running engine: sends staircases and the sentinel, collects the steps that they made."""
 
 import re
 from collections import defaultdict
@@ -10,18 +10,18 @@ import numpy as np
 
 from ..arrays import F64
 from ..errors import EngineError
-from ..simulator.features import TOTALS, totals_of
+from ..simulator.features import TOTALS
 from ..simulator.steps import StepRecord
-from .design import Scenario, Space, forecast, possible
+from .design import Space, Staircase, forecast, possible
 from .drift import Drift, drift_of
 from .load import Answer, Call, send
 from .overhead import Passages, passages
 from .prompts import random_tokens
 from .recording import StepTail
 from .server import DEATH_S, Server
-from .surrogate_samples import StepSamples
+from .surrogate_samples import StepSamples, totals_of_step
 
-WARM_UP, SENTINEL, SCENARIO = "warm", "sentinel", "s"
+WARM_UP, SENTINEL, STAIRCASE = "warm", "sentinel", "s"
 """How request names begin; a limit on step tokens stands before them (recorder.py)."""
 SENTINEL_PROMPT, SENTINEL_TOKENS = 128, 10
 WARM_UP_GROUPS = (((64,), (64, 64, 64)), ((256,),))
@@ -51,8 +51,7 @@ class Collected:
                 continue
             if len(kinds) == 1 and (visit := kinds.pop()).startswith(SENTINEL):
                 self._visits[sitting, visit].append(record)
-            rows = np.array([(tokens, context) for _, tokens, context in record.rows])
-            self._totals.append(totals_of(rows[:, 0], rows[:, 1], self._drafts))
+            self._totals.append(totals_of_step(record, self._drafts))
             self._spans.append((record.start_s, record.end_s))
             self._sittings.append(sitting)
 
@@ -93,7 +92,7 @@ class Sitting:
     def warm_up(self) -> None:
         """Requests whose steps do not count: kernels are compiled and caches filled at first use."""
         for groups in WARM_UP_GROUPS:
-            self._take(self._calls(possible(Scenario(groups, 0, 4), self.space), f"{WARM_UP}{self._next()}"))
+            self._take(self._calls(possible(Staircase(groups, 0, 4), self.space), f"{WARM_UP}{self._next()}"))
 
     def sentinel(self) -> None:
         """The request that tells the machine's speed."""
@@ -101,9 +100,9 @@ class Sitting:
         call = self._call(f"{SENTINEL}{self._next()}.0", prompt, SENTINEL_TOKENS, cap=0)
         self._take([call])
 
-    def scenario(self, scenario: Scenario) -> None:
-        """Run a scenario and take in its steps."""
-        self._take(self._calls(possible(scenario, self.space), f"{SCENARIO}{self._next()}"))
+    def staircase(self, staircase: Staircase) -> None:
+        """Run a staircase and take in its steps."""
+        self._take(self._calls(possible(staircase, self.space), f"{STAIRCASE}{self._next()}"))
 
     def _take(self, calls: Sequence[Call]) -> None:
         _, answers = send(calls, self._server.base_url, self._server.model, silence_s=self._patience_s())
@@ -124,18 +123,18 @@ class Sitting:
         if not _kind(calls[0].name).startswith(WARM_UP):
             self._collected.ways.append(passages(calls, answers, records))
 
-    def _calls(self, scenario: Scenario, name: str) -> list[Call]:
+    def _calls(self, staircase: Staircase, name: str) -> list[Call]:
         """Requests of all groups but the last go on until the last has ended."""
-        enough = 2 * len(forecast(scenario, self.space)) + 16
+        enough = 2 * len(forecast(staircase, self.space)) + 16
         calls: list[Call] = []
         follows: int | None = None
-        for group in scenario.groups:
-            last = group is scenario.groups[-1]
+        for group in staircase.groups:
+            last = group is staircase.groups[-1]
             for length in group:
                 room = self.space.max_model_len - length
-                tokens = min(scenario.decode_tokens if last else enough, room)
-                call = self._call(f"{name}.{len(calls)}", length, tokens, scenario.cap)
-                call = replace(call, follows=follows, tokens_before=scenario.decode_tokens, background=not last)
+                tokens = min(staircase.decode_tokens if last else enough, room)
+                call = self._call(f"{name}.{len(calls)}", length, tokens, staircase.cap)
+                call = replace(call, follows=follows, tokens_before=staircase.decode_tokens, background=not last)
                 calls.append(call)
             follows = len(calls) - 1
         return calls

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..arrays import F64
 from ..errors import InputError
-from ..simulator.features import DECODE_ROWS, MAX_CONTEXT, PHYSICS_NAMES, PREFILL_TOKENS, TOTALS
+from ..simulator.features import DECODE_ROWS, MAX_CONTEXT, PHYSICS_NAMES, PREFILL_TOKENS, TOTALS, totals_of
+from ..simulator.steps import StepRecord
 
 SIZES = [PREFILL_TOKENS, DECODE_ROWS, MAX_CONTEXT]
 """Of the totals, those that a step is large by."""
@@ -61,6 +62,13 @@ def read_samples(path: Path) -> StepSamples:
         raise InputError(f"{path}: no step samples ({error})") from error
     columns = [table.column(name).to_numpy().astype(np.float64) for name in names]
     return StepSamples(np.stack(columns[:-1], axis=1), columns[-1] / 1e3)
+
+
+def totals_of_step(record: StepRecord, drafts: int) -> F64:
+    """The totals of a recorded step of an engine that verifies so many drafts a decode."""
+    rows = np.array([(tokens, context) for _, tokens, context in record.rows])
+    totals: F64 = totals_of(rows[:, 0], rows[:, 1], drafts)
+    return totals
 
 
 def greatest_believed(values: F64) -> F64:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..simulator.features import TOTALS, totals_of
+from ..simulator.features import TOTALS
 from ..simulator.steps import StepRecord, read_steps
-from .surrogate_samples import StepSamples, join
+from .surrogate_samples import StepSamples, join, totals_of_step
 
 MOST_APART = 0.2
 """Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
@@ -153,8 +153,7 @@ def samples_of(records: Iterable[StepRecord], drafts: int = 0) -> StepSamples:
         busy = not missing and (overlaps or before.goes_on_in(record, drafts))
         duration_s = record.end_s - (before.end_s if busy else record.start_s)
         if record.rows and duration_s > 0:
-            rows = np.array([(tokens, context) for _, tokens, context in record.rows])
-            totals.append(totals_of(rows[:, 0], rows[:, 1], drafts))
+            totals.append(totals_of_step(record, drafts))
             durations.append(duration_s)
             replicas.append(record.replica)
             after_missing.append(missing)

@@ -10,7 +10,7 @@ From the rows come the TOTALS, from the totals the PHYSICS: the terms of the non
 
 import numpy as np
 
-from .compiled import allocating, entry
+from .compiled import allocating, entry, inner
 
 PREFILL_TOKENS = 0
 """Tokens of all prefill rows: the dense layers' work."""
@@ -103,22 +103,28 @@ def regime_of(totals):
     return PREFILL_ONLY if totals[DECODE_ROWS] == 0.0 else MIXED
 
 
+@inner
+def first_not_below(numbers, first, count, value):
+    """How many of the `count` ascending numbers from place `first` on lie below the value."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) >> 1
+        if numbers[first + middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @entry
 def padded_tokens(sizes, first, count, tokens):
     """Tokens after padding to the next CUDA-graph size; unchanged beyond the largest or without any.
 
     The sizes are sizes[first : first + count], ascending. Source: vllm/config/vllm.py, _set_cudagraph_sizes.
     """
-    low, high = first, first + count
-    if count == 0 or tokens > sizes[high - 1]:
+    if count == 0 or tokens > sizes[first + count - 1]:
         return tokens
-    while low < high:
-        middle = (low + high) >> 1
-        if sizes[middle] < tokens:
-            low = middle + 1
-        else:
-            high = middle
-    return sizes[low]
+    return sizes[first + first_not_below(sizes, first, count, tokens)]
 
 
 @entry

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from .engine_config import EngineConfig
+from .policy_names import DEFAULT_POLICY
 from .request_table import FAILED, NOWHERE, REJECTED, RequestTable
 
 
@@ -20,7 +21,7 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
         if count:
             found.append(f"{count} {reason}")
         left = left & ~concerned
-    whole = policy == "vllm-v0" or (policy == "vllm-v1" and not engine.enable_chunked_prefill)
+    whole = policy == "vllm-v0" or (policy == DEFAULT_POLICY and not engine.enable_chunked_prefill)
     if nowhere := int((failed & (requests.replica == NOWHERE)).sum()):
         found.append(f"{nowhere} came while no replica was up")
         failed = failed & (requests.replica != NOWHERE)

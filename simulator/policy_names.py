@@ -1,6 +1,7 @@
 """Scheduling policies and routers by name, and what there is to say of them, without loading what runs them."""
 
-POLICIES = ("vllm-v1", "sarathi", "vllm-v0", "orca", "request-level")
+DEFAULT_POLICY = "vllm-v1"
+POLICIES = (DEFAULT_POLICY, "sarathi", "vllm-v0", "orca", "request-level")
 """vLLM's own first, which is the default everywhere."""
 WITHOUT_BUDGET = ("orca", "request-level")
 STATIC_ROUTERS = ("round-robin", "random")
@@ -24,11 +25,11 @@ BUDGETS = frozenset({"max_num_batched_tokens", "max_num_scheduled_tokens"})
 
 def disobeyed(policy: str) -> frozenset[str]:
     """Settings that change nothing under this policy, of those that change vLLM's schedule."""
-    if policy == POLICIES[0]:
+    if policy == DEFAULT_POLICY:
         return frozenset()
     return V1_SETTINGS | BUDGETS if policy in WITHOUT_BUDGET else V1_SETTINGS
 
 
 def policy_note(policy: str) -> str | None:
     """That the schedule is not vLLM's, where it is not."""
-    return None if policy == POLICIES[0] else f"scheduled by {policy}, which is not how vLLM does"
+    return None if policy == DEFAULT_POLICY else f"scheduled by {policy}, which is not how vLLM does"

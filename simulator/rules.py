@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .engine_config import EngineConfig
-from .policy_names import POLICIES
+from .policy_names import DEFAULT_POLICY, POLICIES
 
 RULES = np.dtype(
     [
@@ -55,12 +55,12 @@ RULES = np.dtype(
 """EngineConfig as compiled code takes it."""
 
 
-def rules_of(engine: EngineConfig, policy: str = "vllm-v1") -> Any:
+def rules_of(engine: EngineConfig, policy: str = DEFAULT_POLICY) -> Any:
     """The compiled form of `engine` under one of POLICIES: one RULES record.
 
     Overlap and prefix cache are vLLM V1's alone.
     """
-    is_v1 = policy == "vllm-v1"
+    is_v1 = policy == DEFAULT_POLICY
     rules = np.zeros(1, RULES).view(np.recarray)
     values = {
         "policy": POLICIES.index(policy),

@@ -188,19 +188,23 @@ def typed(name: str, value: Any, where: str) -> Any:
         raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
-    if kind.startswith("bool") and isinstance(parsed, bool):
-        return parsed
-    if kind.startswith("int") and isinstance(parsed, int) and not isinstance(parsed, bool):
-        if abs(parsed) > LARGEST:
-            raise InputError(f"{where}: {name}={parsed} is out of range")
-        return parsed
-    if kind.startswith("float") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
-        return float(parsed)
-    if kind.startswith("list") and isinstance(parsed, list) and all(type(item) is int for item in parsed):
-        return parsed
-    if kind == "str" and isinstance(parsed, str):
-        return parsed
-    raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
+    if not _fits(kind, parsed):
+        raise InputError(f"{where}: {name} takes {kind.split(' ')[0]}, not {value!r}")
+    if kind.startswith("int") and abs(parsed) > LARGEST:
+        raise InputError(f"{where}: {name}={parsed} is out of range")
+    return float(parsed) if kind.startswith("float") else parsed
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value is of the type that a setting has."""
+    if kind.startswith("bool"):
+        return isinstance(value, bool)
+    if kind.startswith("list"):
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind == "str":
+        return isinstance(value, str)
+    numbers = (int, float) if kind.startswith("float") else int
+    return isinstance(value, numbers) and not isinstance(value, bool)
 
 
 def _texts(value: Any) -> Any:

@@ -16,7 +16,7 @@ from .clock import on_clock
 from .engine_config import EngineConfig
 from .metrics import Gaps
 from .outage import Outage, planned
-from .policy_names import POLICIES, ROUTERS, STATIC_ROUTERS
+from .policy_names import DEFAULT_POLICY, POLICIES, ROUTERS, STATIC_ROUTERS
 from .replica import Replica, StepSink
 from .request_table import FAILED, FINISHED, NOWHERE, RequestTable
 from .routing import make_router, static_choices
@@ -48,7 +48,7 @@ def simulate(
     engine: EngineConfig,
     timing: Timing,
     *,
-    policy: str = "vllm-v1",
+    policy: str = DEFAULT_POLICY,
     replicas: int = 1,
     router: str = "round-robin",
     seed: int = 0,
@@ -69,12 +69,7 @@ def simulate(
     """
     if len(trace) == 0:
         raise InputError("the trace holds no requests")
-    if policy not in POLICIES:
-        raise unknown_name("policy", policy, POLICIES)
-    if engine.speculative_config and policy != "vllm-v1":
-        raise InputError(f"speculative_config: the {policy} policy drafts nothing; use vllm-v1")
-    if engine.pipeline_parallel_size > 1 and policy != "vllm-v1":
-        raise InputError(f"pipeline_parallel_size: the {policy} policy has no steps in several stages; use vllm-v1")
+    _check_policy(policy, engine)
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
     for name, least in (("replicas", replicas), ("max_concurrency", max_concurrency)):
@@ -91,6 +86,18 @@ def simulate(
     if (vain > not_judged).any():  # which they are is known now: once more, without their gaps
         gaps = serve(np.maximum(vain, not_judged), None).gaps()
     return _result(trace, served, gaps, timing.overhead)
+
+
+def _check_policy(policy: str, engine: EngineConfig) -> None:
+    if policy not in POLICIES:
+        raise unknown_name("policy", policy, POLICIES)
+    if policy == DEFAULT_POLICY:
+        return
+    if engine.speculative_config:
+        raise InputError(f"speculative_config: the {policy} policy drafts nothing; use {DEFAULT_POLICY}")
+    if engine.pipeline_parallel_size > 1:
+        told = f"the {policy} policy has no steps in several stages; use {DEFAULT_POLICY}"
+        raise InputError(f"pipeline_parallel_size: {told}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

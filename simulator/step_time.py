@@ -25,6 +25,7 @@ from .features import (
     PREFILL_WORK,
     REGIME_NAMES,
     baseline_s,
+    first_not_below,
     padded_tokens,
     regime_of,
 )
@@ -230,17 +231,10 @@ def _find_bins(numbers, totals, memo):
     most = memo[_EDGES]
     for feature in range(BINNED):
         first = _SIZES + memo[_GRAPHS] + feature * most
-        value, low, high = _shape_feature(totals, feature), memo[_LAYOUT + feature], most
+        value, low = _shape_feature(totals, feature), memo[_LAYOUT + feature]
         if (low == 0 or numbers[first + low - 1] < value) and (low == most or value <= numbers[first + low]):
             continue
-        low = 0
-        while low < high:
-            middle = (low + high) >> 1
-            if numbers[first + middle] < value:
-                low = middle + 1
-            else:
-                high = middle
-        memo[_LAYOUT + feature] = low
+        memo[_LAYOUT + feature] = first_not_below(numbers, first, most, value)
 
 
 @entry

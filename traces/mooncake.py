@@ -160,8 +160,7 @@ def _prefix(trace: Trace, name: int) -> str:
 
 def _made_of_hash_ids(trace: Trace) -> bool:
     """Whether all runs without a name can be written as hash ids: 512 tokens each, the last one clipped."""
-    runs = np.diff(trace.run_offsets)
-    request = np.repeat(np.arange(len(trace)), runs)
+    request = trace.run_owner
     position = np.arange(len(request)) - trace.run_offsets[request]
     full = np.minimum(HASH_TOKENS, trace.input_tokens[request] - HASH_TOKENS * position)
     return bool(((trace.run_name < 0) | (trace.run_tokens == full)).all())

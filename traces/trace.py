@@ -46,6 +46,11 @@ class Trace:
         """Name of the request at `index`."""
         return str(index) if self.request_id is None else self.request_id[index]
 
+    @property
+    def run_owner(self) -> I64:
+        """(runs,): which request each run is of."""
+        return np.repeat(np.arange(len(self)), np.diff(self.run_offsets))
+
     def taken(self, index: I64) -> "Trace":
         """The requests at `index`, in that order; arrivals and names stay with their requests."""
         runs = np.diff(self.run_offsets)[index]

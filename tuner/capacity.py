@@ -15,6 +15,7 @@ from ..errors import InfeasibleError, InputError
 from ..figures import figure
 from ..profiler.profile import Profile
 from ..simulator.misses import unanswered
+from ..simulator.policy_names import DEFAULT_POLICY
 from ..simulator.settings import Settings
 from ..simulator.simulation import simulate
 from ..simulator.slo import ROUNDING
@@ -61,7 +62,7 @@ class Scenario:
     trace: Trace
     objective: Objective
     settings: Settings = field(default_factory=dict)
-    policy: str = "vllm-v1"
+    policy: str = DEFAULT_POLICY
     pace: Pace = AS_TOLD
 
     def simulated(self) -> SimulatedRun:

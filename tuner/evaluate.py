@@ -16,6 +16,7 @@ from ..profiler.profile import WHATEVER_MEMORY, Profile
 from ..simulator.api_server import busy_share
 from ..simulator.metrics import summarise
 from ..simulator.misses import answers_cut
+from ..simulator.policy_names import DEFAULT_POLICY
 from ..simulator.request_table import RequestTable
 from ..simulator.settings import Settings
 from ..simulator.simulation import SimulationResult, simulate
@@ -48,7 +49,7 @@ class SimulatedRun:
     trace: Trace
     goodput: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by metric: what a good request keeps."""
-    policy: str = "vllm-v1"
+    policy: str = DEFAULT_POLICY
     max_concurrency: int | None = None
     seed: int = 0
     percentiles: tuple[float, ...] = ()

@@ -24,7 +24,7 @@ def lasting(trace: Trace) -> Mask:
     go on in different ways; with those that stand before them, as the blocks of a system prompt do."""
     if not len(trace.run_name):
         return np.zeros(0, np.bool_)
-    owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
+    owner = trace.run_owner
     name = np.unique(trace.run_name, return_inverse=True)[1]
     present = _longest_absence(name, owner, len(trace)) <= LONGEST_ABSENCE * len(trace)
     lasts: Mask = present & (_continuations(trace, name, owner) >= LEAST_CONTINUATIONS)
@@ -39,7 +39,7 @@ def lasting_prompts(trace: Trace) -> int:
     """How many different lasting prefixes its requests begin with, each counted by the name it ends in."""
     if not lasting(trace).any():
         return 0
-    owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
+    owner = trace.run_owner
     name = np.unique(trace.run_name, return_inverse=True)[1]
     last = np.full(len(trace), -1)
     lasts = lasting(trace)[name]
@@ -51,7 +51,7 @@ def lasting_prompts(trace: Trace) -> int:
 def passing_on(trace: Trace) -> bool:
     """Whether requests share much beyond lasting prefixes, so that it matters in which order they come: a single
     request that was sent twice is no conversation."""
-    owner = np.repeat(np.arange(len(trace)), np.diff(trace.run_offsets))
+    owner = trace.run_owner
     names, name = np.unique(trace.run_name, return_inverse=True)
     users = np.bincount(np.unique(name * len(trace) + owner) // len(trace), minlength=len(names))
     shared = (users > 1) & ~lasting(trace)

@@ -88,6 +88,7 @@ class Objective:
         goals = (percentile_of(goal.metric) for goal in self.goals)
         return (*(slo.percentile for slo in self.limits), *(one for one in goals if one is not None))
 
+    @property
     def effective_goals(self) -> tuple[Goal, ...]:
         """The goals, with goodput where only --goodput was given; empty means headroom."""
         if self.goals or self.slos:
@@ -130,7 +131,7 @@ class Objective:
         Latencies gain by requests that wait outside, and whatever is measured over a load that ends sooner by those
         that are turned away. Where goodput is to be maximised they may be, if more of all requests are good for it.
         """
-        goals = self.effective_goals()
+        goals = self.effective_goals
         if answers_as_many(metrics, reference):
             return bool(goals) or keeps_up(metrics, reference)
         sheds = all(goal.maximize for goal in goals) and any(goal.metric == "request_goodput" for goal in goals)
@@ -143,7 +144,7 @@ class Objective:
         those that do not, or by the share of unanswered requests for those that do not serve as much as the reference
         (`serves_as_much`). Without: the log of the worst ratio. FAILED lies above everything.
         """
-        goals = self.effective_goals()
+        goals = self.effective_goals
         if metrics is None:
             return (FAILED,) * max(len(goals), 1)
         worst = self.worst_ratio(metrics)

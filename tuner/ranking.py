@@ -49,7 +49,7 @@ def as_good(trial: Trial, best: Trial, objective: Objective, reference: Metrics)
         return mine <= theirs * (1 + TIE) and failed_share(trial.metrics) <= failed_share(best.metrics)
     if not objective.meets(trial.metrics):
         return False
-    goals = objective.effective_goals()
+    goals = objective.effective_goals
     if goals and not objective.serves_as_much(trial.metrics, best.metrics):
         return False
     if not goals and keeps_up(best.metrics, reference) and not keeps_up(trial.metrics, reference):
@@ -70,7 +70,7 @@ def pareto_front(trials: Sequence[Trial], objective: Objective, space: SearchSpa
     itself away). Of trials that tie in every goal, the one with the fewest changes from the default.
     """
     plain_first = sorted(trials, key=lambda t: (len(space.changes(t.settings)), t.number or 0))
-    goals, tie = objective.effective_goals(), math.log1p(TIE)
+    goals, tie = objective.effective_goals, math.log1p(TIE)
     losses = [
         (tuple(goal.loss(trial.metrics, reference) for goal in goals), trial)
         for trial in plain_first

@@ -159,7 +159,7 @@ def fallen_lines(recommendation: Recommendation) -> list[str]:
     return [
         f"{goal.metric} goes from {figure(was[goal.metric])} to {figure(becomes[goal.metric])} where the same traffic "
         f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds the rate that lasts"
-        for goal in recommendation.task.objective.effective_goals()
+        for goal in recommendation.task.objective.effective_goals
         if math.isfinite(was[goal.metric]) and goal.loss(becomes, was) > math.log(MUCH)
     ]
 
@@ -189,7 +189,7 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
     lines = [
         f"{goal.metric}: {figure(values.get(goal.metric, math.nan))} in simulation"
         f"{_varied(recommendation, of_metric(goal.metric))}"
-        for goal in objective.effective_goals()
+        for goal in objective.effective_goals
     ]
     lines += [
         f"{word.name}: {word.of(best)} in simulation{_varied(recommendation, word)}" for word in of_targets(objective)

@@ -49,7 +49,7 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
     was: Mapping[str, Any] = {knob.name: knob.default for knob in task.space.knobs}
     changed = task.space.changes(best.settings)
     rows: list[tuple[str, object, object]] = [(name, str(was[name]), str(value)) for name, value in changed.items()]
-    goals = [goal.metric for goal in task.objective.effective_goals()]
+    goals = [goal.metric for goal in task.objective.effective_goals]
     for key, label in ({key: key for key in goals} | SHOWN).items():
         rows.append((label, (default.metrics or {}).get(key), (best.metrics or {}).get(key)))
         if key in goals:

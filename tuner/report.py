@@ -163,7 +163,7 @@ class Page:
         default, best = self.found.default.metrics, self.found.best.metrics
         sentences = []
         if default and best and default is not best:
-            goals = {goal.metric for goal in self.objective.effective_goals()}
+            goals = {goal.metric for goal in self.objective.effective_goals}
             served = [quantity for quantity in self.shown if quantity.unit != "ms" and quantity.key in goals]
             latencies = [quantity for quantity in self.shown if quantity.unit == "ms"][:3]
             changes = [self._change(quantity, default, best) for quantity in (*served, *latencies)]
@@ -177,7 +177,7 @@ class Page:
 
     def _varied(self) -> list[str]:
         """What the recommended settings give under other circumstances, where that is known."""
-        goals = [of_metric(goal.metric) for goal in self.objective.effective_goals()]
+        goals = [of_metric(goal.metric) for goal in self.objective.effective_goals]
         words = [*goals, *of_targets(self.objective)]
         orders, longer = self.found.orders_of(self.found.best), self.longer
         steps = self.found.sensitivity_of(self.found.best)

@@ -52,7 +52,7 @@ class Criterion:
 
 def criteria(objective: Objective) -> list[Criterion]:
     """The goals' metrics and, where there are targets, the worst latency over its target."""
-    goals = objective.effective_goals()
+    goals = objective.effective_goals
     found = [Criterion(goal.metric, partial(_metric, goal.metric), goal.maximize) for goal in goals]
     if objective.slos or not goals:
         found.append(Criterion("worst latency / target", objective.worst_ratio, limit=1.0))

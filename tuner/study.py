@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError, SlotuneError
 from ..profiler.folder_lock import hold
+from ..simulator.policy_names import DEFAULT_POLICY
 from ..whole_file import UNFINISHED, write_text
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Asked(BaseModel):
     trace_digest: str
     rate: float | None = None
     max_concurrency: int | None = None
-    policy: str = "vllm-v1"
+    policy: str = DEFAULT_POLICY
     engine: dict[str, Any] = {}
     model: str | None = None
     """What is to be served where the settings name another model than the profile: not simulated, but deployed."""

@@ -81,7 +81,7 @@ def _candidates(task: Task, study: Study) -> Candidates:
 def _proposer(task: Task, candidates: Candidates) -> Proposer:
     if task.asked.optimizer == "random":
         return RandomProposer(candidates, task.asked.seed)
-    return SmacProposer(candidates, task.asked.seed, max(len(task.objective.effective_goals()), 1))
+    return SmacProposer(candidates, task.asked.seed, max(len(task.objective.effective_goals), 1))
 
 
 def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:

@@ -93,7 +93,7 @@ def _always(_: Metrics, __: Metrics) -> bool:
 
 def merit_of(objective: Objective) -> Merit:
     """What "better" is measured by: the goals (their geometric mean), or the worst ratio of a latency to its target."""
-    goals = objective.effective_goals()
+    goals = objective.effective_goals
     if not goals:
         return objective.worst_ratio
 
@@ -109,7 +109,7 @@ def merit_of(objective: Objective) -> Merit:
 
 def merit_name(objective: Objective) -> str:
     """The merit in words."""
-    goals = objective.effective_goals()
+    goals = objective.effective_goals
     if len(goals) > 1:
         return "the goals together"
     return goals[0].metric if goals else "the worst latency against its target"
@@ -117,7 +117,7 @@ def merit_name(objective: Objective) -> str:
 
 def _each_goal(best: Compared, default: Compared, objective: Objective) -> str:
     """With several goals, what each of them changed by."""
-    goals = [goal.metric for goal in objective.effective_goals()]
+    goals = [goal.metric for goal in objective.effective_goals]
     told = [f"{name} {percent(best.against(default, Quantity(name, '', name)).value)}" for name in goals]
     return f" ({', '.join(told)})" if len(goals) > 1 else ""
 
@@ -173,7 +173,7 @@ def _better(advantage: Interval, objective: Objective) -> str:
 
 def _is_maximised(objective: Objective) -> bool:
     """Whether the merit is one metric of which more is better."""
-    goals = objective.effective_goals()
+    goals = objective.effective_goals
     return len(goals) == 1 and goals[0].maximize
 
 

@@ -1,9 +1,9 @@
-"""Scenarios come in their order, as far as the time allows."""
+"""Staircases come in their order, as far as the time allows."""
 
 import pytest
 
 from slotune.profiler.chooser import CORNER_SHARE, Chooser, affordable
-from slotune.profiler.design import Scenario, Space, corners, draw, forecast
+from slotune.profiler.design import Space, Staircase, corners, draw, forecast
 from slotune.profiler.profile import linear_profile
 from slotune.profiler.surrogate_model import FittedStepTime
 
@@ -26,7 +26,7 @@ def test_the_corners_come_first_then_what_is_drawn(model: FittedStepTime) -> Non
 def test_no_scenario_takes_longer_than_it_may_and_corners_less(model: FittedStepTime) -> None:
     chooser, limit_s = Chooser(SPACE, seed=7), 1.2
     order = [chooser.next(model, limit_s) for _ in range(20)]
-    times_s = [len(forecast(scenario, SPACE)) * STEP_S for scenario in order if scenario is not None]
+    times_s = [len(forecast(staircase, SPACE)) * STEP_S for staircase in order if staircase is not None]
     assert len(times_s) == 20
     assert max(times_s) <= limit_s
     assert max(times_s[: len(corners(SPACE))]) <= CORNER_SHARE * limit_s < max(times_s)
@@ -34,4 +34,4 @@ def test_no_scenario_takes_longer_than_it_may_and_corners_less(model: FittedStep
 
 def test_where_nothing_is_short_enough_there_is_nothing(model: FittedStepTime) -> None:
     assert Chooser(SPACE, seed=7).next(model, 2 * STEP_S) is None
-    assert not affordable(Scenario(((4000,) * 16,), 16, 3), SPACE, model, 1.0)
+    assert not affordable(Staircase(((4000,) * 16,), 16, 3), SPACE, model, 1.0)

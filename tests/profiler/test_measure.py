@@ -19,7 +19,7 @@ import pytest
 
 from slotune.errors import EngineError, InputError
 from slotune.profiler.chooser import Chooser
-from slotune.profiler.design import Scenario, Space
+from slotune.profiler.design import Space, Staircase
 from slotune.profiler.launch import find_vllm
 from slotune.profiler.measure import Measurement, _earlier, measure
 from slotune.profiler.profile import Profile
@@ -109,10 +109,10 @@ def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Pat
 def test_ctrl_c_before_there_are_enough_steps_asks_for_a_longer_budget(
     fake_vllm: Path, model_folder: Path, tmp_path: Path, slotune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(sitting: Sitting, scenario: Scenario) -> None:
+    def interrupted(sitting: Sitting, staircase: Staircase) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Sitting, "scenario", interrupted)
+    monkeypatch.setattr(Sitting, "staircase", interrupted)
     monkeypatch.setattr(Sitting, "sentinel", lambda sitting: None)
     given = ("--model", model_folder, "--vllm-python", fake_vllm)
     done = slotune("profile", "measure", *given, "--out", tmp_path / "p")

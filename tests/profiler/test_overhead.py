@@ -44,7 +44,7 @@ def test_the_fit_finds_what_a_request_and_what_a_token_costs_in_spite_of_stalls(
 
 
 def test_the_backlog_of_a_busy_front_end_is_not_the_way_of_a_token() -> None:
-    """Two crowded scenarios have most of the tokens, each of which waited for those before it."""
+    """Two crowded staircases have most of the tokens, each of which waited for those before it."""
     quiet, crowded = [Passages([], [0.003] * 50)] * 5, [Passages([], [0.7] * 4000)] * 2
     assert fit_overhead([*quiet, *crowded, Passages([], [])]).after_s == pytest.approx(0.003)
 
@@ -54,8 +54,8 @@ def test_nothing_known_is_nothing_added() -> None:
     assert (overhead.before_s, overhead.before_token_s, overhead.after_s) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("scenarios", "told"), [(9, None), (11, "it took 5 ms, 1 to 9 in 8 of 10 scenarios")])
-def test_how_far_ways_out_lie_apart_is_told(scenarios: int, told: str | None) -> None:
-    """Eleven scenarios of 0 to 10 ms, and those without a token, which tell nothing."""
-    note = ways_out_note([Passages([], []), *(Passages([], [1e-3 * ms] * 3) for ms in range(scenarios))])
+@pytest.mark.parametrize(("staircases", "told"), [(9, None), (11, "it took 5 ms, 1 to 9 in 8 of 10 staircases")])
+def test_how_far_ways_out_lie_apart_is_told(staircases: int, told: str | None) -> None:
+    """Eleven staircases of 0 to 10 ms, and those without a token, which tell nothing."""
+    note = ways_out_note([Passages([], []), *(Passages([], [1e-3 * ms] * 3) for ms in range(staircases))])
     assert note is None if told is None else told in str(note)

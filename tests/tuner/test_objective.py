@@ -72,7 +72,7 @@ def test_goals_are_relative_to_the_default():
 def test_goodput_alone_is_a_goal_and_headroom_breaks_its_ties():
     objective = Objective(goodput={"ttft": 500.0})
     reference = run(request_goodput=5.0)
-    assert objective.effective_goals() == (Goal("request_goodput", True),)
+    assert objective.effective_goals == (Goal("request_goodput", True),)
     near, far = (objective.costs(run(ttft=t, request_goodput=5.0), reference) for t in (490, 100))
     assert far < near
 
