@@ -199,6 +199,8 @@ class _Work:
         """Measure until the budget is used. Returns why it ended before, or None."""
         try:
             self._first()
+            if self._left_s() <= 0:
+                return "the engine took so long to start that only the first requests were sent; give a longer --budget"
             while self._left_s() > 0 and (staircase := self._choose()) is not None:
                 self._run(staircase)
         except KeyboardInterrupt:

@@ -80,9 +80,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     if str(name_or_path) in bundled_names():
         return _read_profile(bundled_path(str(name_or_path)))
     known = ", ".join(bundled_names()) or "none"
-    raise InputError(
-        f"--profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})"
-    )
+    raise InputError(f"profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})")
 
 
 def _read_profile(folder: Path) -> Profile:

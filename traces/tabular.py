@@ -31,8 +31,10 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
             moment = datetime.fromisoformat(timestamp)
             first[:] = first or [moment]
             arrival_s = (moment - first[0]).total_seconds()
-        except (ValueError, TypeError) as error:  # TypeError: only some of the lines name their time zone
-            raise BadRow(f"TIMESTAMP {timestamp!r}: {error}") from None
+        except ValueError:
+            raise BadRow(f"TIMESTAMP {timestamp!r} is not like 2023-11-16 18:15:46.680590") from None
+        except TypeError:
+            raise BadRow(f"TIMESTAMP {timestamp!r} and the first line's: only one of them names a time zone") from None
         columns.add(arrival_s, whole_text(prompt, AZURE[1], 1), whole_text(output, AZURE[2], 1))
 
     _read(stream, source, AZURE, add)

@@ -322,3 +322,10 @@ def test_several_engines_at_once_are_refused_before_one_is_started(
     with pytest.raises(InputError, match="data_parallel_size=2: each is an engine of its own"):
         measure(task, find_vllm(str(fake_vllm)), lambda done, note: None)
     assert list(tmp_path.glob("p*")) == []
+
+
+def test_a_start_that_uses_the_budget_up_is_told(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
+    moments = iter([0.0])  # when it begins; whenever else it is asked, the time is up
+    task = Measurement(str(model_folder), {}, tmp_path / "p", 60.0)
+    profile = measure(task, find_vllm(str(fake_vllm)), lambda done, note: None, lambda: next(moments, 1e4))
+    assert any("cut short: the engine took so long to start" in note for note in profile.notes)
