@@ -183,7 +183,7 @@ def test_steps_of_another_machine_are_neither_mixed_in_nor_removed(
     read_until(process, "prompts of about")
     process.kill()
     process.wait(10)
-    monkeypatch.setattr("slotune.profiler.measure.processor", lambda: "another processor")
+    monkeypatch.setattr("slotune.profiler.measure.device_name", lambda: "another processor")
     task, launch = Measurement(str(model_folder), {}, tmp_path / "profile", 1), find_vllm(str(fake_vllm))
     with pytest.raises(InputError, match="not ended, with another device; remove it, or give another --out"):
         measure(task, launch, lambda done, note: None)
