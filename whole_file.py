@@ -1,9 +1,10 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ELOOP
+from errno import EBUSY, ELOOP
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -19,7 +20,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     A link stays one, and what is no file, such as a pipe or a device, is written to as it is.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):  # /dev/stdout may be a file
         with path.open("wb") as out:
             yield out
         return
@@ -33,12 +34,24 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        unfinished.replace(path)
+        _put_in_place(unfinished, path)
     except OSError as error:
         error.filename = str(path)  # on a full disk none is named, and the other name is nobody's concern
         raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _put_in_place(unfinished: Path, path: Path) -> None:
+    """Let a file take the place and the mode of the one at `path`; what is mounted there can only be written to."""
+    if path.exists():
+        shutil.copymode(path, unfinished)
+    try:
+        unfinished.replace(path)
+    except OSError as error:
+        if error.errno != EBUSY:
+            raise
+        shutil.copyfile(unfinished, path)
 
 
 def write_text(path: Path, text: str) -> None:

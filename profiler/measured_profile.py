@@ -116,7 +116,7 @@ def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
     )
 
 
-FOLLOWS_OTHERS = frozenset({"max_num_scheduled_tokens"})
+FOLLOWS_OTHERS = frozenset({"max_num_scheduled_tokens", "max_num_active_seqs"})
 """What an engine that drafts sets by its token budget (VllmConfig._set_max_num_scheduled_tokens, vllm/config/vllm.py):
 kept, it would bound every other budget."""
 

@@ -146,6 +146,7 @@ class Profile:
 
         A fact of the profiled engine that is asked for as it is, is none of them.
         """
+        settings = checked(settings)
         blocks = {"num_gpu_blocks_override"} if self.kv is None else PROFILED
         heeded = simulated_by(self.engine.version) | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
@@ -174,6 +175,7 @@ class Profile:
         return self.kv.error_share(self._memory_settings(settings, engine))
 
     def _not_represented(self, settings: Mapping[str, Any]) -> list[str]:
+        settings = checked(settings)
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
         return [*unrepresented(self, settings), *filter(None, [*told, self._other_cache(settings)])]

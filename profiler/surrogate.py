@@ -143,18 +143,20 @@ def fit(
     parts = folds(medians, seed)
     form = _Form(sizes, _choose_basis(medians, counts, sizes, parts), seed)
     held_out_s, known = form.held_out(medians, counts, parts)
-    best = _fewest_trees(held_out_s, known, judged)
-    if in_order and best:
-        best = min(best, _fewest_trees(*form.held_out(medians, counts, blocks_of_time(places, seed)), judged))
+    later_s, later = held_out_s, known
+    if in_order:
+        later_s, later = form.held_out(medians, counts, blocks_of_time(places, seed))
+    best = min(_fewest_trees(held_out_s, known, medians), _fewest_trees(later_s, later, medians))
     weights, residual = form.fitted(medians, counts, ROUNDS[best])
     text = None if residual is None else residual.model_to_string()
     fitted = FittedStepTime(weights, sizes, hull, text)
     scale = _missing_share(fitted, raw)
     singles = Singles(raw.duration_s, owner)
     errors = errors_by_regime(held_out_s[best] * scale, known, judged, singles)
-    if in_order:
-        times_s = scale * step_times_s(fitted.model, raw.totals)
-        errors += (error_over_time(times_s, np.minimum(raw.duration_s, OUTLIER * times_s)),)
+    if in_order and later.any():
+        told = later[owner]
+        times_s = (later_s[best] * scale)[owner[told]]
+        errors += (error_over_time(times_s, np.minimum(raw.duration_s[told], OUTLIER * times_s)),)
     for outer, asked in outer_parts(medians, greatest_believed(samples.totals[:, SIZES]), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, judged, singles),)

@@ -81,7 +81,8 @@ def error_over_time(predicted_s: F64, measured_s: F64) -> RegimeError:
     right nowhere; nothing that is told of single kinds of steps would show it.
 
     Args:
-        predicted_s: (steps,) in their order in time, by a fit to them.
+        predicted_s: (steps,) in their order in time, by fits to steps of other times: contexts grow with time, so that
+            trees would know a part by them.
         measured_s: (steps,)
     """
     part = np.arange(len(measured_s)) * BLOCKS // len(measured_s)

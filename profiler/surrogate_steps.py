@@ -1,5 +1,6 @@
 """Step records turned into samples: which time belongs to which step."""
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from ..simulator.features import TOTALS
 from ..simulator.steps import StepRecord, read_steps
 from .surrogate_samples import StepSamples, join, totals_of_step
 
+MOST_STAGES = 16
+"""Of a pipeline: so many steps may lie between two of a request."""
 MOST_APART = 0.2
 """Of one engine's steps hardly any overlap without sharing a request; of two pipeline stages nearly all do."""
 
@@ -63,8 +66,8 @@ class _Succession:
         self._path = path
         self._steps = self._apart = self._alternating = self._following = self._missing = 0
         self._numbered = False
-        self._earlier: dict[int, StepRecord] = {}
-        """Of each replica, the step two before the next."""
+        self._recent: dict[int, deque[dict[str, int]]] = defaultdict(lambda: deque(maxlen=MOST_STAGES))
+        """Of each replica, what the requests of its last steps had computed."""
         self._again: StepRecord | None = None
         """The first whose number does not follow that of the one before it, which it overlaps."""
 
@@ -74,13 +77,21 @@ class _Succession:
         self._following += record.step == before.step + 1
         self._missing += record.step > before.step + 1
         self._numbered |= record.step != before.step
-        self._alternating += _alternate(self._earlier.get(record.replica), before, record)
-        self._earlier[record.replica] = before
+        self._alternating += self._takes_turns(before, record)
+        self._recent[record.replica].append({request: context + tokens for request, tokens, context in record.rows})
         if record == before or record.start_s >= before.end_s:  # a line that is there twice tells nothing
             return
         self._apart += not {row[0] for row in record.rows} & {row[0] for row in before.rows}
         if self._again is None and record.step <= before.step:
             self._again = record
+
+    def _takes_turns(self, before: StepRecord, record: StepRecord) -> bool:
+        """Whether a step shares no request with the one before it, and one of its requests goes on from where it was a
+        few steps ago: stages work on several steps at once, also where the recorder has cut what overlaps."""
+        if {row[0] for row in record.rows} & {row[0] for row in before.rows}:
+            return False
+        recent = self._recent[record.replica]
+        return any(reached.get(request) == context for request, _, context in record.rows for reached in recent)
 
     def check(self) -> None:
         """Raise InputError for pipeline stages, engines that are not told apart, and where every n-th step is kept."""
@@ -92,8 +103,8 @@ class _Succession:
             )
         if self._alternating > MOST_APART * self._steps:
             raise InputError(
-                f"{self._path}: in {self._alternating} of {self._steps} steps requests go on that the step before "
-                "passed over: these are pipeline stages, whose steps' stay is not told"
+                f"{self._path}: in {self._alternating} of {self._steps} steps requests go on that were not in the step "
+                "before, and none that was: these are pipeline stages, whose steps' stay is not told"
             )
         if self._again is not None and self._numbered:
             raise InputError(
@@ -105,16 +116,6 @@ class _Succession:
                 f"{self._path}: by their numbers no step has the one before it in the file, as where every n-th is "
                 "kept: an engine may start a step before that one ends, and nothing tells when; keep runs of steps"
             )
-
-
-def _alternate(earlier: StepRecord | None, before: StepRecord, record: StepRecord) -> bool:
-    """Whether a request of `earlier` is not in `before` and goes on in `record` from where it was: stages work on
-    several steps at once, whose requests take turns, also where the recorder has cut what overlaps."""
-    if earlier is None:
-        return False
-    reached = {request: context + tokens for request, tokens, context in earlier.rows}
-    between = {row[0] for row in before.rows}
-    return any(reached.get(request) == context and request not in between for request, _, context in record.rows)
 
 
 class _Last(NamedTuple):

@@ -184,7 +184,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if everything is None:
         return None
     over_time = profile.step.error_of(OVER_TIME)
-    usual = max(everything.median, abs(_most_biased(profile).bias), over_time.median if over_time else 0.0)
+    usual = max(everything.median, abs(_most_biased(profile).bias), over_time.mean if over_time else 0.0)
     extrapolated = max(largest_share(known, name) for name in ("extrapolated_share", "extrapolated_prefill_share"))
     if extrapolated <= MOST_EXTRAPOLATED:
         return usual
@@ -277,9 +277,10 @@ def _sentence(profile: "Profile") -> str:
 
 def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
     """That whole parts of the recording are off by more than a step usually is, where they are."""
-    if parts is None or parts.median <= everything.median:
+    if parts is None or parts.mean <= everything.median:
         return ""
-    return f" and that of all steps of a part of the recording by {parts.median:.1%}, since the machine's speed changed"
+    told = f"and that of all steps of a part of the recording by {parts.mean:.1%} (mean of {parts.compositions})"
+    return f" {told}, since the machine's speed changed"
 
 
 def _tables_sentence(profile: "Profile") -> str:

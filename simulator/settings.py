@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ..errors import InputError, unknown_name
 from .engine_config import EngineConfig
-from .speculation import assume_acceptance, with_spec_arguments
+from .speculation import with_drafts, with_spec_arguments
 from .versions import argument_versions
 
 Settings = dict[str, Any]
@@ -74,6 +75,7 @@ def vllm_argument_names() -> frozenset[str]:
     return frozenset(argument_versions())
 
 
+@cache
 def vllm_serve_argument_names() -> frozenset[str]:
     """Names of what `vllm serve` takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
     text = files(__package__).joinpath("vllm-serve-arguments.txt").read_text(encoding="utf-8")
@@ -99,27 +101,28 @@ def parse_settings(
         if not found:
             raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
         settings |= setting(name, value, f"--engine {text}")
-    settings = with_spec_arguments(settings)
-    return _with_acceptance(settings, acceptance, defaults or {}) if acceptance else settings
+    told = with_drafts(settings, defaults or {}, acceptance)
+    if acceptance and not {**(defaults or {}), **told}.get("speculative_config"):
+        raise nothing_drafted(acceptance)
+    return told
 
 
 def checked(settings: Mapping[str, Any]) -> Settings:
-    """Settings in a mapping, as a file or `parse_settings` has them: vLLM's names, and values of their types.
+    """Settings in a mapping as a file has them: under vLLM's names, and of their types, those of numpy too.
 
-    Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
+    None is nothing where vLLM has no such value. Raises InputError for an unknown name (with the nearest valid one) or
+    a value of the wrong type.
     """
-    known: Settings = {}
-    for name, value in settings.items():
-        known |= setting(str(name), value, f"engine setting {name}={value!r}")
-    return with_spec_arguments(known)
+    plain = {name: _plain(value) for name, value in settings.items()}
+    nothing = [name for name, value in plain.items() if value is None and "None" not in (_kind(_key(name)) or "None")]
+    return with_spec_arguments(_settings_of({k: v for k, v in plain.items() if k not in nothing}, "settings"))
 
 
-def _with_acceptance(settings: Settings, acceptance: str, defaults: Mapping[str, Any]) -> Settings:
-    """The settings with this many drafts accepted. Raises InputError where nothing is drafted."""
-    config = {**defaults, **settings}.get("speculative_config")
-    if not config:
-        raise nothing_drafted(acceptance)
-    return settings | {"speculative_config": assume_acceptance(config, acceptance)}
+def _plain(value: Any) -> Any:
+    """Python's own value for one of numpy, a list for a tuple."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def nothing_drafted(acceptance: str) -> InputError:
@@ -136,14 +139,19 @@ def _read_config_file(path: Path) -> Settings:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
+    return _settings_of(content, str(path))
+
+
+def _settings_of(content: Mapping[Any, Any], where: str) -> Settings:
+    """The settings that a mapping names, without what is the server's."""
     settings: Settings = {}
     served = vllm_serve_argument_names() - vllm_argument_names()
     for name, value in content.items():
         if _key(str(name)).removeprefix("no_") in served:
             continue
-        given = setting(str(name), value, f"{path}: {name}")
+        given = setting(str(name), value, f"{where}: {name}")
         if twice := given.keys() & settings.keys():
-            raise InputError(f"{path}: {', '.join(twice)} is named twice, under two spellings")
+            raise InputError(f"{where}: {', '.join(twice)} is named twice, under two spellings")
         settings |= given
     return settings
 

@@ -100,6 +100,8 @@ class Speculation:
 
     def draft_slots(self, version: VersionRules) -> int:
         """Places in the input batch that a row takes beside its tokens (max_num_new_slots_for_drafting)."""
+        if self.method == "dflash" and version.dflash_takes_no_slots:
+            return 0
         if (self.method == "dflash" and version.counts_draft_slots) or (
             self.method == "draft_model" and self.parallel_drafting
         ):
@@ -169,7 +171,7 @@ def assume_acceptance(config: Mapping[str, Any] | str, given: str) -> dict[str, 
     mapping = _mapping(config)
     tokens = _checked_tokens(mapping.get("num_speculative_tokens"))
     rates = {"synthetic_acceptance_rates": list(acceptance_rates_of(given, tokens))}
-    return mapping | {"rejection_sample_method": "synthetic"} | rates
+    return without_acceptance(mapping) | {"rejection_sample_method": "synthetic"} | rates
 
 
 def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:

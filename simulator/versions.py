@@ -5,7 +5,7 @@ Found by comparing vLLM's sources version by version; where nothing else is said
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
@@ -96,6 +96,8 @@ class VersionRules:
     dflash_limits_seqs: bool = _since("0.33")
     """With DFlash no more requests are active than max_num_batched_tokens has places for in one draft pass
     (VllmConfig._set_max_num_scheduled_tokens)."""
+    dflash_takes_no_slots: bool = _since("0.33")
+    """DFlash's drafts take no places in the batch of a row (SpeculativeConfig.max_num_new_slots_for_drafting)."""
     overlaps_ngram: bool = _since("0.33")
     """Async scheduling works with ngram, and is on by default (VllmConfig.__post_init__)."""
     renews_speculation: bool = _since("0.33")
@@ -130,10 +132,15 @@ def argument_versions() -> dict[str, str | None]:
     return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
 
 
-def check_settings(names: Iterable[str], version: str | None) -> None:
+NEW_VALUES = {("kv_cache_dtype", f"octave_{kind}"): "0.33" for kind in ("k3v4", "k3v3", "k3v3_compact")}
+"""Of settings that there were before: the version that brought them."""
+
+
+def check_settings(settings: Mapping[str, Any], version: str | None) -> None:
     """Raises InputError for the first of these settings that this version of vLLM does not have yet."""
-    for name in names:
-        since = argument_versions().get(name)
+    for name, value in settings.items():
+        since = argument_versions().get(name) or NEW_VALUES.get((name, str(value)))
         if since and (numbers_of(version) or ASSUMED) < _numbers(since):
             engine = version or f"{ASSUMED[0]}.{ASSUMED[1]}, where it names none"
-            raise InputError(f"{name}: came with vLLM {since}, and the profile's engine is vLLM {engine}")
+            what = f"{name}={value}" if argument_versions().get(name) is None else name
+            raise InputError(f"{what}: came with vLLM {since}, and the profile's engine is vLLM {engine}")

@@ -27,6 +27,8 @@ from slotune.simulator.step_time import new_memo, step_time_s
 Slotune = Callable[..., tuple[int, str, str]]
 LINEAR = ("--base-ms", 4, "--prefill-token-ms", 0.04, "--decode-seq-ms", 0.11, "--context-token-ms", 0.00021)
 
+ONE_GIB = int(GIB)
+
 
 @pytest.fixture
 def profile() -> Profile:
@@ -71,8 +73,12 @@ def test_settings_of_a_mapping_are_read_as_those_of_a_file(profile: Profile) -> 
             profile.engine_config(wrong)
         with pytest.raises(InputError, match=told):
             profile.timing(wrong)
-    known = profile.engine_config({"max-num-seqs": "64", "enable_prefix_caching": "no"})
+    known = profile.engine_config({"max-num-seqs": "64", "enable_prefix_caching": "no", "port": 8000})
     assert (known.max_num_seqs, known.enable_prefix_caching) == (64, False)
+    numbers = {"max_num_seqs": np.int64(64), "watermark": np.float32(0.25), "enable_prefix_caching": np.bool_(False)}
+    known = profile.engine_config(numbers | {"async_scheduling": None})
+    assert (known.max_num_seqs, known.watermark, known.async_scheduling) == (64, 0.25, True)
+    assert profile.ignored({"max-num-seqs": 8}) == []
 
 
 def test_a_cache_too_small_for_one_sequence_is_refused(profile: Profile) -> None:
@@ -110,9 +116,13 @@ def test_the_engine_is_cut_over_as_many_gpus_as_the_profiled_one(profile: Profil
 def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     asked = {"max_num_seqs": 4, "gpu_memory_utilization": 0.8, "dtype": "bfloat16", "enforce_eager": True, "seed": 1}
     assert profile.ignored(asked) == ["gpu_memory_utilization", "dtype", "enforce_eager", "seed"]
-    assert with_memory(profile).ignored(asked | {"kv_cache_memory_bytes": GIB}) == ["dtype", "enforce_eager", "seed"]
+    assert with_memory(profile).ignored(asked | {"kv_cache_memory_bytes": ONE_GIB}) == [
+        "dtype",
+        "enforce_eager",
+        "seed",
+    ]
     followed = {"block_size": 32, "max_model_len": 4096, "num_gpu_blocks_override": 900}
-    assert profile.ignored(followed | {"kv_cache_memory_bytes": GIB}) == ["kv_cache_memory_bytes"]
+    assert profile.ignored(followed | {"kv_cache_memory_bytes": ONE_GIB}) == ["kv_cache_memory_bytes"]
     served = replace(with_memory(profile), cuda_graphs=True, engine=replace(profile.engine, dtype="bfloat16"))
     assert served.ignored(asked) == ["seed"]
     delayed = {"prefill_schedule_interval": 4}
@@ -151,8 +161,10 @@ def test_records_beyond_vllm_s_defaults_are_told() -> None:
 @pytest.mark.parametrize("given", [True, False])
 def test_a_cpu_s_cache_is_not_set_by_the_memory_that_is_asked_for(profile: Profile, given: bool) -> None:
     fixed = KvCapacity(kv_bytes_per_token=1024, kv_cache_memory_bytes=GIB)
-    defaults = {"kv_cache_memory_bytes": GIB} if given else {}
-    told = replace(profile, kv=fixed, defaults=defaults).trust({"kv_cache_memory_bytes": 2 * GIB})["not_represented"]
+    defaults = {"kv_cache_memory_bytes": ONE_GIB} if given else {}
+    told = replace(profile, kv=fixed, defaults=defaults).trust({"kv_cache_memory_bytes": 2 * ONE_GIB})[
+        "not_represented"
+    ]
     assert bool(told) == (not given)
 
 

@@ -119,8 +119,8 @@ def test_what_does_not_fit_is_refused() -> None:
     ("model", "settings"),
     [
         ("Qwen/Qwen3.5-397B-A17B", {}),
-        ("meta-llama/Meta-Llama-3.1-70B", {"kv_cache_memory_bytes": 10 * GIB}),
-        (LLAMA, {"kv_cache_memory_bytes": 70 * GIB}),
+        ("meta-llama/Meta-Llama-3.1-70B", {"kv_cache_memory_bytes": int(10 * GIB)}),
+        (LLAMA, {"kv_cache_memory_bytes": int(70 * GIB)}),
     ],
 )
 def test_weights_that_no_gpu_holds_are_refused_whatever_is_known_of_the_cache(

@@ -160,8 +160,35 @@ def test_parts_of_a_recording_that_are_of_machines_of_different_speed_are_told()
         fit(StepSamples(steps, took * speed), in_order=True).error_of(OVER_TIME)
         for speed in (np.ones(800), np.repeat([1.0, 1.5], 400))
     )
-    assert alike.median < 0.01 and alike.compositions == 20
-    assert 0.15 < mixed.median < 0.3
+    assert alike.mean < 0.01 and alike.compositions == 20
+    assert 0.15 < mixed.mean < 0.3
+
+
+def wandering(count: int, mean: float, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """Values each of which is near the one before, and which come back to the mean."""
+    values = np.empty(count)
+    at = mean
+    for k in range(count):
+        at += 0.03 * (mean - at) + spread * rng.normal()
+        values[k] = at
+    return values
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_a_second_machine_is_told_where_batch_and_contexts_tell_the_time(seed: int) -> None:
+    """As in traffic, a step is like the one before it: trees that have seen a part of the recording know it by that."""
+    rng = np.random.default_rng(seed)
+    rows, contexts = wandering(2000, 32, 2, rng).clip(4), wandering(2000, 1500, 90, rng).clip(200)
+    steps = [
+        totals_of(np.ones(int(n), np.int64), np.full(int(n), int(at))) for n, at in zip(rows, contexts, strict=True)
+    ]
+    took = noisy_s(np.array(steps), seed)
+    alike, mixed = (
+        fit(StepSamples(np.array(steps), took * np.repeat([1.0, factor], 1000)), in_order=True).error_of(OVER_TIME)
+        for factor in (1.0, 1.4)
+    )
+    assert alike.mean < 0.01
+    assert 0.12 < mixed.mean < 0.2
 
 
 def test_errors_are_those_of_steps_as_they_were_where_a_drift_was_taken_out() -> None:
@@ -173,7 +200,7 @@ def test_errors_are_those_of_steps_as_they_were_where_a_drift_was_taken_out() ->
     predicted = step_times_s(found.model, steps)
     assert predicted.sum() / slowed.sum() == pytest.approx(1, abs=0.02)
     assert abs(found.error_of("all").bias) < 0.03 and found.error_of("all").median > 0.15
-    assert found.error_of(OVER_TIME).median > 0.15
+    assert found.error_of(OVER_TIME).mean > 0.15
 
 
 def test_the_same_steps_give_the_same_fit_in_any_order() -> None:

@@ -156,9 +156,10 @@ def test_pipeline_stages_are_refused_also_where_the_recorder_has_cut_what_overla
         steps = (replace(step(10 * k, 10 * k + 10, name, context=at), step=k) for k, (name, at) in enumerate(rows))
         file.write_text("".join(format_step(one, with_replica=False) + "\n" for one in steps))
 
-    write(*((name, k) for k in range(20) for name in "ab"))
-    with pytest.raises(InputError, match="in 38 of 40 steps requests go on that the step before passed over"):
-        samples_of_files([file])
+    for stages in ("ab", "abc", "abcd"):
+        write(*((name, k) for k in range(20) for name in stages))
+        with pytest.raises(InputError, match=rf"in {19 * len(stages)} of {20 * len(stages)} steps .* pipeline stages"):
+            samples_of_files([file])
     write(*((name, k) for name in "ab" for k in range(20)))
     assert len(samples_of_files([file])) == 40
 
@@ -282,3 +283,16 @@ def test_prompts_in_one_step_of_an_engine_that_was_seen_to_cut_them_have_no_know
     told = json.loads(slotune(*run, seen, *whole, "--json").out)
     assert told["trust"]["extrapolated_share"] < 0.05 < told["trust"]["far_share"]
     assert told["sensitivity"] is None
+
+
+def test_prefills_that_are_held_back_are_no_pipeline_stages(tmp_path: Path, slotune: Callable[..., Any]) -> None:
+    """vLLM 0.33 lets them go on in every second step, while decodes are in all of them."""
+    trace, profile, steps = tmp_path / "t.jsonl", tmp_path / "linear", tmp_path / "steps.jsonl"
+    terms = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0.00002)
+    assert slotune("profile", "linear", *terms, "--vllm-version", "0.33.0", "--out", profile).code == 0
+    lengths = ("--prompt-tokens", "3000/6000", "--output-tokens", "100/200")
+    assert slotune("trace", "make", "--requests", 60, "--rate", 4, *lengths, "--out", trace).code == 0
+    held = ("--engine", "prefill_schedule_interval=2", "--engine", "max_num_batched_tokens=256")
+    run = ("simulate", "--profile", profile, "--trace", trace, *held, "--max-concurrency", 4)
+    assert slotune(*run, "--steps-out", steps).code == 0
+    assert slotune("profile", "fit", steps, "--vllm-version", "0.33.0", *held, "--out", tmp_path / "p").code == 0

@@ -194,5 +194,7 @@ def test_a_change_of_drafts_is_over_those_that_there_were() -> None:
     fresh = with_drafts({"spec_method": "ngram", "spec_tokens": 1}, {}, "0.5")["speculative_config"]
     assert parse_speculation(fresh).acceptance_rates == (0.5,)
     assert with_drafts({"max_num_seqs": 4}, base) == {"max_num_seqs": 4}
+    assert parse_settings(["spec_tokens=2"], None, "0.5", base)["speculative_config"] == changed
+    assert "synthetic_acceptance_length" not in assume_acceptance(CONFIG | {"synthetic_acceptance_length": 2}, "0.5")
     assert with_drafts({"speculative_config": None}, base, "0.5") == {"speculative_config": None}
     assert with_drafts({"block_size": 32}, {}, "0.5") == {"block_size": 32}

@@ -73,10 +73,13 @@ def test_settings_that_the_version_does_not_have_are_refused() -> None:
             InputError, match=f"{name}: came with vLLM {since}, and the profile's engine is vLLM {before}"
         ):
             linear_profile(1, 0, 0, 0, version=before).engine_config({name: True if "adaptive" in name else 1})
-        check_settings([name], f"{since}.0")
-        check_settings([name], None)
+        check_settings({name: 1}, f"{since}.0")
+        check_settings({name: 1}, None)
     with pytest.raises(InputError, match=r"monokernel: came with vLLM 0.33, and .* is vLLM 0.32, where it names none"):
-        check_settings(["monokernel"], None)
+        check_settings({"monokernel": True}, None)
+    with pytest.raises(InputError, match=r"kv_cache_dtype=octave_k3v4: came with vLLM 0.33"):
+        check_settings({"kv_cache_dtype": "octave_k3v4"}, "0.32.0")
+    check_settings({"kv_cache_dtype": "octave_k3v4"}, "0.33.0")
     assert resolve({"max_num_seqs": 3}, {}, 100, "0.20.0").vllm_version == "0.20.0"
 
 
@@ -127,6 +130,7 @@ def test_drafts_by_the_rules_of_0_33() -> None:
     assert last_hit("eagle", "0.33.0", disable_lookahead_block_hashes=True) == (1, 0)
     assert last_hit("eagle", "0.33.0", disable_eagle_block_drop=True) == (0, 0)
     assert [engine("dflash", vllm).most_active_seqs for vllm in ("0.32.0", "0.33.0")] == [32, 10]
+    assert [rules_of(engine("dflash", vllm))[0].draft_slots for vllm in ("0.32.0", "0.33.0")] == [2, 0]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_shorter_answers_are_no_better_ones(small_profile, small_trace):
 def test_trust_is_of_the_rows_and_not_of_settings_that_none_has(small_profile, small_trace):
     kv = KvCapacity(1e5, total_bytes=80 * GIB, fixed_bytes=70 * GIB, error_bytes=GIB)
     run = SimulatedRun(replace(small_profile, kv=kv), small_trace())
-    for settings, estimated in (({"max_num_seqs": 8}, True), ({"kv_cache_memory_bytes": 2 * GIB}, False)):
+    for settings, estimated in (({"max_num_seqs": 8}, True), ({"kv_cache_memory_bytes": int(2 * GIB)}, False)):
         trust = trust_of(screen([settings], run, {}, jobs=1), run.profile, {})
         assert bool(trust["expected_error"]["kv_cache"]) == estimated
 
