@@ -106,6 +106,9 @@ def command(
         tell_trust(trust_of(plans), first.policy)
     for line in warnings(plans, sides):
         click.echo(f"Warning: {line}", err=True)
+    if not first.settings and plans[0].capacities:
+        told = f"look for settings that do better with `slotune tune --rate {plans[0].max_request_rate:.3g} ...`"
+        click.echo(f"Note: planned with vLLM's defaults: {told}, plan with --engine-config STUDY/best.yaml", err=True)
     require_targets(plans)
 
 

@@ -280,13 +280,15 @@ def show(profile: str, as_json: bool) -> None:
 
 def _show(profile: "Profile", as_json: bool) -> None:
     """Tell what the profile holds, as a page or as one JSON document."""
-    from ..profiler.profile_page import as_document
+    from ..profiler.profile_page import as_document, warnings
     from .output import emit_json
 
     if as_json:
         emit_json(as_document(profile))
     else:
         _print_page(profile)
+    for line in warnings(profile):
+        click.echo(f"Warning: {line}", err=True)
 
 
 def _print_page(profile: "Profile") -> None:

@@ -6,9 +6,11 @@ from ..errors import InputError
 from ..figures import figure
 from .kv_capacity import KV_DTYPE_BYTES
 from .profile import UNLIMITED_BLOCKS, Profile
-from .provenance import MEASURED
-from .surrogate_model import RegimeError
+from .provenance import KERNEL_TABLES, MEASURED
+from .surrogate_model import OVER_TIME, RegimeError
 
+NOISY = 0.1
+"""Share by which a step, or a part of the recording, may be off before it is warned of."""
 HULL_SHOWN = ("tokens", "prefill_tokens", "decode_rows", "mean_prefill_context", "mean_decode_context")
 
 
@@ -25,6 +27,20 @@ def as_document(profile: Profile) -> dict[str, Any]:
         "measured_range": profile.step.measured_range,
         "kv": kv_lines(profile),
     }
+
+
+def warnings(profile: Profile) -> list[str]:
+    """What speaks against trusting a profile of measured steps."""
+    everything, over_time = (profile.step.error_of(regime) for regime in ("all", OVER_TIME))
+    if profile.source == KERNEL_TABLES or everything is None:
+        return []
+    worst = max(everything.median, over_time.mean if over_time else 0.0)
+    if worst <= NOISY:
+        return []
+    return [
+        f"steps that were held out are off by {worst:.0%}: latencies will be off by as much and more; measure longer, "
+        "on a machine that does nothing else"
+    ]
 
 
 def overhead_ms(profile: Profile) -> dict[str, float]:

@@ -23,6 +23,8 @@ ASYNCHRONOUS = READS_HIDDEN_STATES | {"draft_model", "ngram_gpu"}
 GONE = frozenset({"medusa", "mlp_speculator"})
 """Methods that vLLM 0.33 no longer has."""
 METHODS = tuple(sorted(ASYNCHRONOUS | GONE | {"ngram"}))
+NEEDS_DRAFTER = frozenset(METHODS) - {"ngram", "ngram_gpu", "mtp"}
+"""Methods that draft with a model of their own."""
 MOST_TOKENS = 127
 UNSIMULATED = frozenset(
     {"num_speculative_tokens_per_batch_size", "enable_adaptive_verification", "disable_padded_drafter_batch"}
@@ -185,6 +187,8 @@ def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
         rate = float(given)
     except ValueError:
         return _checked(_rates_in(Path(given), tokens), tokens, given)
+    if not 0 <= rate <= 1:
+        raise InputError(f"--acceptance-rate {given}: must lie in [0, 1]")
     return _checked([rate ** (position + 1) for position in range(tokens)], tokens, given)
 
 
@@ -223,6 +227,12 @@ def drafts_of(settings: Mapping[str, Any]) -> int:
     config = settings.get("speculative_config")
     tokens = _mapping(config).get("num_speculative_tokens") if config else 0
     return tokens if isinstance(tokens, int) else 0
+
+
+def lacks_drafter(config: Mapping[str, Any] | str | None) -> bool:
+    """Whether vLLM would ask which model drafts (SpeculativeConfig.__post_init__): it does not matter to a schedule."""
+    given = _mapping(config or {})
+    return given.get("method") in NEEDS_DRAFTER and not given.get("model")
 
 
 def without_acceptance(config: Mapping[str, Any] | str) -> dict[str, Any]:

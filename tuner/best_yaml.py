@@ -7,7 +7,7 @@ from ..simulator.misses import unanswered
 from ..simulator.policy_names import policy_note
 from ..simulator.settings import Settings
 from ..simulator.speculation import parse_speculation
-from .deployment import checkpoint_note, served
+from .deployment import checkpoint_note, drafter_note, served
 from .export import vllm_yaml
 from .objective import Metrics
 from .task import Task
@@ -41,6 +41,7 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *filter(None, [policy_note(asked.policy)]),
         *_acceptance(asked.engine.get("speculative_config")),
+        *drafter_note(task.profile, settings),
         *task.profile.trust(asked.with_model(settings))["not_represented"],
     ]
 

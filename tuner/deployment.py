@@ -9,6 +9,7 @@ from ..profiler.profile import UNLIMITED_BLOCKS, Profile
 from ..profiler.provenance import KERNEL_TABLES, MEASURED
 from ..simulator.engine_config import EngineConfig, resolve
 from ..simulator.settings import Settings
+from ..simulator.speculation import lacks_drafter
 
 VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig) if field.name != "block_size"} | {
     "gpu_memory_utilization": DEFAULT_MEMORY_SHARE
@@ -50,8 +51,17 @@ def _given(profile: Profile) -> Settings:
 
 
 def checkpoint_note(profile: Profile) -> str | None:
-    """That the model served must be of a format that no setting makes of it; None where none has to be."""
+    """That the model served must have weights, or be of a format that no setting makes of it; None where neither."""
+    if (NO_WEIGHTS[0], profile.defaults.get(NO_WEIGHTS[0])) == NO_WEIGHTS:
+        return "measured without weights (load_format=dummy): serve a model that has them"
     precision = profile.engine.quantization
     if profile.source != KERNEL_TABLES or precision is None or precision in TABLE_FORMATS:
         return None
     return f"the step times are those of {precision} weights: serve a checkpoint of that format"
+
+
+def drafter_note(profile: Profile, settings: Mapping[str, Any]) -> list[str]:
+    """That vLLM asks which model drafts, where the settings do not say it."""
+    config = {**profile.defaults, **settings}.get("speculative_config")
+    told = "speculative_config: name the drafter in it (model), or vLLM does not start"
+    return [told] if lacks_drafter(config) else []

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..errors import InfeasibleError
 from ..figures import figure
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
-from .lasting_prefixes import lasting, passing_on
+from .lasting_prefixes import lasting_prompts, passing_on
 
 ORDERINGS = 5
 """Of the trace, on every one of which the targets must be met."""
@@ -35,6 +35,9 @@ OTHERS_TEXT = (
 )
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""
+
+FEW_PROMPTS = 4
+"""Lasting prefixes whose first prefills are no queue to speak of."""
 
 Question = Callable[[Scenario], Capacity | Probe | float]
 AskAll = Callable[[Sequence[Question]], Any]
@@ -58,9 +61,9 @@ class FleetTrial:
     def serve(self, replicas: int, rate: float, router: str = "round-robin") -> Probe | None:
         """What came of `rate` requests a second on the ordering that did worst; None where one missed the targets."""
         self.on_tried(replicas)
-        # Behind the first prefills of lasting prefixes each replica has a queue, which takes thousands to empty.
-        lasts = bool(lasting(self.scenario.trace).any())
-        least = CONFIRMING_REQUESTS if lasts else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
+        # Behind the first prefills of many lasting prefixes each replica has a queue, which takes thousands to empty.
+        queues = lasting_prompts(self.scenario.trace) > FEW_PROMPTS
+        least = CONFIRMING_REQUESTS if queues else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
         ask = partial(probe, rate=rate, stay_s=self.stay_s, replicas=replicas, least=least, router=router)
         probes: list[Probe] = list(self.ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
         if not all(p.ok for p in probes):

@@ -17,6 +17,7 @@ from ..profiler.profile import Profile
 from ..simulator.settings import Settings
 from .campaign import Campaign, Round, Run, Watch
 from .conclusion import concluded
+from .deployment import drafter_note
 from .engine_run import EngineRun, model_to_serve
 from .recommendation import best_yaml_of
 from .shortlist import promising, shortlist
@@ -51,7 +52,10 @@ def validate(
 
 def to_start(asked: Asked, profile: Profile, vllm_python: str | None, model: str | None) -> tuple[Launch, str]:
     """The vLLM to start and the model for it to serve: those that are given or else what this machine and the profile
-    tell. Raises InputError for a given one that is none, EngineError where there is no vLLM."""
+    tell. Raises InputError for a given one that is none, and for drafts of no drafter, EngineError where there is no
+    vLLM."""
+    if note := drafter_note(profile, asked.engine):
+        raise InputError(note[0])
     return find_vllm(vllm_python), model_to_serve(model, asked.model or profile.engine.model, asked.profile)
 
 

@@ -198,3 +198,8 @@ def test_a_change_of_drafts_is_over_those_that_there_were() -> None:
     assert "synthetic_acceptance_length" not in assume_acceptance(CONFIG | {"synthetic_acceptance_length": 2}, "0.5")
     assert with_drafts({"speculative_config": None}, base, "0.5") == {"speculative_config": None}
     assert with_drafts({"block_size": 32}, {}, "0.5") == {"block_size": 32}
+
+
+def test_an_acceptance_that_is_no_share_is_named_as_it_was_given() -> None:
+    with pytest.raises(InputError, match=r"--acceptance-rate 70: must lie in \[0, 1\]"):
+        acceptance_rates_of("70", 3)

@@ -7,7 +7,7 @@ import pytest
 from slotune.profiler.profile import EngineFacts, linear_profile
 from slotune.profiler.provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.simulator.engine_config import resolve
-from slotune.tuner.deployment import checkpoint_note, deployed, served
+from slotune.tuner.deployment import checkpoint_note, deployed, drafter_note, served
 
 MADE_UNDER = {
     "load_format": "dummy",
@@ -71,7 +71,8 @@ def test_nobody_is_told_to_serve_without_weights():
 )
 def test_number_formats_that_were_asked_for_go_along(source, quantization, given, checkpoint):
     facts = EngineFacts(dtype="float16", kv_cache_dtype="fp8", quantization=quantization)
-    profile = replace(PROFILE, source=source, engine=facts)
+    defaults = {name: value for name, value in MADE_UNDER.items() if name != "load_format"}
+    profile = replace(PROFILE, source=source, engine=facts, defaults=defaults)
     found = deployed(profile, {})
     assert {name: found[name] for name in ("dtype", "kv_cache_dtype", "quantization") if name in found} == given
     assert bool(checkpoint_note(profile)) == checkpoint
@@ -80,3 +81,13 @@ def test_number_formats_that_were_asked_for_go_along(source, quantization, given
 def test_the_block_size_is_asked_for_as_vllm_takes_it_by_the_device():
     small = replace(PROFILE, defaults=MADE_UNDER | {"block_size": 16})
     assert deployed(small, {})["block_size"] == 16
+
+
+def test_what_vllm_would_ask_for_is_told():
+    assert "measured without weights" in checkpoint_note(PROFILE)
+    eagle = {"method": "eagle3", "num_speculative_tokens": 3}
+    told = [
+        drafter_note(PROFILE, {"speculative_config": config})
+        for config in (None, eagle, eagle | {"model": "a/drafter"}, eagle | {"method": "ngram"})
+    ]
+    assert [bool(notes) for notes in told] == [False, True, False, False]
