@@ -189,7 +189,7 @@ def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
         return _checked(_rates_in(Path(given), tokens), tokens, given)
     if not 0 <= rate <= 1:
         raise InputError(f"--acceptance-rate {given}: must lie in [0, 1]")
-    return _checked([rate ** (position + 1) for position in range(tokens)], tokens, given)
+    return _checked([round(rate ** (position + 1), 9) for position in range(tokens)], tokens, given)
 
 
 def with_spec_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
