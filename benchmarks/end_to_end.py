@@ -27,10 +27,10 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.read import read_trace
 from slotune.traces.trace import Trace
-from slotune.tuner.comparison import compared, quantities
 from slotune.tuner.evaluate import SimulatedRun
-from slotune.tuner.study import Study
-from slotune.tuner.task import objective_of
+from slotune.tuner.study.comparison import compared, quantities
+from slotune.tuner.study.study import Study
+from slotune.tuner.study.task import objective_of
 
 DONE, INFEASIBLE = 0, 3
 

@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from slotune.arrays import F64
-from slotune.profiler.chooser import STAIRCASE_S, Chooser
-from slotune.profiler.design import Space, Staircase, steps_of
 from slotune.profiler.graph_sizes import captured_graph_sizes
-from slotune.profiler.measure import FIRST, OUTGROWN, REFIT_EVERY_S, STAIRCASE_SHARE
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_model import FittedStepTime
-from slotune.profiler.surrogate_samples import StepSamples
+from slotune.profiler.measurement.chooser import STAIRCASE_S, Chooser
+from slotune.profiler.measurement.design import Space, Staircase, steps_of
+from slotune.profiler.measurement.measure import FIRST, OUTGROWN, REFIT_EVERY_S, STAIRCASE_SHARE
+from slotune.profiler.surrogate.model import FittedStepTime
+from slotune.profiler.surrogate.samples import StepSamples
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import DECODE_ROWS, PREFILL_ROWS, totals_of
 from slotune.simulator.replica import Replica

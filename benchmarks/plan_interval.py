@@ -20,9 +20,9 @@ from slotune import load_profile, read_trace
 from slotune.simulator.slo import parse_slo
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.trace import Trace
-from slotune.tuner.capacity import Scenario
 from slotune.tuner.objective import Objective
-from slotune.tuner.plan import Plan, plan
+from slotune.tuner.planning.capacity import Scenario
+from slotune.tuner.planning.plan import Plan, plan
 
 LONG, SEED = 30_000, 31
 CHAT_TARGETS, CODE_TARGETS = ("p99:ttft:500", "p99:tpot:30"), ("p99:ttft:1000",)

@@ -16,11 +16,11 @@ from smac.runhistory.dataclasses import TrialInfo, TrialValue
 
 from slotune.arrays import F64
 from slotune.simulator.engine_config import EngineConfig
-from slotune.tuner.feasibility import FeasibilityForest
-from slotune.tuner.search import BATCH
-from slotune.tuner.search_candidates import Candidates
-from slotune.tuner.smac_search import SmacProposer
-from slotune.tuner.space import SearchSpace, build_space
+from slotune.tuner.search.candidates import Candidates
+from slotune.tuner.search.feasibility import FeasibilityForest
+from slotune.tuner.search.search import BATCH
+from slotune.tuner.search.smac_search import SmacProposer
+from slotune.tuner.study.space import SearchSpace, build_space
 
 AFTER = (16, 64, 128, 256)
 STOCK_SUGGESTIONS = 2

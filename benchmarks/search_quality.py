@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.study import Study, Trial
-from slotune.tuner.task import Task, ask, load_task
+from slotune.tuner.study.study import Study, Trial
+from slotune.tuner.study.task import Task, ask, load_task
 from slotune.tuner.tune import tune
 
 

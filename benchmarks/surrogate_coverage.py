@@ -15,10 +15,10 @@ import numpy as np
 
 from slotune.arrays import F64
 from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_errors import folds, regime_names
-from slotune.profiler.surrogate_samples import StepSamples, read_samples
-from slotune.profiler.surrogate_steps import samples_of_files
+from slotune.profiler.surrogate.errors import folds, regime_names
+from slotune.profiler.surrogate.samples import StepSamples, read_samples
+from slotune.profiler.surrogate.steps import samples_of_files
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.step_time import step_times_s
 
 Within = dict[str, list[bool]]

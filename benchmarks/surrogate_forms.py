@@ -16,7 +16,7 @@ import numpy.typing as npt
 from surrogate_peers import PEERS, errors_by_regime
 
 from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
-from slotune.profiler.surrogate_samples import StepSamples, read_samples
+from slotune.profiler.surrogate.samples import StepSamples, read_samples
 from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS
 
 MOST_TOKENS, MOST_SEQUENCES, MOST_CONTEXT = 2048, 128, 4096

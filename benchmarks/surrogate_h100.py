@@ -20,9 +20,9 @@ from surrogate_peers import PEERS
 
 from slotune.arrays import F64
 from slotune.profiler.graph_sizes import captured_graph_sizes
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_model import BEYOND
-from slotune.profiler.surrogate_samples import StepSamples, join
+from slotune.profiler.surrogate.model import BEYOND
+from slotune.profiler.surrogate.samples import StepSamples, join
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import totals_of
 from slotune.simulator.replica import Replica

@@ -12,9 +12,9 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 
 from slotune.arrays import F64
-from slotune.profiler.surrogate import BASES, fit, fit_baseline
-from slotune.profiler.surrogate_errors import regime_names
-from slotune.profiler.surrogate_samples import StepSamples
+from slotune.profiler.surrogate.errors import regime_names
+from slotune.profiler.surrogate.samples import StepSamples
+from slotune.profiler.surrogate.surrogate import BASES, fit, fit_baseline
 from slotune.simulator.features import (
     DECODE_CONTEXT,
     DECODE_ROWS,

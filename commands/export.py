@@ -30,8 +30,8 @@ def command(study: Path, form: str, model: str | None, out: Path | None, as_json
       slotune export studies/chat --out engine.yaml && vllm serve --config engine.yaml
       slotune export studies/chat --form kubernetes
     """
-    from ..tuner.export import exported, grounds, read_recommendation, write_export
-    from ..tuner.study import check_apart
+    from ..tuner.study.export import exported, grounds, read_recommendation, write_export
+    from ..tuner.study.study import check_apart
 
     check_apart(study, out)
     texts = exported(study, model)

@@ -23,8 +23,8 @@ from .options import (
 from .output import announce_compilation, emit_json, note_ignored, note_left_out, progress, table_of_answers, tell_trust
 
 if TYPE_CHECKING:
-    from ..tuner.capacity import Scenario
-    from ..tuner.plan import Plan
+    from ..tuner.planning.capacity import Scenario
+    from ..tuner.planning.plan import Plan
 
 
 @click.command()
@@ -83,8 +83,8 @@ def command(
     """
     from ..simulator.settings import nothing_drafted
     from ..simulator.speculation import drafts_of
-    from ..tuner.plan import plan, require_targets, steps_of, what_if, with_other_step_times
-    from ..tuner.plan_page import document, trust_of, warnings
+    from ..tuner.pages.plan_page import document, trust_of, warnings
+    from ..tuner.planning.plan import plan, require_targets, steps_of, what_if, with_other_step_times
 
     announce_compilation()
     first = _scenario(**base)
@@ -126,8 +126,8 @@ def _scenario(
     from ..simulator.settings import parse_settings
     from ..simulator.speculation import with_drafts
     from ..traces.read import read_trace
-    from ..tuner.capacity import Scenario
     from ..tuner.objective import Objective
+    from ..tuner.planning.capacity import Scenario
 
     known = load_profile(profile)
     settings = with_drafts(parse_settings(engine, engine_config), known.defaults, acceptance_rate)
@@ -137,7 +137,7 @@ def _scenario(
 
 
 def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
-    from ..tuner.plan_page import confidence_line, without_turns
+    from ..tuner.pages.plan_page import confidence_line, without_turns
 
     _print_table(plans, gpu_hour_cost)
     if promised := confidence_line(plans):
@@ -151,7 +151,7 @@ def _print(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
 
 def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     """A row a plan; without the columns of what was not asked."""
-    from ..tuner.plan_page import described, replicas_text
+    from ..tuner.pages.plan_page import described, replicas_text
 
     keys = ["gpus", "utilisation", "cost_per_hour", "cost_per_million_tokens"]
     columns = ["", "requests/s", "lowest", "highest", "binding", "replicas"]

@@ -138,7 +138,7 @@ def fit(
     from ..profiler.fitted_profile import fitted_profile
     from ..profiler.profile_folder import check_target, write_profile
     from ..profiler.recorded_blocks import RecordedBlocks
-    from ..profiler.surrogate_steps import samples_of_files
+    from ..profiler.surrogate.steps import samples_of_files
     from ..simulator.settings import parse_settings
     from ..simulator.speculation import drafts_of
 
@@ -181,8 +181,8 @@ def measure(
     Example:
       slotune profile measure --model models/llama-3.1-8b --budget 10m --out profiles/my-gpu
     """
-    from ..profiler.launch import find_vllm
-    from ..profiler.measure import Measurement, measure
+    from ..profiler.engine.launch import find_vllm
+    from ..profiler.measurement.measure import Measurement, measure
     from ..profiler.model_folder import read_model_folder
     from ..simulator.settings import parse_settings
     from .output import progress
@@ -249,7 +249,7 @@ def silicon(
       slotune profile import silicon --system h200_sxm --model meta-llama/Meta-Llama-3.1-8B --tp 1 --out h200-8b
     """
     from ..profiler.profile_folder import check_target, write_profile
-    from ..profiler.silicon import import_silicon
+    from ..profiler.silicon.silicon_profile import import_silicon
     from ..simulator.settings import parse_settings
 
     check_target(out)

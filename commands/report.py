@@ -24,8 +24,8 @@ def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> N
     Example:
       slotune report studies/chat
     """
-    from ..tuner.report import write_report
-    from ..tuner.study import check_apart
+    from ..tuner.pages.report import write_report
+    from ..tuner.study.study import check_apart
 
     check_apart(study, out)
     announce_compilation()

@@ -27,7 +27,7 @@ from .output import announce_compilation, emit_json, note_ignored, note_load, pr
 
 if TYPE_CHECKING:
     from ..tuner.recommendation import Recommendation
-    from ..tuner.study import Asked
+    from ..tuner.study.study import Asked
 
 
 @click.command()
@@ -97,8 +97,8 @@ def command(
     from ..profiler.profile_folder import load_profile
     from ..simulator.misses import unanswered
     from ..traces.read import read_trace
+    from ..tuner.pages.recommendation_page import document
     from ..tuner.recommendation import burst_lines, require_targets
-    from ..tuner.recommendation_page import document
     from ..tuner.tune import tune
     from ..tuner.validate import to_start
 
@@ -161,15 +161,15 @@ def _asked(
 ) -> "Asked":
     from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
-    from ..tuner.task import ask
+    from ..tuner.study.task import ask
 
     settings = parse_settings(engine, engine_config, acceptance_rate, load_profile(profile).defaults)
     return ask(profile, slos=slo, engine=settings, **rest)
 
 
 def _print(found: "Recommendation") -> None:
+    from ..tuner.pages.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
     from ..tuner.recommendation import fallen_lines, lost_lines, unlimited_lines
-    from ..tuner.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
     if found.front:

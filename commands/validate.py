@@ -9,8 +9,8 @@ from .options import duration, json_option, served_model_option, vllm_python_opt
 from .output import Progress, emit_json, progress, table
 
 if TYPE_CHECKING:
-    from ..tuner.campaign import Progressed
-    from ..tuner.validation import Validation
+    from ..tuner.hardware.campaign import Progressed
+    from ..tuner.hardware.validation import Validation
 
 
 @click.command()
@@ -48,9 +48,9 @@ def command(
     Example:
       slotune validate studies/chat --top 3 --repeats 3
     """
+    from ..tuner.hardware.validation import require_targets
+    from ..tuner.pages.validation_page import document
     from ..tuner.validate import validate
-    from ..tuner.validation import require_targets
-    from ..tuner.validation_page import document
 
     with progress("validate") as bar:
         found = validate(
@@ -80,7 +80,7 @@ def show(bar: Progress, progressed: "Progressed") -> None:
 
 def print_validation(found: "Validation") -> None:
     """Predicted beside measured, the verdict, and how far to trust both."""
-    from ..tuner.validation_page import HEADS, TITLE, notes, rows
+    from ..tuner.pages.validation_page import HEADS, TITLE, notes, rows
 
     table(HEADS, rows(found), title=TITLE)
     for line in notes(found):

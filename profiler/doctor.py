@@ -13,8 +13,8 @@ import psutil
 
 from ..errors import EngineError
 from ..simulator.versions import version_note
-from .devices import Gpu, gpus, processor
-from .launch import Launch, find_vllm
+from .engine.devices import Gpu, gpus, processor
+from .engine.launch import Launch, find_vllm
 
 OK, INFO, MISSING = "ok", "info", "missing"
 EXTRAS = {"aiconfigurator-core": "silicon"}

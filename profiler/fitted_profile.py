@@ -14,8 +14,8 @@ from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
 from .recorded_blocks import RecordedBlocks
-from .surrogate import first_use_note, fit, stalled_share
-from .surrogate_samples import StepSamples
+from .surrogate.samples import StepSamples
+from .surrogate.surrogate import first_use_note, fit, stalled_share
 
 GRAPHS_UNLESS = 1.25
 """The factor by which CUDA-graph sizes must worsen the fit to step records to be left out. They matter most out of

@@ -8,21 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..simulator.engine_config import (
-    PROFILED,
-    UNLIMITED_MODEL_LEN,
-    EngineConfig,
-    resolve,
-    simulated_by,
-)
+from ..simulator.engine_config import PROFILED, UNLIMITED_MODEL_LEN, EngineConfig, resolve, simulated_by
 from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
 from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
-from .surrogate_model import FittedStepTime
-from .surrogate_samples import StepSamples
+from .surrogate.model import FittedStepTime
+from .surrogate.samples import StepSamples
 from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0

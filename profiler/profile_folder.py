@@ -17,7 +17,7 @@ from ..simulator.step_time import SHAPE_NAMES, is_unbounded, unbounded_hull, unm
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
 from .profile import EngineFacts, ModelPart, Profile
-from .surrogate_model import FittedStepTime, RegimeError
+from .surrogate.model import FittedStepTime, RegimeError
 
 FORMAT_VERSION: Final = 1
 DOCUMENT, RESIDUAL, SAMPLES = "profile.json", "residual.txt", "steps.parquet"

@@ -7,7 +7,7 @@ from ..figures import figure
 from .kv_capacity import KV_DTYPE_BYTES
 from .profile import UNLIMITED_BLOCKS, Profile
 from .provenance import KERNEL_TABLES, MEASURED
-from .surrogate_model import OVER_TIME, RegimeError
+from .surrogate.model import OVER_TIME, RegimeError
 
 NOISY = 0.1
 """Share by which a step, or a part of the recording, may be off before it is warned of."""

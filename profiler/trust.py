@@ -11,7 +11,7 @@ from ..simulator.step_time import SHAPE_NAMES
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
-from .surrogate_model import BEYOND, OVER_TIME, RegimeError
+from .surrogate.model import BEYOND, OVER_TIME, RegimeError
 
 if TYPE_CHECKING:
     from .profile import Profile

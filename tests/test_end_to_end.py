@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotune.tuner.study import Study, Trial
+from slotune.tuner.study.study import Study, Trial
 
 pytestmark = pytest.mark.engine
 PATIENCE_S = 1200.0

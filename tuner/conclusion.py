@@ -1,17 +1,17 @@
 """What a study recommends, read from everything that is in it."""
 
 from ..errors import InputError
-from . import idle_changes
-from .choice import picked
-from .comparison import compared
-from .longer_load import longer_loads_of
-from .other_orders import orders_of
-from .other_step_times import sensitivities_of
-from .ranking import pareto_front, reference_of
+from .finalists import idle_changes
+from .finalists.choice import picked
+from .finalists.longer_load import longer_loads_of
+from .finalists.other_orders import orders_of
+from .finalists.other_step_times import sensitivities_of
+from .hardware.validation import validation_of
 from .recommendation import Recommendation, after_measuring
-from .study import Study, Trial, settings_key
-from .task import Task
-from .validation import validation_of
+from .study.comparison import compared
+from .study.ranking import pareto_front, reference_of
+from .study.study import Study, Trial, settings_key
+from .study.task import Task
 
 
 def concluded(study: Study, task: Task) -> Recommendation:

@@ -24,8 +24,8 @@ from ..simulator.step_time import FAR, OUTSIDE
 from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
-from .steady_load import engine_growth
-from .warm import judged_requests
+from .traffic.steady_load import engine_growth
+from .traffic.warm import judged_requests
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -10,17 +10,17 @@ from ..figures import digits, figure
 from ..profiler.trust_page import piled_up
 from ..simulator.settings import Settings
 from ..simulator.slo import milliseconds
-from . import validation
-from .best_yaml import best_yaml
-from .longer_load import LongerLoad, lasts_only, lost_targets, without_chance
+from .finalists.longer_load import LongerLoad, lasts_only, lost_targets, without_chance
+from .finalists.other_orders import OtherOrders
+from .hardware import validation
+from .hardware.validation import Validation
 from .objective import GOOD_SHARE, good_share, share_text
-from .other_orders import OtherOrders
 from .sensitivity import Sensitivity
-from .steady_load import in_bursts
-from .study import Trial
-from .task import Task
-from .validation import Validation
-from .warm import finds_others
+from .study.best_yaml import best_yaml
+from .study.study import Trial
+from .study.task import Task
+from .traffic.steady_load import in_bursts
+from .traffic.warm import finds_others
 from .wording import Wording, of_metric, of_targets
 
 BURSTS = (

@@ -5,21 +5,21 @@ from pathlib import Path
 
 from ..arrays import F64
 from ..profiler.profile import WHATEVER_MEMORY
-from . import idle_changes
-from .comparison import compared
 from .conclusion import concluded, require_one_that_ran
-from .contenders import run_longer_load, run_picked
-from .feasibility import FeasibilityForest
-from .other_orders import run_other_orders
-from .other_step_times import run_other_step_times
+from .finalists import idle_changes
+from .finalists.contenders import run_longer_load, run_picked
+from .finalists.other_orders import run_other_orders
+from .finalists.other_step_times import run_other_step_times
+from .finalists.variation import Variation, VariedRun
 from .recommendation import Recommendation, best_yaml_of
-from .search import DESIGN, Proposer, RandomProposer, Runner, Search
-from .search_candidates import Candidates
-from .search_start import between_token_limit_s, sarathi_budget, sobol_design
-from .smac_search import SmacProposer
-from .study import Asked, Study, Trial
-from .task import Task, load_task
-from .variation import Variation, VariedRun
+from .search.candidates import Candidates
+from .search.feasibility import FeasibilityForest
+from .search.search import DESIGN, Proposer, RandomProposer, Runner, Search
+from .search.smac_search import SmacProposer
+from .search.start import between_token_limit_s, sarathi_budget, sobol_design
+from .study.comparison import compared
+from .study.study import Asked, Study, Trial
+from .study.task import Task, load_task
 from .workers import workers
 
 

@@ -11,19 +11,19 @@ from itertools import count, islice
 from pathlib import Path
 
 from ..errors import InputError
-from ..profiler.launch import Launch, find_vllm
+from ..profiler.engine.launch import Launch, find_vllm
 from ..profiler.model_folder import lasting_name
 from ..profiler.profile import Profile
 from ..simulator.settings import Settings
-from .campaign import Campaign, Round, Run, Watch
 from .conclusion import concluded
-from .deployment import drafter_note
-from .engine_run import EngineRun, model_to_serve
+from .hardware.campaign import Campaign, Round, Run, Watch
+from .hardware.engine_run import EngineRun, model_to_serve
+from .hardware.shortlist import promising, shortlist
+from .hardware.validation import Validation, failure_lines, validation_of
 from .recommendation import best_yaml_of
-from .shortlist import promising, shortlist
-from .study import BEST_FILE, Asked, Study, settings_key
-from .task import Task, load_task
-from .validation import Validation, failure_lines, validation_of
+from .study.deployment import drafter_note
+from .study.study import BEST_FILE, Asked, Study, settings_key
+from .study.task import Task, load_task
 
 
 def validate(

@@ -11,9 +11,9 @@ from ..simulator.slo import Slo, milliseconds
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 
 if TYPE_CHECKING:
-    from .other_orders import OtherOrders
+    from .finalists.other_orders import OtherOrders
     from .sensitivity import Sensitivity
-    from .study import Trial
+    from .study.study import Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from scipy.optimize import nnls
 from tables import percent, row
 
 from slotune.arrays import F64
-from slotune.profiler.launch import find_vllm
-from slotune.profiler.load import Call, send
-from slotune.profiler.server import Server, running_server
+from slotune.profiler.engine.launch import find_vllm
+from slotune.profiler.engine.load import Call, send
+from slotune.profiler.engine.server import Server, running_server
 
 SETTINGS = {"load_format": "dummy", "dtype": "float32", "max_model_len": 8192, "max_num_seqs": 256}
 VOCABULARY = 4000

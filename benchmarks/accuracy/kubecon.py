@@ -29,7 +29,7 @@ from tables import percent, require, row
 
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
-from slotune.profiler.silicon import import_silicon
+from slotune.profiler.silicon.silicon_profile import import_silicon
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
 from slotune.simulator.timing import AS_TOLD, Pace

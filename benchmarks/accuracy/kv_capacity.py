@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/kv_capacity.py
 
-Needs slotune[silicon]. "Predicted" is profiler/silicon_memory.py's estimate for vLLM 0.32, without CUDA graphs where
+Needs slotune[silicon]. "Predicted" is profiler/silicon/memory.py's estimate for vLLM 0.32, without CUDA graphs where
 the start was of a version that did not subtract them (before 0.21). "With its sampler" also takes off what 0.32 does
 not show any more: the dry run of the older samplers held several float32 copies of the logits of max_num_seqs sequences
 (vllm/v1/sample/sampler.py), with 1024 seats more than the model's own needed. How many was taken from the marked
@@ -26,9 +26,9 @@ import numpy as np
 from tables import row as line
 
 from slotune.profiler.kv_capacity import GIB, KvCapacity
-from slotune.profiler.silicon_layout import Layout
-from slotune.profiler.silicon_memory import GRAPHS_GIB, estimated_kv
-from slotune.profiler.silicon_tables import KernelTables
+from slotune.profiler.silicon.layout import Layout
+from slotune.profiler.silicon.memory import GRAPHS_GIB, estimated_kv
+from slotune.profiler.silicon.tables import KernelTables
 
 LLM_D = "https://github.com/llm-d/llm-d-benchmark/blob/4f4d449/config_explorer/empirical-vllm-memory-results.md"
 QWEN2 = "https://github.com/dennislee22/vLLM-benchmarking/tree/main/log"

@@ -3,7 +3,7 @@
     python benchmarks/accuracy/mixed_attention.py --data ../shared/measured/rtxpro6000-llama-3.1-8b
 
 In such a step vLLM's FlashAttention backend serves all rows with one kernel. What the decodes add to it, over what they
-take alone: profiler/silicon_omitted.py has the median. Kernel tables know each kind of row by itself only.
+take alone: profiler/silicon/omitted.py has the median. Kernel tables know each kind of row by itself only.
 """
 
 import argparse

@@ -7,7 +7,7 @@ step is known: all requests of a run answer with as many tokens, C, and the firs
 k * C has one new prompt of five tokens where the steps before it had decodes only. What that step takes beyond the line
 through the decodes of its wave, against what the attention of the decodes takes there (the line's rise over the wave):
 the slope is what a prefill adds to each millisecond of it, the rest comes once a step. Both are in
-profiler/silicon_omitted.py. Runs with a CUDA graph only; least absolute deviations.
+profiler/silicon/omitted.py. Runs with a CUDA graph only; least absolute deviations.
 """
 
 import argparse

@@ -24,8 +24,8 @@ from public_runs_data import BURST, CONFIGS, RUNS, STEADY, Load, Run, Served
 from tables import percent, row
 
 from slotune.arrays import I32
-from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
+from slotune.profiler.silicon import silicon_profile
 from slotune.simulator.api_server import cpu_s
 from slotune.simulator.request_table import RequestTable
 from slotune.simulator.simulation import simulate
@@ -54,7 +54,8 @@ def profile_of(served: Served) -> Profile:
             model = folder
             (Path(folder) / "config.json").write_text(json.dumps(CONFIGS[served.model]))
         settings = {"async_scheduling": served.async_scheduling}
-        return silicon.import_silicon(served.system, model, 1, "p", precision=served.precision, settings=settings)
+        system, precision = served.system, served.precision
+        return silicon_profile.import_silicon(system, model, 1, "p", precision=precision, settings=settings)
 
 
 def lengths(spec: int | tuple[int, ...], count: int, rng: np.random.Generator) -> I32:

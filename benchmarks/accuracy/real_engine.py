@@ -31,17 +31,17 @@ from real_engine_report import predict, report
 from real_engine_runs import Client, bench_client, keep, own_client, read_runs, run_path, warm_up
 
 from slotune.cli import main as slotune
-from slotune.profiler.launch import Launch, find_vllm
+from slotune.profiler.engine.launch import Launch, find_vllm
+from slotune.profiler.engine.server import running_server
+from slotune.profiler.measurement.recording import StepTail
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
-from slotune.profiler.recording import StepTail
-from slotune.profiler.server import running_server
-from slotune.profiler.surrogate_samples import read_samples
-from slotune.profiler.surrogate_steps import samples_of
+from slotune.profiler.surrogate.samples import read_samples
+from slotune.profiler.surrogate.steps import samples_of
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.lengths import Lengths
 from slotune.traces.trace import Trace
-from slotune.tuner.deployment import deployed
+from slotune.tuner.study.deployment import deployed
 
 ON_CPU: dict[str, dict[str, Any]] = {
     "default": {},

@@ -12,7 +12,7 @@ from tables import row
 
 from slotune.arrays import F64, Mask
 from slotune.profiler.profile import Profile
-from slotune.profiler.surrogate_samples import StepSamples
+from slotune.profiler.surrogate.samples import StepSamples
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, slowed, step_times_s

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from slotune.profiler.launch import Launch
-from slotune.profiler.load import Call, replay, send
+from slotune.profiler.engine.launch import Launch
+from slotune.profiler.engine.load import Call, replay, send
+from slotune.profiler.engine.prompts import random_tokens
+from slotune.profiler.engine.server import Server
 from slotune.profiler.model_folder import vocabulary_of
-from slotune.profiler.prompts import random_tokens
-from slotune.profiler.server import Server
-from slotune.profiler.surrogate_samples import StepSamples, read_samples
+from slotune.profiler.surrogate.samples import StepSamples, read_samples
 from slotune.simulator.metrics import summarise
 from slotune.traces.mooncake import write_trace
 from slotune.traces.read import read_trace

@@ -28,8 +28,8 @@ from rtxpro6000_steps import step_records
 from tables import require
 
 from slotune.arrays import F64
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_steps import samples_of
+from slotune.profiler.surrogate.steps import samples_of
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import PREFILL_ROWS, totals_of
 from slotune.simulator.replica import Replica
 from slotune.simulator.simulation import simulate

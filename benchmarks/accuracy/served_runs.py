@@ -20,16 +20,16 @@ from tables import row
 
 from slotune.arrays import F64
 from slotune.profiler.profile_folder import load_profile
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_samples import StepSamples, read_samples
-from slotune.profiler.surrogate_steps import samples_of_files
+from slotune.profiler.surrogate.samples import StepSamples, read_samples
+from slotune.profiler.surrogate.steps import samples_of_files
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import CONSTANT, DECODE_ROWS, PHYSICS, PREFILL_TOKENS
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, pack_model, step_times_s
 from slotune.simulator.timing import Pace
-from slotune.tuner.study import Study, Trial, settings_key
-from slotune.tuner.task import Task, load_task
+from slotune.tuner.study.study import Study, Trial, settings_key
+from slotune.tuner.study.task import Task, load_task
 
 KEYS = ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms")
 TERMS = (CONSTANT, PREFILL_TOKENS, DECODE_ROWS)

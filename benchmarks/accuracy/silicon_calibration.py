@@ -17,9 +17,9 @@ from scipy.optimize import least_squares
 
 from slotune.arrays import F64
 from slotune.profiler.graph_sizes import captured_graph_sizes
-from slotune.profiler.silicon_layout import Layout
-from slotune.profiler.silicon_omitted import OMITTED, Omitted
-from slotune.profiler.silicon_tables import Composition, KernelTables
+from slotune.profiler.silicon.layout import Layout
+from slotune.profiler.silicon.omitted import OMITTED, Omitted
+from slotune.profiler.silicon.tables import Composition, KernelTables
 from slotune.simulator.engine_config import EngineConfig
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     python benchmarks/accuracy/silicon_sample.py [--systems h200_sxm b200_sxm] [--calibrate | --experts]
 
 The points come with the package aiconfigurator-core (systems/silicon_sample.csv): mean TTFT and TPOT of Llama-3.1-70B
-and 8B and Qwen3-32B at 4 to 128 requests in flight. What tables leave out (profiler/silicon_omitted.py) was calibrated
+and 8B and Qwen3-32B at 4 to 128 requests in flight. What tables leave out (profiler/silicon/omitted.py) was calibrated
 on the points of the H100 alone, by --calibrate; those of the H200 and B200 are the test. The package's own estimate is
 its run_agg (backends/base_backend.py) with one whole prompt a mixed step, as its vLLM backend assumes; its constants
 for vLLM's TTFT were calibrated by its authors on all these points, so it has seen them.
@@ -30,9 +30,9 @@ import numpy.typing as npt
 from tables import row as line
 
 from slotune.errors import InputError
-from slotune.profiler import silicon
 from slotune.profiler.profile import Profile
-from slotune.profiler.silicon_omitted import OMITTED, Omitted
+from slotune.profiler.silicon import silicon_profile
+from slotune.profiler.silicon.omitted import OMITTED, Omitted
 from slotune.simulator.metrics import summarise
 from slotune.simulator.simulation import simulate
 from slotune.traces.generate import plain
@@ -152,7 +152,7 @@ def profile_of(group: Group, omitted: Omitted) -> Profile:
         "kv_cache_dtype": group.kv_cache_dtype,
         "enable_expert_parallel": group.expert_parallel,
     }
-    return silicon.import_silicon(
+    return silicon_profile.import_silicon(
         group.system, group.model, group.tp, "p", precision=group.precision, settings=settings, omitted=omitted
     )
 
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--points", action="store_true", help="also print every point")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    silicon.SAMPLED_STEPS = asked.steps
+    silicon_profile.SAMPLED_STEPS = asked.steps
     if asked.calibrate:
         from silicon_calibration import calibrate
 

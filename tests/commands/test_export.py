@@ -11,9 +11,9 @@ import yaml
 
 from slotune.profiler.profile import EngineFacts, linear_profile
 from slotune.profiler.profile_folder import write_profile
-from slotune.tuner.export import vllm_yaml
-from slotune.tuner.study import Asked, Study, Versions
-from slotune.tuner.task import profile_digest
+from slotune.tuner.study.export import vllm_yaml
+from slotune.tuner.study.study import Asked, Study, Versions
+from slotune.tuner.study.task import profile_digest
 
 BEST = {"max_num_seqs": 32, "enable_prefix_caching": False}
 GROUNDS = [

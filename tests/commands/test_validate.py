@@ -16,7 +16,7 @@ import pytest
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import uniform
 from slotune.traces.mooncake import write_trace
-from slotune.tuner.study import Study, Trial
+from slotune.tuner.study.study import Study, Trial
 
 TUNE = ("--slo", "p99:itl:60", "--trials", "8", "--jobs", "1", "--seed", "3")
 

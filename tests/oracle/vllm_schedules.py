@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import IO
 
 from slotune.errors import InputError
-from slotune.profiler.launch import find_vllm
+from slotune.profiler.engine.launch import find_vllm
 from slotune.simulator.engine_config import resolve
 
 from .schedule import Case, Schedule, read_schedule

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from slotune.cli import main
-from slotune.profiler.devices import Gpu, gpus, processor
 from slotune.profiler.doctor import CPU_INSTALLATION, examine
+from slotune.profiler.engine.devices import Gpu, gpus, processor
 
 
 @pytest.fixture

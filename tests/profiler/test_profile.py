@@ -17,8 +17,8 @@ from slotune.profiler.profile import UNLIMITED_BLOCKS, EngineFacts, Profile, lin
 from slotune.profiler.profile_folder import write_profile
 from slotune.profiler.profile_page import kv_lines
 from slotune.profiler.provenance import STEP_RECORDS
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_samples import StepSamples
+from slotune.profiler.surrogate.samples import StepSamples
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.features import DECODE_ROWS, DENSE_TOKENS, PHYSICS, PREFILL_TOKENS, totals_of
 from slotune.simulator.settings import parse_settings

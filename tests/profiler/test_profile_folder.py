@@ -12,8 +12,8 @@ from slotune.profiler.kv_capacity import KvCapacity, KvObservation
 from slotune.profiler.profile import EngineFacts, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile, write_profile
 from slotune.profiler.provenance import MEASURED
-from slotune.profiler.surrogate import fit
-from slotune.profiler.surrogate_samples import StepSamples, read_samples
+from slotune.profiler.surrogate.samples import StepSamples, read_samples
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
 from slotune.simulator.timing import Overhead

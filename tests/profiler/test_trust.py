@@ -10,14 +10,8 @@ from slotune.profiler.profile import ModelPart, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
-from slotune.profiler.surrogate_model import BEYOND, RegimeError
-from slotune.profiler.trust import (
-    LATENT,
-    MIXTURES,
-    TABLES_TPOT_ERROR,
-    later_s,
-    step_time_error,
-)
+from slotune.profiler.surrogate.model import BEYOND, RegimeError
+from slotune.profiler.trust import LATENT, MIXTURES, TABLES_TPOT_ERROR, later_s, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
 from slotune.simulator.timing import Overhead
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotune.profiler.surrogate import LIGHTGBM
-from slotune.profiler.surrogate_tables import residual_tables
+from slotune.profiler.surrogate.surrogate import LIGHTGBM
+from slotune.profiler.surrogate.tables import residual_tables
 from slotune.simulator.features import (
     DECODE_CONTEXT,
     DECODE_ONLY,

@@ -18,9 +18,9 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import lognormal
 from slotune.traces.mooncake import write_trace
 from slotune.traces.trace import Trace
-from slotune.tuner.engine_run import Measured
-from slotune.tuner.study import Study, Trial
-from slotune.tuner.task import Task, ask, load_task
+from slotune.tuner.hardware.engine_run import Measured
+from slotune.tuner.study.study import Study, Trial
+from slotune.tuner.study.task import Task, ask, load_task
 
 SIMULATED: tuple[dict[str, Any], ...] = (
     {},

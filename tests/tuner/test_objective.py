@@ -6,8 +6,8 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.slo import Slo
-from slotune.tuner.comparison import quantities
 from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal, share_text
+from slotune.tuner.study.comparison import quantities
 
 TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
 

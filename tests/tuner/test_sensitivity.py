@@ -10,22 +10,22 @@ import pytest
 from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.provenance import KERNEL_TABLES, MEASURED
-from slotune.profiler.surrogate_model import BEYOND, RegimeError
+from slotune.profiler.surrogate.model import BEYOND, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, USUALLY_OUTSIDE_S
 from slotune.simulator.slo import Slo
 from slotune.simulator.step_time import unbounded_hull
 from slotune.simulator.timing import Overhead, Pace
-from slotune.tuner.capacity import Scenario
 from slotune.tuner.evaluate import SimulatedRun
-from slotune.tuner.finalists import FINALISTS
+from slotune.tuner.finalists.finalists import FINALISTS
+from slotune.tuner.finalists.other_step_times import run_other_step_times, sensitivities_of
+from slotune.tuner.finalists.variation import Variation, VariedRun
 from slotune.tuner.objective import Objective
-from slotune.tuner.other_step_times import run_other_step_times, sensitivities_of
-from slotune.tuner.plan import plan, what_if, with_other_step_times
-from slotune.tuner.plan_page import document
+from slotune.tuner.pages.plan_page import document
+from slotune.tuner.planning.capacity import Scenario
+from slotune.tuner.planning.plan import plan, what_if, with_other_step_times
 from slotune.tuner.sensitivity import Doubt, sensitivity
-from slotune.tuner.study import Study, settings_key
-from slotune.tuner.task import Task, load_task
-from slotune.tuner.variation import Variation, VariedRun
+from slotune.tuner.study.study import Study, settings_key
+from slotune.tuner.study.task import Task, load_task
 
 ERROR = TABLES_TPOT_ERROR
 DOUBT = Doubt(ERROR, USUALLY_OUTSIDE_S)

@@ -11,15 +11,15 @@ from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.export import grounds
-from slotune.tuner.idle_changes import take_back
+from slotune.tuner.finalists.idle_changes import take_back
+from slotune.tuner.finalists.variation import VariedRun
+from slotune.tuner.pages.recommendation_page import comparison, document, front_table
+from slotune.tuner.pages.report import write_report
 from slotune.tuner.recommendation import best_yaml_of, fallen_lines, lost_lines, require_targets, unlimited_lines
-from slotune.tuner.recommendation_page import comparison, document, front_table
-from slotune.tuner.report import write_report
-from slotune.tuner.study import Study, Trial
-from slotune.tuner.task import ask, load_task
+from slotune.tuner.study.export import grounds
+from slotune.tuner.study.study import Study, Trial
+from slotune.tuner.study.task import ask, load_task
 from slotune.tuner.tune import tune
-from slotune.tuner.variation import VariedRun
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from slotune.errors import EngineError, InfeasibleError, InputError
-from slotune.tuner import ranking
-from slotune.tuner.campaign import Progressed
-from slotune.tuner.comparison import Compared, default_metrics
 from slotune.tuner.conclusion import concluded
-from slotune.tuner.engine_run import model_to_serve
-from slotune.tuner.export import read_recommendation
+from slotune.tuner.hardware.campaign import Progressed
+from slotune.tuner.hardware.engine_run import model_to_serve
+from slotune.tuner.hardware.shortlist import promising, shortlist
+from slotune.tuner.hardware.validation import Validation, measured_yaml, require_targets, validation_of
+from slotune.tuner.pages.tables import Side, Table, answer_table
+from slotune.tuner.pages.validation_page import cache_lines, document, notes, rows
 from slotune.tuner.recommendation import best_yaml_of
-from slotune.tuner.report_tables import Side, Table, answer_table
-from slotune.tuner.shortlist import promising, shortlist
-from slotune.tuner.study import Study, settings_key
-from slotune.tuner.task import load_task
+from slotune.tuner.study import ranking
+from slotune.tuner.study.comparison import Compared, default_metrics
+from slotune.tuner.study.export import read_recommendation
+from slotune.tuner.study.study import Study, settings_key
+from slotune.tuner.study.task import load_task
 from slotune.tuner.validate import round_order, validated
-from slotune.tuner.validation import Validation, measured_yaml, require_targets, validation_of
-from slotune.tuner.validation_page import cache_lines, document, notes, rows
 
 DEFAULT = {"num_gpu_blocks_override": 20000}
 

@@ -1,6 +1,6 @@
 """Numbers are worded alike, of one run and of several, as tables have them."""
 
-from slotune.tuner.other_orders import OtherOrders
+from slotune.tuner.finalists.other_orders import OtherOrders
 from slotune.tuner.wording import of_metric
 
 

@@ -1,0 +1,1 @@
+"""The real engine: started, watched, driven, diagnosed, stopped."""

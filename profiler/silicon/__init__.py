@@ -1,0 +1,1 @@
+"""Profiles from public kernel tables."""

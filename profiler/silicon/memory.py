@@ -1,0 +1,145 @@
+"""Memory that is left for the KV cache on a GPU on which nothing was ever started: an estimate from public start logs.
+
+benchmarks/accuracy/kv_capacity.py compares it with such logs. Of the optional package aiconfigurator-core, which has an
+estimate of its own, only the weights and the bytes of a token are taken: it reserves 3.5 GiB for a safe deployment,
+counts memory that CUDA does not give, and knows no CUDA graphs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...figures import figure
+from ..kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
+from ..model_folder import keeps_every_token
+from .layout import Layout, own_cache_format
+
+if TYPE_CHECKING:
+    from .tables import KernelTables
+
+TOTAL_GIB = {"h100_sxm": 79.18, "a100_sxm": 79.25, "h200_sxm": 139.80, "b200_sxm": 178.35, "l40s": 44.39}
+"""A GPU's whole memory as CUDA reports it, which gpu_memory_utilization is a share of: "Free memory on device
+(78.57/79.18 GiB)" in the start logs of vLLM (vllm/v1/worker/utils.py, request_memory)."""
+REPORTED_SHARE = 0.99
+"""What CUDA reports of the nominal memory of other GPUs: the mean over those above."""
+RUNTIME_GIB = 0.13
+"""Non-torch memory of one GPU (CUDA context, cuBLAS), from the logs of vLLM 0.11 on an H100."""
+LINK_GIB = 0.42
+"""More of it for every doubling of the GPUs that a layer is cut over: 0.55 GiB with two, in the same logs."""
+GRAPHS_GIB = 1.2
+"""Estimate of the CUDA graphs, which vLLM subtracts since 0.21 (vllm/v1/worker/gpu_worker.py,
+determine_available_memory): what the start of an 8B model implies; others say 0.5 to 1.65."""
+DENSE_ERROR_GIB, MIXTURE_ERROR_GIB = 1.0, 2.0
+"""How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.8. The workspace of its kernels is not
+modelled."""
+STEP_TOKENS = 8192
+"""Of the step for which the package is asked."""
+
+
+def estimated_kv(tables: "KernelTables", graphs_gib: float = GRAPHS_GIB) -> KvCapacity | None:
+    """What the weights, activations and runtime take, as a formula of the settings; `graphs_gib` is 0 without graphs.
+
+    A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
+    (get_kv_cache_configs in vllm/v1/core/kv_cache_utils.py); the package counts every layer. None for a model whose
+    layers do not all keep every token, or of which the package knows too little.
+    """
+    info, layout = tables.model_info, tables.layout
+    known = _package_estimate(tables) if keeps_every_token(info.get("raw_config", {})) else None
+    if known is None:
+        return None
+    breakdown, layers = known["memory_breakdown"], int(info["layers"])
+    share = math.ceil(layers / layout.pp) / layers
+    own, asked = (KV_DTYPE_BYTES[of(info)] for of in (own_cache_format, layout.cache_format))
+    runtime = GIB * (RUNTIME_GIB + LINK_GIB * math.log2(layout.tp) + graphs_gib)
+    return KvCapacity(
+        kv_bytes_per_token=share * known["kv_size_per_token_bytes"] * own / asked,
+        total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
+        fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
+        bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
+        element_bytes=own,
+        error_bytes=GIB * (MIXTURE_ERROR_GIB if tables.is_mixture else DENSE_ERROR_GIB),
+    )
+
+
+def token_cache_bytes(tables: "KernelTables") -> float | None:
+    """Keys and values of a token in all layers, on one GPU; None where not every layer keeps them, or none is known."""
+    known = _package_estimate(tables)
+    if known is None or not keeps_every_token(tables.model_info.get("raw_config", {})):
+        return None
+    return float(known["kv_size_per_token_bytes"])
+
+
+def weights_fit(tables: "KernelTables", settings: Mapping[str, Any]) -> bool:
+    """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
+    does not know them. kv_cache_memory_bytes is found beside them in the whole memory.
+    """
+    known = _package_estimate(tables)
+    if known is None:
+        return True
+    cache_bytes = settings.get("kv_cache_memory_bytes") or 0  # none given, as in vLLM
+    share = 1.0 if cache_bytes else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
+    left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes)
+    weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, tables.layout)
+    return bool(weights < left)
+
+
+def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
+    """How far the estimate may be off, for the notes of a profile whose defaults are `settings`."""
+    if capacity is None:
+        return "KV capacity is not known"
+    error_gib, share = capacity.error_bytes / GIB, 100 * capacity.error_share(settings)
+    told = f"{figure(share, 2)} % of the KV cache at the defaults"
+    return f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {told}"
+
+
+def _package_estimate(tables: "KernelTables") -> dict[str, Any] | None:
+    """Of a GPU of boundless memory: the package refuses where nothing is left, by reservations that are not ours."""
+    from aiconfigurator_core.sdk.memory import estimate_kv_cache
+
+    try:
+        found: dict[str, Any] = estimate_kv_cache(
+            tables.model,
+            tables.system,
+            "vllm",
+            backend_version=tables.version,
+            max_num_tokens=STEP_TOKENS,
+            max_batch_size=256,
+            memory_fraction_kind="of_total",
+            memory_fraction_value=1.0,
+            gpu_memory_capacity_bytes_override=1 << 50,
+            **tables.layout.arguments(tables.model_info),
+        )
+    except ValueError:  # the package lacks what it takes to tell
+        return None
+    return found
+
+
+def _total_bytes(system: str, nominal_bytes: float) -> float:
+    return GIB * TOTAL_GIB[system] if system in TOTAL_GIB else REPORTED_SHARE * nominal_bytes
+
+
+def _second_embedding_bytes(model_info: Mapping[str, Any], layout: Layout) -> float:
+    """Of tied embeddings, in bfloat16: the package counts them twice, as the first and last of several stages do."""
+    if layout.pp > 1 or not model_info.get("raw_config", {}).get("tie_word_embeddings"):
+        return 0.0
+    return 2.0 * float(model_info["vocab"]) * float(model_info["hidden_size"]) / layout.tp
+
+
+def _token_bytes(model_info: Mapping[str, Any], tp: int) -> float:
+    """Bytes in use at once for a token of the largest step, 2 an element: gate and up projection with their product,
+    cut over the GPUs, beside residual, normed hidden state, hidden state and output. 0 where the sizes are not known.
+
+    The sampler's dry run, at max_num_seqs, comes after it and takes less: 0.32's default model runner copies no logits
+    (_dummy_sampler_run, vllm/v1/worker/gpu/model_runner.py). That of vLLM 0.11 took 4 to 5 GiB more, with 1024 seats.
+    """
+    inner, hidden = _inner_size(model_info), model_info.get("hidden_size")
+    return 2.0 * (3 * inner / tp + 4 * hidden) if inner and hidden else 0.0
+
+
+def _inner_size(model_info: Mapping[str, Any]) -> float:
+    """Width of the feed-forward layer for one token: of all experts that it is sent to, in a mixture."""
+    if not model_info.get("num_experts"):
+        return float(model_info.get("inter_size") or 0)
+    raw, one = model_info.get("raw_config", {}), model_info.get("moe_inter_size") or 0
+    shared = raw.get("shared_expert_intermediate_size") or one * (raw.get("n_shared_experts") or 0)
+    return float(one * (model_info.get("topk") or 0) + shared)

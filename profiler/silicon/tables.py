@@ -1,0 +1,278 @@
+"""Public kernel tables of one model on one GPU, over the optional package aiconfigurator-core.
+
+The package holds kernel times measured one by one on idle GPUs (GEMM, attention, all-reduce; its systems/data). A step
+is their sum for the step's composition, plus what the tables leave out (silicon_omitted.py).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...arrays import F64
+from ...errors import InputError
+from ..model_folder import keeps_every_token
+from ..profile import ModelPart
+from .layout import Layout
+from .omitted import (
+    HOPPER,
+    HOPPER_MIXED_DECODES,
+    MIXED_DECODES,
+    OMITTED,
+    SAMPLER_BYTES_PER_LOGIT,
+    SPLIT_ATTENTION,
+    UNPACKED_DECODES,
+    Omitted,
+)
+
+Operation = tuple[str, float, float, str]
+"""As the package has it: name, milliseconds, energy, source."""
+SCALED_ROPE = ("linear", "dynamic")
+"""Kinds of rope_scaling whose factor is not in max_position_embeddings yet."""
+MODELLED = frozenset({"empirical", "estimated", "sol"})
+"""Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
+others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A step of equal prefill rows and equal decode rows."""
+
+    prefill_rows: int
+    chunk_tokens: int
+    prefill_context: int
+    decode_rows: int
+    decode_context: int
+    max_context: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step computes."""
+        return self.prefill_rows * self.chunk_tokens + self.decode_rows
+
+    def totals(self) -> F64:
+        """As simulator/features.py would sum the rows."""
+        rows, chunk, context = self.prefill_rows, self.chunk_tokens, self.prefill_context
+        work = rows * chunk * (context + (chunk + 1) / 2)
+        decode = [self.decode_rows, self.decode_rows * self.decode_context, self.max_context]
+        return np.array([rows * chunk, rows, work, rows * context, *decode], dtype=np.float64)
+
+
+class KernelTables:
+    """Kernel times of one model on one system, summed to the parts of a step. Milliseconds, as in the tables."""
+
+    def __init__(
+        self,
+        system: str,
+        model: str,
+        layout: Layout,
+        omitted: Omitted = OMITTED,
+    ) -> None:
+        """Raises InputError where the package lacks the system, the model, or tables for them."""
+        engine, database, utils, errors = _package()
+        lacking = (errors.PerfDataNotAvailableError, errors.EmpiricalNotImplementedError)
+        self.system, self.model, self.layout = system, model, layout
+        self.version, self.omitted = _table_version(database, system), omitted
+        try:
+            self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
+            latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
+            if not latent:
+                database.logger.addFilter(_bears_on_plain_attention)
+            arguments = layout.arguments(self.model_info)
+            self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
+            self._context_ops, self._decode_ops, names = self._operations()
+        except utils.HuggingFaceDownloadError as error:
+            raise _no_configuration(model, error) from error
+        except (ValueError, KeyError, AssertionError, OSError, *lacking) as error:
+            line = " ".join(str(error).split())
+            raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
+        self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+        self.is_latent = bool(latent) or any("mla" in name for name in names)
+        self.mixed_decodes = self._mixed_decodes()
+
+    def _operations(self) -> tuple["_Ops", "_Ops", list[str]]:
+        """Those of prefills and of decodes, and the names of the latter."""
+        context_ops, decode_ops = self._engine.evaluate_context_ops, self._engine.evaluate_generation_ops
+        prefills = [_each(partial(context_ops, batch_size=1, s=128, prefix=context)) for context in (0, 4096)]
+        decodes = [_each(partial(decode_ops, batch_size=8, s=context)) for context in (128, 4096)]
+        return _split(*prefills), _split(*decodes), [name for name, *_ in decodes[0]]
+
+    def modelled_shares(self) -> dict[str, float]:
+        """What of the kernels' time was measured on none, by kind of step."""
+        decodes = _each(partial(self._engine.evaluate_generation_ops, batch_size=64, s=4096))
+        prefill = _each(partial(self._engine.evaluate_context_ops, batch_size=1, s=2048, prefix=0))
+        steps = {"a step of 64 decodes": decodes, "a prefill of 2048 tokens": prefill}
+        return {
+            name: _sum([each for each in operations if each[3] in MODELLED]) / _sum(operations)
+            for name, operations in steps.items()
+        }
+
+    def _mixed_decodes(self) -> float:
+        """How many times longer the attention of decodes takes beside a prefill."""
+        if self._has_kernel_each():
+            return 1.0
+        if HOPPER[0] <= self.gpu["sm_version"] < HOPPER[1]:
+            return HOPPER_MIXED_DECODES
+        packed = not UNPACKED_DECODES[0] <= self.gpu["sm_version"] < UNPACKED_DECODES[1]
+        if packed or self.layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
+            return MIXED_DECODES
+        heads, kv_heads = (max(1, int(self.model_info[name]) // self.layout.tp) for name in ("n", "n_kv"))
+        return heads / kv_heads
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return bool(self.model_info.get("num_experts"))
+
+    def model_parts(self) -> tuple[ModelPart, ...]:
+        """What the model has besides plain dense layers."""
+        config = self.model_info.get("raw_config", {})
+        parts: dict[ModelPart, bool] = {
+            "experts": self.is_mixture,
+            "latent attention": self.is_latent,
+            "layers of several kinds": not keeps_every_token(config),
+            "an image encoder": bool(config.get("vision_config")),
+        }
+        return tuple(name for name, has in parts.items() if has)
+
+    @property
+    def derived_max_model_len(self) -> int:
+        """The most tokens that vLLM serves of the model (_get_and_verify_max_len, vllm/config/model.py)."""
+        config = self.model_info.get("raw_config", {})
+        text = config.get("text_config", config)
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        is_scaled = rope.get("rope_type", rope.get("type")) in SCALED_ROPE
+        scaled = float(self.model_info["context"]) * float(rope.get("factor", 1.0) if is_scaled else 1.0)
+        return max(int(scaled), int(text.get("model_max_length") or 0))
+
+    def _has_kernel_each(self) -> bool:
+        """Whether prefills and decodes have an attention kernel each; so has multi-head latent attention everywhere
+        (vllm/model_executor/layers/attention/mla_attention.py)."""
+        return self.is_latent or SPLIT_ATTENTION[0] <= self.gpu["sm_version"] < SPLIT_ATTENTION[1]
+
+    def _has_decode_layers(self) -> bool:
+        """Whether decodes have other kernels beside attention than prefills of as many tokens: experts that run beside
+        the shared ones, states that are one a sequence. Plain dense layers see tokens only."""
+        return self.is_mixture or not keeps_every_token(self.model_info.get("raw_config", {}))
+
+    def dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
+        """Everything but attention and logits, for a step of `tokens` tokens."""
+        if decodes_only and self._has_decode_layers():
+            return _sum(self._engine.evaluate_generation_ops(self._decode_ops.dense, batch_size=tokens, s=128))
+        return _sum(self._engine.evaluate_context_ops(self._context_ops.dense, batch_size=1, s=tokens, prefix=0))
+
+    def prefill_attention_ms(self, rows: int, chunk: int, context: int) -> float:
+        """Attention of `rows` chunks, each after `context` tokens.
+
+        The tables' formula for a prefix takes a share of the time of a whole prompt, which leaves out the projections
+        of latent attention: never less than without a context.
+        """
+        ops = self._context_ops.attention
+        contexts = {0, context} if self.is_latent else {context}
+        return max(
+            _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=before)) for before in contexts
+        )
+
+    def decode_attention_ms(self, rows: int, context: int) -> float:
+        """Attention of `rows` decodes over `context` tokens each."""
+        return _sum(self._engine.evaluate_generation_ops(self._decode_ops.attention, batch_size=rows, s=context))
+
+    def output_ms(self, rows: int) -> float:
+        """Logits of `rows` sequences and the sampling of one token for each."""
+        logits = _sum(self._engine.evaluate_generation_ops(self._decode_ops.logits, batch_size=rows, s=128))
+        bandwidth = self.gpu["mem_bw"] * self.gpu["mem_bw_empirical_scaling_factor"]
+        sampled_bytes = rows * self.model_info["vocab"] * SAMPLER_BYTES_PER_LOGIT
+        return float(logits + self.omitted.sampler_ms + 1e3 * sampled_bytes / bandwidth)
+
+    def step_ms(self, step: Composition, graph_sizes: F64, async_scheduling: bool = True) -> float:
+        """A whole step, dense layers padded to the CUDA-graph size."""
+        fits = graph_sizes[graph_sizes >= step.tokens]
+        total = self.dense_ms(int(fits[0]) if len(fits) else step.tokens, decodes_only=not step.prefill_rows)
+        if step.prefill_rows:
+            total += self.prefill_attention_ms(step.prefill_rows, step.chunk_tokens, step.prefill_context)
+        if step.decode_rows:
+            slowed = self.mixed_decodes if step.prefill_rows else 1.0
+            total += slowed * self.decode_attention_ms(step.decode_rows, step.decode_context)
+            if step.prefill_rows and not async_scheduling:
+                total += self.omitted.mixed_ms
+        total += int(self.model_info["layers"]) * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
+        return total + self.output_ms(step.prefill_rows + step.decode_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ops:
+    """Positions in the package's list of operations."""
+
+    dense: list[int]
+    attention: list[int]
+    logits: list[int]
+
+
+def _each(evaluate: Callable[[list[int]], list[Operation]]) -> list[Operation]:
+    """Every operation, asked for one by one: the package adds up those of the same name."""
+    found: list[Operation] = []
+    while True:
+        try:
+            (operation,) = evaluate([len(found)])
+        except ValueError as error:
+            if "out of range" not in str(error):
+                raise
+            return found
+        found.append(operation)
+
+
+def _split(near: list[Operation], far: list[Operation]) -> _Ops:
+    """Attention is what takes longer after more context, whatever the model's operations are called."""
+    everything = range(len(near))
+    attention = [i for i in everything if far[i][1] != near[i][1]]
+    logits = [i for i in everything if "logits" in near[i][0]]
+    return _Ops([i for i in everything if i not in attention and i not in logits], attention, logits)
+
+
+def _sum(operations: list[Operation]) -> float:
+    return sum(ms for _, ms, _, _ in operations)
+
+
+def _bears_on_plain_attention(record: logging.LogRecord) -> bool:
+    """Not so the package's warnings of the tables of latent and sparse attention, which it loads for every model."""
+    return not any(f"fallback rows for {kind}_" in record.getMessage() for kind in ("mla", "dsa"))
+
+
+def _package() -> tuple[ModuleType, ModuleType, ModuleType, ModuleType]:
+    try:
+        from aiconfigurator_core.sdk import engine, errors, perf_database, utils
+    except ImportError as error:
+        raise InputError(
+            f"kernel tables need an optional package ({error}); install it with: pip install 'slotune[silicon]'"
+        ) from error
+    return engine, perf_database, utils, errors
+
+
+def _no_configuration(model: str, error: Exception) -> InputError:
+    """For a model that is neither in the package nor a folder, and was not to be had from the hub."""
+    from aiconfigurator_core.sdk.common import DefaultHFModels
+
+    near = get_close_matches(model, sorted(DefaultHFModels), n=2)
+    known = f", or {' or '.join(near)}, which it knows" if near else ""
+    return InputError(
+        f"--model {model}: the package does not know it, and its config.json could not be downloaded "
+        f"({' '.join(str(error).split())}); give a folder with its config.json{known}"
+    )
+
+
+def _table_version(database: ModuleType, system: str) -> str:
+    slots = database.get_version_slots(system, "vllm") if system in _systems(database) else None
+    if not slots or not slots.get("current"):
+        raise InputError(f"--system {system}: no vLLM kernel tables; there are {', '.join(_systems(database))}")
+    return str(slots["current"])
+
+
+def _systems(database: ModuleType) -> list[str]:
+    """Those with tables for vLLM and a CUDA compute capability, which tells the kernels that vLLM would take."""
+    found = [name for name, backends in database.get_supported_databases().items() if backends.get("vllm")]
+    return sorted(name for name in found if "sm_version" in database.load_system_spec(name)["gpu"])

@@ -1,0 +1,1 @@
+"""Step times fitted to step records, with their errors."""

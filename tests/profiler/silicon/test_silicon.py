@@ -1,0 +1,366 @@
+"""Kernel tables: what the bundled profile says, what is sampled, and the package where it is installed."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.profile_folder import load_profile
+from slotune.profiler.silicon import silicon_profile
+from slotune.profiler.silicon.layout import Layout, layout_of
+from slotune.profiler.silicon.memory import estimated_kv
+from slotune.profiler.silicon.omitted import HOPPER_MIXED_DECODES, MIXED_DECODES, OMITTED
+from slotune.profiler.silicon.silicon_profile import import_silicon, sample_compositions
+from slotune.profiler.silicon.tables import Composition, KernelTables
+from slotune.profiler.trust_page import lines
+from slotune.simulator.features import totals_of
+from slotune.simulator.step_time import WITHIN, reach_of, step_times_s
+
+LLAMA = "meta-llama/Meta-Llama-3.1-8B"
+
+
+@pytest.mark.parametrize(
+    ("rows", "least_ms", "most_ms"),
+    [
+        ([(1, 1024)], 4.3, 5.5),
+        ([(1, 1024)] * 32, 6.0, 7.5),
+        ([(1, 1024)] * 128, 9.5, 12.0),
+        ([(512, 0)], 11.5, 16.0),
+        ([(2048, 0)], 42.0, 55.0),
+        ([(8191, 0)], 190.0, 230.0),
+    ],
+)
+def test_the_bundled_profile_lies_where_an_h200_does(
+    rows: list[tuple[int, int]], least_ms: float, most_ms: float
+) -> None:
+    model = load_profile("h200-llama-3.1-8b").timing().step
+    totals = totals_of(*np.array(rows).T)
+    assert least_ms <= step_times_s(model, totals[None])[0] * 1e3 <= most_ms
+    assert reach_of(model, totals) == WITHIN
+
+
+def test_the_bundled_profile_is_small_and_needs_no_heavy_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "vllm", "aiconfigurator_core", "lightgbm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    profile = load_profile("h200-llama-3.1-8b")
+    engine = profile.engine_config({})
+    assert 800_000 < engine.num_gpu_blocks * engine.block_size < 1_000_000
+    assert (engine.max_num_batched_tokens, engine.max_num_seqs, engine.max_model_len) == (8192, 1024, 131072)
+    folder = Path(silicon_profile.__file__).parents[1] / "bundled" / "h200-llama-3.1-8b"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2 << 20
+
+
+def test_totals_of_a_composition_are_those_of_its_rows() -> None:
+    step = Composition(3, 50, 200, 4, 90, 200)
+    rows = [(50, 200)] * 3 + [(1, 90)] * 4
+    assert step.totals().tolist() == totals_of(*np.array(rows).T).tolist()
+
+
+def test_samples_cover_all_regimes_and_fit_the_cache() -> None:
+    steps = list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
+    regimes = {(step.prefill_rows > 0, step.decode_rows > 0) for step in steps}
+    assert regimes == {(True, False), (False, True), (True, True)}
+    for step in steps:
+        held = step.prefill_rows * (step.prefill_context + step.chunk_tokens) + step.decode_rows * step.decode_context
+        assert held <= 100_000 and step.tokens <= silicon_profile.MAX_TOKENS
+        assert not step.prefill_rows or step.chunk_tokens >= 2, "one token after a context would be a decode"
+        assert step.max_context <= 8192
+    assert steps == list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
+
+
+def test_a_third_of_the_samples_fill_a_budget() -> None:
+    steps = list(sample_compositions(capacity_tokens=400_000, max_context=8192, seed=0))
+    for prefill, decode in [(True, False), (False, True), (True, True)]:
+        tokens = [s.tokens for s in steps if ((s.prefill_rows > 0), (s.decode_rows > 0)) == (prefill, decode)]
+        assert 0.3 < np.mean([count & (count - 1) == 0 for count in tokens if count > 32]) < 0.4
+
+
+def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half_as_much_again() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p", precision="fp8")
+    tables = KernelTables("h200_sxm", LLAMA, layout_of(1, 1, "fp8", {}))
+    full = [
+        Composition(1, tokens - decodes, 0, decodes, 1000, 1500) for tokens in (512, 1024, 2048) for decodes in (16, 32)
+    ]
+    more = [replace(step, chunk_tokens=step.chunk_tokens + 1) for step in full]
+    sizes = profile.step.graph_sizes
+    table_ms, more_ms = (np.array([tables.step_ms(step, sizes) for step in steps]) for steps in (full, more))
+    assert (more_ms > 1.3 * table_ms).all(), "the cliff that the fit must not smooth"
+    fitted_ms = 1e3 * step_times_s(profile.step.model, np.array([step.totals() for step in full]))
+    assert fitted_ms == pytest.approx(table_ms, rel=0.08)
+
+
+def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model takes ten million tokens, the attention tables end at 131,072."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 10)
+    profile = import_silicon("h100_sxm", "meta-llama/Llama-4-Scout-17B-16E-Instruct", 8, "p")
+    assert profile.engine_config({}).max_model_len == 10485760
+    model = profile.timing().step
+    decodes = [totals_of(np.array([1]), np.array([context])) for context in (100_000, 1_000_000)]
+    chunks = [totals_of(np.array([2048]), np.array([context])) for context in (50_000, 1_000_000)]
+    assert [reach_of(model, totals) != WITHIN for totals in (*decodes, *chunks)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "parts"),
+    [
+        (LLAMA, 1, ()),
+        ("Qwen/Qwen3-30B-A3B", 1, ("experts",)),
+        ("deepseek-ai/DeepSeek-V3", 8, ("experts", "latent attention")),
+        ("openai/gpt-oss-120b", 1, ("experts", "layers of several kinds")),
+        ("Qwen/Qwen3-VL-8B-Instruct", 1, ("an image encoder",)),
+    ],
+)
+def test_what_a_model_has_besides_dense_layers(model: str, tp: int, parts: tuple[str, ...]) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    assert KernelTables("h200_sxm", model, Layout(tp)).model_parts() == parts
+
+
+@pytest.mark.parametrize(
+    ("system", "model", "precision", "doubted"),
+    [
+        ("b200_sxm", "Qwen/Qwen3-32B-FP8", None, True),
+        ("h200_sxm", "Qwen/Qwen3-30B-A3B", "fp8", True),
+        ("h200_sxm", LLAMA, "fp8", False),
+        ("h200_sxm", LLAMA, None, False),
+        ("b200_sxm", LLAMA, "nvfp4", False),
+    ],
+)
+def test_of_weights_of_fewer_bits_that_take_longer_no_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, system: str, model: str, precision: str | None, doubted: bool
+) -> None:
+    """80 ms a token of the first, and 13 of the same model in bfloat16, on the same GPU."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    trust = import_silicon(system, model, 1, "p", precision=precision).trust()
+    assert ("with weights in bfloat16, which are more bytes" in lines(trust)[1]) == doubted
+    assert (trust["expected_error"]["mean_tpot"] is None) == doubted == bool(trust["doubts"])
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("Qwen/Qwen3-30B-A3B", "one kernel at a time under vLLM 0.24.0"),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "58% of a step of 64 decodes, 79% of a prefill of 2048 tokens"),
+    ],
+)
+def test_what_no_kernel_was_measured_for_is_told(monkeypatch: pytest.MonkeyPatch, model: str, told: str) -> None:
+    """All GEMMs of the second but the logits are scaled from others."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    (note,) = (note for note in import_silicon("h100_sxm", model, 2, "p").notes if note.startswith("kernel times"))
+    assert note.endswith(told)
+
+
+def test_more_context_than_the_model_takes_is_refused_at_import_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    told = "max_model_len=262144: the model takes 131072 tokens"
+    with pytest.raises(InputError, match=told):
+        import_silicon("h200_sxm", LLAMA, 1, "p", settings={"max_model_len": 262144})
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p", settings={"max_model_len": 8192})
+    assert profile.engine_config({"max_model_len": 131072}).max_model_len == 131072
+    with pytest.raises(InputError, match=told):
+        profile.engine_config({"max_model_len": 262144})
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 163840),
+        ({"model_max_length": 65536}, 65536),
+    ],
+)
+def test_the_longest_context_is_vllm_s(config: dict[str, object], most: int) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", "Qwen/Qwen3-8B", Layout())
+    tables.model_info = {**tables.model_info, "raw_config": {**tables.model_info["raw_config"], **config}}
+    assert tables.derived_max_model_len == most
+
+
+def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
+    with pytest.raises(InputError, match=r"pip install 'slotune\[silicon\]'"):
+        import_silicon("h200_sxm", LLAMA, 1, "p")
+
+
+def test_tables_that_a_model_does_not_use_are_not_warned_of(tmp_path: Path) -> None:
+    """Six lines for a Llama. In a process of its own, since the package warns once."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    words = ("profile", "import", "silicon", "--system", "h200_sxm", "--model", LLAMA, "--out", str(tmp_path / "p"))
+    done = subprocess.run([sys.executable, "-m", "slotune.cli", *words], capture_output=True, text=True, check=True)
+    assert "low-fidelity" not in done.stderr
+
+
+def test_what_the_package_does_not_know_is_named(tmp_path: Path, slotune: Callable[..., tuple[int, str, str]]) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    command = ("profile", "import", "silicon", "--out", tmp_path / "p")
+    code, _, err = slotune(*command, "--system", "h900", "--model", LLAMA)
+    assert code == 2 and "h200_sxm" in err
+    code, _, err = slotune(*command, "--system", "b60", "--model", LLAMA)
+    assert code == 2 and err.count("b60") == 1, "no CUDA device, and not offered in place of itself"
+    code, _, err = slotune(*command, "--system", "h200_sxm", "--model", LLAMA, "--tp", 3)
+    assert code == 2 and "tp 3" in err
+    code, _, err = slotune(*command, "--system", "a100_sxm", "--model", "Qwen/Qwen3-32B-FP8", "--tp", 8)
+    assert code == 2 and "no kernel tables for --model Qwen/Qwen3-32B-FP8" in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 10)
+    profile = import_silicon("h200_sxm", LLAMA, 1, "p")
+    bundled = load_profile("h200-llama-3.1-8b").timing().step
+    assert profile.samples is not None and len(profile.samples) > 700
+    error = np.abs(step_times_s(bundled, profile.samples.totals) / profile.samples.duration_s - 1)
+    assert np.median(error) < 0.015
+
+
+def test_experts_are_cut_like_vllm_cuts_them() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
+    cut, whole = (KernelTables("h200_sxm", model, Layout(8, expert_parallel=spread)) for spread in (False, True))
+    one = KernelTables("h200_sxm", model, Layout())
+    times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
+    assert times["cut"] != times["whole"]
+    assert max(times.values()) < one.step_ms(step, np.array([64.0]))
+
+
+def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    assert KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
+
+
+@pytest.mark.parametrize(
+    ("system", "times"),
+    [("h100_sxm", HOPPER_MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
+)
+def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables(system, LLAMA, Layout())
+    prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
+    added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
+    attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
+    assert attention_ms == pytest.approx(times * tables.decode_attention_ms(64, 512))
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "times"),
+    [
+        ("Qwen/Qwen3-32B", Layout(), 8.0),
+        ("Qwen/Qwen3-32B", Layout(4), 8.0),
+        ("Qwen/Qwen3-32B", Layout(16), 4.0),
+        (LLAMA, Layout(kv_cache_dtype="fp8"), MIXED_DECODES),
+    ],
+)
+def test_flash_attention_2_reads_a_decode_s_cache_once_a_query_head(model: str, layout: Layout, times: float) -> None:
+    """Of the heads that one GPU has; a cache of fp8 is for another kernel."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    system = "l40s" if layout.kv_cache_dtype == "fp8" else "a100_sxm"
+    assert KernelTables(system, model, layout).mixed_decodes == times
+
+
+def test_without_async_scheduling_a_prefill_beside_decodes_costs_the_host_more() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables, sizes = KernelTables("h100_sxm", LLAMA, Layout()), np.array([128.0])
+    gaps_ms = 32 * (OMITTED.gap_layer_ms - OMITTED.async_gap_layer_ms)
+    for step, more_ms in ((Composition(1, 64, 0, 64, 512, 512), OMITTED.mixed_ms), (Composition(1, 64, 0, 0, 0, 0), 0)):
+        hidden, waited = (tables.step_ms(step, sizes, async_scheduling) for async_scheduling in (True, False))
+        assert waited - hidden == pytest.approx(gaps_ms + more_ms)
+
+
+def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    one, two = (import_silicon("h200_sxm", LLAMA, 1, "p", pp=stages) for stages in (1, 2))
+    assert one.kv is not None and two.kv is not None
+    assert two.kv.kv_bytes_per_token == one.kv.kv_bytes_per_token / 2
+    assert two.engine_config({}).num_gpu_blocks > 2 * one.engine_config({}).num_gpu_blocks
+    assert two.engine_config({}).pipeline_parallel_size == 2
+    step, sizes = Composition(1, 2048, 0, 0, 0, 0), np.array([512.0])
+    times = [KernelTables("h200_sxm", LLAMA, Layout(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
+    assert times == sorted(times) and times[0] < times[2] < 1.1 * times[0]
+    assert "2 pipeline stages: no measured run" in two.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"quantization": "fp8"}, "give --precision"),
+        ({"dtype": "float16"}, "leave it out"),
+        ({"tensor_parallel_size": 2}, "give it as --tp"),
+        ({"pipeline_parallel_size": 2}, "give it as --pp"),
+        ({"speculative_config": {"method": "ngram"}}, "leave it out"),
+    ],
+)
+def test_settings_that_tables_do_not_follow_are_refused(settings: dict[str, object], mend: str) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(settings))}=.*{mend}"):
+        layout_of(1, 1, None, settings)
+
+
+def test_settings_that_change_nothing_are_taken() -> None:
+    layout = layout_of(2, 1, "fp8", {"tensor_parallel_size": 2, "dtype": "auto", "quantization": None, "seed": 1})
+    assert layout == Layout(2, precision="fp8")
+
+
+def test_a_cache_has_the_format_that_vllm_would_give_it() -> None:
+    """vLLM's auto is the model's own dtype unless the checkpoint names another; the tables would take fp8."""
+    plain, named = {"raw_config": {"quant_algo": "fp8"}}, {"raw_config": {"kv_cache_quant_algo": "fp8"}}
+    assert [Layout().cache_format(info) for info in (plain, named)] == ["bfloat16", "fp8"]
+    assert Layout(kv_cache_dtype="fp8_e5m2").cache_format(plain) == "fp8"
+    with pytest.raises(InputError, match="kv_cache_dtype=nvfp4"):
+        Layout(kv_cache_dtype="nvfp4").cache_format(plain)
+
+
+def test_experts_have_the_precision_of_the_other_weights() -> None:
+    assert Layout(precision="fp8_static").arguments({"num_experts": 8})["moe_quant_mode"] == "fp8"
+    assert Layout(precision="fp8").arguments({"num_experts": 0})["moe_quant_mode"] is None
+
+
+@pytest.mark.parametrize("asked", [{}, {"kv_cache_dtype": "fp8"}])
+def test_an_fp8_model_has_the_cache_that_is_asked_for(asked: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    profile = import_silicon("h200_sxm", "Qwen/Qwen3-30B-A3B-FP8", 1, "p", settings=asked)
+    blocks = {dtype: profile.engine_config({"kv_cache_dtype": dtype}).num_gpu_blocks for dtype in ("auto", "fp8")}
+    assert blocks["fp8"] == pytest.approx(2 * blocks["auto"], abs=1)
+    assert profile.engine_config({}).num_gpu_blocks == blocks[asked.get("kv_cache_dtype", "auto")]
+    assert 16 * blocks["auto"] == pytest.approx(1_075_136, abs=16), "98.43 GiB over 96 KiB: a cache of bfloat16"
+
+
+def test_batch_limits_are_those_of_the_gpu() -> None:
+    """vllm/engine/arg_utils.py, get_batch_defaults: an A100 has a smaller GPU's, whatever its memory."""
+    limits = {name: silicon_profile._batch_defaults(name, 80 * 2**30) for name in ("a100_sxm", "h100_sxm")}
+    assert limits["a100_sxm"] == {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+    assert limits["h100_sxm"] == {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+
+def test_operations_of_one_name_are_told_apart() -> None:
+    """gpt-oss has attention with and without a window under one name."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
+    assert len(tables._context_ops.attention) >= 1 and len(tables._decode_ops.attention) >= 1
+    assert estimated_kv(tables) is None
+
+
+def test_a_decode_step_of_experts_is_made_of_decode_kernels() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    assert tables.dense_ms(64, decodes_only=True) < 0.9 * tables.dense_ms(64)
+    plain = KernelTables("h200_sxm", LLAMA, Layout())
+    assert plain.dense_ms(64, decodes_only=True) == plain.dense_ms(64)
+
+
+def test_a_chunk_of_latent_attention_is_not_cheaper_after_a_context() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
+    for chunk in (2, 128, 2048):
+        assert tables.prefill_attention_ms(1, chunk, 4096) >= tables.prefill_attention_ms(1, chunk, 0)

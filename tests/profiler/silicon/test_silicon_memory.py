@@ -1,0 +1,151 @@
+"""The estimate of the KV capacity of an engine that was never started."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slotune.errors import InputError
+from slotune.profiler.kv_capacity import GIB, KvCapacity, KvObservation
+from slotune.profiler.profile import linear_profile
+from slotune.profiler.silicon import silicon_profile
+from slotune.profiler.silicon.layout import Layout
+from slotune.profiler.silicon.memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, estimated_kv, kv_note
+from slotune.profiler.silicon.silicon_profile import import_silicon
+from slotune.profiler.silicon.tables import KernelTables
+from slotune.profiler.trust_page import lines
+
+Slotune = Callable[..., tuple[int, str, str]]
+LLAMA, QWEN_32B = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-32B"
+SETTINGS = {"max_num_batched_tokens": 8192, "max_num_seqs": 1024, "block_size": 16}
+
+
+def estimate(model: str, system: str = "h100_sxm", layout: Layout | None = None, **more: float) -> KvCapacity:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    layout = layout or Layout()
+    found = estimated_kv(KernelTables(system, model, layout), **more)
+    assert found is not None
+    return found
+
+
+def test_an_8b_model_on_an_h100() -> None:
+    """Weights of 8.03e9 parameters in bfloat16, 0.13 of runtime, 1.2 of graphs, and a step of 8192 tokens."""
+    capacity = estimate(LLAMA)
+    assert capacity.total_bytes == 79.18 * GIB
+    assert capacity.bytes_per_batched_token == 2 * (3 * 14336 + 4 * 4096)
+    assert capacity.fixed_bytes / GIB == pytest.approx(14.96 + 0.13 + 1.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "loaded_gib"),
+    [("Qwen/Qwen3-0.6B", Layout(), 1.12), ("meta-llama/Meta-Llama-3.1-70B", Layout(2, precision="fp8"), 33.88)],
+)
+def test_weights_are_those_of_start_logs(model: str, layout: Layout, loaded_gib: float) -> None:
+    """What loading took in the logs that benchmarks/accuracy/kv_capacity.py names; the first ties its embeddings."""
+    runtime = 0.13 + LINK_GIB * (layout.tp - 1)
+    weights = estimate(model, layout=layout, graphs_gib=0.0).fixed_bytes / GIB - runtime
+    assert weights == pytest.approx(loaded_gib, abs=0.06)
+
+
+def test_two_gpus_share_what_a_token_takes_and_hold_more_of_the_runtime() -> None:
+    one, two = (estimate(QWEN_32B, layout=Layout(tp)) for tp in (1, 2))
+    assert two.kv_bytes_per_token == one.kv_bytes_per_token / 2
+    assert one.bytes_per_batched_token - two.bytes_per_batched_token == 3 * 25600
+    runtime = GIB * (0.13 + GRAPHS_GIB)
+    assert two.fixed_bytes - runtime == pytest.approx((one.fixed_bytes - runtime) / 2 + GIB * LINK_GIB, rel=0.01)
+
+
+def test_a_32b_model_fits_one_h100_but_for_its_whole_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM 0.11 ran it with 18,227 tokens, beside a sampler that took 4 GiB; without CUDA graphs all of it fits."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    graphs, eager = (
+        import_silicon("h100_sxm", QWEN_32B, 1, "p", settings=asked) for asked in ({}, {"enforce_eager": True})
+    )
+    with pytest.raises(InputError, match=r"max_model_len=40960: larger than the KV cache of 36880 tokens"):
+        graphs.engine_config({"gpu_memory_utilization": 0.92})
+    assert graphs.engine_config({"max_model_len": 32768}).num_gpu_blocks == 36896 // 16
+    assert eager.engine_config({}).max_model_len == 40960
+    assert graphs.kv is not None and eager.kv is not None
+    assert graphs.kv.fixed_bytes - eager.kv.fixed_bytes == pytest.approx(GRAPHS_GIB * GIB)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "refused"),
+    [
+        (LLAMA, (), False),
+        (LLAMA, ("--engine", "num_gpu_blocks_override=3"), True),
+        (QWEN_32B, ("--engine", "gpu_memory_utilization=0.92"), False),
+    ],
+)
+def test_a_profile_is_written_unless_its_user_s_settings_are_what_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slotune: Slotune, model: str, given: tuple[str, ...], refused: bool
+) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    words = ("--system", "h100_sxm", "--model", model, *given, "--out", tmp_path / "p", "--json")
+    code, out, _ = slotune("profile", "import", "silicon", *words)
+    assert (code, (tmp_path / "p").exists()) == ((2, False) if refused else (0, True))
+    assert refused or (json.loads(out)["num_gpu_blocks"] is None) == (model == QWEN_32B)
+
+
+def test_a_gpu_of_which_no_log_is_known_has_nearly_its_nominal_memory() -> None:
+    assert estimate(LLAMA, "b300_sxm").total_bytes == pytest.approx(0.99 * 268.59375 * GIB)
+
+
+def test_a_mixture_takes_what_its_active_experts_do() -> None:
+    assert estimate("Qwen/Qwen3-30B-A3B").bytes_per_batched_token == 2 * (3 * 8 * 768 + 4 * 2048)
+    shared = estimate("deepseek-ai/DeepSeek-V3", "h200_sxm", Layout(8))
+    assert shared.bytes_per_batched_token == 2 * (3 * 9 * 2048 / 8 + 4 * 7168)
+
+
+def test_without_the_sizes_a_token_takes_what_the_package_says() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h100_sxm", LLAMA, Layout())
+    tables.model_info = tables.model_info | {"inter_size": 0}
+    capacity = estimated_kv(tables)
+    assert capacity is not None and capacity.bytes_per_batched_token * 8192 == 0.6875 * GIB
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    with pytest.raises(InputError, match=r"70B --tp 1: leaves no memory for a KV cache on h100_sxm; give more GPUs or"):
+        import_silicon("h100_sxm", "meta-llama/Meta-Llama-3.1-70B", 1, "p")
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("Qwen/Qwen3.5-397B-A17B", {}),
+        ("meta-llama/Meta-Llama-3.1-70B", {"kv_cache_memory_bytes": int(10 * GIB)}),
+        (LLAMA, {"kv_cache_memory_bytes": int(70 * GIB)}),
+    ],
+)
+def test_weights_that_no_gpu_holds_are_refused_whatever_is_known_of_the_cache(
+    model: str, settings: dict[str, float]
+) -> None:
+    """The first, of 738 GiB, keeps states of two kinds, and its cache is not modelled."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    with pytest.raises(InputError, match=r"leaves no memory for a KV cache on h100_sxm"):
+        import_silicon("h100_sxm", model, 1, "p", settings=settings)
+
+
+def test_the_error_is_told_as_a_share_of_the_cache() -> None:
+    capacity = KvCapacity(1024, total_bytes=30 * GIB, fixed_bytes=7 * GIB, error_bytes=DENSE_ERROR_GIB * GIB)
+    settings = {**SETTINGS, "gpu_memory_utilization": 0.9}
+    assert DENSE_ERROR_GIB == 1.0
+    assert "about 1 GiB a GPU: 5 % of the KV cache" in kv_note(capacity, settings)
+    told = replace(linear_profile(5e-3, 2e-5, 5e-5, 0.0), kv=capacity)
+    wide, narrow = ({"gpu_memory_utilization": share} for share in (0.95, 0.5))
+    assert told.trust(wide)["expected_error"]["kv_cache"] == pytest.approx(1 / 21.5, rel=0.01)
+    assert "may be 12% larger or smaller" in " ".join(lines(told.trust(wide, narrow)))
+    assert "larger or smaller" not in " ".join(lines(told.trust(wide)))
+    assert told.trust(narrow | {"num_gpu_blocks_override": 9})["expected_error"]["kv_cache"] is None
+    for refused in ({"gpu_memory_utilization": 0.05}, {"gpu_memory_utilization": 0.24, "max_model_len": 300_000}):
+        assert told.trust(wide, refused)["expected_error"] == told.trust(wide)["expected_error"]
+    assert capacity.error_share(settings | {"gpu_memory_utilization": 0.05}) == 0
+    started = capacity.observed([KvObservation(settings, 20_000)])
+    assert replace(told, kv=started).trust(narrow)["expected_error"]["kv_cache"] is None
+    assert kv_note(None, settings) == "KV capacity is not known"

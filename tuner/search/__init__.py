@@ -1,0 +1,1 @@
+"""The search: first configurations, suggestions by SMAC or at random, learned feasibility."""

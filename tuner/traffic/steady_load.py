@@ -1,0 +1,201 @@
+"""A load that is long enough to judge a rate by, and whether the engine keeps up with it.
+
+A queue that grows all the time still looks fine on a trace that ends soon. So a trace is repeated until it lasts many
+times as long as a request stays under that load, and a rate counts only where neither the queue nor the number of
+requests in the engine grows with the load.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arrays import F64, I64, Mask
+from ...errors import InputError
+from ...simulator.request_table import RequestTable
+from ...simulator.simulation import SimulationResult
+from ...traces.stats import interarrival_cv
+from ...traces.trace import Trace
+from ...traces.transform import at_rate
+from .lasting_prefixes import lasting, passing_on
+
+MOST_TOKENS = 1 << 30
+GOLDEN = 0.5 * (5**0.5 - 1)
+"""Multiples of it lie far from each other within 0 to 1."""
+LARGEST_GROWTH = 0.02
+"""Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""
+STEADY_GROWTH = 0.01
+"""And in the batch, which takes longer to tell, so that a load is made longer until it does."""
+BURST_GAP = 0.01
+"""Of the mean gap: requests that follow each other sooner are one burst. Were only long gaps chosen to begin blocks,
+loads would swing less than the trace does."""
+
+
+BURSTY = 2.0
+"""Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
+SPANS = 10
+"""Of a trace, whose rates are held against each other."""
+DRIFT = 2.0
+"""Times the spread that their rates have by chance."""
+
+
+def in_bursts(trace: Trace) -> bool:
+    """Whether its requests come in bursts, of which a trace holds few."""
+    return (interarrival_cv(trace.arrival_s) or 0.0) > BURSTY
+
+
+def drifts(trace: Trace) -> bool:
+    """Whether its rate changes on the whole, as over a morning, by more than gaps that are independent of each other
+    would have it: pieces in another order are other traffic then."""
+    arrival_s = trace.arrival_s - trace.arrival_s[0]
+    if len(trace) < SPANS or arrival_s[-1] == 0:
+        return False
+    counts = np.histogram(arrival_s, SPANS)[0]
+    one_request = SPANS / len(trace)  # which may fall into this span or the next
+    by_chance = math.hypot((interarrival_cv(trace.arrival_s) or 0.0) * one_request**0.5, one_request)
+    return bool(counts.std() / counts.mean() > DRIFT * by_chance)
+
+
+def lasting_seed(trace: Trace) -> int:
+    """The seed of the load on which single configurations are looked at (`ordered`); `plan` has several (plan.py)."""
+    return 0 if drifts(trace) else 1
+
+
+def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 1) -> Trace:
+    """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others have another.
+
+    Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
+    replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
+    copy lasts, and a rate just above what the engine serves would pass. No block begins within a burst, which would
+    join another and be longer than any of the trace. Where requests share much beyond lasting prefixes, as the turns of
+    a conversation do, the trace begins elsewhere instead: turns in another order would find less in the prefix cache. A
+    repeated request is a new one: it shares lasting prefixes with the one before and nothing else.
+
+    Where requests go to `replicas` in turn, each is to get all of them: were the same ones to come to it in every copy,
+    one that got many long ones would be overloaded for ever.
+    """
+    paced = at_rate(trace, rate, seed)
+    rng = np.random.default_rng(seed)
+    copies = max(1, -(-requests // len(trace)))
+    gaps = _gaps_s(paced)
+    whole = seed == 0 or passing_on(trace)
+    if whole:
+        # A copy ends where the trace does, not where the load began: all conversations would find nothing at once.
+        copy, rows = np.divmod(_going_on(len(trace), copies, seed, replicas), len(trace))
+    else:
+        rows = np.concatenate([_drawn(gaps, rng) for _ in range(copies)])
+        copy = np.arange(len(rows))
+    repeated = _taken(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
+    return at_rate(repeated, rate, seed)
+
+
+def _gaps_s(paced: Trace) -> F64:
+    """(n,): the time before each request; before a first one that comes at once, that between two bursts."""
+    gaps_s = np.diff(paced.arrival_s, prepend=0.0)
+    if not _between_bursts(gaps_s)[0]:
+        gaps_s[0] = gaps_s[_between_bursts(gaps_s)].mean()
+    return gaps_s
+
+
+def _between_bursts(gaps_s: F64) -> npt.NDArray[np.bool_]:
+    return np.greater_equal(gaps_s, BURST_GAP * float(gaps_s.mean()))
+
+
+def _going_on(requests: int, copies: int, seed: int, replicas: int) -> I64:
+    """(copies * requests,): places in the trace and, from its length on, in its next copies, begun where `seed` says.
+
+    After each copy so many places are skipped that a request comes to another replica in the next one.
+    """
+    begin = round(requests * (seed * GOLDEN % 1)) % requests
+    left_out = next(skip for skip in range(requests) if math.gcd(requests - skip, replicas) == 1)
+    row = np.arange(copies * requests)
+    going_on: I64 = begin + row + row // requests * left_out
+    return going_on
+
+
+def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
+    everything = np.arange(len(gaps_s))
+    blocks = np.split(everything, _block_starts(gaps_s))
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < len(everything):
+        drawn = np.concatenate([drawn, *(blocks[i] for i in rng.integers(0, len(blocks), len(blocks)))])
+    return drawn[: len(everything)]
+
+
+def _block_starts(gaps_s: F64) -> I64:
+    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole.
+
+    Blocks that are all of one length would bring the same requests to a replica each time."""
+    blocks = max(1, round(len(gaps_s) ** 0.5))
+    blocks += len(gaps_s) > 1 and len(gaps_s) % blocks == 0
+    wanted = [block[0] for block in np.array_split(np.arange(len(gaps_s)), blocks)]
+    between = np.flatnonzero(_between_bursts(gaps_s))
+    starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])
+    return starts[starts > 0]
+
+
+def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64, lasts: Mask) -> Trace:
+    taken = trace.taken(rows)
+    names = np.unique(trace.run_name)
+    name = np.searchsorted(names, taken.run_name)
+    copies = np.repeat(copy, np.diff(taken.run_offsets))
+    run_name = name + len(names) * np.where(lasts[name], 0, copies)
+    return replace(taken, arrival_s=arrival_s, run_name=run_name, request_id=None, prefix_name=())
+
+
+def queue_growth(result: SimulationResult) -> float:
+    """Requests that piled up without a first token, of those that are answered: `_growth`."""
+    return _growth(result.requests, result.requests.first_token_s)
+
+
+def engine_growth(result: SimulationResult) -> float:
+    """Requests that piled up in the queue and in the batch, of those that are answered: `_growth`."""
+    return _growth(result.requests, result.requests.finish_s)
+
+
+def _growth(requests: RequestTable, until_s: F64) -> float:
+    """What piled up between the second and the last quarter of the arrivals, as a share of those that arrived
+    meanwhile. Near 0 in a steady state, the overload where there is one.
+    """
+    answered = requests.finished
+    arrival_s = requests.arrival_s
+    quarter_s = (arrival_s[-1] - arrival_s[0]) / 4
+    if quarter_s == 0:
+        return 0.0
+    piles = [
+        _mean_number(arrival_s[answered], until_s[answered], arrival_s[0] + i * quarter_s, quarter_s) for i in (1, 3)
+    ]
+    return (piles[1] - piles[0]) / (len(arrival_s) / 2)
+
+
+def _mean_number(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> float:
+    """Mean number of requests over a window, each from its arrival to its end."""
+    overlap = np.minimum(until_s, from_s + span_s) - np.maximum(arrival_s, from_s)
+    return float(np.maximum(overlap, 0.0).sum() / span_s)
+
+
+def queue_is_steady(result: SimulationResult) -> bool:
+    """Whether the queue is steady: what piles up is less than the tolerance of the rate."""
+    return queue_growth(result) <= LARGEST_GROWTH
+
+
+def is_steady(result: SimulationResult) -> bool:
+    """Whether queue and batch are; while the batch grows towards its limit, the load was too short to judge by."""
+    return queue_is_steady(result) and engine_growth(result) <= STEADY_GROWTH
+
+
+def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:
+    """The same requests with prompts (and the parts they share) and outputs longer or shorter by a factor.
+
+    Raises InputError where a request would have more than MOST_TOKENS tokens.
+    """
+    longest = max(float(trace.input_tokens.max() * inputs), float(trace.output_tokens.max() * outputs))
+    if longest > MOST_TOKENS:
+        raise InputError(f"lengths times {max(inputs, outputs):g}: a request of {longest:.3g} tokens is none")
+    return replace(
+        trace,
+        input_tokens=np.maximum(1, np.rint(trace.input_tokens * inputs)).astype(np.int32),
+        output_tokens=np.maximum(1, np.rint(trace.output_tokens * outputs)).astype(np.int32),
+        run_tokens=np.floor(trace.run_tokens * inputs).astype(np.int32),
+    )
