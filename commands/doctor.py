@@ -9,9 +9,9 @@ from .options import json_option, vllm_python_option
 @vllm_python_option
 @json_option
 def command(vllm_python: str | None, as_json: bool) -> None:
-    """What is installed, which engine would start, what is missing.
+    """Show what is installed, what is missing, and which vLLM starts.
 
-    What is missing is told with the command that gets it.
+    For what is missing, it prints the command that installs it.
 
     \b
     Example:

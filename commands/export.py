@@ -17,13 +17,13 @@ from .output import emit_json, writing
     show_default=True,
     help="A `vllm serve --config` file, a `vllm serve` command line, or a Kubernetes Deployment.",
 )
-@click.option("--model", metavar="M", help="Another model name or folder than the profile's.")
+@click.option("--model", metavar="M", help="Model name or folder to deploy. Default: the profile's.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: stdout.")
 @json_option
 def command(study: Path, form: str, model: str | None, out: Path | None, as_json: bool) -> None:
     """Write the recommended settings of a study for deployment.
 
-    What they rest on, and which targets they meet, goes along as comments and to stderr.
+    What they rest on, and which targets they meet, is printed on stderr and added to YAML as comments.
 
     \b
     Example:

@@ -95,8 +95,8 @@ engine_config_option = click.option(
 acceptance_rate_option = click.option(
     "--acceptance-rate",
     metavar="R|FILE",
-    help="With --engine speculative_config=...: the chance that a draft is accepted where those before it were, or the "
-    "file of a `vllm bench serve --save-result` that measured it.",
+    help="With --engine speculative_config=...: the chance that a draft token is accepted once all before it were, or "
+    "the result file of a `vllm bench serve --save-result` that measured it.",
 )
 # policy: str
 policy_option = click.option(
@@ -108,8 +108,8 @@ outage_option = click.option(
     type=_outage,
     multiple=True,
     metavar="REPLICA:FROM[:TO]",
-    help="A replica (from 0) is away for a time, e.g. 1:30s:90s, or 1:0:60s for a late start (repeatable). What it had "
-    "is sent again; latencies count from the first arrival.",
+    help="A replica (numbered from 0) is down from FROM to TO, e.g. 1:30s:90s, or 1:0:60s for a late start "
+    "(repeatable). Its unfinished requests are sent again; their latencies count from their first arrival.",
 )
 # slo: tuple[Slo, ...]
 slo_option = click.option(
@@ -125,8 +125,8 @@ goodput_option = click.option(
     multiple=True,
     callback=_goodput,
     metavar="METRIC:MS",
-    help='What a good request keeps, as in `vllm bench serve`: ttft:500, or "ttft:500 tpot:50" (repeatable). '
-    "Beside --slo it is a target that 99 % of the requests are good.",
+    help='The limits of a good request, as in `vllm bench serve`: ttft:500, or "ttft:500 tpot:50" (repeatable). '
+    "Beside --slo it adds the target that 99 % of the requests are good.",
 )
 # rate: float | None
 rate_option = click.option(
@@ -137,13 +137,14 @@ max_concurrency_option = click.option(
     "--max-concurrency",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most N requests under way at once, as `vllm bench serve` does it.",
+    help="At most N requests in flight at once, as in `vllm bench serve`.",
 )
 # vllm_python: str | None
 vllm_python_option = click.option(
     "--vllm-python",
     metavar="PY",
-    help="Interpreter with vLLM, or vllm command, for a real engine; default: this, or PATH's.",
+    help="Python interpreter that has vLLM, or vllm command, to start real engines with; default: this interpreter, or "
+    "the vllm on PATH.",
 )
 # model: str | None
 served_model_option = click.option(
@@ -155,7 +156,7 @@ seed_option = click.option(
 )
 # jobs: int | None
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one a core."
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one per core."
 )
 # dask_scheduler: str | None
 dask_scheduler_option = click.option(

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 @acceptance_rate_option
 @policy_option
 @click.option(
-    "--rate", type=positive_number, metavar="R", help="A forecast, requests a second: how many replicas serve it?"
+    "--rate", type=positive_number, metavar="R", help="A forecast in requests per second: how many replicas serve it?"
 )
 @click.option(
-    "--gpu-hour-cost", type=positive_number, metavar="C", help="What one GPU costs for an hour, in any currency."
+    "--gpu-hour-cost", type=positive_number, metavar="C", help="The price of one GPU for an hour, in any currency."
 )
 @click.option(
     "--what-if",
@@ -63,18 +63,20 @@ def command(
 ) -> None:
     """Find the highest request rate that meets the targets.
 
-    At that rate neither the queue nor the batch of the engine grows. With --goodput, 99 % of the requests must be
-    good. The rate is the median over five orderings of the trace. A trace is a sample: the interval is to hold the rate
-    of traffic like it nine times in ten, by what eight other samples give that are drawn from the trace. It holds it
-    less often where the trace is short for a percentile, and of conversations, of which none are drawn; both are told.
-    An hour with other requests, or with a rate that changes, is not like it. Short traces are repeated until the load
-    is long against the time that a request stays under it. Replicas are the fewest that serve the forecast on every
-    ordering where requests go to each in turn, and in brackets those of the rates at both ends of the interval; the
-    number where requests go to any replica at random is told too.
-    Utilisation is the forecast divided by what so many engines take at their highest rate; it may exceed 1, since
-    taking turns evens out arrivals. All of it is also planned for with steps shorter and longer by the profile's error;
-    with the longer ones goes a longer way to the engine where that was not measured.
-    Exit code 3: no rate meets the targets, or no number of replicas the forecast.
+    At this rate neither the queue nor the batch of the engine grows. It is the median over five orderings of the trace.
+    Short traces are repeated until the load is long compared with a request's time in the engine. With --goodput, 99 %
+    of the requests must be good.
+
+    The interval comes from eight samples drawn from the trace and should hold the rate of similar traffic nine times in
+    ten. It does so less often if the trace is short for a percentile, or holds conversations, which are not sampled; a
+    warning says so. An hour with other requests, or with a changing rate, is not similar traffic.
+
+    Replicas are the fewest that serve the forecast on every ordering with round-robin routing; in brackets, those for
+    both ends of the interval. The number for random routing is given too. Utilisation is the forecast divided by what
+    these replicas take at their highest rate. It may exceed 1, because round-robin routing evens out arrivals.
+
+    All of it is repeated with steps shorter and longer by the profile's error, the longer ones with more time between
+    client and engine if that was not measured. Exit code 3: no rate, or no number of replicas, meets the targets.
 
     \b
     Example:

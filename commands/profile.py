@@ -27,7 +27,7 @@ def _version(text: str) -> str:
     from ..simulator.versions import numbers_of
 
     if numbers_of(text) is None:
-        raise click.BadParameter(f"{text!r} is no version; write it like 0.25.1")
+        raise click.BadParameter(f"{text!r} is not a version; write it like 0.25.1")
     return text
 
 
@@ -37,13 +37,13 @@ vllm_version_option = click.option(
     "version",
     type=_version,
     metavar="V",
-    help="The vLLM whose scheduling rules hold, e.g. 0.25.1; default: the newest known.",
+    help="The vLLM version whose scheduling rules are simulated, e.g. 0.25.1; default: the newest known.",
 )
 
 
 @click.group()
 def command() -> None:
-    """Make a profile of an engine, or look at one.
+    """Make a profile of an engine's step times, or look at one.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--base-ms", type=float, required=True, metavar="B", help="Milliseconds every step takes.")
+@click.option("--base-ms", type=float, required=True, metavar="B", help="Milliseconds that every step takes.")
 @click.option("--prefill-token-ms", type=float, required=True, metavar="P", help="Milliseconds for each prefill token.")
 @click.option(
     "--decode-seq-ms", type=float, required=True, metavar="D", help="Milliseconds for each decoding sequence."
@@ -63,7 +63,7 @@ def command() -> None:
     type=float,
     required=True,
     metavar="C",
-    help="Milliseconds for each token of context, any row.",
+    help="Milliseconds for each context token of any row.",
 )
 @vllm_version_option
 @out_option
@@ -77,12 +77,12 @@ def linear(
     out: Path,
     as_json: bool,
 ) -> None:
-    """A closed-form profile, for tests and rough numbers.
+    """Make a profile from a formula, for tests and rough numbers.
 
-    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. A row of one token on top of
-    context is a decode, also the last token of a prompt; rows that verify drafts count as prefill tokens. There is no
-    overhead outside the step, and the KV cache has 1,048,576 blocks: give --engine num_gpu_blocks_override=N where it
-    is to be smaller. Batch limits default to what vLLM takes on a GPU of 70 GiB or more.
+    A step takes B + P * prefill tokens + D * decode rows + C * context tokens of all rows. A row of one token with
+    context is a decode, even if it is the last token of a prompt. Rows that verify drafts count as prefill tokens.
+    There is no overhead outside the step. The KV cache has 1,048,576 blocks; when you use the profile, --engine
+    num_gpu_blocks_override=N makes it smaller. Batch limits default to those of vLLM on a GPU of 70 GiB or more.
 
     \b
     Example:
@@ -123,11 +123,12 @@ def fit(
     out: Path,
     as_json: bool,
 ) -> None:
-    """A profile from step records, of a production engine, say.
+    """Fit a profile to step records, e.g. of a production engine.
 
-    They are what `slotune simulate --steps-out` writes: a line of JSON a step. A vLLM records its own with slotune's
-    profiler/recorder.py on its PYTHONPATH, named slotune_recorder.py; each start begins its file anew. --engine names
-    the settings under which the steps were recorded; they become the profile's defaults.
+    Step records have the format of `slotune simulate --steps-out`: one line of JSON per step. vLLM records its own
+    steps if slotune's profiler/recorder.py is on its PYTHONPATH under the name slotune_recorder.py, as below; each
+    start of the engine overwrites its file. Give with --engine the settings under which the steps were recorded; they
+    become the profile's defaults.
 
     \b
     Example:
@@ -155,7 +156,7 @@ def fit(
 
 @command.command()
 @click.option("--model", required=True, metavar="M", help="A model folder, or a name on a model hub.")
-@click.option("--budget", type=duration, default="10m", show_default=True, help="Time it may take, e.g. 90s, 10m, 1h.")
+@click.option("--budget", type=duration, default="10m", show_default=True, help="Time to spend, e.g. 90s, 10m, 1h.")
 @vllm_python_option
 @engine_option
 @engine_config_option
@@ -172,10 +173,10 @@ def measure(
     out: Path,
     as_json: bool,
 ) -> None:
-    """A profile from the real engine, driven for a while.
+    """Start the real engine, measure it and fit a profile.
 
-    The settings given with --engine become the profile's defaults. Ctrl-C ends it early with the profile of what was
-    measured; after a kill, the same command goes on with the steps that are in OUT.measure.
+    The settings given with --engine become the profile's defaults. Ctrl-C ends the measurement early and makes the
+    profile from what was measured so far. After a kill, the same command continues with the steps in OUT.measure.
 
     \b
     Example:
@@ -202,7 +203,7 @@ def measure(
 
 @command.group("import")
 def import_() -> None:
-    """A profile from public data, for a GPU that is not at hand.
+    """Make a profile from public data, for a GPU that is not at hand.
 
     \b
     Example:
@@ -211,7 +212,7 @@ def import_() -> None:
 
 
 @import_.command()
-@click.option("--system", required=True, metavar="S", help="The GPU system, as the tables name it, e.g. h200_sxm.")
+@click.option("--system", required=True, metavar="S", help="The GPU system by its name in the tables, e.g. h200_sxm.")
 @click.option(
     "--model",
     required=True,
@@ -238,11 +239,12 @@ def silicon(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Step times from the kernel tables of aiconfigurator-core.
+    """Take step times from the kernel tables of aiconfigurator-core.
 
     The package comes with the extra `slotune[silicon]`.
 
-    Settings given with --engine become the profile's defaults; async_scheduling and CUDA-graph sizes change step times.
+    Settings given with --engine become the profile's defaults. Of these, async_scheduling, the CUDA-graph sizes,
+    kv_cache_dtype and enable_expert_parallel also change step times.
 
     \b
     Example:
@@ -265,9 +267,9 @@ def silicon(
 @click.argument("profile", metavar="P")
 @json_option
 def show(profile: str, as_json: bool) -> None:
-    """What a profile holds, and where it may be trusted.
+    """Show what a profile holds, and where to trust it.
 
-    P is a profile's folder or the name of a bundled one.
+    P is a profile's folder or the name of a bundled profile.
 
     \b
     Example:

@@ -16,9 +16,9 @@ from .output import announce_compilation, emit_json, progress
 @jobs_option
 @json_option
 def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> None:
-    """Write one self-contained HTML page of a study.
+    """Write a study as one self-contained HTML page.
 
-    The answer comes first, then what it rests on.
+    The recommendation comes first, then what it rests on.
 
     \b
     Example:

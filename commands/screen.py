@@ -51,9 +51,11 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     metavar="FILE",
-    help="YAML or JSON: a list of settings, or a grid (name: list of values).",
+    help="YAML or JSON: a list of configurations, or a grid (name: list of values).",
 )
-@click.option("--sort", metavar="METRIC", help="Best first by this metric, e.g. p99_ttft_ms or output_throughput.")
+@click.option(
+    "--sort", metavar="METRIC", help="Sort by this metric, best first, e.g. p99_ttft_ms or output_throughput."
+)
 @slo_option
 @goodput_option
 @engine_option
@@ -79,8 +81,8 @@ def command(
 ) -> None:
     """Simulate many configurations on all cores, best first.
 
-    With targets, those that meet them with the most headroom come first; exit code 3: none does. A configuration that
-    cannot run is a row with its reason.
+    With targets, configurations that meet them with the most headroom come first; exit code 3: none meets them. A
+    configuration that cannot run gets a row with the reason.
 
     \b
     Example:

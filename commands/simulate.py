@@ -84,17 +84,25 @@ SHOWN = ("mean", "median", "p90", "p99")
 @goodput_option
 @seed_option
 @click.option(
-    "--requests-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.csv", help="A line a request."
+    "--requests-out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="F.csv",
+    help="Write a CSV with one line per request.",
 )
-@click.option("--steps-out", type=click.Path(dir_okay=False, path_type=Path), metavar="F.jsonl", help="A line a step.")
+@click.option(
+    "--steps-out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="F.jsonl",
+    help="Write JSON lines, one per step.",
+)
 @json_option
 def command(
     slo: tuple["Slo", ...], goodput: dict[str, float], requests_out: Path | None, as_json: bool, **asked: Any
 ) -> None:
     """Simulate one configuration: the metrics of `vllm bench serve`.
 
-    Up to 50,000 requests times replicas it is simulated twice more: with every step shorter and longer by the profile's
-    error. With the longer ones goes a longer way to the engine where that was not measured.
+    Up to 50,000 requests times replicas, two more runs follow: with every step shorter and longer by the profile's
+    error. In the slower run, requests also take longer between client and engine if the profile did not measure that.
 
     \b
     Example:

@@ -18,19 +18,19 @@ MOST_REQUESTS, MOST_SYSTEM_PROMPTS = 10**8, 10**6
 format_option = click.option(
     "--format",
     metavar="NAME",
-    help="mooncake, azure, burstgpt, vidur, sharegpt or vllm-bench; default: told from the file's content.",
+    help="mooncake, azure, burstgpt, vidur, sharegpt or vllm-bench; default: detected from the file's content.",
 )
 tokenizer_option = click.option(
     "--tokenizer",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="A model's folder with its tokenizer.json: ShareGPT holds text, whose tokens are counted with it.",
+    help="A model's folder with its tokenizer.json. It counts the tokens of ShareGPT files, which hold text.",
 )
 
 
 @click.group()
 def command() -> None:
-    """Look at a workload, make one, read foreign formats.
+    """Look at a workload, generate one, convert other formats.
 
     \b
     Example:
@@ -44,7 +44,7 @@ def command() -> None:
 @tokenizer_option
 @json_option
 def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool) -> None:
-    """Lengths, rates, burstiness and shared prefixes.
+    """Show lengths, rates, burstiness and shared prefixes.
 
     TRACE is a file or the name of a bundled trace.
 
@@ -75,23 +75,23 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="Burstiness: standard deviation / mean of the gaps, gamma distributed; 1 is Poisson, 0 even.",
+    help="Burstiness: coefficient of variation of the gaps (gamma distributed); 1 is Poisson, 0 evenly spaced.",
 )
 @click.option(
     "--group",
     type=click.IntRange(1, MOST_REQUESTS),
     default=1,
     show_default=True,
-    help="So many requests arrive at once.",
+    help="Number of requests that arrive together.",
 )
 @click.option(
     "--prompt-tokens",
     metavar="FIGURES",
-    help="N (always), LOW-HIGH (evenly), P50/P99 (log-normal) or MEAN/P50/P99; with --turns of what a turn adds.",
+    help="N (constant), LOW-HIGH (uniform), P50/P99 (log-normal) or MEAN/P50/P99; with --turns: what each turn adds.",
 )
 @click.option("--output-tokens", metavar="FIGURES", help="The same for outputs.")
-@click.option("--like", metavar="TRACE", help="Instead of the two: lengths drawn in pairs from another trace.")
-@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Turns of a conversation.")
+@click.option("--like", metavar="TRACE", help="Instead of the two: draw pairs of lengths from another trace.")
+@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Turns per conversation.")
 @click.option(
     "--users",
     type=click.IntRange(1, MOST_REQUESTS),
@@ -104,7 +104,7 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     type=click.IntRange(0, MOST_SYSTEM_PROMPTS),
     default=0,
     show_default=True,
-    help="How many system prompts there are; each request starts with one, before the prompt tokens drawn for it.",
+    help="Number of system prompts; each request starts with one of them, before the prompt tokens drawn for it.",
 )
 @click.option(
     "--system-prompt-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Their length."
@@ -128,9 +128,9 @@ def make(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Make a trace from figures.
+    """Generate a trace from summary statistics.
 
-    The bundled trace `chat` is made by this example: the request rate, burstiness and lengths (mean, median, 99th
+    The example makes the bundled trace `chat`, with the request rate, burstiness and lengths (mean, median, 99th
     percentile) of the Azure conversation trace of 2023.
 
     \b
@@ -165,20 +165,20 @@ def make(
 @format_option
 @tokenizer_option
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="Only the first N requests.")
-@click.option("--duration", type=seconds, metavar="D", help="Only what arrives in the first D, such as 10m.")
+@click.option("--duration", type=seconds, metavar="D", help="Only requests that arrive in the first D, such as 10m.")
 @click.option(
     "--spread",
     is_flag=True,
-    help="Spread requests of one arrival time at random until the next one: for quantised times such as Mooncake's.",
+    help="Spread requests of the same arrival time at random up to the next one; for rounded times such as Mooncake's.",
 )
 @click.option(
     "--rate",
     type=positive_number,
     metavar="R",
-    help="Rescale the arrivals to R requests per second; a trace without arrival times gets Poisson ones.",
+    help="Rescale the arrivals to R requests per second; a trace without arrival times gets Poisson arrivals.",
 )
 @click.option(
-    "--cv", type=click.FloatRange(min=0), help="With --rate: new arrivals of this burstiness (1 is Poisson, 0 even)."
+    "--cv", type=click.FloatRange(min=0), help="With --rate: new arrivals of this burstiness (1: Poisson, 0: even)."
 )
 @seed_option
 @out_option
@@ -198,7 +198,7 @@ def convert(
 ) -> None:
     """Read TRACE and write it as slotune's JSON lines.
 
-    Options act in the order in which they stand here.
+    Options apply in the order listed here.
 
     \b
     Example:

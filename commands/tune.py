@@ -52,14 +52,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="The study's folder: new, empty, or one that asked for the same and is continued.",
+    help="The study's folder: new, empty, or an earlier study of the same question, which is continued.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Configurations to simulate; a study that is continued keeps what it has besides.",
+    help="Configurations to simulate in all; a continued study also keeps any it has beyond that.",
 )
 @click.option("--optimizer", type=click.Choice(("smac", "random")), default="smac", show_default=True)
 @seed_option
@@ -87,8 +87,8 @@ def command(
 ) -> None:
     """Search in the simulator for the settings that meet the targets.
 
-    Settings given with --engine are fixed, the rest is searched. Without a goal, the configuration with the most
-    headroom under the targets wins. Exit code 3: no configuration meets them; the nearest is printed all the same.
+    Settings given with --engine are fixed; the rest are searched. Without a goal, the configuration with the most
+    headroom under the targets wins. Exit code 3: no configuration meets the targets; the nearest is printed anyway.
 
     \b
     Example:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Runs of each configuration, interleaved. Settle it first: more until one is proven proves chance more often.",
+    help="Runs of each configuration, interleaved. Decide on it beforehand: adding runs until something is proven "
+    "mistakes chance for proof more often.",
 )
 @click.option(
     "--budget",
     type=duration,
     metavar="TIME",
-    help="Go on with what the corrected model promises until the engine ran for so long, e.g. 40m. Default: not.",
+    help="Then also measure what the corrected simulator holds for better, until the engine has run for this long, "
+    "e.g. 40m. Default: do not.",
 )
 @vllm_python_option
 @served_model_option
@@ -39,10 +41,10 @@ def command(
 ) -> None:
     """Run the best of a study and the default on the real engine.
 
-    Both get the same requests. Every round runs every configuration once, on an engine of its own; runs are compared
-    within rounds, and each is kept the moment it ends: a validation that was stopped goes on where it was. With
-    --budget the simulator is then corrected by what was measured, and what it now holds for better is measured too,
-    until nothing promises more than the noise. Exit code 3: none meets the targets.
+    All get the same requests. Each round runs every configuration once, on an engine of its own; runs are compared
+    within rounds. Each run is saved the moment it ends, so a validation that was stopped continues where it was. With
+    --budget, the simulator is then corrected by the measurements and the configurations it now predicts to be better
+    are measured too, until none promises more than the noise. Exit code 3: no configuration meets the targets.
 
     \b
     Example:
