@@ -38,8 +38,8 @@ def warnings(profile: Profile) -> list[str]:
     if worst <= NOISY:
         return []
     return [
-        f"steps that were held out are off by {worst:.0%}: latencies will be off by as much and more; measure longer, "
-        "on a machine that does nothing else"
+        f"held-out steps are off by {worst:.0%}: latencies will be off by at least as much; measure longer, on an "
+        "otherwise idle machine"
     ]
 
 
@@ -66,7 +66,7 @@ def kv_lines(profile: Profile) -> list[str]:
             f"formula refined by {len(errors)} start(s) of the engine, off by at most {figure(100 * worst, 2)} % there"
         )
     elif profile.source == MEASURED:
-        lines.append("as one start of the engine had it")
+        lines.append("as observed in one start of the engine")
     else:
         lines.append("from the memory formula alone: no start of the engine was observed")
     return lines

@@ -60,7 +60,7 @@ MOST_FAR = 0.01
 without; more of them decide a p99."""
 
 NOT_SIMULATED = {
-    "data_parallel_size": "each is an engine of its own; simulate one, or so many replicas",
+    "data_parallel_size": "each is an engine of its own; simulate one, or that many replicas",
     "prefill_context_parallel_size": "is not simulated",
 }
 """Arguments that may only be 1, which changes nothing, and why."""
@@ -114,10 +114,10 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
         if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
-        memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else ", and to memory,"
+        memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
         lines.append(
-            f"{name}={value}: profile {profile.name} was made {how}; what it does to the time of a step{memory} is not "
-            "in these numbers"
+            f"{name}={value}: profile {profile.name} was made {how}; its effect on step times{memory} is not in these "
+            "numbers"
         )
     return lines
 
@@ -129,7 +129,7 @@ def _timed(name: str, value: Any) -> Any:
 
 def _other_schedules(settings: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}={value}: vLLM schedules by other rules then, which are not simulated"
+        f"{name}={value}: vLLM then schedules by other rules, which are not simulated"
         for name, value in settings.items()
         if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
     ]
@@ -150,8 +150,8 @@ def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | 
     else:
         return None
     return (
-        f"the largest CUDA graph has {how} than {made_with:g} tokens: profile {profile.name} was made without any step "
-        f"{side} its own; what such a step takes is not in these numbers"
+        f"the largest CUDA graph has {how} tokens than that of profile {profile.name} ({made_with:g}), which was made "
+        f"without any step {side} its own; the time of such steps is not in these numbers"
     )
 
 
@@ -261,17 +261,17 @@ def _share(profile: "Profile", regime: str) -> dict[str, Any] | None:
 def _sentence(profile: "Profile") -> str:
     everything = profile.step.error_of("all")
     if profile.doubts:
-        return f"the error to expect is not known, since the kernel tables cannot be right: {'; '.join(profile.doubts)}"
+        return f"the expected error is unknown, because the kernel tables cannot be right: {'; '.join(profile.doubts)}"
     if profile.source == KERNEL_TABLES:
         return _tables_sentence(profile)
     if everything is None:
-        return "the error to expect is not known: no measured step was held out to tell it"
+        return "the expected error is unknown: no measured step was held out to estimate it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     bias = _bias(everything, _most_biased(profile))
     return (
-        f"expect the time of a kind of step to be off by {everything.median:.1%} (median on those held out{within})"
-        f"{bias}{_over_time(profile.step.error_of(OVER_TIME), everything)} under traffic like what was measured; "
-        "waiting times are off by more near saturation"
+        f"for traffic like that measured, expect step times to be off by {everything.median:.1%} (median on kinds of "
+        f"steps held out{within}){bias}{_over_time(profile.step.error_of(OVER_TIME), everything)}; waiting times are "
+        "off by more near saturation"
     )
 
 
@@ -279,8 +279,8 @@ def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
     """That whole parts of the recording are off by more than a step usually is, where they are."""
     if parts is None or parts.mean <= everything.median:
         return ""
-    told = f"and that of all steps of a part of the recording by {parts.mean:.1%} (mean of {parts.compositions})"
-    return f" {told}, since the machine's speed changed"
+    told = f"whole parts of the recording to be off by {parts.mean:.1%} (mean of {parts.compositions})"
+    return f", and {told}, because the machine's speed changed"
 
 
 def _tables_sentence(profile: "Profile") -> str:
@@ -288,9 +288,9 @@ def _tables_sentence(profile: "Profile") -> str:
     unseen = [part for part in profile.model_parts if part not in known.parts]
     lacking = f", none of which used {' or '.join(unseen)}" if unseen else ""
     return (
-        f"expect means to be off by about {known.tpot_error:.0%} (TPOT) and {TABLES_TTFT_ERROR:.0%} (TTFT), the median "
-        f"on measured engines that were not overloaded, with {known.models}{lacking}; by more in bursts and near "
-        "saturation"
+        f"expect mean TPOT to be off by about {known.tpot_error:.0%} and mean TTFT by {TABLES_TTFT_ERROR:.0%}, the "
+        f"median error on measured engines that were not overloaded, with {known.models}{lacking}; more in bursts and "
+        "near saturation"
     )
 
 
@@ -298,8 +298,8 @@ def _bias(everything: RegimeError, most: RegimeError) -> str:
     """By what the total is off, of all steps or of those of one kind, where that is more than a step usually is."""
     if abs(most.bias) <= everything.median:
         return ""
-    which = "all" if most.regime == "all" else f"all {most.regime} steps"
-    return f" and that of {which} together to be {abs(most.bias):.1%} too {'short' if most.bias < 0 else 'long'}"
+    which = "all steps" if most.regime == "all" else f"all {most.regime} steps"
+    return f", the total of {which} to be {abs(most.bias):.1%} too {'short' if most.bias < 0 else 'long'}"
 
 
 def _outside_steps(profile: "Profile") -> str | None:
@@ -307,12 +307,12 @@ def _outside_steps(profile: "Profile") -> str | None:
     assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
     if profile.source in (STEP_RECORDS, MEASURED) and not assumed_ms:
         return (
-            "time outside the engine's steps (HTTP, tokeniser, client) is in none of these TTFTs; with the load "
-            f"generators of measured servers it was {SEEN_OUTSIDE_MS} ms"
+            "these TTFTs include no time outside the engine's steps (HTTP, tokeniser, client); on measured servers, "
+            f"with their load generators, it was {SEEN_OUTSIDE_MS} ms"
         )
     if profile.source != KERNEL_TABLES:
         return None
     return (
-        f"{assumed_ms:.0f} ms of every TTFT (HTTP, tokeniser, client) are assumed; with the load generators of "
-        f"measured servers they were {SEEN_OUTSIDE_MS}, and more in bursts"
+        f"every TTFT includes an assumed {assumed_ms:.0f} ms for HTTP, tokeniser and client; on measured servers, with "
+        f"their load generators, it was {SEEN_OUTSIDE_MS} ms, and more in bursts"
     )

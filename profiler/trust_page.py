@@ -24,8 +24,8 @@ def piled_up(share: float) -> list[str]:
         return []
     return [
         f"{share:.0%} of the requests pile up towards the end of the trace: the engine does not keep up, or the trace "
-        "is too short to tell, and a load that goes on may miss targets that are met here; `slotune plan` finds the "
-        "rate that lasts"
+        "is too short to tell; a longer load may miss targets that are met here, and `slotune plan` finds a rate "
+        "that the engine sustains"
     ]
 
 
@@ -33,15 +33,15 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
     if left_out := dict.fromkeys(re.split("[=:]", text)[0] for text in trust["not_represented"]):
-        told.append(f"that error leaves out what is not in these numbers: {', '.join(left_out)}")
+        told.append(f"that error leaves out settings whose effect is not in these numbers: {', '.join(left_out)}")
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
     if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:
-        told.append(f"the KV cache is an estimate and may be {share:.0%} larger or smaller: one real start would tell")
+        told.append(f"the size of the KV cache is an estimate, up to {share:.0%} off: one start of a real engine tells")
     if (share := trust["api_server_share"]) > MOST_OF_API_SERVER:
         told.append(
-            f"the API server, one process, would be busy for about {share:.0%} of the time on a cloud machine's core: "
-            "where it cannot keep up, less is served and later than told here (--api-server-count of vllm serve helps)"
+            f"the API server, one process, would be busy about {share:.0%} of the time on a cloud machine's core: if "
+            "it cannot keep up, less is served than predicted here, and later (`vllm serve --api-server-count` helps)"
         )
     told += piled_up(trust["piled_up_share"])
     return told + _extrapolated(trust)
@@ -68,18 +68,18 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     known = ""
     if beyond:
         known = (
-            f", by {beyond['median']:.1%} (median) up to twice beyond it, as the larger half of the sizes was told "
-            "from the smaller, and by an unknown share farther out"
+            f", by {beyond['median']:.1%} (median) up to twice its sizes, as when the larger half was predicted from "
+            "the smaller, and by an unknown amount farther out"
         )
     told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
     if missing := trust["expected_error"]["unmeasured"]:
         kinds = " and ".join(missing)
         told.append(
-            f"the profile was made from no {kinds} steps, or too few: what they take is not known, more of them tell"
+            f"the profile was made from no {kinds} steps, or too few: their time is unknown; measure more of them"
         )
     elif (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from, or of other sizes where all of those were alike: what they take is not known"
+            "was made from, or of another size where all of those had the same: their time is unknown"
         )
     return told

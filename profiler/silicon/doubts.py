@@ -38,8 +38,8 @@ def _slower_weights(tables: "KernelTables", plain: "KernelTables") -> str | None
         return None
     asked_ms, plain_ms = (known.dense_ms(tokens, True) for known in (tables, plain))
     return (
-        f"the layers of a step of {tokens} tokens take {asked_ms:.3g} ms in the kernel tables, and {plain_ms:.3g} with "
-        "weights in bfloat16, which are more bytes"
+        f"in the kernel tables, the layers of a step of {tokens} tokens take {asked_ms:.3g} ms, but {plain_ms:.3g} "
+        "with weights in bfloat16, which are more bytes"
     )
 
 
@@ -50,6 +50,6 @@ def _slow_reads(tables: "KernelTables", token_cache_bytes: float) -> str | None:
     if attention_ms <= MOST_READS * read_ms:
         return None
     return (
-        f"the attention of {rows} decodes after {context} tokens takes {attention_ms:.3g} ms in the kernel tables, and "
-        f"the memory reads their KV cache in {read_ms:.3g}"
+        f"in the kernel tables, the attention of {rows} decodes after {context} tokens takes {attention_ms:.3g} ms, "
+        f"but reading their KV cache from memory only {read_ms:.3g}"
     )

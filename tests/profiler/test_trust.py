@@ -49,28 +49,28 @@ def test_a_setting_whose_effect_was_not_measured_is_named(
     measured: Profile, settings: dict[str, object], told: list[str]
 ) -> None:
     found = measured.trust(settings)["not_represented"]
-    assert [text.split(" what it does")[0] for text in found] == told
+    assert [text.split(" its effect")[0] for text in found] == told
 
 
 @pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])
 def test_memory_that_is_in_the_numbers_is_not_told_to_be_missing(measured: Profile, value: str, known: bool) -> None:
     modelled = replace(measured, kv=KvCapacity(131072, kv_cache_memory_bytes=8.0 * GIB))
     (told,) = modelled.trust({"kv_cache_dtype": value})["not_represented"]
-    assert told.endswith("to the time of a step is not in these numbers") == known
-    assert told.endswith("to the time of a step, and to memory, is not in these numbers") != known
+    assert told.endswith("effect on step times is not in these numbers") == known
+    assert told.endswith("effect on step times and on memory is not in these numbers") != known
     (told,) = measured.trust({"kv_cache_dtype": value})["not_represented"]
-    assert "and to memory" in told
+    assert "and on memory" in told
 
 
 @pytest.mark.parametrize(
     ("tokens", "settings", "told"),
     [
-        ((1, 400), {"max_num_seqs": 64}, "fewer than 512 tokens: profile mine was made without any step beyond"),
+        ((1, 400), {"max_num_seqs": 64}, "without any step beyond its own"),
         ((1, 400), {"max_num_seqs": 64, "max_num_batched_tokens": 128}, None),
         ((1, 600), {"max_num_seqs": 64}, None),
         ((1, 400), {"max_num_seqs": 512}, None),
         ((1, 400), {"cudagraph_capture_sizes": [1024]}, None),
-        ((600, 900), {"cudagraph_capture_sizes": [1024]}, "more than 512 tokens: profile mine was made without any"),
+        ((600, 900), {"cudagraph_capture_sizes": [1024]}, "more tokens than that of profile mine (512)"),
         ((1, 400), {"cudagraph_capture_sizes": [0]}, None),
     ],
 )
@@ -103,14 +103,14 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
 @pytest.mark.parametrize(
     ("parts", "tpot_error", "told"),
     [
-        ((), 0.08, "that were not overloaded, with plain dense models; by more"),
+        ((), 0.08, "that were not overloaded, with plain dense models; more"),
         (
             ("layers of several kinds", "an image encoder"),
             0.08,
             ", none of which used layers of several kinds or an image",
         ),
-        (("experts", "layers of several kinds"), MIXTURES.tpot_error, "with mixtures of experts; by more"),
-        (("experts", "latent attention"), LATENT.tpot_error, "with mixtures of experts with latent attention; by more"),
+        (("experts", "layers of several kinds"), MIXTURES.tpot_error, "with mixtures of experts; more"),
+        (("experts", "latent attention"), LATENT.tpot_error, "with mixtures of experts with latent attention; more"),
     ],
 )
 def test_the_error_of_tables_is_that_of_models_of_the_kind(
@@ -126,7 +126,7 @@ def test_of_tables_in_doubt_no_error_is_told_and_none_is_simulated() -> None:
     trust = doubted.trust()
     assert trust["doubts"] == ["fp8 takes 80 ms, and bfloat16 13"]
     assert (trust["expected_error"]["mean_ttft"], trust["expected_error"]["mean_tpot"]) == (None, None)
-    assert lines(trust)[1].startswith("the error to expect is not known") and "fp8 takes 80 ms" in lines(trust)[1]
+    assert lines(trust)[1].startswith("the expected error is unknown") and "fp8 takes 80 ms" in lines(trust)[1]
     assert step_time_error(doubted) is None
     assert "in doubt: fp8 takes 80 ms, and bfloat16 13" in fact_lines(doubted)
 
@@ -134,7 +134,7 @@ def test_of_tables_in_doubt_no_error_is_told_and_none_is_simulated() -> None:
 def test_stalls_are_in_the_error_of_all_steps_and_in_no_median(measured: Profile) -> None:
     stalled = replace(measured, step=replace(measured.step, held_out=(RegimeError("all", 9, 0.02, 0.03, 0.08, -0.3),)))
     assert step_time_error(stalled) == 0.3
-    assert "within 8.0%) and that of all together to be 30.0% too short under traffic" in lines(stalled.trust())[1]
+    assert "within 8.0%), the total of all steps to be 30.0% too short; waiting" in lines(stalled.trust())[1]
 
 
 def test_a_kind_that_is_too_short_where_another_is_too_long_is_in_no_total_of_all(measured: Profile) -> None:
@@ -142,7 +142,7 @@ def test_a_kind_that_is_too_short_where_another_is_too_long_is_in_no_total_of_al
     mixed = RegimeError("mixed large", 300, 0.01, 0.02, 0.05, 0.03)
     beyond = RegimeError(BEYOND, 300, 0.01, 0.02, 0.05, 0.5)
     for decodes, error, told in (
-        (few, 0.03, "all mixed large steps together to be 3.0% too long"),
+        (few, 0.03, "the total of all mixed large steps to be 3.0% too long"),
         (many, 0.08, "short"),
     ):
         held_out = (*measured.step.held_out, decodes, mixed, beyond)
@@ -155,7 +155,7 @@ def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> 
     trust = measured.trust(runs=[{"extrapolated_share": 0.25, "extrapolated_prefill_share": 0.25}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
     told = lines(trust)
-    assert "2.0% (median on those held out; 90 % of single steps within 8.0%)" in told[1]
+    assert "2.0% (median on kinds of steps held out; 90 % of single steps within 8.0%)" in told[1]
     assert told[2] == "25.0% of the steps lie outside what the profile was made from: extrapolated, off by more"
     assert len(lines(measured.trust())) == 2
 
@@ -164,13 +164,13 @@ def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: 
     """The warning goes to stderr, and the error stands beside the numbers."""
     of_two = ({"speculative_config": {"method": name}, "dtype": "float16"} for name in ("ngram", "eagle"))
     told = lines(measured.trust(*of_two))
-    assert told[2] == "that error leaves out what is not in these numbers: speculative_config, dtype"
+    assert told[2] == "that error leaves out settings whose effect is not in these numbers: speculative_config, dtype"
 
 
 def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:
     runs = [{"api_server_share": 0.4}, None, {"api_server_share": 1.254, "extrapolated_share": 0.0}]
     assert measured.trust(runs=runs)["api_server_share"] == 1.254
-    assert "busy for about 125% of the time" in lines(measured.trust(runs=runs))[2]
+    assert "busy about 125% of the time" in lines(measured.trust(runs=runs))[2]
     assert len(lines(measured.trust(runs=runs[:2]))) == 2
 
 
@@ -186,8 +186,8 @@ def test_the_error_of_what_is_extrapolated_is_told_where_it_is_known(measured: P
     many = [{"extrapolated_share": 0.25}]
     trust = profile.trust(runs=many)
     assert trust["expected_error"]["step_time_extrapolated"] == {"median": 0.06, "within_90": 0.15}
-    assert lines(trust)[2].endswith("and by an unknown share farther out")
-    assert ", by 6.0% (median) up to twice beyond it, as the larger half" in lines(trust)[2]
+    assert lines(trust)[2].endswith("and by an unknown amount farther out")
+    assert ", by 6.0% (median) up to twice its sizes, as when the larger half" in lines(trust)[2]
     assert (step_time_error(measured, many), step_time_error(profile, many)) == (None, 0.06), "of the one nothing tells"
 
 
@@ -235,7 +235,7 @@ def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) ->
     trust = replace(measured, step=replace(measured.step, hull=hull)).trust(runs=[{"extrapolated_share": 0.01}])
     assert (
         lines(trust)[-1]
-        == "the profile was made from no prefill steps, or too few: what they take is not known, more of them tell"
+        == "the profile was made from no prefill steps, or too few: their time is unknown; measure more of them"
     )
     assert "too few" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
 
@@ -258,8 +258,13 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
 @pytest.mark.parametrize(
     ("source", "before_s", "told", "later_ms"),
     [
-        (KERNEL_TABLES, 0.006, "6 ms of every TTFT (HTTP, tokeniser, client) are assumed; with", 16.5),
-        (STEP_RECORDS, 0.0, "is in none of these TTFTs; with", 22.5),
+        (KERNEL_TABLES, 0.006, "every TTFT includes an assumed 6 ms for HTTP, tokeniser and client; on", 16.5),
+        (
+            STEP_RECORDS,
+            0.0,
+            "these TTFTs include no time outside the engine's steps (HTTP, tokeniser, client); on",
+            22.5,
+        ),
         (MEASURED, 0.004, None, 0.0),
         (CLOSED_FORM, 0.0, None, 0.0),
     ],
@@ -275,7 +280,7 @@ def test_the_way_to_the_engine_is_told_to_be_doubted_where_it_was_not_measured(
 
 def test_what_step_records_do_not_hold_is_told(measured: Profile) -> None:
     records = replace(measured, source=STEP_RECORDS, overhead=Overhead())
-    assert "in none of these TTFTs" in lines(records.trust())[2]
+    assert "these TTFTs include no time" in lines(records.trust())[2]
     known = replace(records, overhead=Overhead(before_s=0.005))
     assert len(lines(known.trust())) == 2
 
@@ -284,19 +289,19 @@ def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fi
     trust = load_profile("h200-llama-3.1-8b").trust()
     error = trust["expected_error"]
     assert error["step_time"] is None and 0.02 < error["mean_tpot"] < error["mean_ttft"] < 1
-    assert f"{error['mean_tpot']:.0%} (TPOT)" in lines(trust)[1]
+    assert f"mean TPOT to be off by about {error['mean_tpot']:.0%}" in lines(trust)[1]
 
 
 def test_a_formula_s_error_is_not_known() -> None:
     trust = linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust()
-    assert trust["expected_error"]["step_time"] is None and "not known" in lines(trust)[1]
+    assert trust["expected_error"]["step_time"] is None and "unknown" in lines(trust)[1]
 
 
 def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_made_with_it(measured: Profile) -> None:
     made = replace(measured, defaults={"decode_context_parallel_size": 2, "performance_mode": "balanced"})
     assert made.trust({})["not_represented"] == [
-        "decode_context_parallel_size=2: vLLM schedules by other rules then, which are not simulated"
+        "decode_context_parallel_size=2: vLLM then schedules by other rules, which are not simulated"
     ]
     (told,) = measured.trust({"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
-    assert told.startswith("performance_mode=throughput: vLLM schedules by other rules")
+    assert told.startswith("performance_mode=throughput: vLLM then schedules by other rules")
     assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
