@@ -122,13 +122,13 @@ def check_outputs(written: Mapping[str, Path | None], *read: str | Path | None) 
             continue
         file = _real(path)
         if file in read_files and not path.exists():
-            raise click.UsageError(f"{option} {path}: would hide what is bundled under that name; name another")
+            raise click.UsageError(f"{option} {path}: would hide the bundled one of that name; choose another name")
         if file in read_files:
-            raise click.UsageError(f"{option} {path}: is a file that is read; name another")
+            raise click.UsageError(f"{option} {path}: is also an input; choose another name")
         if file in options:
-            raise click.UsageError(f"{option} {path}: is what {options[file]} writes; name another file")
+            raise click.UsageError(f"{option} {path}: is also what {options[file]} writes; choose another name")
         if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise click.UsageError(f"{option} {path}: {file.parent} is no folder that can be written to")
+            raise click.UsageError(f"{option} {path}: {file.parent} is not a folder that can be written to")
         options[file] = option
 
 
@@ -260,9 +260,9 @@ def note_load(trace: "Trace", rate: float | None) -> None:
 
     note_left_out(trace)
     if rate and not span_s(trace.arrival_s):
-        click.echo("Note: all requests of the trace come at once: --rate gives them Poisson arrivals", err=True)
+        click.echo("Note: all requests of the trace arrive at once: --rate gives them Poisson arrivals", err=True)
     if not rate and (late_s := idle_s(trace.arrival_s)):
-        click.echo(f"Note: nothing arrives for {late_s:.0f} s, which throughputs count, as vLLM does", err=True)
+        click.echo(f"Note: nothing arrives in the first {late_s:.0f} s; throughputs count them, as in vLLM", err=True)
 
 
 def announce_compilation() -> None:

@@ -109,8 +109,8 @@ def command(
     for line in warnings(plans, sides):
         click.echo(f"Warning: {line}", err=True)
     if not first.settings and plans[0].capacities:
-        told = f"look for settings that do better with `slotune tune --rate {plans[0].max_request_rate:.3g} ...`"
-        click.echo(f"Note: planned with vLLM's defaults: {told}, plan with --engine-config STUDY/best.yaml", err=True)
+        told = f"find better settings with `slotune tune --rate {plans[0].max_request_rate:.3g} ...`"
+        click.echo(f"Note: planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml", err=True)
     require_targets(plans)
 
 
@@ -163,4 +163,4 @@ def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
         facts = described(one, gpu_hour_cost)
         answers = [facts.get("binding"), replicas_text(one), *(facts.get(key) for key in keys)]
         rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *answers])
-    table_of_answers(columns, rows, title="What one engine takes within the targets")
+    table_of_answers(columns, rows, title="The highest rate of one engine within the targets")

@@ -301,5 +301,13 @@ def _print_page(profile: "Profile") -> None:
     for line in page.fact_lines(profile):
         click.echo(line)
     if profile.step.held_out:
-        table(page.ERROR_COLUMNS, page.error_rows(profile.step.held_out), title="\nHeld-out error of a step's time")
-        table(("regime", *page.HULL_SHOWN), page.range_rows(profile), title="\nTrustworthy where it was measured")
+        table(
+            page.ERROR_COLUMNS,
+            page.error_rows(profile.step.held_out),
+            title="\nHeld-out error of step times",
+        )
+        table(
+            ("regime", *page.HULL_SHOWN),
+            page.range_rows(profile),
+            title="\nMeasured ranges: trust the profile within them",
+        )

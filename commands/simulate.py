@@ -162,7 +162,7 @@ def _warnings(run: "_Run", policy: str) -> list[str]:
     requests = run.result.requests
     asked = run.load.output_tokens
     cut, unanswered = cut_short(requests, asked, run.engine), reasons(requests, asked, run.engine, policy)
-    missed = f"not answered, and a miss of every target: {'; '.join(unanswered)}" if unanswered else None
+    missed = f"not answered, which counts as missing every target: {'; '.join(unanswered)}" if unanswered else None
     return [line for line in (cut, missed) if line]
 
 

@@ -124,7 +124,7 @@ def command(
     if as_json:
         emit_json(document(found))
     for line in unanswered(found.best.metrics or {}):
-        click.echo(f"Warning: with what is recommended {line}", err=True)
+        click.echo(f"Warning: with the recommended settings {line}", err=True)
     for line in burst_lines(found.task):
         click.echo(f"Warning: {line}", err=True)
     require_targets(found)
@@ -179,4 +179,4 @@ def _print(found: "Recommendation") -> None:
     tell_trust(trust_of(found), found.task.asked.policy)
     for line in [*lost_lines(found), *fallen_lines(found), *unlimited_lines(found)]:
         click.echo(line)
-    click.echo(f"{found.trials} configurations in {found.folder}: best.yaml is what `vllm serve --config` reads")
+    click.echo(f"{found.trials} configurations in {found.folder}; its best.yaml is for `vllm serve --config`")

@@ -125,7 +125,7 @@ def _graphs_taken(settings: Mapping[str, Any], sizes: npt.NDArray[np.float64], c
         return ["no CUDA graphs are assumed: with vLLM's, steps that were held out are predicted much worse"]
     if not len(sizes) or GRAPH_SETTINGS & settings.keys():
         return []
-    return [f"CUDA graphs of up to {sizes[-1]:g} tokens are assumed; --engine enforce_eager=true takes none"]
+    return [f"CUDA graphs of up to {sizes[-1]:g} tokens are assumed; --engine enforce_eager=true assumes none"]
 
 
 def _stalls(share: float) -> list[str]:

@@ -39,7 +39,7 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
 def cut_short(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig) -> str | None:
     """How many answers are shorter than the trace's because max_model_len ends them; None where none is."""
     cut = answers_cut(requests, asked_tokens)
-    return f"{cut} answers end at max_model_len={engine.max_model_len}, before the trace's do" if cut else None
+    return f"{cut} answers are cut at max_model_len={engine.max_model_len}, shorter than in the trace" if cut else None
 
 
 def answers_cut(requests: RequestTable, asked_tokens: np.ndarray) -> int:
@@ -53,7 +53,9 @@ def unanswered(metrics: Mapping[str, float]) -> list[str]:
     if failed := metrics.get("failed"):
         told.append(f"{failed:,.0f} of {failed + metrics['completed']:,.0f} requests are not answered, each a miss")
     if cut := metrics.get("answers_cut"):
-        told.append(f"{cut:,.0f} answers end at max_model_len, before the trace's do: the numbers are of shorter ones")
+        told.append(
+            f"{cut:,.0f} answers are cut at max_model_len: the numbers are for answers shorter than the trace's"
+        )
     return told
 
 
@@ -69,7 +71,10 @@ def _refusals(
     yield f"ask for more than max_model_len={engine.max_model_len} tokens", asked_tokens > engine.max_model_len
     if not engine.version_rules.cuts_long_answers:
         too_long = prompts + asked_tokens > engine.max_model_len
-        yield f"have more than max_model_len={engine.max_model_len} tokens with the answer that they ask for", too_long
+        yield (
+            f"have more than max_model_len={engine.max_model_len} tokens, prompt and requested answer together",
+            too_long,
+        )
     cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":

@@ -32,4 +32,4 @@ def disobeyed(policy: str) -> frozenset[str]:
 
 def policy_note(policy: str) -> str | None:
     """That the schedule is not vLLM's, where it is not."""
-    return None if policy == DEFAULT_POLICY else f"scheduled by {policy}, which is not how vLLM does"
+    return None if policy == DEFAULT_POLICY else f"scheduled by the {policy} policy, not as vLLM does"

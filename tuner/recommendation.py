@@ -24,8 +24,8 @@ from .traffic.warm import finds_others
 from .wording import Wording, of_metric, of_targets
 
 BURSTS = (
-    "requests come in bursts, of which the trace holds few: other traffic of this kind may wait longer by a factor, "
-    "and miss targets that are met here"
+    "requests come in bursts, and the trace holds few of them: similar traffic may wait several times as long, and "
+    "miss targets that are met here"
 )
 
 
@@ -88,24 +88,24 @@ def require_targets(recommendation: Recommendation) -> None:
         warm = ", once prefix caches are warm" if finds_others(recommendation.task.trace) else ""
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets on this trace; the recommended settings "
-            f"do where the same traffic lasts {longer.label}{warm}"
+            f"do if the same traffic lasts {longer.label}{warm}"
         )
     missed = [slo for slo in objective.slos if slo.ratio(metrics) > 1]
     if any(math.isinf(slo.ratio(metrics)) for slo in missed):
         raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
+            f"none of {recommendation.trials} configurations meets the targets; with the nearest overall, "
             f"{metrics['failed']:.0f} requests are not answered: `slotune simulate` tells why"
         )
     if missed:
         worst = max(missed, key=lambda slo: slo.ratio(metrics))
         raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; the nearest on the whole has "
-            f"{worst.key} {milliseconds(worst.value_ms(metrics))} where {digits(worst.limit_ms)} are allowed: allow "
-            "more, lower --rate, or plan for more replicas"
+            f"none of {recommendation.trials} configurations meets the targets; the nearest overall has {worst.key} "
+            f"{milliseconds(worst.value_ms(metrics))}, where the limit is {digits(worst.limit_ms)}: raise the limit, "
+            "lower --rate, or plan for more replicas"
         )
     if objective.good_ratio(metrics):
         raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; with the nearest on the whole "
+            f"none of {recommendation.trials} configurations meets the targets; with the nearest overall, "
             f"{share_text(good_share(metrics))} of the requests are good where {GOOD_SHARE:.0%} are needed"
         )
 
@@ -157,8 +157,8 @@ def fallen_lines(recommendation: Recommendation) -> list[str]:
         return []
     was, becomes = best.metrics or {}, longer.metrics
     return [
-        f"{goal.metric} goes from {figure(was[goal.metric])} to {figure(becomes[goal.metric])} where the same traffic "
-        f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds the rate that lasts"
+        f"{goal.metric} goes from {figure(was[goal.metric])} to {figure(becomes[goal.metric])} if the same traffic "
+        f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds a rate that the engine sustains"
         for goal in recommendation.task.objective.effective_goals
         if math.isfinite(was[goal.metric]) and goal.loss(becomes, was) > math.log(MUCH)
     ]
@@ -177,8 +177,8 @@ def unlimited_lines(recommendation: Recommendation) -> list[str]:
         )
         if metric not in named and metric not in goals and becomes > MUCH * was:
             told.append(
-                f"mean {metric.upper()} goes from {milliseconds(was)} to {milliseconds(becomes)}: no target limits it, "
-                "give one if it matters"
+                f"mean {metric.upper()} goes from {milliseconds(was)} to {milliseconds(becomes)}: no target limits it; "
+                "set one if it matters"
             )
     return told
 

@@ -67,7 +67,7 @@ CAUSES = [
     ),
     *_cause(
         "drafts",
-        "only a GPU's engine can be told which drafts to accept, as a validation does",
+        "a validation sets which drafts are accepted, and vLLM supports that on GPUs only",
         r"AssertionError: (?P<said>Synthetic acceptance not supported[^\n]*)",
     ),
     *_cause("disk-full", "free space and run again", r"(?P<said>[^\n]*No space left on device[^\n]*)"),
@@ -76,7 +76,7 @@ CAUSES = [
 
 LONGEST = 240
 """Characters of what is quoted."""
-SIGKILL_MEND = "where nobody did that, the kernel ended it for want of memory: lower the KV cache or free memory"
+SIGKILL_MEND = "if nobody did that, the kernel did because memory ran out: make the KV cache smaller or free memory"
 LAST_ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?(?P<said>\w[\w.]*(?:Error|Exception)\b:? ?[^\n]*)", re.MULTILINE
 )
@@ -97,7 +97,7 @@ def diagnose(log: str, exit_code: int | None) -> EngineError:
         if match := cause.pattern.search(log):
             return EngineError(f"{_tidy(match['said'])}: {cause.mend}", cause.reason)
     if exit_code is None:
-        return EngineError(f"the engine was not ready in time; its last words: {last_words(log)}", "hang")
+        return EngineError(f"the engine was not ready in time; the last line of its log: {last_words(log)}", "hang")
     errors = [match["said"] for match in LAST_ERROR.finditer(log)]
     causes = [said for said in errors if not ECHO.search(said)]
     if exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) or (errors and not causes):

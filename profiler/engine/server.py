@@ -240,7 +240,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: the engine told nothing of its settings ({error})", "crashed") from error
+        raise EngineError(f"{path}: the engine did not report its settings ({error})", "crashed") from error
     backend = ATTENTION_BACKEND.search((folder / "engine.log").read_text(errors="replace"))
     facts["attention_backend"] = (backend[1] or backend[2]) if backend else None
     return facts

@@ -50,7 +50,7 @@ async def unless_silent(work: Coroutine[None, None, None], pulse: Pulse, limit_s
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise EngineError(f"the engine hangs: nothing came of any request in flight for {limit_s:g} s", "hang")
+            raise EngineError(f"the engine hangs: no token came for any request in flight for {limit_s:g} s", "hang")
         working.result()
     finally:
         for task in tasks:

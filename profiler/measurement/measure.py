@@ -134,7 +134,7 @@ def _check_enough(collected: Collected) -> None:
     """Raise SlotuneError where the steps are too few: unlike a file of them, time brings more."""
     if not are_enough(collected.samples()):
         raise SlotuneError(
-            "too few different steps for a fit: give a longer --budget; the same command goes on from them"
+            "too few different steps for a fit: give a longer --budget; the same command continues from here"
         )
 
 

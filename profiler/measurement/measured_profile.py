@@ -72,7 +72,7 @@ def measured_profile(
 def drift_note(spread: float | None, steadied: bool) -> str:
     """What the sentinel told of the machine."""
     if spread is None:
-        return "how much the machine's speed drifted is not known: there was no time for the sentinel to come back"
+        return "how much the machine's speed drifted is not known: there was no time to repeat the reference steps"
     drift = f"the machine's speed drifted by {spread:.0%} (10th to 90th percentile of the sentinel)"
     return drift + (", which was taken out of the step times" if steadied else "")
 

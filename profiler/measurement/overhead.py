@@ -58,8 +58,8 @@ def ways_out_note(parts: Sequence[Passages]) -> str | None:
         return None
     low, middle, high = np.percentile(ways_ms, (10, 50, 90))
     return (
-        f"from the step that made a token to the client it took {middle:.3g} ms, {low:.3g} to {high:.3g} in 8 of 10 "
-        "staircases: every TTFT and E2E holds that"
+        f"a token took {middle:.3g} ms from the end of its step to the client, {low:.3g} to {high:.3g} in 8 of 10 "
+        "staircases (groups of requests): every TTFT and E2E includes that"
     )
 
 

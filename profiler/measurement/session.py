@@ -116,7 +116,7 @@ class Sitting:
         records = self._tail.read_until(ends, RECORD_TIMEOUT_S)
         if not records:
             raise EngineError(
-                f"no step of what was answered is recorded: the disk is full, or {self._server.log_path} says why",
+                f"of what was answered, no step was recorded: disk full, or {self._server.log_path} says why",
                 "no-steps",
             )
         self._collected.add(records, self._number)
@@ -168,4 +168,4 @@ def _kind(name: str) -> str:
 def _check_answered(answers: Sequence[Answer]) -> None:
     errors = [answer.error for answer in answers if answer.error is not None]
     if errors and len(errors) == len(answers):
-        raise EngineError(f"the engine answers nothing: {errors[0]}", "no-answer")
+        raise EngineError(f"the engine answers no request: {errors[0]}", "no-answer")

@@ -98,13 +98,14 @@ class _Succession:
         if self._apart > MOST_APART * self._steps:
             raise InputError(
                 f"{self._path}: of {self._steps} steps {self._apart} overlap the one before them and share no request "
-                "with it: these are pipeline stages, whose steps' stay is not told, or several engines that no "
-                '"replica" tells apart'
+                "with it: these are pipeline stages, and records do not say how long a step is in them, or several "
+                'engines that no "replica" tells apart'
             )
         if self._alternating > MOST_APART * self._steps:
             raise InputError(
                 f"{self._path}: in {self._alternating} of {self._steps} steps requests go on that were not in the step "
-                "before, and none that was: these are pipeline stages, whose steps' stay is not told"
+                "before, and none that was: these are pipeline stages, and records do not say how long a step is in "
+                "them"
             )
         if self._again is not None and self._numbered:
             raise InputError(
@@ -113,8 +114,8 @@ class _Succession:
             )
         if self._missing and not self._following:
             raise InputError(
-                f"{self._path}: by their numbers no step has the one before it in the file, as where every n-th is "
-                "kept: an engine may start a step before that one ends, and nothing tells when; keep runs of steps"
+                f"{self._path}: by their numbers no two steps follow each other, as if only every n-th was kept: an "
+                "engine may start a step before the last one ends, and nothing tells when; keep consecutive steps"
             )
 
 

@@ -368,9 +368,7 @@ def first_uses(samples: StepSamples, graph_sizes: F64) -> Mask:
 def first_use_note(fitted: FittedStepTime, samples: StepSamples) -> str | None:
     """What is to be said of the samples that the fit to them left out, where it did."""
     count = int(first_uses(samples, fitted.graph_sizes).sum())
-    told = (
-        f"steps that took more than {FIRST_USE:g} times what the others tell of so large ones, too few to be believed"
-    )
+    told = f"steps that took more than {FIRST_USE:g} times what the others tell of that size, too few to be believed"
     return f"{told}, left out: {count}" if count else None
 
 

@@ -6,15 +6,15 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("simulate", "--requests-out", "t.jsonl"), "--requests-out t.jsonl: is a file that is read; name another"),
-        (("simulate", "--steps-out", "t.jsonl"), "--steps-out t.jsonl: is a file that is read"),
-        (("simulate", "--steps-out", "p/profile.json"), "--steps-out p/profile.json: is a file that is read"),
-        (("simulate", "--requests-out", "e.yaml", "--engine-config", "e.yaml"), "e.yaml: is a file that is read"),
-        (("simulate", "--requests-out", "o", "--steps-out", "o"), "--steps-out o: is what --requests-out writes"),
-        (("screen", "--configs", "e.yaml", "--out", "t.jsonl"), "--out t.jsonl: is a file that is read"),
-        (("screen", "--configs", "e.yaml", "--out", "link"), "--out link: is a file that is read"),
-        (("screen", "--configs", "e.yaml", "--out", "p/profile.json"), "p/profile.json: is a file that is read"),
-        (("trace", "make", "--rate", 1, "--like", "t.jsonl", "--out", "t.jsonl"), "t.jsonl: is a file that is read"),
+        (("simulate", "--requests-out", "t.jsonl"), "--requests-out t.jsonl: is also an input; choose another name"),
+        (("simulate", "--steps-out", "t.jsonl"), "--steps-out t.jsonl: is also an input"),
+        (("simulate", "--steps-out", "p/profile.json"), "--steps-out p/profile.json: is also an input"),
+        (("simulate", "--requests-out", "e.yaml", "--engine-config", "e.yaml"), "e.yaml: is also an input"),
+        (("simulate", "--requests-out", "o", "--steps-out", "o"), "--steps-out o: is also what --requests-out writes"),
+        (("screen", "--configs", "e.yaml", "--out", "t.jsonl"), "--out t.jsonl: is also an input"),
+        (("screen", "--configs", "e.yaml", "--out", "link"), "--out link: is also an input"),
+        (("screen", "--configs", "e.yaml", "--out", "p/profile.json"), "p/profile.json: is also an input"),
+        (("trace", "make", "--rate", 1, "--like", "t.jsonl", "--out", "t.jsonl"), "t.jsonl: is also an input"),
     ],
 )
 def test_no_file_that_is_read_is_written_over(slotune, files, tmp_path, monkeypatch, words, message):
@@ -36,13 +36,13 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(slotune, files
     for words in (("simulate", "--steps-out", lost), ("screen", "--configs", tmp_path / "grid.yaml", "--out", lost)):
         ran = slotune(*words, *files)
         assert (ran.code, ran.out) == (2, "")
-        assert f"{lost.parent} is no folder that can be written to" in ran.err and ran.err.count("\n") == 1
+        assert f"{lost.parent} is not a folder that can be written to" in ran.err and ran.err.count("\n") == 1
 
 
 def test_no_output_hides_what_is_bundled_under_its_name(slotune, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = slotune("simulate", *files[:2], "--trace", "chat", "--requests-out", "chat")
-    assert ran.code == 2 and "chat: would hide what is bundled under that name; name another" in ran.err
+    assert ran.code == 2 and "chat: would hide the bundled one of that name; choose another name" in ran.err
 
 
 def test_an_output_in_a_loop_of_links_is_one_line(slotune, files, tmp_path):

@@ -47,9 +47,8 @@ def test_simulate_says_why_requests_were_not_answered(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_model_len=300", "--json")
     failed = json.loads(ran.out)["metrics"]["failed"]
     assert failed > 0
-    told = (
-        f"Warning: not answered, and a miss of every target: {failed} have prompts of max_model_len=300 tokens or more"
-    )
+    why = f"{failed} have prompts of max_model_len=300 tokens or more"
+    told = f"Warning: not answered, which counts as missing every target: {why}"
     assert told in ran.err.splitlines()
     assert "Warning" not in slotune("simulate", *files).err
 
@@ -58,12 +57,12 @@ def test_simulate_says_that_more_is_asked_for_than_there_can_be(slotune, files, 
     trace = tmp_path / "long.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 50, "output_length": 300}\n')
     ran = slotune("simulate", *files[:2], "--trace", trace, "--engine", "max_model_len=128")
-    assert "not answered, and a miss of every target: 1 ask for more than max_model_len=128 tokens" in ran.err
+    assert "not answered, which counts as missing every target: 1 ask for more than max_model_len=128 tokens" in ran.err
 
 
 def test_simulate_says_where_answers_end_early(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_model_len=610")
-    assert "answers end at max_model_len=610, before the trace's do" in ran.err
+    assert "answers are cut at max_model_len=610, shorter than in the trace" in ran.err
     assert "answers end" not in slotune("simulate", *files).err
 
 
@@ -134,6 +133,6 @@ def test_a_trace_that_begins_late_is_told_to_count_the_time_before(slotune, file
     trace = tmp_path / "late.jsonl"
     rows = (json.dumps({"timestamp": 50_000 + 50 * k, "input_length": 50, "output_length": 5}) for k in range(100))
     trace.write_text("\n".join(rows))
-    told = "Note: nothing arrives for 50 s, which throughputs count, as vLLM does"
+    told = "Note: nothing arrives in the first 50 s; throughputs count them, as in vLLM"
     assert told in slotune("simulate", *files[:2], "--trace", trace).err
     assert told not in slotune("simulate", *files[:2], "--trace", trace, "--rate", 20).err

@@ -101,7 +101,7 @@ def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) 
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n' * 2)
     done = slotune("trace", "convert", trace, "--requests", 1, "--out", trace)
-    assert done.code == 2 and "is a file that is read" in done.err
+    assert done.code == 2 and "is also an input" in done.err
     assert trace.read_text().count("\n") == 2
 
 

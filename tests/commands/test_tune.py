@@ -93,7 +93,7 @@ def test_traffic_in_bursts_is_warned_of(slotune, files, tmp_path):
     made = ("--requests", "200", "--prompt-tokens", "100/90/200", "--output-tokens", "9/8/20", "--seed", "1")
     assert slotune("trace", "make", *made, "--rate", "5", "--cv", "4", "--out", trace).code == 0
     words = ("tune", *files[:2], "--slo", "p99:ttft:5000", "--trials", "2", "--out")
-    told = "Warning: requests come in bursts, of which the trace holds few"
+    told = "Warning: requests come in bursts, and the trace holds few"
     assert told in slotune(*words, tmp_path / "s", "--trace", trace).err
     assert told not in slotune(*words, tmp_path / "t", *files[2:]).err
 

@@ -85,7 +85,7 @@ def test_searching_on_keeps_what_was_measured(
     assert told["best"]["engine"] == told["default"]["engine"]
     assert told["best"]["measured"]["metrics"]["mean_ttft_ms"]["runs"] == 1
     more = slotune(*search[:-2], "--trials", 12, *search[-2:])
-    assert more.code == 0 and "Recommended by what was measured on the engine: One paired run" in more.out
+    assert more.code == 0 and "Recommended from measurements on the engine: One paired run" in more.out
     assert (study / "best.yaml").read_text() == measured
 
 

@@ -179,7 +179,7 @@ def test_records_of_a_machine_that_stalled_say_what_is_left_out(factor: float, t
 @pytest.mark.parametrize(
     ("settings", "stairs", "told"),
     [
-        ({}, 1, "CUDA graphs of up to 512 tokens are assumed; --engine enforce_eager=true takes none"),
+        ({}, 1, "CUDA graphs of up to 512 tokens are assumed; --engine enforce_eager=true assumes none"),
         ({"cudagraph_capture_sizes": [8, 256]}, 1, None),
         ({"enforce_eager": True}, 1, None),
         ({"cudagraph_capture_sizes": [64, 256]}, 0, "no CUDA graphs are assumed: with vLLM's, "),

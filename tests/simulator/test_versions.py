@@ -175,9 +175,11 @@ def test_an_answer_longer_than_the_model_was_refused_before_0_32(vllm: str, answ
     requests, asked = made.result.requests, np.array([10, 20])
     assert requests.output_tokens[requests.finished].tolist() == answered
     told = reasons(requests, asked, engine, "vllm-v1")
-    assert told == ["1 have more than max_model_len=110 tokens with the answer that they ask for"][: 2 - len(answered)]
+    assert (
+        told == ["1 have more than max_model_len=110 tokens, prompt and requested answer together"][: 2 - len(answered)]
+    )
 
 
 def test_a_word_that_is_no_version_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="'latest' is no version"):
+    with pytest.raises(RuntimeError, match="'latest' is not a version"):
         run_slotune("profile", "linear", *LINEAR, "--vllm-version", "latest", "--out", tmp_path / "profile")

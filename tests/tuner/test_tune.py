@@ -167,7 +167,7 @@ def test_a_rate_that_does_not_last_is_told(files, tmp_path):
 def test_a_goal_that_does_not_last_is_told(files, tmp_path):
     found = tune(ask(*files, goodput={"ttft": 800.0}, trials=4, rate=400.0), tmp_path / "study", jobs=1)
     (line,) = fallen_lines(found)
-    assert line.startswith("request_goodput goes from ") and "where the same traffic lasts 10 times as long" in line
+    assert line.startswith("request_goodput goes from ") and "if the same traffic lasts 10 times as long" in line
     assert f"# {line}" in best_yaml_of(found)
     assert f"R{line[1:]}." in write_report(found.folder, jobs=1).read_text().replace("&#39;", "'")
     calm = tune(ask(*files, goodput={"ttft": 1000.0}, trials=4, rate=5.0), tmp_path / "calm", jobs=1)
@@ -190,18 +190,18 @@ def test_workers_change_nothing(found, files, tmp_path):
 
 def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
     found = tune(asked(files, "p99:tpot:2", trials=8), tmp_path / "study", jobs=1)
-    with pytest.raises(InfeasibleError, match=r"none of 8 configurations .* p99_tpot_ms .* where 2 are allowed"):
+    with pytest.raises(InfeasibleError, match=r"none of 8 configurations .* p99_tpot_ms .* where the limit is 2"):
         require_targets(found)
     assert (tmp_path / "study" / "best.yaml").is_file()
     slow = replace(found.best, metrics={**(found.best.metrics or {}), "p99_tpot_ms": 12_345.6})
-    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
+    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms, where the limit is 2"):
         require_targets(replace(found, best=slow))
     lost = {"completed": 9_999, "failed": 1, "p99_tpot_ms_of_all": 12_345.6}
     one_lost = replace(slow, metrics={**(slow.metrics or {}), **lost})
-    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms where 2 are allowed"):
+    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms, where the limit is 2"):
         require_targets(replace(found, best=one_lost))
     many_lost = replace(slow, metrics={**(slow.metrics or {}), "completed": 900, "failed": 100})
-    with pytest.raises(InfeasibleError, match="with the nearest on the whole 100 requests are not answered"):
+    with pytest.raises(InfeasibleError, match="with the nearest overall, 100 requests are not answered"):
         require_targets(replace(found, best=many_lost))
 
 

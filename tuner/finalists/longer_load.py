@@ -109,6 +109,6 @@ def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | No
     if not lost:
         return []
     return [
-        f"the recommended settings miss {' and '.join(lost)} where the same traffic lasts {longer.label}: do not count "
-        "on them at this rate; `slotune plan` finds the rate that lasts"
+        f"the recommended settings miss {' and '.join(lost)} if the same traffic lasts {longer.label}: do not count on "
+        "them at this rate; `slotune plan` finds a rate that the engine sustains"
     ]

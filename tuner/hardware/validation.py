@@ -62,11 +62,11 @@ def nothing_said(found: Sequence[Compared]) -> str:
     if not any(one.runs or one.failures for one in found):
         return "Not yet measured on the engine: run slotune validate."
     if found[0].is_steady:
-        return "Only the default has run on the engine so far: `slotune validate` goes on."
+        return "Only the default has run on the engine so far: `slotune validate` continues."
     if any(one.is_steady for one in found):
         return (
-            f"The comparison with the default is missing: it failed ({found[0].failures[-1].failure}), which may be "
-            "nobody's fault; `slotune validate` tries it again."
+            f"The comparison with the default is missing: it failed ({found[0].failures[-1].failure}), perhaps not "
+            "because of its settings; `slotune validate` tries it again."
         )
     return "No configuration ran on the engine without failing."
 

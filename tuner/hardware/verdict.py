@@ -252,8 +252,8 @@ def _as_good(best: Compared, default: Compared, advantage: Interval, objective: 
         return f"The default is better: the best other, {shown}, {lacks}."
     if not advantage.runs or advantage.value == 0:
         return (
-            f"No paired run tells {shown} from the default: it takes rounds in which both have a merit, or {needed} in "
-            "which it alone has one."
+            f"No paired run tells {shown} from the default: that takes rounds in which both have a result, or {needed} "
+            "in which it alone has one."
         )
     if math.isnan(advantage.low):
         return f"One paired run cannot tell {shown} from the default; repeat at least 3 times."
@@ -264,4 +264,4 @@ def _as_good(best: Compared, default: Compared, advantage: Interval, objective: 
         return f"The default is better: {told}."
     if advantage.low >= 1 / AS_GOOD and advantage.high <= AS_GOOD:
         return f"The default is as good: {told}."
-    return f"Nothing is proven better than the default, and the runs lie too far apart to call it as good: {told}."
+    return f"Nothing is proven better than the default, and the runs vary too much to call the default as good: {told}."

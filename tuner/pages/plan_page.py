@@ -16,36 +16,36 @@ SECONDS_PER_HOUR = 3600.0
 FEW = 100
 """Requests of a trace, of which fewer are no sample of a service's traffic, whatever the percentile."""
 IN_TURNS = (
-    "requests build on the text of others, as conversations do, or share prefixes that come too seldom to be told from "
-    "those: the interval spans the trace begun elsewhere and no other samples, and rates of other traffic of this kind "
-    "lie farther apart, by 10 % and more"
+    "requests build on the text of others, as in conversations, or share prefixes too rarely to be told from those: "
+    "the interval spans only other starting points in this trace, not other samples; rates of similar traffic lie "
+    "farther apart, by 10 % and more"
 )
 BURSTS = (
-    "requests come in bursts, of which the trace holds few: the interval is drawn from these, and other traffic of "
-    "this kind may lie beyond it"
+    "requests come in bursts, and the trace holds few of them: the interval rests on these few, and similar traffic "
+    "may lie outside it"
 )
 NO_RATE = (
-    "{} of {} traces that are drawn from this one meet the targets at no rate: with a few more such requests as take "
-    "longest by themselves, nor would this one"
+    "{} of {} traces drawn from this one meet the targets at no rate: with a few more of the requests that take "
+    "longest even alone, neither would this one"
 )
 LIKE_THIS = (
-    "{}: for traffic like this trace, with {:.0%} confidence; an hour with other requests, or with a rate that "
-    "changes, is not like it"
+    "{}: for traffic like this trace, with {:.0%} confidence; an hour with other requests, or with a changing rate, is "
+    "not like it"
 )
 COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
 REPLICAS = ("replicas", "replicas_interval", "replicas_at_random", "gpus", "utilisation")
 ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
 FEW_REQUESTS = (
-    "{:,} requests are the whole trace, fewer than the {:,} on which percentiles such as those of the targets can "
-    "stand: other traffic of this kind may well lie beyond the interval, and need more replicas"
+    "the trace has only {:,} requests, fewer than the {:,} that the percentiles of the targets need: similar traffic "
+    "may well lie outside the interval and need more replicas"
 )
 MADE_UP = (
-    "all requests of the trace come at once: it tells nothing of arrivals, and Poisson ones were taken; of traffic in "
-    "bursts an engine takes less"
+    "all requests of the trace arrive at once, so it says nothing about arrivals, and Poisson arrivals were assumed; "
+    "an engine takes less of bursty traffic"
 )
 DRIFTS = (
-    "the trace's rate changes from its beginning to its end, which pieces in another order level out: the rate is that "
+    "the trace's rate changes from beginning to end, and reordering its pieces levels that out: the rate found is that "
     "of an even stream"
 )
 
@@ -119,7 +119,7 @@ def without_turns(plans: Sequence[Plan]) -> str | None:
             told.append(f"{number} ({one.scenario.name})")
     if not told:
         return None
-    return f"so few replicas do where requests go to each in turn; where they go at random, expect {', '.join(told)}"
+    return f"these replicas are enough with round-robin routing; with random routing, expect {', '.join(told)}"
 
 
 def replicas_text(one: Plan) -> str | None:

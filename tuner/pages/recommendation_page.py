@@ -26,7 +26,7 @@ SHOWN = {
 }
 WRONG = {
     "failed": "requests not answered, each a miss",
-    "answers_cut": "answers that end at max_model_len, before the trace's do",
+    "answers_cut": "answers cut at max_model_len, shorter than in the trace",
 }
 """Shown where there are any."""
 
@@ -105,10 +105,10 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
         return []
     if measured.verdict is None:
         return [nothing_said(measured.found)]
-    lines = [f"Recommended by what was measured on the engine: {measured.verdict.sentence}"]
+    lines = [f"Recommended from measurements on the engine: {measured.verdict.sentence}"]
     if recommendation.simulated.key != recommendation.best.key:
         other = changes_text(recommendation.simulated.settings, recommendation.task.asked.engine)
-        lines.append(f"The simulations alone would have {other}: `slotune validate {folder}` measures it")
+        lines.append(f"The simulations alone would recommend {other}: `slotune validate {folder}` measures it")
     return lines
 
 

@@ -99,7 +99,7 @@ def drift_text(validation: Validation) -> str:
     drifts = [(q.label, validation.drift(q)) for q in validation.quantities if q.key.startswith("mean_")]
     known = [f"{label} {100 * drift:.0f} %" for label, drift in drifts if math.isfinite(drift)]
     if known:
-        return f"the default's runs lie apart by {', '.join(known)}"
+        return f"the default's runs differ by {', '.join(known)}"
     return "two runs of the default would tell how far the machine drifts"
 
 
@@ -109,7 +109,9 @@ def _step_times_text(validation: Validation) -> list[str]:
     if not ratios:
         return []
     span = f"{percent(min(ratios))} to {percent(max(ratios))}"
-    return [f"Steps took {span} against the profile; 'at its step times': for steps as slow as the run's own"]
+    return [
+        f"Steps took {span} compared with the profile; 'at its step times': the error with steps as slow as the run's"
+    ]
 
 
 def document(validation: Validation) -> dict[str, Any]:

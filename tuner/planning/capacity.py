@@ -259,15 +259,15 @@ def _bracket(at: Callable[[float], Probe], low: Probe, start: float) -> tuple[Pr
         if not tried.ok:
             return low, tried
         low = tried
-    raise InputError(f"no limit found up to {figure(low.rate, 3)} requests/s: these targets bind nothing")
+    raise InputError(f"no limit found up to {figure(low.rate, 3)} requests/s: these targets do not limit it")
 
 
 def _bisect(at: Callable[[float], Probe], low: Probe, high: Probe, least: float) -> tuple[Probe, Probe]:
     while high.rate - low.rate > TOLERANCE * high.rate:
         if high.rate < least:
             raise InfeasibleError(
-                f"{_none_does(high.binding, high.rate)}, where requests meet in bursts alone, or some miss the targets "
-                "by themselves"
+                f"{_none_does(high.binding, high.rate)}, where requests overlap only in bursts, or some miss the "
+                "targets even alone"
             )
         tried = at((low.rate + high.rate) / 2)
         low, high = (tried, high) if tried.ok else (low, tried)

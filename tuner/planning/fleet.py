@@ -30,8 +30,8 @@ MOST_SATURATED = 2.0
 whose end it empties."""
 IN_PARTS = f", and at most {MOST_REPLICAS:,} are simulated: plan for a part of the rate and multiply"
 OTHERS_TEXT = (
-    "requests go to each replica in turn, so that few turns of a conversation find its text: with a prefix-aware "
-    "router far fewer may do"
+    "with round-robin routing, few turns of a conversation find its text in the cache: with a prefix-aware router far "
+    "fewer replicas may do"
 )
 FAR, FASTER = 16, 4
 """How far below what division says fewer replicas are looked for, and how much longer strides down get each time."""

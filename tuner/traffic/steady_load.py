@@ -192,7 +192,7 @@ def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -
     """
     longest = max(float(trace.input_tokens.max() * inputs), float(trace.output_tokens.max() * outputs))
     if longest > MOST_TOKENS:
-        raise InputError(f"lengths times {max(inputs, outputs):g}: a request of {longest:.3g} tokens is none")
+        raise InputError(f"lengths times {max(inputs, outputs):g}: no request can have {longest:.3g} tokens")
     return replace(
         trace,
         input_tokens=np.maximum(1, np.rint(trace.input_tokens * inputs)).astype(np.int32),

@@ -98,7 +98,7 @@ def test_a_start_that_takes_too_long_is_a_hang(model_folder: Path, tmp_path: Pat
     )
     sleeper.chmod(0o755)
     with (
-        pytest.raises(EngineError, match="its last words: loading") as raised,
+        pytest.raises(EngineError, match="the last line of its log: loading") as raised,
         running_server(find_vllm(str(sleeper)), str(model_folder), {}, tmp_path / "run", timeout_s=3.0),
     ):
         pass

@@ -45,7 +45,7 @@ def calls(*at_s: float) -> list[Call]:
 
 def test_a_silent_engine_is_given_up() -> None:
     begin = time.monotonic()
-    with pytest.raises(EngineError, match="nothing came of any request in flight for") as raised:
+    with pytest.raises(EngineError, match="no token came for any request in flight for") as raised:
         answered(calls(0.0, 0.0), lambda n: [0.0, float("inf")], silence_s=0.4)
     assert raised.value.reason == "hang"
     assert time.monotonic() - begin < 5

@@ -329,7 +329,7 @@ def test_a_few_large_steps_alone_are_not_believed(count: int, slowed: float) -> 
     others = fit(StepSamples(steps[:-count], linear_s(steps[:-count])))
     left_out = slowed > 2 and count < BELIEVED_STEPS
     assert (fitted.weights_s.tolist() == others.weights_s.tolist()) == left_out
-    told = "steps that took more than 1.5 times what the others tell of so large ones, too few to be believed, left out"
+    told = "steps that took more than 1.5 times what the others tell of that size, too few to be believed, left out"
     assert first_use_note(fitted, samples) == (f"{told}: {count}" if left_out else None)
 
 

@@ -115,7 +115,7 @@ def slow(trial: Trial) -> Trial:
 
 def test_targets_that_are_met_on_the_longer_load_only_are_told_so(study: Path):
     found = tune(read_asked(study), study, jobs=1)
-    with pytest.raises(InfeasibleError, match="the recommended settings do where the same traffic lasts 10 times as"):
+    with pytest.raises(InfeasibleError, match="the recommended settings do if the same traffic lasts 10 times as"):
         require_targets(replace(found, best=slow(found.best)))
     with Study.open(study, writable=True) as opened:
         for trial in opened.trials("simulation"):
@@ -129,7 +129,7 @@ def test_targets_that_the_longer_load_loses_are_named():
     fine = {"p99_ttft_ms": 400.0, "p99_tpot_ms": 20.0, "completed": 9.0, "failed": 0.0}
     longer = LongerLoad(10, fine | {"p99_ttft_ms": 12_017.3})
     (line,) = lost_targets(objective, fine, longer)
-    assert "miss p99:ttft:500 (12,017 ms) where the same traffic lasts 10 times as long" in line
+    assert "miss p99:ttft:500 (12,017 ms) if the same traffic lasts 10 times as long" in line
     assert lost_targets(objective, fine | {"p99_ttft_ms": 501.0}, longer) == []
     assert lost_targets(objective, fine, LongerLoad(10, fine)) == lost_targets(objective, fine, None) == []
 

@@ -67,7 +67,7 @@ def test_an_advantage_beyond_the_noise_wins():
 def test_an_advantage_within_the_noise_leaves_the_default():
     found = decide([measured("default", 200, 300, 250), measured("#1", 220, 210, 245)], TTFT)
     assert found.recommended.name == "default"
-    assert "the runs lie too far apart to call it as good: the best other, #1" in found.sentence
+    assert "the runs vary too much to call the default as good: the best other, #1" in found.sentence
     assert "3 paired runs" in found.sentence
 
 

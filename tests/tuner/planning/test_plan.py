@@ -85,8 +85,7 @@ def test_replicas_where_requests_go_at_random(planned):
     )
     assert without_turns([as_many, replace(as_many, rate=None, fleet=None)]) is None
     assert without_turns([more, as_many, far_more]) == (
-        "so few replicas do where requests go to each in turn; where they go at random, expect 5 (base), "
-        "more than 12 (base)"
+        "these replicas are enough with round-robin routing; with random routing, expect 5 (base), more than 12 (base)"
     )
     assert document([more], None)["replicas_at_random"] == 5
 
@@ -158,20 +157,20 @@ def test_what_is_wrong_with_the_answers_is_told_beside_the_plans(base):
     longest = int(base.trace.input_tokens.max()) + 2
     found = plan([replace(base, settings=base.settings | {"max_model_len": longest}), base], jobs=1)
     line = warnings(found)[-1]
-    assert line.startswith("base: ") and line.endswith("before the trace's do: the numbers are of shorter ones")
+    assert line.startswith("base: ") and line.endswith("the numbers are for answers shorter than the trace's")
     told = document(found, None)
     assert told["metrics"]["answers_cut"] > 0
     assert told["metrics_rate"] == found[0].capacities[0].best.rate
 
 
-@pytest.mark.parametrize(("requests", "told"), [(99, ["99 requests are the whole trace"]), (100, [])])
+@pytest.mark.parametrize(("requests", "told"), [(99, ["the trace has only 99 requests"]), (100, [])])
 def test_a_trace_of_few_requests_is_said_to_be_no_sample(base, small_trace, requests, told):
     few = replace(base, trace=head(small_trace(100), requests), objective=Objective((Slo(90.0, "ttft", 200.0),)))
     (one,) = plan([few], jobs=1)
     assert [line.partition(",")[0] for line in warnings([one])] == told
     assert document([one], None)["interval_confidence"] == (None if told else 0.9)
     rare = replace(one, scenario=replace(few, objective=Objective((Slo(99.0, "ttft", 200.0),))))
-    assert "fewer than the 1,000 on which" in warnings([rare])[0] and not is_confident(rare)
+    assert "fewer than the 1,000 that" in warnings([rare])[0] and not is_confident(rare)
 
 
 def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
