@@ -37,7 +37,7 @@ vllm_version_option = click.option(
     "version",
     type=_version,
     metavar="V",
-    help="The vLLM version whose scheduling rules are simulated, e.g. 0.25.1; default: the newest known.",
+    help="The vLLM version whose scheduling rules are simulated, e.g. 0.25.1; default: 0.32.",
 )
 
 

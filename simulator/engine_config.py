@@ -43,7 +43,7 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     speculative_config: Speculation | None = None
     vllm_version: str | None = None
-    """Whose rules hold; None: the newest known."""
+    """Whose rules hold; None: those that are assumed (versions.py)."""
 
     def __post_init__(self) -> None:
         _check_ranges(self)

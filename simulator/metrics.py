@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import F64, I64
+from ..errors import InputError
 from .request_table import RequestTable
 from .slo import METRICS, OF_ALL, ROUNDING_MS, left_out, percentile_key
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+GOODPUT_METRICS = ("ttft", "tpot", "e2el")
+"""What one request has one of."""
 UNITS = {
     "duration": "s",
     "request_throughput": "requests/s",
@@ -46,14 +49,16 @@ def summarise(
     The run lasts from the trace's time zero to the last answer, as a replay of `vllm bench serve` does, or to the
     arrival of the last request that gets none, if that is later.
     `goodput` gives milliseconds by metric (ttft, tpot, e2el), all of which a good request keeps. PERCENTILES are
-    always reported, `percentiles` names further ones.
+    always reported, `percentiles` names further ones. Raises InputError for another metric, and for a percentile that
+    does not lie in (0, 100].
     """
+    wanted = sorted({*PERCENTILES, *percentiles})
+    _check_asked(goodput or {}, wanted)
     done = requests.finished
     duration_s = float(np.max(np.where(done, requests.finish_s, requests.arrival_s), initial=0.0))
     metrics = _throughput(requests, done, duration_s)
     if goodput:
         metrics["request_goodput"] = _per_second(_good(requests, goodput).sum(), duration_s)
-    wanted = sorted({*PERCENTILES, *percentiles})
     missing = int((~done).sum())
     for name in METRICS:
         if name == "itl":
@@ -66,6 +71,15 @@ def summarise(
         metrics |= _distribution(name, values, count, wanted)
         metrics |= _of_all(name, values, count, lacking, wanted)
     return metrics
+
+
+def _check_asked(goodput: Iterable[str], percentiles: list[float]) -> None:
+    for metric in goodput:
+        if metric not in GOODPUT_METRICS:
+            raise InputError(f"goodput {metric!r}: one of {', '.join(GOODPUT_METRICS)}")
+    for percentile in (percentiles[0], percentiles[-1]):
+        if not 0 < percentile <= 100:
+            raise InputError(f"percentile {percentile}: must lie in (0, 100]")
 
 
 def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: list[float]) -> dict[str, float]:

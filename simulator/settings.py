@@ -84,7 +84,7 @@ def vllm_serve_argument_names() -> frozenset[str]:
 
 def parse_settings(
     assignments: Iterable[str] = (),
-    config_file: Path | None = None,
+    config_file: str | Path | None = None,
     acceptance: str | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
@@ -95,7 +95,7 @@ def parse_settings(
     be that of the `defaults` of a profile.
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
-    settings = _read_config_file(config_file) if config_file else {}
+    settings = _read_config_file(Path(config_file)) if config_file else {}
     for text in assignments:
         name, found, value = text.partition("=")
         if not found:

@@ -63,12 +63,11 @@ def simulate(
     replicas away for a time; what they had is sent to others. The first `cold` requests only warm the caches: their
     gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
-    Same arguments, same result. Raises InputError for an empty trace, an unknown policy or router, fewer replicas or
-    places than one, an outage of a replica that there is not, and drafts or pipeline stages under another policy than
-    vLLM's.
+    Same arguments, same result. Raises InputError for an empty trace, arrivals that are not in order, requests without
+    tokens, an unknown policy or router, fewer replicas or places than one, an outage of a replica that there is not, and
+    drafts or pipeline stages under another policy than vLLM's.
     """
-    if len(trace) == 0:
-        raise InputError("the trace holds no requests")
+    _check_trace(trace)
     _check_policy(policy, engine)
     if router not in ROUTERS:
         raise unknown_name("router", router, ROUTERS)
@@ -86,6 +85,17 @@ def simulate(
     if (vain > not_judged).any():  # which they are is known now: once more, without their gaps
         gaps = serve(np.maximum(vain, not_judged), None).gaps()
     return _result(trace, served, gaps, timing.overhead)
+
+
+def _check_trace(trace: Trace) -> None:
+    """Readers and generators hold to this; a trace that somebody put together may not."""
+    if len(trace) == 0:
+        raise InputError("the trace holds no requests")
+    arrival_s = trace.arrival_s
+    if not (np.isfinite(arrival_s).all() and arrival_s[0] >= 0 and (np.diff(arrival_s) >= 0).all()):
+        raise InputError("the trace's arrivals must be finite, not negative and in order (Trace.taken puts them so)")
+    if min(trace.input_tokens.min(), trace.output_tokens.min()) < 1:
+        raise InputError("the trace holds a request without prompt or output tokens")
 
 
 def _check_policy(policy: str, engine: EngineConfig) -> None:

@@ -15,7 +15,7 @@ LONGEST_S = 1e9
 LEAST_CV = 1e-9
 """Below it gaps are even, and above its inverse there are none."""
 
-IDLE_GAPS, IDLE_LONGEST_GAPS, IDLE_FEW = 12.0, 3.0, 500.0
+IDLE_GAPS, IDLE_LONGEST_GAPS, IDLE_FEW = 12.0, 3.0, 300.0
 """A load hardly begins with more mean gaps and more of its own longest gap; with more still, where the gaps are fewer
 than IDLE_FEW / IDLE_GAPS, since few gaps say little of their mean."""
 

@@ -50,7 +50,7 @@ class Doubt:
 
     @property
     def _later(self) -> str:
-        return f", TTFT +{1e3 * self.later_s:.0f} ms" if self.later_s else ""
+        return f", TTFT +{figure(1e3 * self.later_s, 3)} ms" if self.later_s else ""
 
     def as_dict(self) -> dict[str, float]:
         """As JSON has it."""
