@@ -3,13 +3,13 @@
 from ..errors import InputError
 from .finalists import idle_changes
 from .finalists.choice import picked
-from .finalists.longer_load import longer_loads_of
+from .finalists.finalists import front_without
+from .finalists.longer_load import longer_loads_of, lost_there
 from .finalists.other_orders import orders_of
 from .finalists.other_step_times import sensitivities_of
 from .hardware.validation import validation_of
 from .recommendation import Recommendation, after_measuring
 from .study.comparison import compared
-from .study.ranking import pareto_front, reference_of
 from .study.study import Study, Trial, settings_key
 from .study.task import Task
 
@@ -21,8 +21,8 @@ def concluded(study: Study, task: Task) -> Recommendation:
     """
     trials, default = study.trials("simulation"), default_trial(study)
     simulated = picked(study, task, _barred(study).keys()) or default
-    several = len(task.objective.goals) > 1
-    front = pareto_front(trials, task.objective, task.space, reference_of(trials)) if several else []
+    longer, several = longer_loads_of(study), len(task.objective.goals) > 1
+    front = front_without(trials, task, lost_there(trials, task, longer)) if several else []
     found = Recommendation(
         folder=study.folder,
         task=task,
@@ -32,7 +32,7 @@ def concluded(study: Study, task: Task) -> Recommendation:
         trials=sum(trial.origin != idle_changes.ORIGIN for trial in trials),
         front=tuple(front),
         orders=orders_of(study),
-        longer_loads=longer_loads_of(study),
+        longer_loads=longer,
         sensitivities=sensitivities_of(study, task),
         simulated=simulated,
         measured=None,

@@ -16,7 +16,7 @@ from .search.candidates import Candidates
 from .search.feasibility import FeasibilityForest
 from .search.search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search.smac_search import SmacProposer
-from .search.start import between_token_limit_s, sarathi_budget, sobol_design
+from .search.start import between_token_limit_s, largest_budget, sarathi_budget, sobol_design
 from .study.comparison import compared
 from .study.study import Asked, Study, Trial
 from .study.task import Task, load_task
@@ -85,10 +85,10 @@ def _proposer(task: Task, candidates: Candidates) -> Proposer:
 
 
 def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
-    """Sarathi's budget and the Sobol design; random search has nothing but its own points."""
+    """The largest budget, Sarathi's, and the Sobol design; random search has nothing but its own points."""
     if task.asked.optimizer == "random":
         return []
-    first: list[tuple[str, F64]] = []
+    first: list[tuple[str, F64]] = [("largest budget", largest_budget(task.space))]
     limit_s = between_token_limit_s(task.objective)
     if limit_s is not None:
         timing = task.profile.timing(WHATEVER_MEMORY | task.asked.engine)

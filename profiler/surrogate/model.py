@@ -97,6 +97,10 @@ class FittedStepTime:
             if np.isfinite(box).all()
         }
 
+    def most(self, name: str) -> float:
+        """The greatest measured value of a SHAPE feature, in any regime; infinite for a formula."""
+        return float(self.hull[:, SHAPE_NAMES.index(name), 1].max())
+
     @property
     def held_out_error(self) -> float:
         """Mean held-out error of all steps; infinite if none was held out."""

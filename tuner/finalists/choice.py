@@ -9,7 +9,7 @@ from ..study.ranking import recommended, reference_of
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
 from .finalists import eligible, on_longer_load, ran
-from .longer_load import decided_by, longer_loads_of
+from .longer_load import decided_by, longer_loads_of, lost_there
 from .other_orders import orders_of
 
 
@@ -21,7 +21,8 @@ def picked(study: Study, task: Task, without: AbstractSet[str] = frozenset()) ->
     configurations that are out of the question.
     """
     trials = [trial for trial in ran(study) if trial.key not in without]
-    candidates, longer, orders = eligible(trials, task), longer_loads_of(study), orders_of(study)
+    longer, orders = longer_loads_of(study), orders_of(study)
+    candidates = eligible(trials, task, lost_there(trials, task, longer))
     default = settings_key(study.asked.engine)
     if held := decided_by(candidates, task, longer):
         reference = longer[default].metrics if default in longer else None

@@ -5,6 +5,7 @@ trace, and the trace itself where none is known to.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import islice
 
@@ -13,7 +14,7 @@ from ..objective import Objective
 from ..study.ranking import pareto_front, ranked, recommended, reference_of, unlike
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
-from .longer_load import LongerLoad, decided_by, longer_loads_of
+from .longer_load import LongerLoad, decided_by, longer_loads_of, lost_there
 
 FINALISTS = 4
 """Configurations that run under other circumstances too, besides the default."""
@@ -28,9 +29,10 @@ def finalists(study: Study, task: Task) -> dict[str, Settings]:
 def best_few(study: Study, task: Task) -> list[Trial]:
     """The best trials that are predicted to differ, of those that are eligible."""
     trials, longer = ran(study), longer_loads_of(study)
-    held = decided_by(eligible(trials, task), task, longer)
+    candidates = eligible(trials, task, lost_there(trials, task, longer))
+    held = decided_by(candidates, task, longer)
     if not held:
-        return few(eligible(trials, task), trials, task)
+        return few(candidates, trials, task)
     known = {trial.number: trial for trial in held}
     return [known[one.number] for one in few(on_longer_load(held, longer), on_longer_load(trials, longer), task)]
 
@@ -55,11 +57,14 @@ def few(candidates: Sequence[Trial], trials: Sequence[Trial], task: Task) -> lis
     return list(islice(unlike([best, *order], [], objective), FINALISTS))
 
 
-def eligible(trials: Sequence[Trial], task: Task) -> list[Trial]:
+def eligible(trials: Sequence[Trial], task: Task, lost: AbstractSet[str]) -> list[Trial]:
     """Those that may be recommended: none that misses targets where the best meets them and, with several goals, the
-    front and the default, which may be beaten on this trace alone."""
+    front and the default, which may be beaten on this trace alone.
+
+    `lost` holds the `settings_key` of those that do not last on the longer load: the front is that of the others.
+    """
     objective, space, reference = task.objective, task.space, reference_of(trials)
-    if len(objective.goals) > 1 and (front := pareto_front(trials, objective, space, reference)):
+    if len(objective.goals) > 1 and (front := front_without(trials, task, lost)):
         default = settings_key(task.asked.engine)
         own = [t for t in trials if t.key == default and t not in front and objective.meets(t.metrics or {})]
         return [*own, *front]
@@ -69,3 +74,9 @@ def eligible(trials: Sequence[Trial], task: Task) -> list[Trial]:
 
 def _rivals(trial: Trial, best: Trial, objective: Objective) -> bool:
     return objective.meets(trial.metrics or {}) or not objective.meets(best.metrics or {})
+
+
+def front_without(trials: Sequence[Trial], task: Task, lost: AbstractSet[str]) -> list[Trial]:
+    """The Pareto front of the trials that are not `lost` on the longer load."""
+    lasting = [trial for trial in trials if trial.key not in lost]
+    return pareto_front(lasting, task.objective, task.space, reference_of(trials))

@@ -64,6 +64,13 @@ def holding_up(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerL
     ]
 
 
+def lost_there(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> set[str]:
+    """By `settings_key`, those that ran on the longer load and do not last there; none where nothing lasts."""
+    known = [trial for trial in trials if trial.key in longer]
+    held = {trial.key for trial in holding_up(known, task, longer)}
+    return {trial.key for trial in known} - held if held else set()
+
+
 def decided_by(trials: list[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
     """Those between which the longer load decides: that last there or, where none does, all that ran there if the
     trace begins with empty prefix caches, by which nothing is to be judged."""

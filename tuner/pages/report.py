@@ -19,7 +19,7 @@ from ...whole_file import write_text
 from ..conclusion import concluded
 from ..finalists.finalists import eligible, ran
 from ..finalists.idle_changes import ORIGIN as PLAIN
-from ..finalists.longer_load import decided_by, lasts_only
+from ..finalists.longer_load import decided_by, lasts_only, lost_there
 from ..hardware.validation import failure_lines, nothing_said, ran_lines, validation_of
 from ..objective import Metrics
 from ..recommendation import Recommendation, fallen_lines, lost_lines
@@ -259,7 +259,9 @@ class Page:
         meeting = sum(self.objective.meets(trial.metrics or {}) for trial in tried)
         failed = sum(trial.metrics is None for trial in tried)
         targets = f" {meeting} meet every target," if self.objective.slos else ""
-        decisive = decided_by(eligible(ran(self.study), self.task), self.task, self.found.longer_loads)
+        trials, longer = ran(self.study), self.found.longer_loads
+        candidates = eligible(trials, self.task, lost_there(trials, self.task, longer))
+        decisive = decided_by(candidates, self.task, longer)
         lasts = self.found.best.key in {trial.key for trial in decisive}
         orders = "other orders of the requests" if self.found.orders else "it"
         why = "what was measured" if self.verdict else "the longer load" if lasts else orders

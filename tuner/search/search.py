@@ -203,9 +203,12 @@ class Search:
         return trials
 
     def _next_to(self, trial: Trial) -> list[Settings]:
-        """Settings one value up or down in one knob that were not run yet."""
+        """Settings one value up or down in one knob that were not run yet; first of the knobs that the trial changes,
+        since what `simplify` leaves of its changes has an effect."""
         here, sizes = self.space.vector(trial.settings), self.space.sizes()
-        moves = np.concatenate([np.eye(len(here)), -np.eye(len(here))])
+        changed = self.space.changes(trial.settings)
+        order = sorted(range(len(here)), key=lambda knob: self.space.knobs[knob].name not in changed)
+        moves = np.eye(len(here))[order].repeat(2, axis=0) * np.tile([1, -1], len(here))[:, None]
         moved = (here + moves)[np.all((here + moves >= 0) & (here + moves < sizes), axis=1)]
         fresh = self._candidates.accepted(self._candidates.legal(self.space.repaired(moved)))
         near = [self.space.settings(vector) for vector in fresh]

@@ -1,4 +1,4 @@
-"""The first configurations: the default, a token budget chosen as Sarathi-Serve does, and a Sobol design."""
+"""The first configurations: the default, the largest budget, one chosen as Sarathi-Serve does, and a Sobol design."""
 
 import math
 
@@ -23,6 +23,13 @@ def between_token_limit_s(objective: Objective) -> float | None:
     limits = [slo.limit_ms for slo in objective.limits if slo.metric in BETWEEN_TOKENS]
     limits += [ms for metric, ms in objective.goodput.items() if metric in BETWEEN_TOKENS]
     return min(limits) / 1000 if limits else None
+
+
+def largest_budget(space: SearchSpace) -> F64:
+    """The default with the largest token budget: where prompts are long and the default small, more is better up to
+    there, and suggestions that change several knobs at once seldom show it."""
+    budgets = next(knob.values for knob in space.knobs if knob.name == "max_num_batched_tokens")
+    return space.vector({"max_num_batched_tokens": budgets[-1]})
 
 
 def sarathi_budget(

@@ -27,6 +27,8 @@ from ...simulator.settings import Settings
 CPU_BLOCK_SIZES = (32, 64, 128)  # multiples of 32 preferred, 128 by default: vllm/platforms/cpu.py
 GPU_BLOCK_SIZES = (16, 32, 64)  # what FlashAttention and FlashInfer both take
 MEMORY_SHARES = (0.80, 0.85, 0.88, 0.90, 0.92, 0.94, 0.95)  # above 0.95 little is left for what vLLM does not count
+LARGEST_BUDGET, LARGEST_SEQS = 16384, 1024
+"""vLLM's defaults on the largest GPUs (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py)."""
 KV_SETTLED_BY = ("num_gpu_blocks_override", "kv_cache_memory_bytes")
 
 
@@ -108,33 +110,43 @@ def build_space(
     made_with: Mapping[str, Any] | None = None,
     fixed_cache: bool = False,
     without_effect: Collection[str] = (),
+    reach: tuple[float, float] = (0, 0),
 ) -> SearchSpace:
     """The space around the configuration that `fixed` resolves to on this hardware.
 
     `default` is that configuration, resolved; `made_with` are the settings that hold where nobody asks for others;
     `fixed_cache` says that the KV cache has a fixed size, as on a CPU, or one that is not known, so that the share of
-    the memory does not matter. Knobs named in `without_effect` keep their default.
+    the memory does not matter. Knobs named in `without_effect` keep their default. `reach` is the most tokens and the
+    most decodes of a step whose time is known.
 
-    Ranges reach from a 64th of vLLM's default for this hardware to twice it, as vLLM's defaults grow with the hardware
-    (EngineArgs.get_batch_defaults, vllm/engine/arg_utils.py).
+    Ranges go from a 64th of vLLM's default for this hardware to twice it, or as far as step times are known and vLLM's
+    largest defaults go, whichever is more: on small GPUs a default may be far too small.
     """
     held = {**(made_with or {}), **fixed}
     settled = {*fixed, *without_effect}
-    knobs = tuple(sorted(_knobs(default, settled, held, fixed_cache), key=lambda knob: knob.name))
+    knobs = tuple(sorted(_knobs(default, settled, held, fixed_cache, reach), key=lambda knob: knob.name))
     space = ConfigurationSpace()
     space.add([OrdinalHyperparameter(k.name, list(k.values), default_value=k.default) for k in knobs])
     _forbid(space, default.max_model_len)
     return SearchSpace(knobs, dict(fixed), space)
 
 
-def _knobs(default: EngineConfig, settled: Collection[str], held: Mapping[str, Any], fixed_cache: bool) -> list[Knob]:
+def _knobs(
+    default: EngineConfig,
+    settled: Collection[str],
+    held: Mapping[str, Any],
+    fixed_cache: bool,
+    reach: tuple[float, float],
+) -> list[Knob]:
     tokens, seqs = default.max_num_batched_tokens, default.max_num_seqs
-    budgets = round_values(tokens // 64, 2 * tokens, (4, 5, 6, 7))
+    most_tokens = max(2 * tokens, int(min(reach[0], LARGEST_BUDGET)))
+    most_seqs = max(2 * seqs, int(min(reach[1], LARGEST_SEQS)))
+    budgets = round_values(tokens // 64, most_tokens, (4, 5, 6, 7))
     whole_prompts = default.max_model_len <= budgets[-1]
     thresholds = [v for v in round_values(budgets[0], tokens, (4,)) if v < default.max_model_len]
     knobs = [
         _knob("max_num_batched_tokens", budgets + [default.max_model_len] * whole_prompts, tokens, settled),
-        _knob("max_num_seqs", round_values(seqs // 64, 2 * seqs, (4, 6)), seqs, settled),
+        _knob("max_num_seqs", round_values(seqs // 64, most_seqs, (4, 6)), seqs, settled),
         _knob("long_prefill_token_threshold", [0, *thresholds], default.long_prefill_token_threshold, settled),
         _knob("enable_chunked_prefill", [True] + [False] * whole_prompts, default.enable_chunked_prefill, settled),
         _knob("enable_prefix_caching", [False, True], default.enable_prefix_caching, settled),

@@ -124,6 +124,7 @@ def load_task(asked: Asked) -> Task:
             made_with=profile.defaults,
             fixed_cache=profile.kv is None or profile.kv.total_bytes is None,
             without_effect=disobeyed(asked.policy),
+            reach=(profile.step.most("tokens"), profile.step.most("decode_rows")),
         ),
     )
 
