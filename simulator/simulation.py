@@ -64,8 +64,8 @@ def simulate(
     gaps do not count.
     `steps_out` is called with a replica whenever its log of steps must be emptied (see step_writer.py).
     Same arguments, same result. Raises InputError for an empty trace, arrivals that are not in order, requests without
-    tokens, an unknown policy or router, fewer replicas or places than one, an outage of a replica that there is not, and
-    drafts or pipeline stages under another policy than vLLM's.
+    tokens, an unknown policy or router, fewer replicas or places than one, an outage of a replica that there is not,
+    and drafts or pipeline stages under another policy than vLLM's.
     """
     _check_trace(trace)
     _check_policy(policy, engine)

@@ -126,3 +126,63 @@ def test_a_capacity_of_nothing_is_refused() -> None:
         KvCapacity(kv_bytes_per_token=0.0, total_bytes=GIB)
     with pytest.raises(InputError, match=r"element_bytes=0.0 must be above 0"):
         KvCapacity(kv_bytes_per_token=1.0, total_bytes=GIB, element_bytes=0.0)
+    for name in ("bytes_per_batched_token", "bytes_per_seq"):
+        with pytest.raises(InputError, match="must be 0 or more"):
+            KvCapacity(kv_bytes_per_token=1.0, total_bytes=GIB, **{name: -1.0})
+
+
+def test_a_gpu_that_is_not_told_its_share_gives_vllm_s_92_per_cent() -> None:
+    told = {name: value for name, value in asked().items() if name != "gpu_memory_utilization"}
+    assert FORMULA.cache_bytes(told) == pytest.approx(0.92 * 80 * GIB - 18 * GIB - 819.2 * MIB - 256 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "elements"),
+    [("auto", 1), ("bfloat16", 1), ("float16", 1), ("fp8", 0.5), ("fp8_e4m3", 0.5), ("fp8_e5m2", 0.5), ("float32", 2)],
+)
+def test_a_block_takes_what_its_elements_do(dtype: str, elements: float) -> None:
+    assert FORMULA.block_bytes(asked(kv_cache_dtype=dtype)) == elements * 16 * 131072
+    of_one_byte = replace(FORMULA, element_bytes=1.0)
+    plain = of_one_byte.block_bytes(asked(kv_cache_dtype=dtype))
+    assert plain == (16 * 131072 if dtype == "auto" else elements * 2 * 16 * 131072)
+
+
+def test_the_null_block_alone_is_no_cache() -> None:
+    assert FORMULA.num_gpu_blocks(asked(gpu_memory_utilization=0.1)) == 0, "and not fewer"
+    for blocks in (0, 1):
+        with pytest.raises(InputError, match="no memory is left"):
+            KvCapacity(1.0, kv_cache_memory_bytes=16.0 * blocks + 1).checked_blocks(asked())
+    assert KvCapacity(1.0, kv_cache_memory_bytes=32.0).checked_blocks(asked()) == 2
+
+
+def test_only_an_estimate_may_be_off() -> None:
+    """53.0 GiB are left beside what may be 1 GiB more or less."""
+    doubted = replace(FORMULA, error_bytes=GIB)
+    left_gib = 0.9 * 80 - 18 - 0.8 - 0.25
+    assert doubted.error_share(asked()) == pytest.approx(1 / left_gib)
+    assert FORMULA.error_share(asked()) == 0
+    for told in ({"kv_cache_memory_bytes": GIB}, {"num_gpu_blocks_override": 9}, {"gpu_memory_utilization": 0.1}):
+        assert doubted.error_share(asked(**told)) == 0
+    assert doubted.observed([KvObservation(asked(), 20_000)]).error_bytes == 0, "a start has told it"
+
+
+def test_a_start_that_was_told_its_cache_teaches_nothing_and_is_remembered() -> None:
+    given = KvObservation(asked(kv_cache_memory_bytes=GIB), 500)
+    learned = FORMULA.observed([given])
+    assert learned == replace(FORMULA, observations=(given,))
+    assert FORMULA.observed([given, KvObservation(asked(), 20_000)]).num_gpu_blocks(asked()) == 20_000
+
+
+def test_what_a_held_term_does_not_explain_the_others_do() -> None:
+    """Batched tokens take nothing in truth, even a little less, where the formula says 0.1 MiB; a sequence 3 MiB."""
+    starts = [asked(max_num_batched_tokens=t, max_num_seqs=s) for t, s in ((2048, 64), (4096, 128), (8192, 512))]
+    starts.append(asked(max_num_batched_tokens=2048, max_num_seqs=128))
+    left = [
+        0.9 * 80 * GIB - 20 * GIB + 0.001 * MIB * one["max_num_batched_tokens"] - 3 * MIB * one["max_num_seqs"]
+        for one in starts
+    ]
+    seen = [KvObservation(one, int(cache // (16 * 131072))) for one, cache in zip(starts, left, strict=True)]
+    learned = FORMULA.observed(seen)
+    assert learned.bytes_per_batched_token == 0
+    assert learned.bytes_per_seq == pytest.approx(3 * MIB, rel=0.02)
+    assert learned.fixed_bytes == pytest.approx(20 * GIB, rel=0.001)

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slotune.simulator.api_server import PIECE_S, PROMPT_TOKEN_S, REQUEST_S, busy_share
+from slotune.simulator.api_server import PIECE_S, PROMPT_TOKEN_S, REQUEST_S, busy_share, cpu_s
 from slotune.simulator.engine_config import resolve
+from slotune.simulator.metrics import Gaps
 from slotune.simulator.outage import Outage
+from slotune.simulator.request_table import FINISHED, REJECTED, RequestTable
 from slotune.simulator.settings import Settings, parse_settings
 from slotune.simulator.simulation import SimulationResult, simulate
 from slotune.simulator.step_time import linear_model
@@ -53,3 +55,25 @@ def test_each_replica_has_a_server_and_the_busiest_counts() -> None:
 def test_a_run_of_no_length_keeps_nobody_busy() -> None:
     result = served()
     assert busy_share(result.requests, result.gaps, 0.0) == 0
+
+
+def test_the_cpu_time_of_a_request_in_seconds() -> None:
+    """1.4 ms for it, 1.3 us for each token of its prompt and 76 us for each piece, as measured."""
+    assert cpu_s(np.array([0, 1000]), np.array([1, 200])) == pytest.approx([0.001476, 0.0179])
+
+
+def test_the_replica_with_the_most_to_write_counts_and_what_is_not_answered_costs_nothing() -> None:
+    """Two of three answers of ten tokens, each a piece, are replica 1's; the fourth request is rejected."""
+    replica, tokens, none = np.array([0, 1, 1, 0]), np.array([10, 10, 10, 0]), np.zeros(4, np.int64)
+    answered_s = np.array([1.0, 1.0, 1.0, np.nan])
+    status = np.array([FINISHED, FINISHED, FINISHED, REJECTED])
+    prompts = np.array([1000, 1000, 1000, 100_000])
+    table = RequestTable(np.zeros(4), prompts, tokens, none, answered_s, answered_s, none, replica, status)
+    share = busy_share(table, Gaps(np.array([0.01]), np.array([27])), 2.0)
+    assert share == pytest.approx(2 * (0.0014 + 0.0013 + 0.00076) / 2)
+
+
+def test_nobody_is_busy_with_requests_that_are_all_rejected() -> None:
+    none, never = np.zeros(2, np.int64), np.full(2, np.nan)
+    table = RequestTable(np.zeros(2), none + 9, none, none, never, never, none, none, np.full(2, REJECTED))
+    assert busy_share(table, Gaps(np.empty(0), np.empty(0, np.int64)), 2.0) == 0

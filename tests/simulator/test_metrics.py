@@ -75,6 +75,27 @@ def test_to_refuse_a_request_is_no_better_than_to_answer_it_late(requests: int, 
     assert not told(np.where(refused, REJECTED, FINISHED), np.where(refused, np.nan, ttft_s))
 
 
+def test_each_request_without_an_answer_lacks_as_many_times_between_tokens_as_one_with_an_answer_has() -> None:
+    """Two are answered with five such times each, nine of 10 ms and one of 20 ms; two are not: ten of 20 never come."""
+    tokens, none, answered = np.full(4, 6), np.zeros(4, np.int64), np.array([True, True, False, False])
+    times_s, status = np.where(answered, 1.0, np.nan), np.where(answered, FINISHED, REJECTED)
+    table = RequestTable(np.zeros(4), tokens, tokens, none, times_s, times_s, none, none, status)
+    metrics = summarise(table, Gaps(np.array([0.02, 0.01]), np.array([1, 9])), {}, [45.0])
+    assert metrics["mean_itl_ms"] == pytest.approx(11) and metrics["std_itl_ms"] == pytest.approx(3)
+    assert metrics["p45_itl_ms"] == pytest.approx(10)
+    # The place 0.45 * 19 = 8.55 lies between the ninth and the tenth.
+    assert metrics["p45_itl_ms_of_all"] == pytest.approx(15.5)
+    assert "p50_itl_ms_of_all" not in metrics, "between the tenth, which came, and the next, which never does"
+
+
+def test_where_nobody_is_answered_there_are_counts_and_no_latencies() -> None:
+    arrival_s, whole, never = np.array([0.0, 4.0]), np.full(2, 3, np.int64), np.full(2, np.nan)
+    table = RequestTable(arrival_s, whole, whole, whole, never, never, whole, whole, np.full(2, REJECTED))
+    metrics = summarise(table, Gaps(np.empty(0), np.empty(0, np.int64)), GOODPUT)
+    assert [metrics[name] for name in ("completed", "failed", "duration", "request_goodput")] == [0, 2, 4.0, 0.0]
+    assert math.isnan(metrics["p99_ttft_ms"]) and math.isnan(metrics["mean_itl_ms"])
+
+
 def test_where_nobody_is_answered_the_latency_is_infinite() -> None:
     for metrics in ({"failed": 50.0, "completed": 0.0}, {"failed": 11.0, "completed": 29.0, "p99_ttft_ms": 5.0}):
         assert parse_slo("p99:ttft:500").value_ms(metrics) == math.inf

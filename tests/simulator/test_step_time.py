@@ -16,9 +16,11 @@ from slotune.simulator.features import (
     EAGER,
     FIRST_KNEE,
     HAS_PREFILL,
+    MIXED,
     MIXED_DECODE_CONTEXT,
     MIXED_DECODE_ROWS,
     PHYSICS,
+    PREFILL_ONLY,
     PREFILL_ROWS,
     TOTALS,
     padded_tokens,
@@ -134,6 +136,33 @@ def test_physics_of_a_step_within_and_beyond_the_captured_sizes() -> None:
     assert features[:, EAGER].tolist() == [0, 1]
     assert features[:, HAS_PREFILL].tolist() == [0, 1]
     assert features[:, FIRST_KNEE].tolist() == [0, 101 - 64]
+
+
+def test_what_the_rows_of_a_step_sum_up_to() -> None:
+    """A prompt of 100 tokens, 50 more of one of which 200 are there, and two decodes.
+
+    The query-key pairs: 100 * 101 / 2 = 5,050 and 50 * 200 + 50 * 51 / 2 = 11,275.
+    """
+    summed = totals((100, 0), (50, 200), (1, 300), (1, 120))
+    assert summed.tolist() == [150, 2, 16_325, 200, 2, 420, 300]
+    assert totals((1, 0)).tolist() == [1, 1, 1, 0, 0, 0, 0], "a prompt of one token is a prefill"
+    steps = (totals((1, 9)), totals((1, 0)), totals((1, 9), (1, 0)))
+    assert [regime_of(step) for step in steps] == [DECODE_ONLY, PREFILL_ONLY, MIXED]
+
+
+def test_beyond_each_knee_a_token_costs_more() -> None:
+    weights = np.zeros(PHYSICS)
+    weights[FIRST_KNEE:] = [1, 10, 100, 1000, 10_000]
+    times_s = [time_s(pack_model(weights), (tokens, 0)) for tokens in (64, 65, 128, 129, 257, 513, 1026)]
+    assert times_s == [
+        0,
+        1,
+        64,
+        65 + 10,
+        193 + 1290 + 100,
+        449 + 3850 + 25_700 + 1000,
+        962 + 8980 + 77_000 + 514_000 + 20_000,
+    ]
 
 
 def test_the_hull_holds_each_regime_apart() -> None:

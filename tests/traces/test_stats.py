@@ -6,7 +6,7 @@ import pytest
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
-from slotune.traces.stats import trace_stats
+from slotune.traces.stats import request_rate, trace_stats
 
 
 def i32(*values: int) -> np.ndarray:
@@ -36,6 +36,12 @@ def test_rates_of_requests_that_arrive_at_once_do_not_exist(count: int) -> None:
     stats = trace_stats(plain(np.zeros(count), i32(*[5] * count), i32(*[5] * count)))
     absent = ("request_rate", "prompt_token_rate", "output_token_rate", "interarrival_cv")
     assert [stats[name] for name in absent] == [None] * 4
+    assert np.isnan(request_rate(plain(np.zeros(count), i32(*[5] * count), i32(*[5] * count))))
+
+
+def test_the_rate_of_a_trace_is_that_of_its_statistics() -> None:
+    trace = plain(np.array([0.0, 0.1, 0.4, 0.4, 0.5]), i32(*[9] * 5), i32(*[9] * 5))
+    assert request_rate(trace) == trace_stats(trace)["request_rate"] == 10.0
 
 
 def test_prefix_hits_are_what_an_earlier_prompt_started_with() -> None:

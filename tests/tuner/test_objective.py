@@ -6,7 +6,18 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.simulator.slo import Slo
-from slotune.tuner.objective import FAILED, GOAL_SPAN, MISSED, Goal, Objective, parse_goal, share_text
+from slotune.tuner.objective import (
+    FAILED,
+    GOAL_SPAN,
+    MISSED,
+    Goal,
+    Objective,
+    answers_as_many,
+    good_share,
+    keeps_up,
+    parse_goal,
+    share_text,
+)
 from slotune.tuner.study.comparison import quantities
 
 TTFT, TPOT = Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0)
@@ -183,3 +194,79 @@ def test_any_percentile_may_be_a_goal_and_is_reported():
     for name in ("p101_ttft_ms", "p0_ttft_ms", "p99.90_ttft_ms", "p9_latency_ms"):
         with pytest.raises(InputError, match="unknown metric to minimize"):
             parse_goal(name, maximize=False)
+
+
+def test_no_latency_is_to_be_maximised():
+    with pytest.raises(InputError, match="metric to maximize"):
+        parse_goal("p99_ttft_ms", maximize=True)
+
+
+def test_a_goal_against_a_default_that_has_none_is_a_tenth_of_its_own_log():
+    goodput, latency = Goal("request_goodput", True), Goal("p99_ttft_ms", False)
+    for reference in ({"request_goodput": 0.0}, {"request_goodput": math.nan}, {}):
+        assert goodput.loss({"request_goodput": math.e**5}, reference) == pytest.approx(-0.5)
+    assert goodput.loss({"request_goodput": 0.8}, {"request_goodput": 0.4}) == pytest.approx(-math.log(2))
+    assert latency.loss({"p99_ttft_ms": 100.0}, {}) == pytest.approx(math.log(100) / 10)
+    assert goodput.loss({"request_goodput": 0.0}, {"request_goodput": 5.0}) == math.inf
+
+
+def test_the_share_of_good_requests_is_of_all_that_were_sent():
+    """Of 100 requests half are answered, four in five of these well."""
+    half = {"completed": 50.0, "failed": 50.0, "request_throughput": 5.0, "request_goodput": 4.0}
+    assert good_share(half) == 0.4
+    assert good_share(half | {"completed": 0.0, "request_throughput": 0.0, "request_goodput": 0.0}) == 0.0
+    assert Objective((TTFT,), goodput={"ttft": 500.0}).good_ratio(half) == pytest.approx(0.99 / 0.4)
+
+
+def test_all_targets_and_enough_good_requests_are_fulfilled():
+    rates = {"request_throughput": 10.0}
+    good, few = run(**rates, request_goodput=9.9), run(**rates, request_goodput=9.8)
+    alone, beside = Objective(goodput={"ttft": 500.0}), Objective((TTFT,), goodput={"ttft": 500.0})
+    assert alone.meets(few), "by itself it is a goal"
+    assert [alone.fulfilled(metrics) for metrics in (good, few)] == [True, False]
+    assert not beside.fulfilled(good | {"p99_ttft_ms": 501.0})
+    assert Objective((TTFT,)).fulfilled(run()) and not Objective((TTFT,)).fulfilled(run(ttft=501))
+
+
+def test_each_target_and_whether_it_is_met():
+    few = run(ttft=501, request_throughput=10.0, request_goodput=9.8)
+    assert Objective((TTFT, TPOT)).targets_met(few) == {"p99:ttft:500": False, "p99:tpot:50": True}
+    beside = Objective((TPOT,), goodput={"ttft": 500.0})
+    assert beside.targets_met(few) == {"p99:tpot:50": True, "goodput": False}
+    assert beside.targets_met(few | {"request_goodput": 9.9})["goodput"]
+    assert Objective(goodput={"ttft": 500.0}).targets_met(few) == {}
+
+
+def test_requests_may_be_turned_away_for_goodput_and_not_for_latencies_too():
+    all_good, shedding = serving(40.0), serving(60.0, failed=300.0)
+    goodput, latency = Goal("request_goodput", True), Goal("mean_ttft_ms", False)
+    assert Objective((), (goodput,), {"ttft": 500.0}).serves_as_much(shedding, all_good)
+    assert not Objective((), (goodput,), {"ttft": 500.0}).serves_as_much(serving(40.0, failed=300.0), all_good)
+    assert not Objective((), (goodput, latency), {"ttft": 500.0}).serves_as_much(shedding, all_good)
+
+
+def test_what_is_within_the_end_of_a_short_trace():
+    assert keeps_up({"request_throughput": 9.0}, {"request_throughput": 10.0})
+    assert not keeps_up({"request_throughput": 8.99}, {"request_throughput": 10.0})
+    assert not Objective((TTFT,)).serves_as_much(run(request_throughput=8.9), run(request_throughput=10.0))
+    assert Objective((TTFT,)).serves_as_much(run(request_throughput=9.1), run(request_throughput=10.0))
+    assert [answers_as_many({"completed": 1000.0 - lost, "failed": lost}, {}) for lost in (9.0, 11.0)] == [True, False]
+    one_in_100 = [{"completed": 100.0 - lost, "failed": lost} for lost in (5.0, 6.0, 7.0)]
+    assert [answers_as_many(metrics, one_in_100[0]) for metrics in one_in_100] == [True, True, False]
+
+
+def test_what_the_search_minimises_in_numbers():
+    """Logs of ratios, four and more for what misses a target; headroom counts a twentieth."""
+    goal = Objective((TTFT,), (Goal("p99_tpot_ms", False),))
+    two = Objective((TTFT,), (Goal("p99_tpot_ms", False), Goal("p99_ttft_ms", False)))
+    default, lost = run(ttft=250, tpot=25), {"completed": 80.0, "failed": 20.0}
+    assert goal.costs(run(ttft=250, tpot=20), default) == pytest.approx((math.log(0.8) + 0.05 * 0.5,))
+    assert goal.costs(run(ttft=750), default) == pytest.approx((4 + math.log(1.5),))
+    assert two.costs(run(ttft=750), default) == pytest.approx((4 + math.log(1.5),) * 2)
+    assert two.costs(run() | lost, default) == pytest.approx((4 + 3 + 0.2 / 2,) * 2)
+    assert two.costs(None, default) == (8.0, 8.0)
+    assert Objective((TTFT,)).costs(None, default) == (8.0,)
+    unlimited = Objective((), (Goal("p99_tpot_ms", False),))
+    assert unlimited.costs(run(tpot=1) | lost, default) == pytest.approx((4 + 0.2,))
+    goodput = Objective(goodput={"ttft": 500.0})
+    assert goodput.costs(run(ttft=5000, request_goodput=5.0), {"request_goodput": 5.0}) == pytest.approx((0.05 * 2,))

@@ -73,12 +73,12 @@ def test_steps_are_faster_and_slower_by_the_error_of_the_profile_where_it_is_kno
     assert found is not None
     assert seen == [Pace(1 / (1 + ERROR)), Pace(1 + ERROR, USUALLY_OUTSIDE_S)]
     assert (found.faster, found.slower) == ({"factor": 1 / (1 + ERROR)}, {"factor": 1 + ERROR})
-    assert found.label == f"steps {100 * ERROR:.2g}% faster / slower, TTFT +22 ms"
+    assert found.label == f"steps {100 * ERROR:.2g}% faster / slower, TTFT +22.5 ms"
     told = found.as_dict(lambda metrics: {})
     assert (told["step_time_error"], told["later_ms"]) == (ERROR, 22.5)
 
 
-@pytest.mark.parametrize(("assumed_s", "later"), [(0.0065, ", TTFT +16 ms"), (0.03, "")])
+@pytest.mark.parametrize(("assumed_s", "later"), [(0.0065, ", TTFT +16.5 ms"), (0.03, "")])
 def test_the_way_to_the_engine_is_longer_by_what_is_not_assumed_already(
     tables_profile: Profile, small_trace: Any, assumed_s: float, later: str
 ):
@@ -141,7 +141,7 @@ def test_a_plan_for_faster_and_slower_steps(tables_profile: Profile, small_trace
     (alone,) = plan([base], 100.0, jobs=1)
     faster, slower = with_other_step_times(alone)
     assert [faster.name, slower.name] == [
-        f"steps {100 * ERROR:.2g}% {how}" for how in ("faster", "slower, TTFT +22 ms")
+        f"steps {100 * ERROR:.2g}% {how}" for how in ("faster", "slower, TTFT +22.5 ms")
     ]
     assert [faster.pace, slower.pace] == [DOUBT.faster, DOUBT.slower]
     assert what_if(base, "step_time=x1.5").pace == Pace(1.5)

@@ -13,6 +13,7 @@ from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.finalists.idle_changes import take_back
 from slotune.tuner.finalists.variation import VariedRun
+from slotune.tuner.objective import parse_goal
 from slotune.tuner.pages.recommendation_page import comparison, document, front_table
 from slotune.tuner.pages.report import write_report
 from slotune.tuner.recommendation import best_yaml_of, fallen_lines, lost_lines, require_targets, unlimited_lines
@@ -214,6 +215,11 @@ def test_what_becomes_much_longer_and_nobody_named_is_told(found):
     assert line in best_yaml_of(alone) and unlimited_lines(found) == []
     named = replace(found.task.objective, goodput={"tpot": 1e5})
     assert unlimited_lines(replace(alone, task=replace(found.task, objective=named))) == []
+    goal = replace(found.task.objective, goals=(parse_goal("p90_tpot_ms", maximize=False),))
+    assert unlimited_lines(replace(alone, task=replace(found.task, objective=goal))) == []
+    for times, told in ((1.99, 0), (2.01, 1)):
+        slower = {**(best.metrics or {}), "mean_tpot_ms": times * default.metrics["mean_tpot_ms"]}
+        assert len(unlimited_lines(replace(found, best=replace(best, metrics=slower)))) == told
 
 
 def test_several_goals_give_a_front(files, tmp_path):

@@ -29,6 +29,24 @@ def test_chunks_of_several_tokens_tell_nothing_of_the_way_out() -> None:
     assert (len(ways.before), ways.after) == (1, [])
 
 
+def test_a_prompt_in_chunks_makes_its_first_token_in_the_last_of_them() -> None:
+    chunks = (("a", 4, 0),), (("a", 4, 4),), (("a", 1, 8),)
+    records = [StepRecord(n, 1.0 + n / 100, 1.01 + n / 100, rows) for n, rows in enumerate(chunks, 1)]
+    ways = passages([Call([1] * 8, 2, name="a")], [answer(1.002, [1.034, 1.045])], records)
+    assert ways.before == [(8, pytest.approx(0.008))]
+    assert ways.after == pytest.approx([0.004, 0.005])
+
+
+def test_what_broke_off_tells_nothing_and_hides_nothing() -> None:
+    """The first request failed after its token; the second was sent, says its clock, when its step had begun."""
+    calls = [Call([1] * 4, 1, name="a"), Call([1] * 4, 1, name="b"), Call([1] * 4, 1, name="c")]
+    records = [StepRecord(n, float(n), n + 0.02, ((name, 4, 0),)) for n, name in enumerate("abc", 1)]
+    broken = Answer(sent=0.99, chunks=[1.03], output_tokens=1, error="reset")
+    ways = passages(calls, [broken, answer(2.001, [2.025]), answer(2.99, [3.026])], records)
+    assert ways.before == [(4, pytest.approx(0.01))]
+    assert ways.after == pytest.approx([0.005, 0.006])
+
+
 def test_failed_requests_and_unrecorded_ones_tell_nothing() -> None:
     failed = Answer(sent=1.0, error="no")
     assert passages([Call([1], 1, name="a")], [failed], []) == Passages([], [])
@@ -54,7 +72,10 @@ def test_nothing_known_is_nothing_added() -> None:
     assert (overhead.before_s, overhead.before_token_s, overhead.after_s) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("staircases", "told"), [(9, None), (11, "it took 5 ms, 1 to 9 in 8 of 10 staircases")])
+@pytest.mark.parametrize(
+    ("staircases", "told"),
+    [(9, None), (10, "4.5 ms from the end of its step to the client, 0.9 to 8.1 in"), (11, "took 5 ms from")],
+)
 def test_how_far_ways_out_lie_apart_is_told(staircases: int, told: str | None) -> None:
     """Eleven staircases of 0 to 10 ms, and those without a token, which tell nothing."""
     note = ways_out_note([Passages([], []), *(Passages([], [1e-3 * ms] * 3) for ms in range(staircases))])

@@ -149,3 +149,25 @@ def test_the_error_is_told_as_a_share_of_the_cache() -> None:
     started = capacity.observed([KvObservation(settings, 20_000)])
     assert replace(told, kv=started).trust(narrow)["expected_error"]["kv_cache"] is None
     assert kv_note(None, settings) == "KV capacity is not known"
+
+
+@pytest.mark.parametrize(
+    ("layout", "bytes_per_token"),
+    [
+        (Layout(), 131_072),  # keys and values of 32 layers, 8 heads of 128 elements, 2 bytes each
+        (Layout(kv_cache_dtype="fp8"), 131_072),  # the format of a cache is a setting (KvCapacity.block_bytes)
+        (Layout(4), 32_768),
+        (Layout(pp=3), 45_056),  # of eleven layers: the first stages have as many, the last ten
+    ],
+)
+def test_a_token_s_keys_and_values_on_the_fullest_gpu(layout: Layout, bytes_per_token: int) -> None:
+    assert estimate(LLAMA, layout=layout).kv_bytes_per_token == bytes_per_token
+
+
+def test_the_runtime_grows_with_every_doubling_of_the_gpus() -> None:
+    one, four = (estimate(QWEN_32B, layout=Layout(tp)).fixed_bytes / GIB for tp in (1, 4))
+    assert four - (0.13 + 1.2 + 2 * 0.42) == pytest.approx((one - 0.13 - 1.2) / 4, rel=0.01)
+
+
+def test_the_estimate_of_a_mixture_may_be_off_by_twice_as_much() -> None:
+    assert [estimate(model).error_bytes / GIB for model in (LLAMA, "Qwen/Qwen3-30B-A3B")] == [1.0, 2.0]

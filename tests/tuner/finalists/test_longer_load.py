@@ -138,7 +138,7 @@ def test_goodput_that_the_longer_load_loses_is_named():
     objective = Objective((parse_slo("p99:ttft:500"),), goodput={"ttft": 100.0})
     fine = {"p99_ttft_ms": 90.0, "completed": 9.0, "failed": 0.0, "request_throughput": 5.0, "request_goodput": 5.0}
     (line,) = lost_targets(objective, fine, LongerLoad(10, fine | {"request_goodput": 4.0}))
-    assert "miss 99% of requests good (80.0%) where" in line
+    assert "miss 99% of requests good (80.0%) if" in line
 
 
 def test_what_piles_up_by_chance_on_a_short_trace_is_no_doubt(small_trace: Any):

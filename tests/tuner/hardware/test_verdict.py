@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.hardware.verdict import decide
+from slotune.tuner.hardware.verdict import decide, merit_of, percent
 from slotune.tuner.objective import Objective, parse_goal
 from slotune.tuner.study.comparison import Compared
 from slotune.tuner.study.study import Trial
@@ -66,7 +66,7 @@ def test_an_advantage_beyond_the_noise_wins():
 
 def test_an_advantage_within_the_noise_leaves_the_default():
     found = decide([measured("default", 200, 300, 250), measured("#1", 220, 210, 245)], TTFT)
-    assert found.recommended.name == "default"
+    assert (found.recommended.name, found.meets_targets, found.proven) == ("default", True, True)
     assert "the runs vary too much to call the default as good: the best other, #1" in found.sentence
     assert "3 paired runs" in found.sentence
 
@@ -118,7 +118,7 @@ def test_none_meeting_names_the_nearest():
 
 def test_a_default_that_did_not_run_is_said():
     found = decide([measured("default"), measured("#1", 100, 100, 100)], TTFT)
-    assert found.recommended.name == "#1"
+    assert (found.recommended.name, found.meets_targets, found.proven) == ("#1", True, True)
     assert "default did not run" in found.sentence
 
 
@@ -151,6 +151,17 @@ def test_one_lucky_run_does_not_hide_what_is_proven():
     found = decide([measured("default", 200, 210, 205), lucky, measured("#2", 120, 126, 123)], TTFT)
     assert (found.recommended.name, found.proven) == ("#2", True)
     assert found.sentence.startswith("Measured 40 % better")
+
+
+def test_what_is_proven_comes_before_what_has_an_interval_and_that_before_a_single_run():
+    nan = math.nan
+    default, single = measured("default", 200, 200, 200), measured("#1", nan, nan, 20)
+    scattered, steady = measured("#2", 60, 110, 190), measured("#3", 160, 161, 159)
+    found = decide([default, single, scattered, steady], TTFT)
+    assert (found.recommended.name, found.proven) == ("#3", True)
+    unproven = decide([default, single, scattered], TTFT)
+    assert unproven.recommended.name == "default"
+    assert "the best other, #2" in unproven.sentence
 
 
 def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
@@ -222,6 +233,19 @@ def test_goodput_out_of_nothing_counts_where_the_rest_is_equal():
     assert "better in 6 paired runs, in which" in found.sentence
     found = decide([good("default", *[0] * 5, 5), good("#1", *[5] * 6)], GOODPUT)
     assert found.recommended.name == "default"
+
+
+def test_six_rounds_out_of_nothing_do_not_outweigh_one_that_is_worse():
+    default = good("default", *[0] * 6, 5)
+    assert decide([default, good("#1", *[5] * 6, 4.9)], GOODPUT).recommended.name == "default"
+    assert decide([default, good("#1", *[5] * 6, 5.1)], GOODPUT).recommended.name == "#1"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"), [(1.234, "+23.4 %"), (0.5, "-50.0 %"), (4.99, "+399.0 %"), (5.0, "x5"), (1234.5, "x1.23e+03")]
+)
+def test_changes_in_per_cent_and_as_factors(ratio: float, told: str):
+    assert percent(ratio) == told
 
 
 def test_a_default_that_misses_by_chance_is_not_proven_worse():
@@ -322,3 +346,12 @@ def test_a_mean_that_is_the_limit_but_for_rounding_keeps_it_as_a_run_does():
     value = 500 + 3e-7
     assert TTFT.slos[0].is_met({"p99_ttft_ms": value})
     assert decide([measured("default", value, value)], TTFT).meets_targets
+
+
+def test_the_merit_of_several_goals_is_their_geometric_mean():
+    both = Objective(goals=(parse_goal("throughput", maximize=True), parse_goal("p99_ttft_ms", maximize=False)))
+    merit = merit_of(both)
+    assert merit({"output_throughput": 4.0, "p99_ttft_ms": 100.0}) == pytest.approx(5.0)  # root of 100 / 4
+    for nothing in ({"output_throughput": 0.0}, {"output_throughput": math.nan}, {}):
+        assert merit({"p99_ttft_ms": 100.0} | nothing) == math.inf
+    assert merit_of(TTFT)({"p99_ttft_ms": 100.0}) == 0.2

@@ -9,7 +9,8 @@ import pytest
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.profile import linear_profile
 from slotune.simulator.slo import Slo
-from slotune.traces.generate import make_trace, parse_lengths
+from slotune.simulator.timing import Pace
+from slotune.traces.generate import make_trace, parse_lengths, plain
 from slotune.traces.lengths import constant
 from slotune.tuner.objective import Objective
 from slotune.tuner.planning.capacity import (
@@ -17,11 +18,13 @@ from slotune.tuner.planning.capacity import (
     Capacity,
     Probe,
     Scenario,
+    _binding,
     confirmed,
     find_capacity,
     highest_rate,
     least_requests,
     probe,
+    saturated_rate,
     unloaded,
 )
 
@@ -43,6 +46,7 @@ def test_the_limit_is_found_from_either_side(limit):
     found = highest_rate(limited(lambda rate: rate <= limit, calls), NOTHING, 1.0)
     assert limit * (1 - TOLERANCE) <= found.best.rate <= limit < found.failed.rate <= found.best.rate / (1 - TOLERANCE)
     assert len(calls) < 32
+    assert TOLERANCE == 0.02, "as the pages say"
 
 
 def test_a_lucky_rate_does_not_count():
@@ -236,3 +240,106 @@ def test_targets_missed_for_want_of_answers_name_that(scenario):
 def test_with_goodput_alone_goodput_binds(scenario):
     only = replace(scenario(Slo(99.0, "ttft", 60.0)), objective=Objective(goodput={"ttft": 60.0}))
     assert capacity_of(only, 0).failed.binding == "goodput"
+
+
+def test_a_load_is_twenty_times_as_long_as_a_request_stays_or_as_the_largest_limit(scenario):
+    """In whole copies of 60 requests, behind those that warm the caches."""
+    short, long = Slo(99.0, "ttft", 500.0), Slo(99.0, "e2el", 30_000.0)
+    for slos, rate, stay_s, least in (((short,), 10.0, 10.0, 2000), ((short, long), 5.0, 10.0, 3000)):
+        tried = probe(scenario(*slos), rate, stay_s, 0)
+        assert tried.ok and least <= tried.metrics["completed"] < least + 60
+
+
+def test_what_an_engine_answers_one_at_a_time_follows_from_its_steps():
+    """A prompt of 100 tokens takes 5 + 2 ms, each of nine more tokens 5.05 ms: 52.45 ms in all."""
+    profile = linear_profile(0.005, 2e-5, 5e-5, 0.0)
+    trace = make_trace(1000, 1.0, (constant(100), constant(10)), seed=0)
+    one = Scenario("base", profile, trace, Objective((Slo(99.0, "e2el", 100.0),)), {"max_num_seqs": 1})
+    alone, stay_s = unloaded(one)
+    assert stay_s == pytest.approx(0.05245, rel=1e-3) and alone.rate == 1e-4
+    assert alone.metrics["p99_ttft_ms"] == pytest.approx(7, rel=1e-3)
+    assert saturated_rate(one) == pytest.approx(1 / 0.05245, rel=1e-3)
+    two = replace(one, settings={"max_num_seqs": 2})
+    # Both prompts in one step of 5 + 4 ms, nine steps of 5.1 ms.
+    assert saturated_rate(two) == pytest.approx(2 / 0.0549, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("ok", "certain", "stay_ms", "loads"),
+    [
+        (True, True, 20_000.0, [1020]),
+        (True, False, 10_000.0, [1020]),  # 10 a second for ten times as long as one stays
+        (True, False, 15_000.0, [1020, 2040]),  # 1,500 are needed, and no less than twice as many are tried
+        (True, False, 30_000.0, [1020, 3000]),
+        (False, False, 1000.0, [1020, 2040, 4020, 5040]),  # up to the most
+        (False, True, 30_000.0, [1020]),
+    ],
+)
+def test_a_load_is_longer_where_a_longer_one_may_say_otherwise(scenario, monkeypatch, ok, certain, stay_ms, loads):
+    """In whole copies of the trace's 60 requests."""
+    lengths = []
+
+    def run(scenario, load, rate, seed, replicas, router, cold):
+        lengths.append(len(load) - cold)
+        return Probe(rate, {"mean_e2el_ms": stay_ms}, ok, "queue", certain)
+
+    monkeypatch.setattr("slotune.tuner.planning.capacity._run", run)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_REQUESTS", 5000)
+    assert probe(scenario(Slo(99.0, "ttft", 500.0)), 10.0, 0.1, 0).ok is ok
+    assert lengths == loads
+
+
+@pytest.mark.parametrize(("replicas", "most"), [(1, 5000), (2, 10_000), (3, 12_000)])
+def test_replicas_share_the_requests_up_to_the_most_of_a_fleet(scenario, monkeypatch, replicas, most):
+    lengths = []
+
+    def run(scenario, load, rate, seed, replicas, router, cold):
+        lengths.append(len(load) - cold)
+        return Probe(rate, {"mean_e2el_ms": 1.0}, False, "queue", certain=False)
+
+    monkeypatch.setattr("slotune.tuner.planning.capacity._run", run)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_REQUESTS", 5000)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_FLEET_REQUESTS", 12_000)
+    probe(scenario(Slo(99.0, "ttft", 500.0)), 10.0, 0.1, 0, replicas)
+    assert 1000 * replicas <= lengths[0] < 1000 * replicas + 60 and most <= lengths[-1] < most + 60
+
+
+def test_what_binds_is_what_has_the_least_headroom():
+    slos = (Slo(99.0, "ttft", 500.0), Slo(99.0, "tpot", 50.0))
+    run = {"completed": 100.0, "failed": 0.0, "request_throughput": 10.0, "request_goodput": 10.0}
+    met, missed = (
+        {**run, "p99_ttft_ms": 250.0, "p99_tpot_ms": 45.0},
+        {**run, "p99_ttft_ms": 1500.0, "p99_tpot_ms": 60.0},
+    )
+    plain, beside = Objective(slos), Objective(slos, goodput={"e2el": 1000.0})
+    assert [_binding(plain, met, steady) for steady in (True, False)] == ["p99:tpot:50", "queue"]
+    assert [_binding(plain, missed, steady) for steady in (True, False)] == ["p99:ttft:500", "p99:ttft:500"]
+    few = {"request_goodput": 9.8}
+    assert _binding(beside, met | few, True) == "goodput" == _binding(beside, met | few, False)
+    assert _binding(beside, missed | few, True) == "p99:ttft:500"
+    assert _binding(Objective(goodput={"ttft": 500.0}), met, True) == "goodput"
+
+
+def test_what_an_engine_answers_depends_on_its_policy_and_its_pace():
+    """Two seats, steps of 5 ms, answers of 2 and of 100 tokens in turn: 51 steps a request on the average. Where a
+    batch stays together until all of it is done, each pair takes 100."""
+    lengths = np.where(np.arange(1000) % 2, 100, 2).astype(np.int32)
+    trace = plain(np.arange(1000.0), np.full(1000, 10, np.int32), lengths)
+    profile = linear_profile(0.005, 0.0, 0.0, 0.0)
+    one = Scenario("base", profile, trace, Objective((Slo(99.0, "ttft", 500.0),)), {"max_num_seqs": 2})
+    assert saturated_rate(one) == pytest.approx(2 / (51 * 0.005), rel=0.02)
+    assert saturated_rate(replace(one, policy="request-level")) == pytest.approx(2 / (100 * 0.005), rel=0.02)
+    assert saturated_rate(replace(one, pace=Pace(2.0))) == pytest.approx(2 / (51 * 0.01), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ttft_ms", "tpot_ms", "told"),
+    [(2.0, 4.0, r"p99:ttft:2 .*\(3.5 times"), (6.0, 2.5, r"p99:tpot:2.5 .*\(2.02 times")],
+)
+def test_of_what_lone_requests_miss_the_worst_is_told(ttft_ms, tpot_ms, told):
+    """The first token takes 5 + 2 ms, each other one 5.05 ms."""
+    profile = linear_profile(0.005, 2e-5, 5e-5, 0.0)
+    trace = make_trace(1000, 1.0, (constant(100), constant(10)), seed=0)
+    slos = (Slo(99.0, "ttft", ttft_ms), Slo(99.0, "tpot", tpot_ms))
+    with pytest.raises(InfeasibleError, match=told):
+        unloaded(Scenario("base", profile, trace, Objective(slos)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slotune.errors import InfeasibleError
 from slotune.simulator.slo import Slo
 from slotune.tuner.objective import Objective
-from slotune.tuner.planning.capacity import Scenario, probe, saturated_rate, unloaded
+from slotune.tuner.planning.capacity import Probe, Scenario, probe, saturated_rate, unloaded
 from slotune.tuner.planning.fleet import (
     FAR,
     MOST_AT_RANDOM,
@@ -150,7 +150,7 @@ def test_no_number_of_replicas_at_random_is_told_as_none(scenario):
     alone_ms = unloaded(loose)[0].metrics["p100_ttft_ms"]
     strict = replace(loose, objective=Objective((Slo(100.0, "ttft", 1.01 * alone_ms),)))
     fleet = fleet_of(strict, 1.0, rate=20.0)
-    assert fleet.replicas_at_random is None
+    assert fleet.replicas_at_random is None and fleet.most_at_random == 4 * fleet.replicas
     assert not serve(strict, MOST_AT_RANDOM * fleet.replicas, "random", rate=20.0)
 
 
@@ -171,3 +171,29 @@ def test_an_engine_under_load_answers_less_than_twice_what_it_does_of_a_short_on
 def test_where_division_says_too_many_few_may_do(scenario, fleet):
     """One engine takes next to nothing of some traffic in bursts, and many engines share these."""
     assert fleet_of(scenario, 1e-3) == fleet
+
+
+def test_what_came_of_replicas_is_that_of_the_ordering_that_did_worst(scenario):
+    """And where one misses the targets, none of them serves."""
+    probes = [Probe(RATE, {"p99_ttft_ms": ttft_ms}, True, "queue") for ttft_ms in (100.0, 190.0, 150.0, 120.0, 110.0)]
+    tried = []
+    trial = FleetTrial(scenario, 1.0, lambda questions: probes[: len(questions)], tried.append)
+    assert trial.serve(3, RATE) is probes[1]
+    probes[4] = replace(probes[4], ok=False)
+    assert trial.serve(4, RATE) is None
+    assert tried == [3, 4]
+
+
+@pytest.mark.parametrize(("replicas", "least"), [(1, 10_000), (3, 3334), (10, 1000), (500, 1000)])
+def test_many_replicas_share_the_requests_that_a_rate_stands_on(scenario, replicas, least):
+    asked = []
+
+    def ask_all(questions):
+        asked.extend(questions)
+        return [Probe(RATE, {}, False, "queue")] * len(questions)
+
+    assert FleetTrial(scenario, 1.0, ask_all).serve(replicas, RATE, "random") is None
+    assert [question.keywords["seed"] for question in asked] == [0, 1, 2, 3, 4]
+    for question in asked:
+        told = {name: question.keywords[name] for name in ("rate", "replicas", "least", "router")}
+        assert told == {"rate": RATE, "replicas": replicas, "least": least, "router": "random"}

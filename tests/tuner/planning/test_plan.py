@@ -13,10 +13,10 @@ from slotune.traces.generate import constant, make_trace, plain
 from slotune.traces.transform import head
 from slotune.tuner.objective import Objective
 from slotune.tuner.pages.plan_page import described, document, is_confident, replicas_text, warnings, without_turns
-from slotune.tuner.planning.capacity import Scenario
+from slotune.tuner.planning.capacity import Capacity, Probe, Scenario
 from slotune.tuner.planning.draws import DRAWS
 from slotune.tuner.planning.fleet import OTHERS_TEXT, Fleet
-from slotune.tuner.planning.plan import ORDERINGS, plan, require_targets, steps_of, what_if
+from slotune.tuner.planning.plan import ORDERINGS, Plan, plan, require_targets, steps_of, what_if
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,36 @@ def test_capacity_lies_within_its_interval(planned):
     low, high = planned[0].interval
     assert low <= planned[0].max_request_rate <= high
     assert len(planned[0].capacities) == ORDERINGS
+
+
+def test_one_engine_takes_the_median_of_the_orderings_and_what_stops_most_of_them_stops_it(base):
+    """Passed at 4, 10, 5, 7 and 6 requests a second, and failed at half a request more."""
+    binding = ("queue", "p99:ttft:200", "p99:ttft:200", "queue", "p99:ttft:200")
+    orderings = [
+        Capacity(Probe(rate, {"rate": rate}, True, "queue"), Probe(rate + 0.5, {}, False, what))
+        for rate, what in zip((4.0, 10.0, 5.0, 7.0, 6.0), binding, strict=True)
+    ]
+    one = Plan(base, tuple(orderings), None)
+    assert (one.max_request_rate, one.spanned, one.binding) == (6.0, (4.0, 10.5), "p99:ttft:200")
+    assert one.interval == (4.0, 10.5), "nothing else is known"
+    assert replace(one, drawn_rates=(0.0, 12.0)).interval == (0.0, 12.0)
+    low, high = replace(one, drawn_rates=(2.0, 18.0)).interval  # t(0.95, 1) = 6.313752
+    factor = 9 ** (6.313752 / 2**0.5)
+    assert (low, high) == pytest.approx((6 / factor, 6 * factor))
+    assert replace(one, drawn_rates=(6.0,) * DRAWS).interval == (4.0, 10.5), "no less than the orderings span"
+    assert one.shown is orderings[0].best and [run["rate"] for run in one.runs] == [4, 10, 5, 7, 6]
+    served = replace(one, fleet=Fleet(3, Probe(20.0, {"rate": 20.0}, True, "queue"), None, 12))
+    assert served.shown is served.fleet.worst and [run["rate"] for run in served.runs] == [20, 4, 10, 5, 7, 6]
+    cut = replace(base, profile=replace(base.profile, engine=EngineFacts(tensor_parallel_size=4)))
+    assert [replace(one, scenario=cut).gpus, replace(served, scenario=cut).gpus] == [4, 12]
+    staged = replace(cut, settings={"pipeline_parallel_size": 2})
+    assert replace(served, scenario=staged).gpus == 24
+
+
+def test_steps_of_progress(base):
+    talk = replace(base, trace=make_trace(100, 4.0, (constant(300), constant(20)), turns=5, users=10, seed=3))
+    assert [steps_of([base], rate) for rate in (None, 10.0)] == [5 + 8, 5 + 8 + 1]
+    assert steps_of([base, talk], 10.0) == 14 + 6, "pieces of conversations are not drawn"
 
 
 def test_replicas_carry_the_forecast_and_one_less_could_not(planned):
@@ -123,6 +153,16 @@ def test_a_change_that_is_none(base, text):
         what_if(base, text)
 
 
+def test_a_change_of_lengths_is_one_of_prompts_or_of_answers(base):
+    prompts, answers = what_if(base, "input_tokens=x2").trace, what_if(base, "output_tokens=x3").trace
+    assert (prompts.input_tokens == 2 * base.trace.input_tokens).all()
+    assert (prompts.output_tokens == base.trace.output_tokens).all()
+    assert (answers.output_tokens == 3 * base.trace.output_tokens).all()
+    assert (answers.input_tokens == base.trace.input_tokens).all()
+    slower = what_if(what_if(base, "step_time=x1.5"), "step_time=x2")
+    assert (slower.pace.step_factor, slower.trace) == (3.0, base.trace)
+
+
 def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace):
     hopeless = Scenario("base", small_profile, small_trace(), Objective((Slo(99.0, "tpot", 1.0),)))
     plans = plan([hopeless], jobs=1)
@@ -151,6 +191,20 @@ def test_costs_are_of_the_tokens_that_are_made(base):
     expected = 3.0 / 3600 / (told["max_request_rate"] * made * served) * 1e6
     assert served < 1
     assert told["cost_per_million_output_tokens"] == pytest.approx(expected, rel=0.2)
+
+
+def test_costs_and_utilisation_in_numbers(base):
+    """Of a hundred requests ten get nothing; 5 tokens are made and 15 read a request that is sent."""
+    run = {"completed": 90.0, "failed": 10.0, "total_output_tokens": 500.0, "total_input_tokens": 1500.0}
+    one = Plan(base, (Capacity(Probe(8.0, run, True, "queue"), Probe(8.1, {}, False, "queue")),), None)
+    served = replace(one, rate=20.0, fleet=Fleet(3, Probe(20.0, {}, True, "queue"), 4, 12, (2, None)))
+    names = ("gpus", "utilisation", "cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_tokens")
+    alone, fleet = described(one, 2.0), described(served, 2.0)
+    per_million = 1e6 / 3600
+    assert [alone[name] for name in names] == [1, None, 2.0, *(pytest.approx(2 / 8 / n * per_million) for n in (5, 20))]
+    assert [fleet[name] for name in names[:3]] == [3, pytest.approx(20 / 24), 6.0]
+    assert [fleet[name] for name in names[3:]] == [pytest.approx(6 / 20 / n * per_million) for n in (5, 20)]
+    assert (fleet["metrics_rate"], alone["metrics_rate"], fleet["replicas_interval"]) == (20.0, 8.0, [2, None])
 
 
 def test_what_is_wrong_with_the_answers_is_told_beside_the_plans(base):
