@@ -74,7 +74,11 @@ def test_nothing_known_is_nothing_added() -> None:
 
 @pytest.mark.parametrize(
     ("staircases", "told"),
-    [(9, None), (10, "4.5 ms from the end of its step to the client, 0.9 to 8.1 in"), (11, "took 5 ms from")],
+    [
+        (9, None),
+        (10, "took 4.5 ms from the end of its step to the client, 0.9 to 8.1 in 8 of 10 staircases"),
+        (11, "took 5 ms from the end of its step to the client, 1 to 9 in 8 of 10 staircases"),
+    ],
 )
 def test_how_far_ways_out_lie_apart_is_told(staircases: int, told: str | None) -> None:
     """Eleven staircases of 0 to 10 ms, and those without a token, which tell nothing."""
