@@ -40,7 +40,9 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="slotune", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; taken anywhere.")
+@click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; accepted anywhere on the line."
+)
 def root() -> None:
     """Find the vLLM settings that meet a service's latency targets.
 

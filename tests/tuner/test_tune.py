@@ -161,7 +161,7 @@ def test_a_rate_that_does_not_last_is_told(files, tmp_path):
     page = write_report(found.folder, jobs=1).read_text()
     assert "The same traffic 10 times as long: p99:ttft:1000 missed (" in page
     assert "The recommended settings miss p99:ttft:1000" in page
-    assert "the target is met by this trace, but not where its traffic goes on." in page
+    assert "the target is met on this trace, but not if its traffic continues." in page
     assert any("miss p99:ttft:1000" in line for line in grounds(found.folder))
 
 

@@ -139,17 +139,17 @@ class Page:
         targets = len(of_targets(self.objective))
         what = f"Change {len(changed)} setting{'s' * (len(changed) != 1)}" if changed else "Keep the default settings"
         if self.verdict is None and failure_lines(self.compared):
-            return f"The runs on the engine decide nothing. By prediction alone: {what[0].lower()}{what[1:]}."
+            return f"The runs on the engine do not decide. By prediction alone: {what[0].lower()}{what[1:]}."
         if not targets:
             return f"{what}."
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
         if good and self.verdict is None and lost_lines(self.found):
-            return f"{what}: {count} met by this trace, but not where its traffic goes on."
+            return f"{what}: {count} met on this trace, but not if its traffic continues."
         if good:
             return f"{what}: {count} met."
         if self.verdict is None and lasts_only(self.objective, self.metrics, self.longer):
-            return f"{what}: no configuration meets every target on this trace, this does where its traffic goes on."
-        return f"{what}; no configuration meets every target, this comes nearest."
+            return f"{what}: no configuration meets every target on this trace; this one does if its traffic continues."
+        return f"{what}; no configuration meets every target; this one comes nearest."
 
     def _sentences(self) -> list[str]:
         default, best = self.found.default.metrics, self.found.best.metrics
@@ -264,10 +264,10 @@ class Page:
         decisive = decided_by(candidates, self.task, longer)
         lasts = self.found.best.key in {trial.key for trial in decisive}
         orders = "other orders of the requests" if self.found.orders else "it"
-        why = "what was measured" if self.verdict else "the longer load" if lasts else orders
+        why = "the measurements" if self.verdict else "the longer load" if lasts else orders
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
-            f"recommended one is marked: {why} decided. {PLAIN}: one without its changes that do nothing."
+            f"recommended one is marked: {why} decided. {PLAIN}: one without its changes that had no effect."
         )
 
 
