@@ -63,7 +63,7 @@ def test_simulate_says_that_more_is_asked_for_than_there_can_be(slotune, files, 
 def test_simulate_says_where_answers_end_early(slotune, files):
     ran = slotune("simulate", *files, "--engine", "max_model_len=610")
     assert "answers are cut at max_model_len=610, shorter than in the trace" in ran.err
-    assert "answers end" not in slotune("simulate", *files).err
+    assert "answers are cut" not in slotune("simulate", *files).err
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
     (one,) = plan([replace(base, trace=rising)], jobs=1)
     assert any("the trace's rate changes" in line for line in warnings([one])) and not is_confident(one)
     at_once = replace(one, scenario=replace(base, trace=replace(trace, arrival_s=np.zeros(1000))))
-    assert any("Poisson ones were taken" in line for line in warnings([at_once])) and not is_confident(at_once)
+    assert any("Poisson arrivals were assumed" in line for line in warnings([at_once])) and not is_confident(at_once)
     even = replace(one, scenario=replace(base, trace=trace))
     assert not any("Poisson" in line for line in warnings([even]))
     assert not any("the trace's rate changes" in line for line in warnings([even]))
