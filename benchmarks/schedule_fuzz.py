@@ -3,9 +3,9 @@
 Usage: schedule_fuzz.py [--cases 500] [--seed 1] [--vllm-python PYTHON] [--keep DIR]
 
 Case k has the seed --seed + k, so one that differs is made again with `--cases 1 --seed ITS_SEED`. PYTHON has vLLM
-of any version from 0.20 on (default: SLOTUNE_TEST_VLLM_PYTHON); cases that it does not take are left out. Prints the
-seed of every case that differs, the smallest case found that still does, and its first difference. Exit code 1 if any
-differs.
+of any version from 0.20 on (default: SLOTUNE_TEST_VLLM_PYTHON); settings that it lacks are taken out of the cases, and
+cases that it does not take are left out. Prints the seed of every case that differs, the smallest case found that still
+does, and its first difference. Exit code 1 if any differs, or none could be compared.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from slotune.tests.oracle.difference import first_difference
-from slotune.tests.oracle.random_cases import random_case
+from slotune.tests.oracle.random_cases import for_version, random_case
 from slotune.tests.oracle.schedule import Case, Schedule
 from slotune.tests.oracle.shrink import shrink
 from slotune.tests.oracle.simulated import simulate_case
@@ -56,10 +56,10 @@ class Fuzz:
         seen = ", ".join(f"{number} {what}" for what, number in self._seen.most_common())
         print(f"{len(seeds)} cases (seeds {seeds[0]} to {seeds[-1]}) in {time.monotonic() - started_s:.0f} s: {seen}")
         print(f"{len(differing)} differ" + (f": seeds {differing}" if differing else ""))
-        return int(bool(differing))
+        return int(bool(differing) or not self._seen["steps"])
 
     def _differs(self, seed: int) -> bool:
-        case, name = random_case(seed), f"seed{seed}"
+        case, name = for_version(random_case(seed), self._oracle.version), f"seed{seed}"
         if not self._oracle.takes(case):
             self._seen["not taken by this version, left out"] += 1
             return False

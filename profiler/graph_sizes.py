@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..simulator.engine_config import EngineConfig
 
 DEFAULT_MAX_CAPTURE, BLACKWELL_MAX_CAPTURE = 512, 1024
-"""Largest size captured by default, and on data-centre Blackwell (compute capability 10)."""
+"""Largest size captured by default, and on data-centre Blackwell (compute capability 10) by versions that know it."""
 BLACKWELL = ("b200", "b300")
 """In the name of such a GPU, as its driver and the kernel tables have it."""
 GRAPH_SETTINGS = frozenset({"enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"})
@@ -20,7 +20,7 @@ CAPTURE_FOLLOWS = GRAPH_SETTINGS | {"max_num_seqs", "max_num_batched_tokens", "s
 
 
 def captured_graph_sizes(
-    engine: EngineConfig, settings: Mapping[str, Any], default_max: int = DEFAULT_MAX_CAPTURE
+    engine: EngineConfig, settings: Mapping[str, Any], device: str | None = None
 ) -> npt.NDArray[np.float64]:
     """Token counts up to which a step is padded, ascending; empty under enforce_eager.
 
@@ -35,11 +35,11 @@ def captured_graph_sizes(
         return _chosen(chosen, largest, engine.max_num_batched_tokens)
     if largest is not None and int(largest) < 1:
         raise InputError(f"max_cudagraph_capture_size={largest}: must be 1 or more; enforce_eager=true captures none")
-    tokens = engine.max_num_batched_tokens
+    tokens, default_max = engine.max_num_batched_tokens, most_captured(engine, device)
     most = min(int(largest or _ceiling(engine, default_max)), tokens)
     sizes = _grid(most)
     sizes |= {tokens} if engine.version_rules.captures_token_budget and tokens <= most else set()
-    if largest is None and engine.version_rules.captures_max_num_seqs:
+    if largest is None:
         sizes |= {size for size in _decode_sizes(engine, default_max) if size <= tokens}
     return np.array(sorted(map(float, sizes)))
 
@@ -48,10 +48,11 @@ def _grid(most: int) -> set[int]:
     return {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}
 
 
-def most_captured(device: str | None) -> int:
+def most_captured(engine: EngineConfig, device: str | None) -> int:
     """The largest size that is captured by default on a device of this name."""
-    name = (device or "").lower()
-    return BLACKWELL_MAX_CAPTURE if any(mark in name for mark in BLACKWELL) else DEFAULT_MAX_CAPTURE
+    is_blackwell = any(mark in (device or "").lower() for mark in BLACKWELL)
+    knows_it = engine.version_rules.captures_more_on_blackwell
+    return BLACKWELL_MAX_CAPTURE if is_blackwell and knows_it else DEFAULT_MAX_CAPTURE
 
 
 def _chosen(sizes: Any, largest: Any, tokens: int) -> npt.NDArray[np.float64]:
@@ -73,8 +74,10 @@ def _ceiling(engine: EngineConfig, default_max: int) -> int:
 
 
 def _decode_sizes(engine: EngineConfig, default_max: int) -> set[int]:
-    """Tokens of steps of decodes alone: of max_num_seqs of them and, with drafts, of fewer."""
-    query, counts = _query_tokens(engine), {engine.max_num_seqs}
+    """Tokens of steps of decodes alone: of max_num_seqs of them and, with drafts, of fewer; by the engine's version."""
+    query, counts, rules = _query_tokens(engine), {engine.max_num_seqs}, engine.version_rules
+    if not (rules.captures_draft_batches if query > 1 else rules.captures_max_num_seqs):
+        return set()
     if query > 1:
         most = min(engine.max_num_seqs, default_max)
         counts = _grid(most) | {most}

@@ -12,12 +12,12 @@ from ..simulator.engine_config import PROFILED, UNLIMITED_MODEL_LEN, EngineConfi
 from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
-from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, most_captured
+from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes
 from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
-from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, other_graphs, unrepresented
+from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, older_runner, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -112,7 +112,7 @@ class Profile:
         asked = {**self.defaults, **settings}
         if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
             return self.step.graph_sizes
-        return captured_graph_sizes(self.engine_config(settings), asked, most_captured(self.engine.device))
+        return captured_graph_sizes(self.engine_config(settings), asked, self.engine.device)
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
@@ -130,7 +130,7 @@ class Profile:
         if not {**self.defaults, **settings}.get("hf_overrides"):  # which may make it another model's
             self.engine.check_max_model_len(engine.max_model_len)
         if self.cuda_graphs:
-            captured_graph_sizes(engine, {**self.defaults, **settings}, most_captured(self.engine.device))
+            captured_graph_sizes(engine, {**self.defaults, **settings}, self.engine.device)
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
@@ -172,6 +172,7 @@ class Profile:
         settings = checked(settings)
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
+        told += [older_runner(engine)] if engine else []
         return [*unrepresented(self, settings), *filter(None, [*told, self._other_cache(settings)])]
 
     def _other_cache(self, settings: Mapping[str, Any]) -> str | None:

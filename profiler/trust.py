@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..simulator.engine_config import PROFILED, SIMULATED
+from ..simulator.engine_config import PROFILED, SIMULATED, EngineConfig
 from ..simulator.features import REGIME_NAMES
 from ..simulator.speculation import SPEC_ARGUMENTS, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
+from ..simulator.versions import ASSUMED, numbers_of
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
@@ -75,6 +76,8 @@ OTHER_SCHEDULES = {
 }
 """Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
 under which it does not."""
+TWO_RUNNERS = (0, 23), (0, 28)
+"""From the first to the last of these versions, vLLM chooses one of two model runners by the model's architecture."""
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
@@ -152,6 +155,19 @@ def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | 
     return (
         f"the largest CUDA graph has {how} tokens than that of profile {profile.name} ({made_with:g}), which was made "
         f"without any step {side} its own; the time of such steps is not in these numbers"
+    )
+
+
+def older_runner(engine: EngineConfig) -> str | None:
+    """A line where vLLM may run pipeline stages with its older model runner, which holds one step less in flight
+    (VllmConfig.max_concurrent_batches and use_v2_model_runner, vllm/config/vllm.py); None where it does not."""
+    first, last = TWO_RUNNERS
+    numbers = numbers_of(engine.vllm_version) or ASSUMED
+    if not (engine.pipeline_parallel_size > 1 and engine.async_scheduling and first <= numbers <= last):
+        return None
+    return (
+        f"pipeline_parallel_size={engine.pipeline_parallel_size}: vLLM {engine.vllm_version} schedules otherwise for "
+        "models that it runs with its older model runner (VLLM_USE_V2_MODEL_RUNNER=0), which is not simulated"
     )
 
 

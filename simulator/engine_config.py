@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 from .speculation import Speculation, parse_speculation
-from .versions import VersionRules, check_settings, rules_for
+from .versions import ASSUMED, VersionRules, check_settings, numbers_of, rules_for
 
 UNLIMITED_MODEL_LEN = 1 << 30
 """max_model_len where nobody names one: no request is too long."""
@@ -95,15 +95,16 @@ def resolve(
     check_settings(settings, vllm_version)
     filled = dict(settings) | _batch_defaults(settings, dict(defaults))
     chosen = {k: v for k, v in (dict(defaults) | filled).items() if k in SIMULATED}
-    chosen |= _speculative(settings, chosen, rules_for(vllm_version))
+    chosen |= _speculative(settings, chosen, vllm_version)
     return EngineConfig(num_gpu_blocks=num_gpu_blocks, vllm_version=vllm_version, **chosen)
 
 
-def _speculative(settings: Mapping[str, Any], chosen: dict[str, Any], version: VersionRules) -> dict[str, Any]:
+def _speculative(settings: Mapping[str, Any], chosen: dict[str, Any], vllm_version: str | None) -> dict[str, Any]:
     """Speculation, and async scheduling where it works with it (VllmConfig.__post_init__, vllm/config/vllm.py)."""
     if not chosen.get("speculative_config"):
         return {"speculative_config": None}
-    speculation = parse_speculation(chosen["speculative_config"], version)
+    version = rules_for(vllm_version)
+    speculation = parse_speculation(chosen["speculative_config"], numbers_of(vllm_version) or ASSUMED)
     if speculation.method == "draft_model" and not version.overlaps_draft_model:
         asked = settings if "speculative_config" in settings else chosen
         return {"speculative_config": speculation, "async_scheduling": asked.get("async_scheduling", False)}
@@ -188,6 +189,8 @@ def _check_relations(engine: EngineConfig) -> None:
         )
     if engine.speculative_config:
         _check_speculation(engine, engine.speculative_config)
+    if engine.max_num_scheduled_tokens and not engine.version_rules.counts_draft_slots:
+        _check_scheduled_tokens(engine, engine.max_num_scheduled_tokens)
 
 
 def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
@@ -207,3 +210,16 @@ def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
         )
     if engine.pipeline_parallel_size > 1:
         raise InputError("speculative_config: is not simulated with pipeline_parallel_size above 1")
+
+
+def _check_scheduled_tokens(engine: EngineConfig, scheduled: int) -> None:
+    """VllmConfig._set_max_num_scheduled_tokens before 0.28, with drafts; without, rows would outgrow the runner's
+    buffers, which have max_num_batched_tokens places."""
+    speculation = engine.speculative_config
+    slots = speculation.draft_slots(engine.version_rules) * engine.max_num_seqs if speculation else 0
+    if scheduled + slots > engine.max_num_batched_tokens:
+        drafts = f" and the {slots} draft slots of speculative_config" if slots else ""
+        raise InputError(
+            f"max_num_batched_tokens={engine.max_num_batched_tokens}: must hold "
+            f"max_num_scheduled_tokens={scheduled}{drafts} in vLLM {engine.vllm_version}"
+        )

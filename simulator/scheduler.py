@@ -140,7 +140,7 @@ def _is_hopeless(engine, index, is_alone):
     """Whether a preempted request can never run again: what it knows outgrows the whole cache, or requests preempt each
     other without a token coming of it. vLLM would try for ever."""
     request, rules = engine.requests[index], engine.rules[0]
-    whole = min(request.known + rules.lookahead_tokens, rules.max_model_len)
+    whole = min(request.known + rules.admission_lookahead, rules.max_model_len)
     return (is_alone and kv_cache.exceeds_cache(engine, whole)) or engine.state[0].fruitless > MOST_FRUITLESS
 
 

@@ -21,7 +21,8 @@ READS_HIDDEN_STATES = frozenset({"eagle", "eagle3", "mtp", "dflash"})
 ASYNCHRONOUS = READS_HIDDEN_STATES | {"draft_model", "ngram_gpu"}
 """Methods that async scheduling works with (VllmConfig.__post_init__)."""
 GONE = frozenset({"medusa", "mlp_speculator"})
-"""Methods that vLLM 0.33 no longer has."""
+GONE_SINCE = (0, 33)
+"""Methods that vLLM no longer has, from that version on."""
 METHODS = tuple(sorted(ASYNCHRONOUS | GONE | {"ngram"}))
 NEEDS_DRAFTER = frozenset(METHODS) - {"ngram", "ngram_gpu", "mtp"}
 """Methods that draft with a model of their own."""
@@ -43,17 +44,24 @@ _KEYS = """
 KEYS = frozenset(_KEYS.split())
 """What vLLM's SpeculativeConfig takes."""
 
-SINCE_0_33 = frozenset(
-    {
-        "disable_lookahead_block_hashes",
-        "draft_lm_head_quantization",
-        "xpress_topc",
-        "fly_window_size",
-        "fly_entropy_threshold",
-        "fly_entropy_top_k",
-    }
-)
-"""Of these, what no earlier version takes."""
+KEYS_SINCE = {
+    "attention_backend": (0, 21),
+    "draft_sample_method": (0, 21),
+    "num_speculative_tokens_per_batch_size": (0, 24),
+    "use_heterogeneous_vocab": (0, 25),
+    "kv_cache_dtype": (0, 26),
+    "dspark_draft_topk": (0, 28),
+    "enable_adaptive_verification": (0, 28),
+    "index_share_for_mtp_iteration": (0, 29),
+    "disable_eagle_block_drop": (0, 30),
+    "disable_lookahead_block_hashes": (0, 33),
+    "draft_lm_head_quantization": (0, 33),
+    "xpress_topc": (0, 33),
+    "fly_window_size": (0, 33),
+    "fly_entropy_threshold": (0, 33),
+    "fly_entropy_top_k": (0, 33),
+}
+"""Of these, the version that brought those that 0.20 does not take."""
 
 SPEC_ARGUMENTS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
 """Arguments of their own for some of these (EngineArgs.create_speculative_config, vllm/engine/arg_utils.py)."""
@@ -125,11 +133,11 @@ class Speculation:
         return accepted
 
 
-def parse_speculation(config: Mapping[str, Any] | str, version: VersionRules | None = None) -> Speculation:
+def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] | None = None) -> Speculation:
     """Speculation from vLLM's `speculative_config`, a mapping or its JSON.
 
-    Raises InputError for what vLLM, of this version, refuses, for a method that is not simulated, and where no
-    acceptance is given (`rejection_sample_method: synthetic`, vLLM's own way to state it).
+    Raises InputError for what vLLM refuses (of `version`, where it is given), for a method that is not simulated, and
+    where no acceptance is given (`rejection_sample_method: synthetic`, vLLM's own way to state it).
     """
     given = _mapping(config)
     for name in map(str, given):
@@ -148,18 +156,20 @@ def parse_speculation(config: Mapping[str, Any] | str, version: VersionRules | N
         method=method,
         num_speculative_tokens=tokens,
         acceptance_rates=_acceptance_rates(given, tokens),
-        parallel_drafting=bool(given.get("parallel_drafting", method == "dflash")),
+        parallel_drafting=bool(given.get("parallel_drafting")) or method == "dflash",
         disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop", False)),
         disable_lookahead_block_hashes=bool(given.get("disable_lookahead_block_hashes", False)),
     )
 
 
-def _check_version(given: Mapping[str, Any], version: VersionRules) -> None:
-    if version.renews_speculation and given["method"] in GONE:
+def _check_version(given: Mapping[str, Any], version: tuple[int, int]) -> None:
+    if version >= GONE_SINCE and given["method"] in GONE:
         raise InputError(f"speculative_config: vLLM has no method {given['method']} since 0.33")
-    new = sorted(SINCE_0_33 & given.keys())
-    if new and not version.renews_speculation:
-        raise InputError(f"speculative_config: {new[0]} came with vLLM 0.33, and the profile's engine is older")
+    for name in sorted(KEYS_SINCE.keys() & given.keys()):
+        since = KEYS_SINCE[name]
+        if version < since:
+            told = f"came with vLLM {since[0]}.{since[1]}, and the profile's engine is older"
+            raise InputError(f"speculative_config: {name} {told}")
 
 
 def _checked_tokens(tokens: Any) -> int:

@@ -73,6 +73,10 @@ class VersionRules:
     """A request whose padding would pass max_model_len is admitted without it; before, it waited (scheduler.py)."""
     pads_after_hit: bool = _since("0.30")
     """A request that starts from the prefix cache gets padding without any decode beside it (scheduler.py)."""
+    captures_more_on_blackwell: bool = _since("0.28")
+    """CUDA graphs of up to 1024 tokens on data-centre Blackwell (vllm/config/vllm.py, _set_cudagraph_sizes)."""
+    captures_draft_batches: bool = _since("0.29")
+    """CUDA graphs of the decodes of whole batches with their drafts (vllm/config/vllm.py, uniform_decode_sizes)."""
     captures_max_num_seqs: bool = _since("0.31")
     """A CUDA graph of max_num_seqs itself (vllm/config/vllm.py, _set_cudagraph_sizes)."""
     spares_lone_request: bool = _since("0.31")
@@ -100,8 +104,6 @@ class VersionRules:
     """DFlash's drafts take no places in the batch of a row (SpeculativeConfig.max_num_new_slots_for_drafting)."""
     overlaps_ngram: bool = _since("0.33")
     """Async scheduling works with ngram, and is on by default (VllmConfig.__post_init__)."""
-    renews_speculation: bool = _since("0.33")
-    """The methods medusa and mlp_speculator are gone and some keys are new (vllm/config/speculative.py)."""
     delays_prefills: bool = _since("0.33")
     """prefill_schedule_interval holds in an engine without data parallelism (scheduler.py, schedule)."""
 
@@ -132,7 +134,13 @@ def argument_versions() -> dict[str, str | None]:
     return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
 
 
-NEW_VALUES = {("kv_cache_dtype", f"octave_{kind}"): "0.33" for kind in ("k3v4", "k3v3", "k3v3_compact")}
+NEW_VALUES = {
+    ("kv_cache_dtype", "int4_per_token_head"): "0.25",
+    ("kv_cache_dtype", "nvfp4_4over6"): "0.28",
+    ("kv_cache_dtype", "nvfp4_ds_mla"): "0.30",
+    ("kv_cache_dtype", "ultraquant_4bit"): "0.32",
+    **{("kv_cache_dtype", f"octave_{kind}"): "0.33" for kind in ("k3v4", "k3v3", "k3v3_compact")},
+}
 """Of settings that there were before: the version that brought them."""
 
 

@@ -16,7 +16,7 @@ from ...arrays import F64
 from ...errors import InputError
 from ...simulator.engine_config import resolve
 from ...simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
-from ..graph_sizes import captured_graph_sizes, most_captured
+from ..graph_sizes import captured_graph_sizes
 from ..measurement.design import geometric_between
 from ..profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from ..provenance import KERNEL_TABLES
@@ -115,7 +115,7 @@ def import_silicon(
     facts = _facts(tables)
     engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
-    graph_sizes = captured_graph_sizes(engine, defaults, most_captured(system))
+    graph_sizes = captured_graph_sizes(engine, defaults, system)
     capacity = estimated_kv(tables, GRAPHS_GIB if len(graph_sizes) else 0.0)
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:

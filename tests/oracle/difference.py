@@ -7,8 +7,8 @@ from slotune.simulator.steps import StepRecord
 
 from .schedule import Case, Outcome, Schedule
 
-TOLERANCE_S = 1e-6
-"""Times are floating-point sums, which may be made in another order."""
+TOLERANCE = 1e-6
+"""Seconds up to the first second, then a share: times are sums of thousands of steps, rounded on the way."""
 
 
 def first_difference(expected: Schedule, actual: Schedule, case: Case) -> str | None:
@@ -36,7 +36,7 @@ def _differing_fields(one: StepRecord | None, other: StepRecord | None) -> list[
 def _same_time(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
-    return abs(one - other) <= TOLERANCE_S
+    return abs(one - other) <= TOLERANCE * max(1.0, one)
 
 
 def _first_outcome_difference(expected: dict[str, Outcome], actual: dict[str, Outcome]) -> str | None:

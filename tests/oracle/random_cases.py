@@ -9,6 +9,8 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
+from slotune.simulator.versions import ASSUMED, NEWEST, OLDEST, argument_versions, numbers_of, rules_for
+
 from .schedule import Case
 from .vllm_scheduler_oracle import prompt_tokens
 
@@ -165,6 +167,24 @@ def _prefix(rng: Random, groups: list[str], prompt: int) -> list[list[Any]]:
             runs.append([rng.choice(groups), length])
             left -= length
     return runs
+
+
+def for_version(case: Case, version: str) -> Case:
+    """The case without what this version of vLLM lacks or answers otherwise than by its scheduler."""
+    numbers = numbers_of(version) or ASSUMED
+    since = {name: numbers_of(argument_versions().get(name)) or OLDEST for name in case["engine"]}
+    engine = {name: value for name, value in case["engine"].items() if since[name] <= numbers}
+    drafts = dict(engine.get("speculative_config") or {})
+    if drafts and numbers < NEWEST:
+        drafts.pop("disable_lookahead_block_hashes", None)
+        if drafts["method"] == "ngram" and engine.get("async_scheduling"):
+            drafts["method"] = "ngram_gpu"
+    if drafts:
+        engine["speculative_config"] = drafts
+    longest, requests = engine["max_model_len"], case["requests"]
+    if not rules_for(version).cuts_long_answers:
+        requests = [r | {"output_len": max(1, min(r["output_len"], longest - r["prompt_len"]))} for r in requests]
+    return case | {"engine": engine, "requests": requests}
 
 
 def _at_once(rng: Random, number: int) -> list[float]:

@@ -62,7 +62,7 @@ def _fewer_requests(case: Case) -> Iterator[Case]:
 def _simpler_settings(case: Case) -> Iterator[Case]:
     engine = case["engine"]
     for name, value in PLAIN.items():
-        if engine[name] != value:
+        if engine.get(name, value) != value:
             yield case | {"engine": engine | {name: value}}
     for name in OPTIONAL:
         if name in engine:

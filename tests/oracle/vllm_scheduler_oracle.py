@@ -126,6 +126,7 @@ class VirtualEngine:
         self.config, self.scheduler, self.hasher = build_scheduler(model, case)
         self.cost, self.accepted, self.write = case["cost"], case.get("accepted"), write
         self.depth = steps_in_flight(self.config)
+        self.schedules_past_empty = hasattr(self.config, "max_concurrent_batches")  # since 0.23, as that is
         stages = self.config.parallel_config.pipeline_parallel_size
         self.arrivals = deque(sorted(case["requests"], key=lambda r: r["arrival_ms"]))
         self.live, self.first, self.done, self.cached, self.preemptions = {}, {}, {}, {}, {}
@@ -147,7 +148,9 @@ class VirtualEngine:
                 tokens, preempted = self.schedule()
                 if not tokens and not preempted and self.is_stuck():
                     return True
-                if len(self.in_flight) < self.depth and (tokens or self.scheduler.has_requests()):
+                if len(self.in_flight) < self.depth and (
+                    tokens or (self.schedules_past_empty and self.scheduler.has_requests())
+                ):
                     continue
             self.end_step(*self.in_flight.popleft())
         return True

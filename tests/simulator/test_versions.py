@@ -1,8 +1,10 @@
 """Each rule holds from the version on that brought it, and the version is the profile's."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,12 @@ from slotune.simulator.versions import (
 from slotune.tests.oracle.simulated import run_slotune
 from slotune.tests.simulator.runs import Setup, make_trace, run
 
+DRAFTING = {
+    "method": "eagle",
+    "num_speculative_tokens": 3,
+    "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_rates": [0.5, 0.25, 0.1],
+}
 DRAFT_MODEL = {
     "method": "draft_model",
     "num_speculative_tokens": 2,
@@ -143,12 +151,47 @@ def test_async_scheduling_over_stages_came_with_0_23(vllm: str, stages: int, dep
 
 
 def test_captured_graphs_follow_the_version() -> None:
-    def sizes(vllm: str) -> set[float]:
-        engine = EngineConfig(num_gpu_blocks=100, max_num_batched_tokens=90, max_num_seqs=50, vllm_version=vllm)
-        return set(captured_graph_sizes(engine, {}))
+    def sizes(vllm: str, **settings: Any) -> set[float]:
+        fits = {"max_num_batched_tokens": 90, "max_num_seqs": 50} | settings
+        return set(captured_graph_sizes(resolve(fits, {}, 100, vllm), {}))
 
     assert sizes("0.21.0") - sizes("0.20.2") == {90.0}
     assert sizes("0.31.0") - sizes("0.30.0") == {50.0}
+    drafts = {"max_num_batched_tokens": 511, "max_num_seqs": 17, "speculative_config": DRAFTING}
+    assert sizes("0.29.0", **drafts) - sizes("0.28.0", **drafts) == {68.0}
+
+
+@pytest.mark.parametrize(
+    ("vllm", "settings", "told"),
+    [
+        ("0.27.1", {"max_num_batched_tokens": 100, "max_num_scheduled_tokens": 200, "max_num_seqs": 8}, "=200 in vLLM"),
+        ("0.27.1", {"max_num_scheduled_tokens": 8192, "max_num_seqs": 64}, None),
+        ("0.28.0", {"max_num_batched_tokens": 100, "max_num_scheduled_tokens": 200, "max_num_seqs": 8}, None),
+    ],
+)
+def test_before_0_28_a_step_must_hold_what_may_be_scheduled(
+    vllm: str, settings: dict[str, int], told: str | None
+) -> None:
+    with pytest.raises(InputError, match=told) if told else nullcontext():
+        resolve(settings, {}, 100, vllm)
+
+
+def test_before_0_28_it_must_hold_the_places_of_a_draft_model_too() -> None:
+    asked = {"max_num_batched_tokens": 512, "max_num_scheduled_tokens": 512, "max_num_seqs": 64}
+    with pytest.raises(InputError, match="and the 64 draft slots"):
+        resolve({**asked, "speculative_config": DRAFT_MODEL}, {}, 100, "0.27.1")
+    resolve({**asked, "speculative_config": DRAFT_MODEL}, {}, 100, "0.28.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "since"), [("draft_sample_method", "0.21"), ("disable_eagle_block_drop", "0.30"), ("xpress_topc", "0.33")]
+)
+def test_keys_of_speculative_config_came_with_their_versions(name: str, since: str) -> None:
+    asked = {"speculative_config": DRAFTING | {name: 1}}
+    before = f"0.{int(since.partition('.')[2]) - 1}.0"
+    with pytest.raises(InputError, match=f"{name} came with vLLM {since}"):
+        resolve(asked, {}, 100, before)
+    resolve(asked, {}, 100, f"{since}.0")
 
 
 def test_the_version_comes_from_the_profile(tmp_path: Path) -> None:
