@@ -63,6 +63,8 @@ without; more of them decide a p99."""
 NOT_SIMULATED = {
     "data_parallel_size": "each is an engine of its own; simulate one, or that many replicas",
     "prefill_context_parallel_size": "is not simulated",
+    "max_num_partial_prefills": "vLLM's V1 engine refuses it",
+    "max_long_partial_prefills": "vLLM's V1 engine refuses it",
 }
 """Arguments that may only be 1, which changes nothing, and why."""
 OTHER_SCHEDULES = {

@@ -125,13 +125,21 @@ def version_note(version: str | None) -> str | None:
 
 
 @cache
-def argument_versions() -> dict[str, str | None]:
-    """vLLM's engine arguments and the version that brought each; None for those that the oldest known version has.
+def argument_versions() -> dict[str, tuple[str | None, str | None]]:
+    """vLLM's engine arguments: the version that brought each, None for those that the oldest known version has, and
+    the first that no longer has it, None where all later ones do.
 
     Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
     """
     lines = files(__package__).joinpath("vllm-arguments.txt").read_text(encoding="utf-8").splitlines()
-    return {name: since or None for name, _, since in (line.partition(" ") for line in lines)}
+    return {name: _lifetime(versions) for name, *versions in map(str.split, lines)}
+
+
+def _lifetime(versions: list[str]) -> tuple[str | None, str | None]:
+    """`0.26 <0.30` is from 0.26 to before 0.30."""
+    since = [version for version in versions if not version.startswith("<")]
+    gone = [version[1:] for version in versions if version.startswith("<")]
+    return since[0] if since else None, gone[0] if gone else None
 
 
 NEW_VALUES = {
@@ -145,10 +153,13 @@ NEW_VALUES = {
 
 
 def check_settings(settings: Mapping[str, Any], version: str | None) -> None:
-    """Raises InputError for the first of these settings that this version of vLLM does not have yet."""
+    """Raises InputError for the first of these settings that this version of vLLM does not have yet, or no longer."""
+    numbers = numbers_of(version) or ASSUMED
+    engine = f"the profile's engine is vLLM {version or f'{ASSUMED[0]}.{ASSUMED[1]}, where it names none'}"
     for name, value in settings.items():
-        since = argument_versions().get(name) or NEW_VALUES.get((name, str(value)))
-        if since and (numbers_of(version) or ASSUMED) < _numbers(since):
-            engine = version or f"{ASSUMED[0]}.{ASSUMED[1]}, where it names none"
-            what = f"{name}={value}" if argument_versions().get(name) is None else name
-            raise InputError(f"{what}: came with vLLM {since}, and the profile's engine is vLLM {engine}")
+        since, gone = argument_versions().get(name, (None, None))
+        if gone and numbers >= _numbers(gone):
+            raise InputError(f"{name}: went with vLLM {gone}, and {engine}")
+        what, since = (name, since) if since else (f"{name}={value}", NEW_VALUES.get((name, str(value))))
+        if since and numbers < _numbers(since):
+            raise InputError(f"{what}: came with vLLM {since}, and {engine}")

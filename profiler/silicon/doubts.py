@@ -1,6 +1,6 @@
 """Where kernel tables cannot be right, by other tables or the GPU: the error seen on others tells nothing then."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,19 @@ MOST_SLOWER = 1.25
 H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times as long on an H200. TPOT of
 measured mixtures of which this is so is off by 87 % (median), and by 10 to 20 % of others:
 benchmarks/accuracy/silicon_sample.py --experts."""
+FEW, MORE = 1, (8, 64)
+"""Decodes: so many more take no less time."""
+MOST_FASTER = 1.3
+"""Times that the layers of one decode may take those of more. In the tables of a B200 a GEMM in fp8 takes longer for
+one token than for eight: TPOT of Llama-3.1-70B, 1.41 to 1.6 here on two to eight of them, is off by 14 to 20 %, and
+where it is 1.25, on one, by 3 % (benchmarks/accuracy/silicon_sample.py)."""
+HALVED_TOKENS = 2048
+"""Of a prefill, whose layers take no longer on twice as many GPUs. The all-reduces in the tables of L40S are those of
+one host: with four GPUs they take eight times as long as with two."""
+LEAST_WEIGHTS_BYTES, MOST_WEIGHT_READS = 5e9, 2.1
+"""Of dense layers on a single GPU, and times that it would take to read them once. It is 1.3 to 1.6 in bfloat16, and
+2.03 and 2.04 where TPOT is met to 3 and 6 %; 2.12 where it is off by 58 % (Llama-3.1-8B in fp8 on an H200), and 2.2 and
+more where weights in blocks of FP8 gain nothing over bfloat16."""
 LONG_DECODES = 64, 100_000
 """Rows, and the context of each: reading the cache is all that such a step does."""
 MOST_READS = 3.0
@@ -20,13 +33,30 @@ it is sparse) to 1.4; 7.8 is put together from parts for the fp8 cache of DeepSe
 package has no table of the whole block."""
 
 
-def doubts(tables: "KernelTables", plain: "KernelTables | None", token_cache_bytes: float | None) -> Iterator[str]:
-    """A sentence for each; `plain` are the tables of the same model with weights in bfloat16, where there are any, and
-    `token_cache_bytes` what a token takes of a GPU's KV cache, where that is known."""
-    if plain is not None and (sentence := _slower_weights(tables, plain)):
-        yield sentence
-    if tables.is_latent and token_cache_bytes and (sentence := _slow_reads(tables, token_cache_bytes)):
-        yield sentence
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """What tables are held against; None where it is not known."""
+
+    plain: "KernelTables | None"
+    """The same model with weights in bfloat16."""
+    halved: "KernelTables | None"
+    """The same model on half as many GPUs."""
+    layer_bytes: float | None
+    """What the layers' weights take of a GPU."""
+    token_cache_bytes: float | None
+    """What a token takes of a GPU's KV cache."""
+
+
+def doubts(tables: "KernelTables", known: Comparisons) -> list[str]:
+    """A sentence for each."""
+    found = [
+        _slower_weights(tables, known.plain) if known.plain else None,
+        _faster_batch(tables),
+        _slower_together(tables, known.halved) if known.halved else None,
+        _slow_layers(tables, known.layer_bytes) if known.layer_bytes else None,
+        _slow_reads(tables, known.token_cache_bytes) if tables.is_latent and known.token_cache_bytes else None,
+    ]
+    return [sentence for sentence in found if sentence]
 
 
 def _slower_weights(tables: "KernelTables", plain: "KernelTables") -> str | None:
@@ -40,6 +70,38 @@ def _slower_weights(tables: "KernelTables", plain: "KernelTables") -> str | None
     return (
         f"in the kernel tables, the layers of a step of {tokens} tokens take {asked_ms:.3g} ms, but {plain_ms:.3g} "
         "with weights in bfloat16, which are more bytes"
+    )
+
+
+def _faster_batch(tables: "KernelTables") -> str | None:
+    one_ms, more = tables.dense_ms(FEW, True), min(MORE, key=lambda rows: tables.dense_ms(rows, True))
+    more_ms = tables.dense_ms(more, True)
+    if one_ms <= MOST_FASTER * more_ms:
+        return None
+    return (
+        f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms, but those of {more} only {more_ms:.3g}"
+    )
+
+
+def _slower_together(tables: "KernelTables", halved: "KernelTables") -> str | None:
+    together_ms, halved_ms = (known.dense_ms(HALVED_TOKENS) for known in (tables, halved))
+    if together_ms <= MOST_SLOWER * halved_ms:
+        return None
+    return (
+        f"in the kernel tables, the layers of a prefill of {HALVED_TOKENS} tokens take {together_ms:.3g} ms on "
+        f"{tables.layout.tp} GPUs, but {halved_ms:.3g} on {halved.layout.tp}"
+    )
+
+
+def _slow_layers(tables: "KernelTables", layer_bytes: float) -> str | None:
+    read_ms = 1e3 * layer_bytes / tables.gpu["mem_bw"]
+    one_ms = tables.dense_ms(FEW, True)
+    single = tables.layout.tp == 1 and not tables.is_mixture and layer_bytes >= LEAST_WEIGHTS_BYTES
+    if not single or one_ms <= MOST_WEIGHT_READS * read_ms:
+        return None
+    return (
+        f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms, but reading their weights from memory "
+        f"only {read_ms:.3g}"
     )
 
 

@@ -69,6 +69,15 @@ def token_cache_bytes(tables: "KernelTables") -> float | None:
     return float(known["kv_size_per_token_bytes"])
 
 
+def layer_bytes(tables: "KernelTables") -> float | None:
+    """What the weights of the layers take of one GPU, without embeddings and logits; None where it is not known."""
+    known, info = _package_estimate(tables), tables.model_info
+    if known is None or not info.get("hidden_size"):
+        return None
+    ends = 2 * 2.0 * float(info["vocab"]) * float(info["hidden_size"]) / tables.layout.tp
+    return float(known["memory_breakdown"]["weights_bytes"]) - ends
+
+
 def weights_fit(tables: "KernelTables", settings: Mapping[str, Any]) -> bool:
     """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
     does not know them. kv_cache_memory_bytes is found beside them in the whole memory.

@@ -18,13 +18,14 @@ from ...simulator.engine_config import resolve
 from ...simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from ..graph_sizes import captured_graph_sizes
 from ..measurement.design import geometric_between
+from ..model_folder import read_model_folder
 from ..profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from ..provenance import KERNEL_TABLES
 from ..surrogate.samples import StepSamples
 from ..surrogate.surrogate import fit
-from .doubts import doubts
+from .doubts import Comparisons, doubts
 from .layout import layout_of
-from .memory import GRAPHS_GIB, estimated_kv, kv_note, token_cache_bytes, weights_fit
+from .memory import GRAPHS_GIB, estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .omitted import OMITTED, OVERHEAD, Omitted
 from .tables import Composition, KernelTables
 
@@ -107,6 +108,7 @@ def import_silicon(
     tables would not follow or vLLM refuses, and where nothing is left for a KV cache.
     """
     layout = layout_of(tp, pp, precision, settings or {})
+    read_model_folder(model)
     tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
@@ -137,7 +139,7 @@ def import_silicon(
         samples=samples,
         notes=_notes(tables, engine.async_scheduling, kv_note(capacity, defaults)),
         model_parts=tables.model_parts(),
-        doubts=tuple(doubts(tables, _in_bfloat16(tables), token_cache_bytes(tables))),
+        doubts=tuple(doubts(tables, _comparisons(tables))),
     )
 
 
@@ -159,10 +161,15 @@ def _samples(tables: KernelTables, steps: list[Composition], graph_sizes: F64, a
     )
 
 
-def _in_bfloat16(tables: KernelTables) -> KernelTables | None:
-    """Tables of the same model with weights in bfloat16; None where the package has none."""
+def _comparisons(tables: KernelTables) -> Comparisons:
+    halved = _with(tables, tp=tables.layout.tp // 2) if tables.layout.tp % 2 == 0 else None
+    return Comparisons(_with(tables, precision="bfloat16"), halved, layer_bytes(tables), token_cache_bytes(tables))
+
+
+def _with(tables: KernelTables, **layout: Any) -> KernelTables | None:
+    """Tables of the same model laid out otherwise; None where the package has none."""
     try:
-        return KernelTables(tables.system, tables.model, replace(tables.layout, precision="bfloat16"))
+        return KernelTables(tables.system, tables.model, replace(tables.layout, **layout))
     except InputError:
         return None
 

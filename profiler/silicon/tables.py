@@ -80,6 +80,7 @@ class KernelTables:
         self.version, self.omitted = _table_version(database, system), omitted
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
+            _check_model(model, self.model_info, layout)
             latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
             if not latent:
                 database.logger.addFilter(_bears_on_plain_attention)
@@ -88,9 +89,10 @@ class KernelTables:
             self._context_ops, self._decode_ops, names = self._operations()
         except utils.HuggingFaceDownloadError as error:
             raise _no_configuration(model, error) from error
-        except (ValueError, KeyError, AssertionError, OSError, *lacking) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, *lacking) as error:
             line = " ".join(str(error).split())
-            raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {line}") from error
+            named = f"config.json has no {line}, or --precision is unknown" if isinstance(error, KeyError) else line
+            raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {named}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self.is_latent = bool(latent) or any("mla" in name for name in names)
         self.mixed_decodes = self._mixed_decodes()
@@ -251,6 +253,27 @@ def _package() -> tuple[ModuleType, ModuleType, ModuleType, ModuleType]:
             f"kernel tables need an optional package ({error}); install it with: pip install 'slotune[silicon]'"
         ) from error
     return engine, perf_database, utils, errors
+
+
+def _check_model(model: str, model_info: dict[str, Any], layout: Layout) -> None:
+    """Raises InputError for what vLLM refuses and the package does not: heads that cannot be cut so (QKVParallelLinear,
+    vllm/model_executor/layers/linear.py), stages without a layer; and for a number of KV heads that is left to be
+    guessed, without which the package leaves out keys and values."""
+    raw = model_info.get("raw_config", {})
+    text = raw.get("text_config", raw)
+    for name, kind in (("rope_scaling", dict), ("rope_parameters", dict), ("sliding_window", int)):
+        if not isinstance(text.get(name), kind | None):
+            raise InputError(f"--model {model}: config.json: {name} is {text[name]!r}")
+    layers, kv_heads = int(model_info["layers"]), int(model_info.get("n_kv") or 0)
+    if layers < 1 or layout.pp > layers:
+        raise InputError(f"--model {model} --pp {layout.pp}: it has {layers} layers, and each stage needs one")
+    if not kv_heads and not raw.get("kv_lora_rank"):
+        raise InputError(
+            f"--model {model}: config.json has no num_key_value_heads; add it (as many as num_attention_heads where "
+            "no heads share keys and values)"
+        )
+    if kv_heads and kv_heads % layout.tp and layout.tp % kv_heads:
+        raise InputError(f"--model {model} --tp {layout.tp}: its {kv_heads} KV heads cannot be cut so")
 
 
 def _no_configuration(model: str, error: Exception) -> InputError:

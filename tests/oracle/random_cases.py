@@ -172,7 +172,7 @@ def _prefix(rng: Random, groups: list[str], prompt: int) -> list[list[Any]]:
 def for_version(case: Case, version: str) -> Case:
     """The case without what this version of vLLM lacks or answers otherwise than by its scheduler."""
     numbers = numbers_of(version) or ASSUMED
-    since = {name: numbers_of(argument_versions().get(name)) or OLDEST for name in case["engine"]}
+    since = {name: numbers_of(argument_versions()[name][0]) or OLDEST for name in case["engine"]}
     engine = {name: value for name, value in case["engine"].items() if since[name] <= numbers}
     drafts = dict(engine.get("speculative_config") or {})
     if drafts and numbers < NEWEST:

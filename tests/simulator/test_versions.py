@@ -74,7 +74,9 @@ def test_any_spelling_of_a_version(text: str) -> None:
 def test_settings_that_the_version_does_not_have_are_refused() -> None:
     brought = {"watermark": "0.24", "max_num_scheduled_tokens": "0.26", "max_num_queued_reqs": "0.29"}
     brought |= {"max_num_active_seqs": "0.31", "long_prefill_token_threshold_adaptive": "0.31"}
-    assert brought.items() <= argument_versions().items()
+    assert {name: argument_versions()[name] for name in brought} == {
+        name: (since, None) for name, since in brought.items()
+    }
     for name, since in brought.items():
         before = f"0.{int(since[2:]) - 1}.0"
         with pytest.raises(
@@ -89,6 +91,17 @@ def test_settings_that_the_version_does_not_have_are_refused() -> None:
         check_settings({"kv_cache_dtype": "octave_k3v4"}, "0.32.0")
     check_settings({"kv_cache_dtype": "octave_k3v4"}, "0.33.0")
     assert resolve({"max_num_seqs": 3}, {}, 100, "0.20.0").vllm_version == "0.20.0"
+
+
+def test_settings_that_later_versions_dropped_are_taken_until_then() -> None:
+    lived = {name: argument_versions()[name] for name in ("max_num_partial_prefills", "enable_bf16x3_router_gemm")}
+    assert lived == {"max_num_partial_prefills": (None, "0.27"), "enable_bf16x3_router_gemm": ("0.26", "0.30")}
+    profile = linear_profile(1, 0, 0, 0, version="0.26.0")
+    assert profile.engine_config({"max_num_partial_prefills": 1}).max_num_seqs == 1024
+    with pytest.raises(InputError, match="max_num_partial_prefills=2: vLLM's V1 engine refuses it"):
+        profile.engine_config({"max_num_partial_prefills": 2})
+    with pytest.raises(InputError, match=r"max_num_partial_prefills: went with vLLM 0\.27, and .* is vLLM 0\.27\.1"):
+        check_settings({"max_num_partial_prefills": 1}, "0.27.1")
 
 
 def test_a_threshold_beyond_the_model_was_taken_before_0_27() -> None:

@@ -127,7 +127,7 @@ def test_what_a_model_has_besides_dense_layers(model: str, tp: int, parts: tuple
     [
         ("b200_sxm", "Qwen/Qwen3-32B-FP8", None, True),
         ("h200_sxm", "Qwen/Qwen3-30B-A3B", "fp8", True),
-        ("h200_sxm", LLAMA, "fp8", False),
+        ("h200_sxm", "meta-llama/Meta-Llama-3.1-70B", "fp8", False),
         ("h200_sxm", LLAMA, None, False),
         ("b200_sxm", LLAMA, "nvfp4", False),
     ],

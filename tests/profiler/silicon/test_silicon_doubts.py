@@ -2,9 +2,9 @@
 
 import pytest
 
-from slotune.profiler.silicon.doubts import doubts
+from slotune.profiler.silicon.doubts import Comparisons, doubts
 from slotune.profiler.silicon.layout import Layout
-from slotune.profiler.silicon.memory import token_cache_bytes
+from slotune.profiler.silicon.memory import layer_bytes, token_cache_bytes
 from slotune.profiler.silicon.tables import KernelTables
 
 
@@ -24,5 +24,27 @@ def test_latent_attention_that_takes_many_times_the_reading_of_its_cache_is_doub
     """228 ms for what 29 would read; DeepSeek-V3's cache of twice the bytes is read in 82."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, layout)
-    told = list(doubts(tables, None, token_cache_bytes(tables)))
-    assert ["reading their KV cache from memory only" in sentence for sentence in told] == [True] * doubted
+    told = doubts(tables, Comparisons(None, None, None, token_cache_bytes(tables)))
+    assert any("reading their KV cache from memory only" in sentence for sentence in told) == doubted
+
+
+@pytest.mark.parametrize(
+    ("system", "model", "layout", "told"),
+    [
+        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(2), None),
+        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(4), "ms on 4 GPUs, but"),
+        ("b200_sxm", "meta-llama/Meta-Llama-3.1-70B", Layout(1, precision="fp8"), None),
+        ("b200_sxm", "meta-llama/Meta-Llama-3.1-70B", Layout(2, precision="fp8"), "but those of 8 only"),
+        ("h100_sxm", "Qwen/Qwen3-32B", Layout(1), None),
+        ("h100_sxm", "Qwen/Qwen3-32B-FP8", Layout(1), "but reading their weights from memory only"),
+    ],
+)
+def test_what_contradicts_itself_or_the_memory_is_doubted(
+    system: str, model: str, layout: Layout, told: str | None
+) -> None:
+    """More GPUs that take longer, a batch that takes less than one of it, and layers that take twice their reading."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables(system, model, layout)
+    halved = KernelTables(system, model, Layout(layout.tp // 2)) if layout.tp > 1 and not layout.precision else None
+    found = doubts(tables, Comparisons(None, halved, layer_bytes(tables), None))
+    assert len(found) == (told is not None) and (told or "") in "".join(found)
