@@ -93,6 +93,6 @@ def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
     if limit_s is not None:
         timing = task.profile.timing(WHATEVER_MEMORY | task.asked.engine)
         vector = sarathi_budget(task.space, task.default, timing, task.trace, limit_s)
-        if vector is not None and not candidates.refused(vector):
-            first.append(("sarathi", vector))
-    return first + [("sobol", vector) for vector in sobol_design(candidates, DESIGN, task.asked.seed)]
+        first += [("sarathi", vector)] if vector is not None else []
+    known = [(origin, vector) for origin, vector in first if not candidates.refused(vector)]
+    return known + [("sobol", vector) for vector in sobol_design(candidates, DESIGN, task.asked.seed)]

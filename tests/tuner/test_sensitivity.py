@@ -78,7 +78,7 @@ def test_steps_are_faster_and_slower_by_the_error_of_the_profile_where_it_is_kno
     assert (told["step_time_error"], told["later_ms"]) == (ERROR, 22.5)
 
 
-@pytest.mark.parametrize(("assumed_s", "later"), [(0.0065, ", TTFT +16.5 ms"), (0.03, "")])
+@pytest.mark.parametrize(("assumed_s", "later"), [(0.0065, ", TTFT +16 ms"), (0.03, "")])
 def test_the_way_to_the_engine_is_longer_by_what_is_not_assumed_already(
     tables_profile: Profile, small_trace: Any, assumed_s: float, later: str
 ):
