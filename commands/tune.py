@@ -168,15 +168,25 @@ def _asked(
 
 
 def _print(found: "Recommendation") -> None:
-    from ..tuner.pages.recommendation_page import comparison, front_table, keep_line, measured_lines, trust_of
-    from ..tuner.recommendation import fallen_lines, lost_lines, unlimited_lines
+    from ..tuner.pages.recommendation_page import (
+        FRONT_NOTE,
+        comparison,
+        front_table,
+        keep_line,
+        measured_lines,
+        trust_of,
+    )
+    from ..tuner.recommendation import edge_lines, fallen_lines, lost_lines, luck_lines, unlimited_lines
 
     table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
     if found.front:
         table(*front_table(found), title="Pareto front: none is beaten in one goal without winning another")
+        click.echo(FRONT_NOTE)
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(trust_of(found), found.task.asked.policy)
-    for line in [*lost_lines(found), *fallen_lines(found), *unlimited_lines(found)]:
+    cautions = lost_lines, luck_lines, fallen_lines, unlimited_lines, edge_lines
+    for line in (line for caution in cautions for line in caution(found)):
         click.echo(line)
-    click.echo(f"{found.trials} configurations in {found.folder}; its best.yaml is for `vllm serve --config`")
+    count = f"{found.trials} configuration{'s' * (found.trials != 1)}"
+    click.echo(f"{count} in {found.folder}; its best.yaml is for `vllm serve --config`")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.33, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on, the
-larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200 (TTFT 0.174, TPOT 0.077), and of those
-runs of benchmarks/accuracy/public_runs.py that were not overloaded (TTFT 0.333, nearly all too early; TPOT 0.039).
-All are of plain dense models."""
+larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200, with the tables that are in doubt (TTFT
+0.174, TPOT 0.077; 0.154 and 0.062 without), and of those runs of benchmarks/accuracy/public_runs.py that were not
+overloaded (TTFT 0.333, nearly all too early; TPOT 0.039). All are of plain dense models."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
     # Preempted, a request computes its answer anew with its prompt.
     too_long = failed & (requests.prompt_tokens + requests.output_tokens > engine.token_budget) & whole
     if too_long.any():
-        found.append(f"{int(too_long.sum())} {_over_budget(engine)}")
+        grown = f"outgrew the {engine.token_budget} tokens of a step with their answers, and may not be chunked"
+        found.append(f"{int(too_long.sum())} were preempted, {grown}")
     if remaining := int((failed & ~too_long).sum()):
         found.append(
             f"{remaining} outgrew the KV cache, preempted each other for ever, or were lost with their replica"

@@ -30,9 +30,9 @@ def whole(value: object, name: str, low: int) -> int:
 
 
 def whole_text(text: str, name: str, low: int) -> int:
-    """The same for a number that is written as text, as in CSV."""
+    """The same for a number that is written as text, as in CSV, where pandas writes 50.0 beside missing values."""
     try:
-        number = int(text)
+        number = int(text.removesuffix(".0"))
     except ValueError:
         raise BadRow(f"{name} {text!r} is not a whole number") from None
     return whole(number, name, low)

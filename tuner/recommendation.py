@@ -132,6 +132,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         *_target_lines(recommendation),
         *piled_up(run.get("piled_up_share", 0.0)),
         *lost_lines(recommendation),
+        *luck_lines(recommendation),
         *fallen_lines(recommendation),
         *unlimited_lines(recommendation),
         *(validation.failure_lines(measured.found) if measured else []),
@@ -161,6 +162,37 @@ def fallen_lines(recommendation: Recommendation) -> list[str]:
         f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds a rate that the engine sustains"
         for goal in recommendation.task.objective.effective_goals
         if math.isfinite(was[goal.metric]) and goal.loss(becomes, was) > math.log(MUCH)
+    ]
+
+
+def luck_lines(recommendation: Recommendation) -> list[str]:
+    """Targets that the recommended settings meet on the trace and in no more than half of its other orders."""
+    best, orders = recommendation.best, recommendation.orders_of(recommendation.best)
+    if orders is None:
+        return []
+    met = [
+        (slo, orders.meeting(slo.is_met))
+        for slo in recommendation.task.objective.slos
+        if slo.is_met(best.metrics or {})
+    ]
+    return [
+        f"{slo} is met only in {count} of {len(orders.runs)} other orders of the requests: similar traffic misses it "
+        "as often; lower --rate or raise the limit to be sure of it"
+        for slo, count in met
+        if 2 * count <= len(orders.runs)
+    ]
+
+
+def edge_lines(recommendation: Recommendation) -> list[str]:
+    """Limits of a step that are recommended as large as any that was tried: a larger one may be better still."""
+    settings, asked = recommendation.best.settings, recommendation.task.asked.engine
+    return [
+        f"{knob.name}={knob.values[-1]} is the largest that was tried: `--engine {knob.name}=N` in another study tells "
+        "of a larger one"
+        for knob in recommendation.task.space.knobs
+        if knob.name in ("max_num_batched_tokens", "max_num_seqs")
+        and knob.name not in asked
+        and settings.get(knob.name) == knob.values[-1]
     ]
 
 

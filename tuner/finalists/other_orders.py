@@ -32,7 +32,7 @@ class OtherOrders:
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"in {len(self.runs)} other orders"
+        return f"in {len(self.runs)} other order{'s' * (len(self.runs) != 1)}"
 
     def mean(self) -> dict[str, float]:
         """The mean of each metric; NaN where an order has none."""

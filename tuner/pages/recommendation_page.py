@@ -84,8 +84,16 @@ def _row(sides: Iterable[Varied | None], text: Callable[[Varied], str]) -> list[
 
 def keep_line(recommendation: Recommendation) -> list[str]:
     """That the default is to be kept, where it is."""
+    if all(len(knob.values) == 1 for knob in recommendation.task.space.knobs):
+        return ["Every setting is fixed: nothing was searched."]
     same = not recommendation.task.space.changes(recommendation.best.settings)
     return ["Nothing that was tried is worth a change: keep the default settings."] if same else []
+
+
+FRONT_NOTE = (
+    "Rows are of this trace alone: only the recommended settings were tried elsewhere and are free of changes without "
+    "effect."
+)
 
 
 def front_table(recommendation: Recommendation) -> tuple[list[str], list[list[object]]]:

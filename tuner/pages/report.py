@@ -22,7 +22,7 @@ from ..finalists.idle_changes import ORIGIN as PLAIN
 from ..finalists.longer_load import decided_by, lasts_only, lost_there
 from ..hardware.validation import failure_lines, nothing_said, ran_lines, validation_of
 from ..objective import Metrics
-from ..recommendation import Recommendation, fallen_lines, lost_lines
+from ..recommendation import Recommendation, fallen_lines, lost_lines, luck_lines
 from ..study.comparison import Compared, Quantity, quantities
 from ..study.deployment import served
 from ..study.export import command_line
@@ -180,7 +180,7 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        lines = [*lost_lines(self.found), *fallen_lines(self.found)]
+        lines = [*lost_lines(self.found), *luck_lines(self.found), *fallen_lines(self.found)]
         return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
 
     @staticmethod
