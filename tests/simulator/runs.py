@@ -161,7 +161,7 @@ def _random_engine(rng: Random) -> EngineConfig:
         block_size=block_size,
         max_model_len=max_model_len,
         max_num_batched_tokens=batched if chunked else max(batched, max_model_len),
-        max_num_scheduled_tokens=rng.choice([None, None, 11, 50]),
+        max_num_scheduled_tokens=rng.choice([None, None, min(11, batched), min(50, batched)]),
         max_num_seqs=max_num_seqs,
         max_num_active_seqs=rng.choice([None, None, max(1, max_num_seqs - 2)]),
         long_prefill_token_threshold=rng.choice([0, 0, 3, 30]),

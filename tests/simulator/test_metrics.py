@@ -1,11 +1,13 @@
 """The metrics are those of `vllm bench serve`, computed here a second time, naively, from the steps alone."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 
+from slotune.errors import InputError
 from slotune.simulator.metrics import Gaps, summarise
 from slotune.simulator.request_table import FINISHED, REJECTED, RequestTable
 from slotune.simulator.slo import OF_ALL, Slo, parse_slo
@@ -198,3 +200,18 @@ def test_an_answer_of_one_token_has_no_tpot_and_passes_its_target() -> None:
     metrics = summarise(made.result.requests, made.result.gaps, {"tpot": 1e-6})
     assert np.isnan(metrics["mean_tpot_ms"]) and np.isnan(metrics["mean_itl_ms"])
     assert metrics["request_goodput"] == pytest.approx(metrics["request_throughput"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"goodput": {"itl": 3.0}}, "goodput 'itl': one of ttft, tpot, e2el"),
+        ({"goodput": {"foo": 3.0}}, "goodput 'foo'"),
+        ({"percentiles": [-1]}, r"percentile -1: must lie in \(0, 100\]"),
+        ({"percentiles": iter([50, 101])}, "percentile 101"),
+    ],
+)
+def test_what_has_no_meaning_is_not_summarised(asked: dict[str, Any], told: str) -> None:
+    made = run(Setup(make_trace([0.0], [9], [9]), plain_engine(num_gpu_blocks=100)))
+    with pytest.raises(InputError, match=told):
+        summarise(made.result.requests, made.result.gaps, **asked)

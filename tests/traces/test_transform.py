@@ -95,7 +95,7 @@ def test_requests_that_all_come_at_once_get_arrivals_of_their_own_wherever_they_
     assert len(np.unique(at_rate(burst, 10.0, 0).arrival_s)) > 40
 
 
-@pytest.mark.parametrize(("count", "late_s"), [(20, 4.5), (50, 4.5), (100, 4.9), (100, 1.5)])
+@pytest.mark.parametrize(("count", "late_s"), [(20, 4.5), (20, 2.0), (50, 4.5), (100, 4.9), (100, 1.5)])
 def test_a_short_piece_that_begins_late_has_the_rate_of_its_requests(count: int, late_s: float) -> None:
     lengths = np.full(count, 9, np.int32)
     late = plain(np.arange(1, count + 1) / 10 + late_s, lengths, lengths)

@@ -9,7 +9,7 @@ from ..study.task import Task
 from . import idle_changes
 from .choice import picked
 from .finalists import FINALISTS, eligible, few, ran
-from .longer_load import LongerLoad, holding_up, longer_by, longer_loads_of, lost_there
+from .longer_load import LongerLoad, holding_up, longer_by, longer_loads_of
 from .variation import RunVariations, Variation, run_variations
 
 ORIGIN = "longer load"
@@ -62,9 +62,10 @@ def _run(
 
 def _contenders(trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad]) -> list[Trial]:
     """The best few of those that last and those that are not known yet; by headroom where none lasts so far."""
-    candidates = eligible(trials, task, lost_there(trials, task, known))
+    lost = known.keys() - {trial.key for trial in holding_up(trials, task, known)}
+    candidates = eligible(trials, task, lost)
     held = holding_up(candidates, task, known)
-    failed = [trial for trial in candidates if trial.key in known and trial not in held]
+    failed = [trial for trial in candidates if trial.key in lost]
     open_to = [trial for trial in candidates if trial not in failed]
     hopeful = [*held, *_unlike_failed(open_to, failed, held, task)]
     if held or not failed:

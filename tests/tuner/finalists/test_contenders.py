@@ -10,11 +10,11 @@ import pytest
 from slotune.tuner.evaluate import Outcome
 from slotune.tuner.finalists.choice import picked
 from slotune.tuner.finalists.contenders import ROUNDS, run_longer_load, run_picked
-from slotune.tuner.finalists.finalists import FINALISTS, best_few, finalists
-from slotune.tuner.finalists.longer_load import TIMES, LongerLoad, holding_up, longer_loads_of
+from slotune.tuner.finalists.finalists import FINALISTS, best_few, finalists, front_without, ran
+from slotune.tuner.finalists.longer_load import TIMES, LongerLoad, holding_up, longer_loads_of, lost_there
 from slotune.tuner.finalists.variation import Variation
 from slotune.tuner.hardware.shortlist import shortlist
-from slotune.tuner.objective import Metrics
+from slotune.tuner.objective import Metrics, parse_goal
 from slotune.tuner.study.study import Study, Trial, settings_key
 from slotune.tuner.study.task import Task, load_task
 
@@ -143,3 +143,25 @@ def test_what_is_recommended_ran_on_the_longer_load(opened: Any):
     run_picked(study, task, run_all, lambda trial: None)
     chosen = picked(study, task)
     assert chosen is not None and chosen.key in longer_loads_of(study)
+
+
+def test_with_several_goals_what_lasts_is_tried_where_the_front_does_not(opened: Any):
+    """The front of the trace alone lost its target where the load goes on, and the default was kept."""
+    study, asked = opened
+    goals = (parse_goal("output_throughput", maximize=True), parse_goal("mean_e2el_ms", maximize=False))
+    task = replace(asked, objective=replace(asked.objective, goals=goals))
+    default = settings_key(study.asked.engine)
+    first = {trial.key for trial in best_few(study, task)} - {default}
+    all_run(study, task, lambda settings: 1000.0 if settings_key(settings) in first else 1.0)
+    known = longer_loads_of(study)
+    lost = lost_there(ran(study), task, known)
+    assert first <= lost and known.keys() - lost - {default}, "others were tried"
+    best = picked(study, task)
+    assert best is not None and best.key not in lost
+    assert not lost & {trial.key for trial in front_without(ran(study), task, lost)}
+
+
+def test_where_nothing_lasts_none_is_lost(opened: Any):
+    study, task = opened
+    all_run(study, task, lambda settings: 1000.0)
+    assert lost_there(ran(study), task, longer_loads_of(study)) == set()

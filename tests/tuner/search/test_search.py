@@ -170,3 +170,11 @@ def test_the_sobol_design_is_whole_although_most_points_are_forbidden():
     assert len(np.unique(design, axis=0)) == 20
     assert SPACE.allowed(design).all()
     assert np.array_equal(design, np.array(sobol_design(candidates, 20, 3)))
+
+
+def test_the_last_stage_moves_first_what_the_winner_changes(tmp_path):
+    """A handful of trials is left for it, and moves of knobs without effect would use them up."""
+    _, kept, _ = searched(tmp_path / "study", 24)
+    winner = next(settings for settings, origin in kept if origin == "neighbour")
+    moved = [settings for settings, origin in kept if origin == "neighbour"]
+    assert len(moved) <= 4 and all("max_num_batched_tokens" in settings for settings in moved[:2]), winner

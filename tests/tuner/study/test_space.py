@@ -131,3 +131,17 @@ def test_the_share_of_the_memory_starts_from_the_profile_s():
         k for k in build_space(DEFAULT, {}, made_with={"gpu_memory_utilization": 0.4}).knobs if "memory" in k.name
     )
     assert knob.default == 0.4 and {0.4, 0.92} <= set(knob.values)
+
+
+@pytest.mark.parametrize(
+    ("reach", "budget", "seqs"),
+    [((0, 0), 4096, 512), ((3000, 300), 4096, 512), ((9000, 800), 8192, 768), ((np.inf, np.inf), 16384, 1024)],
+)
+def test_ranges_go_as_far_as_step_times_are_known(reach, budget, seqs):
+    """On a small GPU, whose default budget is 2048, twice it may be far too little for long prompts."""
+    small = EngineConfig(num_gpu_blocks=10_000, max_num_batched_tokens=2048, max_num_seqs=256)
+    space = build_space(small, {}, reach=reach)
+    assert values(space, "max_num_batched_tokens")[-1] == budget and values(space, "max_num_seqs")[-1] == seqs
+    assert values(build_space(small, {"max_num_seqs": 64}, reach=reach), "max_num_seqs") == (256,)
+    large = build_space(EngineConfig(num_gpu_blocks=10_000), {}, reach=reach)
+    assert values(large, "max_num_batched_tokens")[-1] == 16384 and values(large, "max_num_seqs")[-1] == 2048
