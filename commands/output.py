@@ -250,7 +250,8 @@ def note_left_out(trace: "Trace") -> None:
     """Say on stderr how many requests of a trace's file are not simulated."""
     if trace.left_out:
         why = "they failed, or are too short or too long for `vllm bench serve`"
-        click.echo(f"Note: {trace.left_out:,} requests of the file are left out: {why}", err=True)
+        count = "1 request of the file is" if trace.left_out == 1 else f"{trace.left_out:,} requests of the file are"
+        click.echo(f"Note: {count} left out: {why}", err=True)
 
 
 def note_load(trace: "Trace", rate: float | None) -> None:

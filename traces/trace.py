@@ -52,7 +52,8 @@ class Trace:
         return np.repeat(np.arange(len(self)), np.diff(self.run_offsets))
 
     def taken(self, index: I64) -> "Trace":
-        """The requests at `index`, in that order; arrivals and names stay with their requests."""
+        """The requests at `index`, in that order (a simulation takes that of arrival); arrivals and names stay
+        with their requests."""
         runs = np.diff(self.run_offsets)[index]
         offsets = np.concatenate(([0], np.cumsum(runs)))
         # Where each run kept lies now: its request's first run, plus how far behind the first it is.
