@@ -85,12 +85,15 @@ def _proposer(task: Task, candidates: Candidates) -> Proposer:
 
 
 def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
-    """The largest budget, Sarathi's, and the Sobol design; random search has nothing but its own points."""
+    """Sarathi's budget, the largest where no target limits the time between tokens, and the Sobol design; random search
+    has nothing but its own points."""
     if task.asked.optimizer == "random":
         return []
-    first: list[tuple[str, F64]] = [("largest budget", largest_budget(task.space))]
+    first: list[tuple[str, F64]] = []
     limit_s = between_token_limit_s(task.objective)
-    if limit_s is not None:
+    if limit_s is None:
+        first.append(("largest budget", largest_budget(task.space)))
+    else:
         timing = task.profile.timing(WHATEVER_MEMORY | task.asked.engine)
         vector = sarathi_budget(task.space, task.default, timing, task.trace, limit_s)
         first += [("sarathi", vector)] if vector is not None else []

@@ -68,7 +68,7 @@ def test_the_study_holds_everything(found):
     with Study.open(found.folder) as study:
         trials = study.trials("simulation")
     assert len([trial for trial in trials if trial.origin != "plain"]) == 24
-    assert [trial.origin for trial in trials[:4]] == ["default", "largest budget", "sarathi", "sobol"]
+    assert [trial.origin for trial in trials[:3]] == ["default", "sarathi", "sobol"]
     assert (found.folder / "best.yaml").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The first configurations: the default, the largest budget, one chosen as Sarathi-Serve does, and a Sobol design."""
+"""The first configurations: the default, a token budget chosen as Sarathi-Serve does, and a Sobol design."""
 
 import math
 
@@ -26,8 +26,9 @@ def between_token_limit_s(objective: Objective) -> float | None:
 
 
 def largest_budget(space: SearchSpace) -> F64:
-    """The default with the largest token budget: where prompts are long and the default small, more is better up to
-    there, and suggestions that change several knobs at once seldom show it."""
+    """The default with the largest token budget: what Sarathi-Serve's rule comes to where nothing limits a step. With
+    long prompts and a small default more is better up to there, which suggestions that change several knobs at once
+    seldom show."""
     budgets = next(knob.values for knob in space.knobs if knob.name == "max_num_batched_tokens")
     return space.vector({"max_num_batched_tokens": budgets[-1]})
 
