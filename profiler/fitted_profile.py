@@ -14,7 +14,6 @@ from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
 from .recorded_blocks import RecordedBlocks
-from .surrogate.model import OVER_TIME, FittedStepTime
 from .surrogate.samples import StepSamples
 from .surrogate.surrogate import first_use_note, fit, stalled_share
 
@@ -78,7 +77,6 @@ def fitted_profile(
             *_assumed_limits(samples, ran, settings),
             *_graphs_taken(settings, sizes, cuda_graphs),
             *_stalls(stalled_share(step, samples)),
-            *_unseen_drift(step),
             *filter(None, [first_use_note(step, samples)]),
             *(blocks.notes(ran.block_size) if blocks and "num_gpu_blocks_override" not in settings else ()),
         ),
@@ -134,16 +132,6 @@ def _stalls(share: float) -> list[str]:
     if share < MOST_STALLED:
         return []
     return [f"{share:.1%} of the recorded time was in stalls of the machine that are not in these step times"]
-
-
-def _unseen_drift(step: FittedStepTime) -> list[str]:
-    """That nothing tells a change of speed from one of work, where that is so: as in a recording that only fills up."""
-    if step.error_of(OVER_TIME) is not None:
-        return []
-    return [
-        "the parts of the recording have too few kinds of steps in common: a change of the machine's speed would not "
-        "show in these errors"
-    ]
 
 
 def refuse_stages(settings: Mapping[str, Any]) -> None:

@@ -368,3 +368,12 @@ def test_limits_as_large_as_any_that_was_tried_are_told(found):
     edge = replace(found, best=replace(found.best, settings={budget.name: budget.values[-1]}))
     assert edge_lines(edge)[0].startswith(f"max_num_batched_tokens={budget.values[-1]} is the largest that was tried")
     assert edge_lines(replace(found, best=replace(found.best, settings={budget.name: budget.values[0]}))) == []
+
+
+def test_without_a_limit_between_tokens_the_largest_budget_comes_first(files, tmp_path):
+    found = tune(asked(files, "p99:ttft:300", trials=3), tmp_path / "study", jobs=1)
+    with Study.open(found.folder) as study:
+        first = study.trials("simulation")[:3]
+    budgets = next(knob.values for knob in found.task.space.knobs if knob.name == "max_num_batched_tokens")
+    assert [trial.origin for trial in first] == ["default", "largest budget", "sobol"]
+    assert first[1].settings["max_num_batched_tokens"] == budgets[-1]
