@@ -166,7 +166,8 @@ def _print(rows: "list[Screened]", objective: "Objective | None", sort: str | No
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)
-    shown = dict.fromkeys([*([sort] if sort else []), *SHOWN])
+    targets_of = [slo.key for slo in objective.slos] if objective else []
+    shown = dict.fromkeys([*([sort] if sort else []), *targets_of, *SHOWN])
     shown |= dict.fromkeys(key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows))
     columns = [*names, *map(labelled, shown), "extrapolated", "targets", "failure"]
     lines = []

@@ -97,6 +97,7 @@ def command(
     from ..profiler.profile_folder import load_profile
     from ..simulator.misses import unanswered
     from ..traces.read import read_trace
+    from ..tuner.hardware import validation
     from ..tuner.pages.recommendation_page import document
     from ..tuner.recommendation import burst_lines, require_targets
     from ..tuner.tune import tune
@@ -127,6 +128,8 @@ def command(
         click.echo(f"Warning: with the recommended settings {line}", err=True)
     for line in burst_lines(found.task):
         click.echo(f"Warning: {line}", err=True)
+    if validate_best and found.measured and found.measured.verdict is None:
+        validation.require_targets(found.measured)
     require_targets(found)
 
 
@@ -176,9 +179,9 @@ def _print(found: "Recommendation") -> None:
         measured_lines,
         trust_of,
     )
-    from ..tuner.recommendation import edge_lines, fallen_lines, lost_lines, luck_lines, unlimited_lines
+    from ..tuner.recommendation import called, edge_lines, fallen_lines, lost_lines, luck_lines, unlimited_lines
 
-    table(("", "default", "recommended"), comparison(found), title="Predicted by simulation")
+    table(("", "default", called(found)), comparison(found), title="Predicted by simulation")
     if found.front:
         table(*front_table(found), title="Pareto front: none is beaten in one goal without winning another")
         click.echo(FRONT_NOTE)

@@ -56,7 +56,7 @@ class SimulatedRun:
     """Further ones to report, as targets name them."""
     pace: Pace = AS_TOLD
     cold: int = 0
-    """Requests at the trace's beginning that warm the caches and are not judged (warm.py)."""
+    """Requests at the trace's beginning that warm the caches and are not judged (traffic/warm.py)."""
 
     def compile(self) -> None:
         """Run two requests, so that the step loop is compiled: once on a machine, whoever else does the same."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InfeasibleError
 from ..figures import digits, figure
-from ..profiler.trust_page import piled_up
+from ..profiler.trust_page import lines as trust_lines
 from ..simulator.settings import Settings
 from ..simulator.slo import milliseconds
 from .finalists.longer_load import LongerLoad, lasts_only, lost_targets, without_chance
@@ -119,6 +119,13 @@ def after_measuring(recommendation: Recommendation, measured: Validation) -> Rec
     return replace(recommendation, measured=measured, best=best)
 
 
+def called(recommendation: Recommendation) -> str:
+    """What the best configuration is: recommended, unless it is predicted to miss a target, also on the longer load."""
+    best, objective = recommendation.best, recommendation.task.objective
+    judged = (best.metrics or {}, *(load.metrics for load in [recommendation.longer_load_of(best)] if load))
+    return "recommended" if recommendation.measured or any(map(objective.meets, judged)) else "nearest"
+
+
 def best_yaml_of(recommendation: Recommendation) -> str:
     """best.yaml, headed by what was measured where anything was, and otherwise by what was predicted."""
     measured, task = recommendation.measured, recommendation.task
@@ -126,15 +133,17 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         return validation.measured_yaml(measured, measured.verdict)
     best = recommendation.best
     run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
+    misses = "" if called(recommendation) == "recommended" else ", THE NEAREST OF THOSE THAT ALL MISS A TARGET"
+    by = f"slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations"
     found = [
-        f"recommended by slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations",
+        f"{called(recommendation)} by {by}{misses}",
         task.profile.provenance,
         *_target_lines(recommendation),
-        *piled_up(run.get("piled_up_share", 0.0)),
         *lost_lines(recommendation),
         *luck_lines(recommendation),
         *fallen_lines(recommendation),
         *unlimited_lines(recommendation),
+        *trust_lines(task.profile.trust(task.asked.with_model(best.settings), runs=[run]))[1:],
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, best.metrics)

@@ -3,7 +3,7 @@
 A machine drifts, so every round runs every configuration once, in an order that rotates from round to round, and
 configurations are compared within rounds. Each run is put in the study when it ends; a validation that was killed goes
 on where it was. A configuration that fails is kept with its reason, and the next best takes its place; where the
-failure may be nobody's fault (blame.py), only once a later round has brought it again.
+failure may be nobody's fault (study/blame.py), only once a later round has brought it again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,9 @@ from .recommendation import best_yaml_of
 from .study.deployment import drafter_note
 from .study.study import BEST_FILE, Asked, Study, settings_key
 from .study.task import Task, load_task
+
+MOST_IN_VAIN = 3
+"""Replacements: where so many fail, what all of them have in common is at fault."""
 
 
 def validate(
@@ -126,8 +129,9 @@ def _measure(
 
 
 def _replacement(campaign: Campaign, spare: Iterator[Settings], in_round: Round) -> list[Settings]:
-    """The next candidate that is not barred, beginning with this round; empty where none is left."""
-    for settings in spare:
+    """The next candidate that is not barred, beginning with this round; empty where none is left, or MOST_IN_VAIN fail
+    one after the other."""
+    for settings in islice(spare, MOST_IN_VAIN):
         campaign.measure(settings, in_round)
         if not campaign.is_barred(settings):
             return [settings]

@@ -17,6 +17,7 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import uniform
 from slotune.traces.mooncake import write_trace
 from slotune.tuner.study.study import Study, Trial
+from slotune.tuner.validate import MOST_IN_VAIN
 
 TUNE = ("--slo", "p99:itl:60", "--trials", "8", "--jobs", "1", "--seed", "3")
 
@@ -142,6 +143,10 @@ def test_a_study_in_which_nothing_starts_fails_with_the_reason(
     done = slotune("validate", tmp_path / "study", "--top", 1, "--vllm-python", fake_vllm, "--model", "org/m")
     assert done.code == 1
     assert "out-of-memory" in done.err.splitlines()[-1]
+    assert len(hardware(tmp_path / "study")) <= 2 + MOST_IN_VAIN, "not the whole study is tried in vain"
+    engine = ("--validate", 1, "--vllm-python", fake_vllm, "--model", "org/m")
+    searched = slotune("tune", *given, *TUNE, *engine, "--out", tmp_path / "other")
+    assert searched.code == 1 and "out-of-memory" in searched.err.splitlines()[-1]
 
 
 def test_bad_input_is_one_line(slotune: Callable[..., Any], study: Path, fake_vllm: Path, tmp_path: Path):

@@ -19,6 +19,7 @@ from slotune.tuner.pages.recommendation_page import comparison, document, front_
 from slotune.tuner.pages.report import write_report
 from slotune.tuner.recommendation import (
     best_yaml_of,
+    called,
     edge_lines,
     fallen_lines,
     lost_lines,
@@ -377,3 +378,15 @@ def test_without_a_limit_between_tokens_the_largest_budget_comes_first(files, tm
     budgets = next(knob.values for knob in found.task.space.knobs if knob.name == "max_num_batched_tokens")
     assert [trial.origin for trial in first] == ["default", "largest budget", "sobol"]
     assert first[1].settings["max_num_batched_tokens"] == budgets[-1]
+
+
+def test_what_misses_its_targets_is_the_nearest_and_not_recommended(found):
+    lost = {**found.best.metrics, "p99_itl_ms": 1e6}
+    missed = replace(found, best=replace(found.best, metrics=lost), longer_loads={})
+    assert (called(found), called(missed)) == ("recommended", "nearest")
+    assert best_yaml_of(missed).startswith("# nearest by slotune") and "ALL MISS A TARGET" in best_yaml_of(missed)
+    assert best_yaml_of(found).startswith("# recommended by slotune") and "MISS" not in best_yaml_of(found)
+
+
+def test_what_tells_how_far_to_trust_it_is_in_best_yaml(found):
+    assert "# the expected error is unknown: no measured step was held out to estimate it" in best_yaml_of(found)

@@ -8,15 +8,13 @@ from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
 from . import idle_changes
 from .choice import picked
-from .finalists import FINALISTS, eligible, few, ran
-from .longer_load import LongerLoad, holding_up, longer_by, longer_loads_of
+from .finalists import FINALISTS, eligible, few, front_without, ran
+from .longer_load import LIKE_ONE_THAT_FAILED, LongerLoad, holding_up, longer_by, longer_loads_of, short_lived
 from .variation import RunVariations, Variation, run_variations
 
 ORIGIN = "longer load"
 ROUNDS = 4
 """Of FINALISTS each: where so many of the best do not last, the search was for something that does not."""
-LIKE_ONE_THAT_FAILED = 0.02
-"""Predictions so near to those of one that does not last are not tried."""
 
 
 def run_longer_load(
@@ -62,17 +60,32 @@ def _run(
 
 def _contenders(trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad]) -> list[Trial]:
     """The best few of those that last and those that are not known yet; by headroom where none lasts so far."""
-    lost = known.keys() - {trial.key for trial in holding_up(trials, task, known)}
+    lost = short_lived(trials, task, known)
     candidates = eligible(trials, task, lost)
     held = holding_up(candidates, task, known)
-    failed = [trial for trial in candidates if trial.key in lost]
+    failed = [trial for trial in candidates if trial.key in known and trial not in held]
     open_to = [trial for trial in candidates if trial not in failed]
     hopeful = [*held, *_unlike_failed(open_to, failed, held, task)]
     if held or not failed:
-        return few(hopeful, trials, task)
+        best = few(hopeful, trials, task)
+        return best + _behind(trials, task, lost, best)
     return sorted(hopeful, key=lambda trial: (task.objective.worst_ratio(trial.metrics or {}), trial.number or 0))[
         :FINALISTS
     ]
+
+
+def _behind(trials: Sequence[Trial], task: Task, gone: set[str], best: Sequence[Trial]) -> list[Trial]:
+    """With several goals and a short front, the best of those behind it: of a round that tries two little is learned.
+    `gone` are the keys of those that do not last."""
+    found: list[Trial] = []
+    gone = gone | {trial.key for trial in front_without(trials, task, gone)}
+    while len(task.objective.goals) > 1 and len(best) + len(found) < FINALISTS:
+        front = front_without(trials, task, gone)
+        if not front:
+            break
+        found += few(front, trials, task)
+        gone |= {trial.key for trial in front}
+    return found[: FINALISTS - len(best)]
 
 
 def _unlike_failed(

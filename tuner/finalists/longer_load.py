@@ -16,6 +16,8 @@ from ...traces.stats import request_rate
 from ...traces.trace import Trace
 from ..objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
 from ..planning.capacity import MOST_REQUESTS
+from ..study.comparison import quantities
+from ..study.ranking import alike
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
 from ..traffic.steady_load import STEADY_GROWTH, drifts
@@ -23,6 +25,8 @@ from ..traffic.warm import finds_others
 
 TIMES = 10
 """As long as the trace, where that is no more than MOST_REQUESTS: what piles up by a percent is a tenth of a trace."""
+LIKE_ONE_THAT_FAILED = 0.02
+"""Predictions so near to those of one that does not last are not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,22 @@ def holding_up(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerL
 
 
 def lost_there(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> set[str]:
-    """By `settings_key`, those that ran on the longer load and do not last there; none where nothing lasts."""
-    known = [trial for trial in trials if trial.key in longer]
-    held = {trial.key for trial in holding_up(known, task, longer)}
-    return {trial.key for trial in known} - held if held else set()
+    """By `settings_key`, those that do not last on the longer load (`short_lived`); none where nothing lasts."""
+    trials = list(trials)
+    return short_lived(trials, task, longer) if holding_up(trials, task, longer) else set()
+
+
+def short_lived(trials: Iterable[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> set[str]:
+    """By `settings_key`, those that ran on the longer load and do not last there, and those that are predicted as one
+    of these."""
+    trials, shown = list(trials), quantities(task.objective)
+    held = {trial.key for trial in holding_up(trials, task, longer)}
+    failed = [trial for trial in trials if trial.key in longer and trial.key not in held]
+    return {
+        trial.key
+        for trial in trials
+        if trial.key not in held and any(alike(trial, one, shown, LIKE_ONE_THAT_FAILED) for one in failed)
+    }
 
 
 def decided_by(trials: list[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:

@@ -10,7 +10,7 @@ from ..planning.draws import CONFIDENCE
 from ..planning.fleet import ORDERINGS, OTHERS_TEXT
 from ..planning.plan import Plan
 from ..traffic.lasting_prefixes import passing_on
-from ..traffic.steady_load import drifts, in_bursts
+from ..traffic.steady_load import drifts, in_bursts, peak
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
@@ -36,6 +36,8 @@ COSTS = ("cost_per_hour", "cost_per_million_output_tokens", "cost_per_million_to
 REPLICAS = ("replicas", "replicas_interval", "replicas_at_random", "gpus", "utilisation")
 ANSWERS = ("draws_without_rate", "binding", *REPLICAS, *COSTS, "metrics", "metrics_rate")
 """Of a plan in JSON, the keys that are null where no rate meets the targets."""
+NO_RATE_MEETS = {"max_request_rate": 0.0, "interval": [0.0, 0.0]}
+"""Of a plan whose targets no rate meets; where the engine or the profile refuses, nothing is known."""
 FEW_REQUESTS = (
     "the trace has only {:,} requests, fewer than the {:,} that the percentiles of the targets need: similar traffic "
     "may well lie outside the interval and need more replicas"
@@ -45,8 +47,8 @@ MADE_UP = (
     "an engine takes less of bursty traffic"
 )
 DRIFTS = (
-    "the trace's rate changes from beginning to end, and reordering its pieces levels that out: the rate found is that "
-    "of an even stream"
+    "the trace's rate varies: in its busiest tenth it is {:.1f} times the mean. Reordering its pieces levels much of "
+    "that out, and a higher rate makes a peak as much shorter: plan with the trace of the busiest time, at its rate"
 )
 
 
@@ -63,6 +65,7 @@ def document(plans: Sequence[Plan], gpu_hour_cost: float | None, steps: Sequence
         "orderings": ORDERINGS,
         "draws": len(base.drawn_rates),
         "interval_confidence": CONFIDENCE if is_confident(base) else None,
+        "warnings": warnings(plans, steps),
         "policy": base.scenario.policy,
         "profile": base.scenario.profile.describe(),
         "trust": trust_of(plans),
@@ -102,7 +105,7 @@ def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:
         told += [OTHERS_TEXT] if in_turns and any(one.fleet and one.fleet.replicas > 1 for one in plans) else []
         told += [BURSTS] if in_bursts(trace) else []
         told += [] if span_s(trace.arrival_s) else [MADE_UP]
-        told += [DRIFTS] if drifts(trace) and not in_turns else []
+        told += [DRIFTS.format(peak(trace))] if drifts(trace) and not in_turns else []
     for one in [*planned, *steps]:
         if hopeless := one.drawn_rates.count(0.0):
             told.append(f"{one.scenario.name}: {NO_RATE.format(hopeless, len(one.drawn_rates))}")
@@ -141,8 +144,16 @@ def trust_of(plans: Sequence[Plan]) -> dict[str, Any]:
 def described(one: Plan, gpu_hour_cost: float | None) -> dict[str, Any]:
     """One plan as JSON; null where there is no answer, as for costs without a price."""
     if not one.capacities:
-        nothing = {"max_request_rate": 0.0, "interval": [0.0, 0.0], "engine": dict(one.scenario.settings)}
-        return dict.fromkeys(ANSWERS) | nothing | {"rate": one.rate, "reason": one.reason}
+        none = {"max_request_rate": None, "interval": None} if one.refused else NO_RATE_MEETS
+        return (
+            dict.fromkeys(ANSWERS)
+            | none
+            | {
+                "engine": dict(one.scenario.settings),
+                "rate": one.rate,
+                "reason": one.reason,
+            }
+        )
     answered = one.rate is None or one.fleet is not None
     cost = gpu_hour_cost * one.gpus if gpu_hour_cost is not None and answered else None
     return {

@@ -9,8 +9,12 @@ from typing import Any
 
 from ...figures import NONE, digits, figure
 from ...profiler.profile import Profile
+from ...profiler.provenance import KERNEL_TABLES
 from ..study.study import Study
 from .tables import Cell, Row, Table
+
+ERROR_TITLE = "Error of the predicted step times, on steps held out of the fit"
+FIT_TITLE = "Error of the fit to the kernel tables, which says nothing about a real engine"
 
 
 def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict
     ]
     return {
         "facts": Table(("", ""), [Row(pair) for pair in facts.items() if pair[1]], labels=2),
+        "errors_title": FIT_TITLE if profile.source == KERNEL_TABLES else ERROR_TITLE,
         "errors": Table(("steps", "median, %", "90 % of steps within, %", "compositions"), errors),
         "notes": [*trust["not_represented"], *trust["notes"]],
         "commands": commands(study),

@@ -86,13 +86,17 @@ def keep_line(recommendation: Recommendation) -> list[str]:
     """That the default is to be kept, where it is."""
     if all(len(knob.values) == 1 for knob in recommendation.task.space.knobs):
         return ["Every setting is fixed: nothing was searched."]
-    same = not recommendation.task.space.changes(recommendation.best.settings)
-    return ["Nothing that was tried is worth a change: keep the default settings."] if same else []
+    task, default = recommendation.task, recommendation.default
+    if not task.space.changes(recommendation.best.settings):
+        return ["Nothing that was tried is worth a change: keep the default settings."]
+    if task.objective.slos and not task.objective.goals and task.objective.meets(default.metrics or {}):
+        return ["The default settings meet the targets too, with less headroom."]
+    return []
 
 
 FRONT_NOTE = (
-    "Rows are of this trace alone: only the recommended settings were tried elsewhere and are free of changes without "
-    "effect."
+    "Rows are of this trace alone, without those known not to last on a longer load. Only the recommended settings are "
+    "free of changes without effect."
 )
 
 

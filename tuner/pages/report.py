@@ -145,6 +145,10 @@ class Page:
         count = {1: "the target is", 2: "both targets are"}.get(targets, f"all {targets} targets are")
         if good and self.verdict is None and lost_lines(self.found):
             return f"{what}: {count} met on this trace, but not if its traffic continues."
+        if good and self.verdict is None:
+            already = "already " if changed and self.objective.meets(self.found.default.metrics or {}) else ""
+            told = f"; the default settings {already}meet them too, with less headroom" if already else ""
+            return f"{what}: {count} met in simulation{told}."
         if good:
             return f"{what}: {count} met."
         if self.verdict is None and lasts_only(self.objective, self.metrics, self.longer):

@@ -138,7 +138,8 @@ def document(validation: Validation) -> dict[str, Any]:
 def trust_of(validation: Validation) -> dict[str, Any]:
     """How far to believe the predictions: of all configurations that ran, the largest shares."""
     found, task = validation.found, validation.task
-    asked = [task.asked.with_model(one.settings) for one in found]
+    ran = {"model": validation.ran["model"]} if validation.ran.get("model") else {}
+    asked = [{**task.asked.with_model(one.settings), **ran} for one in found]
     return task.profile.trust(*asked, runs=[one.predicted for one in found])
 
 

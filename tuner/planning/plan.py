@@ -40,7 +40,9 @@ class Plan:
     fleet: Fleet | None = None
     """The replicas that serve the forecast."""
     reason: str | None = None
-    """Why no rate meets the targets, or no number of replicas the forecast."""
+    """Why no rate meets the targets, or no number of replicas the forecast, or what refuses the change."""
+    refused: bool = False
+    """Whether the engine, or the profile, does not have what was asked."""
 
     @property
     def max_request_rate(self) -> float:
@@ -115,7 +117,7 @@ def plan(
             if not (plans or after):  # what is wrong with a change is told beside the base
                 raise
             told = str(error) if str(error).startswith(scenario.name) else f"{scenario.name}: {error}"
-            plans.append(Plan(scenario, (), rate, reason=told))
+            plans.append(Plan(scenario, (), rate, reason=told, refused=True))
         before += steps_of([scenario], rate)
     return plans
 

@@ -43,7 +43,7 @@ class Compared:
     failures: Sequence[Trial] = ()
     """Runs on the engine that failed."""
     at_speed: Mapping[int, Metrics] = field(default_factory=dict)
-    """By round, what is predicted for an engine whose steps take as long as they did in that run (run_speed.py)."""
+    """By round, what is predicted for an engine whose steps take as long as in that run (hardware/run_speed.py)."""
     step_time_ratios: Mapping[int, float] = field(default_factory=dict)
     """By round, the time of the run's steps over the time predicted for the same compositions."""
     errors: Mapping[int, str] = field(default_factory=dict)

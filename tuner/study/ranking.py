@@ -102,12 +102,12 @@ def unlike(
     """Those that are neither known nor predicted to behave, `within` a share, as one that is known or comes before."""
     taken, shown = list(known), quantities(objective)
     for trial in trials:
-        if not any(_alike(trial, other, shown, within) for other in taken):
+        if not any(alike(trial, other, shown, within) for other in taken):
             taken.append(trial)
             yield trial
 
 
-def _alike(one: Trial, other: Trial, shown: Iterable[Quantity], within: float) -> bool:
+def alike(one: Trial, other: Trial, shown: Iterable[Quantity], within: float) -> bool:
     """Whether they are the same, or predicted to be within a share of each other in everything shown."""
     if one.key == other.key:
         return True

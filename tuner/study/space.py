@@ -142,7 +142,7 @@ def _knobs(
     most_tokens = max(2 * tokens, int(min(reach[0], LARGEST_BUDGET)))
     most_seqs = max(2 * seqs, int(min(reach[1], LARGEST_SEQS)))
     budgets = round_values(tokens // 64, most_tokens, (4, 5, 6, 7))
-    whole_prompts = default.max_model_len <= budgets[-1]
+    whole_prompts = default.max_model_len <= (tokens if "max_num_batched_tokens" in settled else budgets[-1])
     thresholds = [v for v in round_values(budgets[0], tokens, (4,)) if v < default.max_model_len]
     knobs = [
         _knob("max_num_batched_tokens", budgets + [default.max_model_len] * whole_prompts, tokens, settled),

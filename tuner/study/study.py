@@ -119,7 +119,7 @@ class Trial:
     load, other step time, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is worth keeping, as JSON: what a run on the engine tells of itself (engine_run.py, campaign.py),
+    """Whatever else is worth keeping, as JSON: what a run on the engine tells of itself (hardware/),
     or the pace of a variation."""
     number: int | None = None
     """Place in the study, given when it is added."""

@@ -152,7 +152,8 @@ def test_with_several_goals_what_lasts_is_tried_where_the_front_does_not(opened:
     task = replace(asked, objective=replace(asked.objective, goals=goals))
     default = settings_key(study.asked.engine)
     first = {trial.key for trial in best_few(study, task)} - {default}
-    all_run(study, task, lambda settings: 1000.0 if settings_key(settings) in first else 1.0)
+    budgets = {trial.settings.get("max_num_batched_tokens") for trial in ran(study) if trial.key in first} - {None}
+    all_run(study, task, lambda settings: 1000.0 if settings.get("max_num_batched_tokens") in budgets else 1.0)
     known = longer_loads_of(study)
     lost = lost_there(ran(study), task, known)
     assert first <= lost and known.keys() - lost - {default}, "others were tried"

@@ -17,6 +17,7 @@ from slotune.tuner.planning.capacity import Capacity, Probe, Scenario
 from slotune.tuner.planning.draws import DRAWS
 from slotune.tuner.planning.fleet import OTHERS_TEXT, Fleet
 from slotune.tuner.planning.plan import ORDERINGS, Plan, plan, require_targets, steps_of, what_if
+from slotune.tuner.traffic.steady_load import peak
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,7 @@ def test_what_if(planned):
     assert [fewer["scenario"], shorter["scenario"]] == ["max_num_seqs=2", "output_tokens=x0.001"]
     assert fewer["max_request_rate"] < planned[0].max_request_rate < shorter["max_request_rate"]
     assert hopeless["max_request_rate"] == 0.0
+    assert document(planned, None)["warnings"] == warnings(planned)
     assert base["engine"] == {"max_num_seqs": 2}
 
 
@@ -161,6 +163,14 @@ def test_a_change_of_lengths_is_one_of_prompts_or_of_answers(base):
     assert (answers.input_tokens == base.trace.input_tokens).all()
     slower = what_if(what_if(base, "step_time=x1.5"), "step_time=x2")
     assert (slower.pace.step_factor, slower.trace) == (3.0, base.trace)
+
+
+def test_of_a_change_that_is_refused_nothing_is_known(base):
+    """0 requests/s with two GPUs would be an answer; there is none."""
+    two_gpus = what_if(base, "tensor_parallel_size=2")
+    told = document(plan([base, two_gpus], jobs=1), None)["what_if"][0]
+    assert (told["max_request_rate"], told["interval"], told["metrics"]) == (None, None, None)
+    assert "tensor_parallel_size" in told["reason"]
 
 
 def test_a_base_without_targets_or_without_hope(base, small_profile, small_trace):
@@ -231,12 +241,14 @@ def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
     trace = small_trace(1000)
     rising = replace(trace, arrival_s=np.sqrt(trace.arrival_s))
     (one,) = plan([replace(base, trace=rising)], jobs=1)
-    assert any("the trace's rate changes" in line for line in warnings([one])) and not is_confident(one)
+    assert any(f"in its busiest tenth it is {peak(rising):.1f} times the mean" in line for line in warnings([one]))
+    assert 1.5 < peak(rising) < 2.5 and peak(trace) < 1.5
+    assert not is_confident(one)
     at_once = replace(one, scenario=replace(base, trace=replace(trace, arrival_s=np.zeros(1000))))
     assert any("Poisson arrivals were assumed" in line for line in warnings([at_once])) and not is_confident(at_once)
     even = replace(one, scenario=replace(base, trace=trace))
     assert not any("Poisson" in line for line in warnings([even]))
-    assert not any("the trace's rate changes" in line for line in warnings([even]))
+    assert not any("the trace's rate varies" in line for line in warnings([even]))
 
 
 def test_conversations_are_said_to_have_too_narrow_an_interval(base):
