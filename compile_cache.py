@@ -60,8 +60,8 @@ def fingerprint(package: Path, folders: Iterable[str] = COMPILED_PACKAGES) -> st
     """A hash of the sources in these folders of `package`."""
     digest = hashlib.sha256()
     for name in folders:
-        for source in sorted((package / name).glob("*.py")):
-            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+        for source in sorted((package / name).rglob("*.py")):
+            digest.update(str(source.relative_to(package)).encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
 
 

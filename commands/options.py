@@ -130,7 +130,10 @@ goodput_option = click.option(
 )
 # rate: float | None
 rate_option = click.option(
-    "--rate", type=positive_number, metavar="R", help="Rescale the arrivals to R requests per second."
+    "--rate",
+    type=positive_number,
+    metavar="R",
+    help="Rescale the arrivals to R requests per second; bursts get shorter or longer in proportion.",
 )
 # max_concurrency: int | None
 max_concurrency_option = click.option(

@@ -137,6 +137,7 @@ def fit(
       slotune profile fit monday.jsonl tuesday.jsonl --model my-model --engine max_num_seqs=256 --out profiles/prod
     """
     from ..profiler.fitted_profile import fitted_profile
+    from ..profiler.model_folder import read_model_folder
     from ..profiler.profile_folder import check_target, write_profile
     from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate.steps import samples_of_files
@@ -144,6 +145,8 @@ def fit(
     from ..simulator.speculation import drafts_of
 
     check_target(out)
+    if model:
+        read_model_folder(model)  # a slip of the pen is told before the records are read
     settings = parse_settings(engine, engine_config, acceptance_rate)
     blocks = RecordedBlocks(settings.get("block_size"))
     samples = samples_of_files(steps, drafts_of(settings), blocks.add)
@@ -295,8 +298,10 @@ def _show(profile: "Profile", as_json: bool) -> None:
 
 def _print_page(profile: "Profile") -> None:
     from ..profiler import profile_page as page
+    from ..profiler.provenance import KERNEL_TABLES
     from .output import table
 
+    tables = profile.source == KERNEL_TABLES
     click.echo(profile.provenance)
     for line in page.fact_lines(profile):
         click.echo(line)
@@ -304,10 +309,10 @@ def _print_page(profile: "Profile") -> None:
         table(
             page.ERROR_COLUMNS,
             page.error_rows(profile.step.held_out),
-            title="\nHeld-out error of step times",
+            title="\nHeld-out error of the fit to the tables" if tables else "\nHeld-out error of step times",
         )
         table(
             ("regime", *page.HULL_SHOWN),
             page.range_rows(profile),
-            title="\nMeasured ranges: trust the profile within them",
+            title="\nRanges of the tables" if tables else "\nMeasured ranges: trust the profile within them",
         )

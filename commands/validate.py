@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=duration,
     metavar="TIME",
     help="Then also measure what the corrected simulator holds for better, until the engine has run for this long, "
-    "e.g. 40m. Default: do not.",
+    "e.g. 40m. Default: no further runs.",
 )
 @vllm_python_option
 @served_model_option

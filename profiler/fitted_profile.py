@@ -11,6 +11,7 @@ from ..simulator.engine_config import EngineConfig, resolve
 from ..simulator.features import DECODE_ROWS, PREFILL_ROWS, PREFILL_TOKENS
 from ..simulator.speculation import drafts_of
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
+from .model_folder import lasting_name
 from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
 from .recorded_blocks import RecordedBlocks
@@ -54,7 +55,8 @@ def fitted_profile(
     records that cannot be fitted.
     """
     refuse_stages(settings)
-    engine = EngineFacts(version=version, model=model, **{key: settings[key] for key in _FACTS if key in settings})
+    facts = {key: settings[key] for key in _FACTS if key in settings}
+    engine = EngineFacts(version=version, model=model and lasting_name(model), **facts)
     defaults = {key: value for key, value in settings.items() if key not in _FACTS}
     ran = resolve(settings, {}, UNLIMITED_BLOCKS, version)
     beyond = _beyond(samples, ran, settings)

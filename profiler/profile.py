@@ -15,6 +15,7 @@ from ..simulator.versions import version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes
 from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
+from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, older_runner, other_graphs, unrepresented
@@ -82,7 +83,7 @@ class Profile:
     kv: KvCapacity | None = None
     overhead: Overhead = field(default_factory=Overhead)
     samples: StepSamples | None = None
-    """The steps that were fitted; a profile that was loaded leaves them on disk (`surrogate_samples.read_samples`)."""
+    """The steps that were fitted; a profile that was loaded leaves them on disk (`surrogate.samples.read_samples`)."""
     notes: tuple[str, ...] = ()
     """What a user of the profile ought to know: what is missing, what was assumed."""
     model_parts: tuple[ModelPart, ...] = ()
@@ -230,12 +231,21 @@ class Profile:
     @property
     def provenance(self) -> str:
         """One sentence on where the numbers come from, to be shown on every use."""
-        kv = (
-            ""
-            if self.kv is not None
-            else f"; KV capacity is not modelled: {UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set"
-        )
+        kv = "" if self.kv is not None else f"; KV capacity is not modelled: {self.unmodelled_blocks}"
         return f"profile {self.name}: {PROVENANCE[self.source]}{kv}"
+
+    @property
+    def unmodelled_blocks(self) -> str:
+        """How many KV blocks are simulated where nothing tells the memory."""
+        if given := self.defaults.get("num_gpu_blocks_override"):
+            return f"{given:,} blocks, as the profile's num_gpu_blocks_override says"
+        recorded = f" ({self.recorded_blocks[0]})" if self.recorded_blocks else ""
+        return f"{UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set{recorded}"
+
+    @property
+    def recorded_blocks(self) -> list[str]:
+        """What step records tell of the KV blocks of their engine."""
+        return [note for note in self.notes if note.startswith(RECORDED)]
 
     def describe(self) -> dict[str, Any]:
         """The profile's identity, as the `profile` key of JSON output has it."""
@@ -269,7 +279,7 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
-    """Raise InputError for more GPUs in ways that are not simulated: they would not be counted either."""
+    """Raise InputError for what may only be 1: GPUs that would not be counted, and what vLLM refuses."""
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):
             raise InputError(f"{name}={settings[name]}: {mend}")

@@ -5,7 +5,7 @@ from typing import Any
 from ..errors import InputError
 from ..figures import figure
 from .kv_capacity import KV_DTYPE_BYTES
-from .profile import UNLIMITED_BLOCKS, Profile
+from .profile import Profile
 from .provenance import KERNEL_TABLES, MEASURED
 from .surrogate.model import OVER_TIME, RegimeError
 
@@ -56,7 +56,7 @@ def overhead_ms(profile: Profile) -> dict[str, float]:
 def kv_lines(profile: Profile) -> list[str]:
     """The KV capacity in sentences."""
     if profile.kv is None:
-        return [f"not modelled: {UNLIMITED_BLOCKS:,} blocks unless num_gpu_blocks_override is set"]
+        return [f"not modelled: {profile.unmodelled_blocks}"]
     lines, errors = [_default_cache(profile)], profile.kv.errors()
     if profile.kv.element_bytes < KV_DTYPE_BYTES["bfloat16"]:
         lines.append(f"kv_cache_dtype=auto takes {profile.kv.element_bytes:g} byte a value, as the checkpoint asks")

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from ..simulator.steps import StepRecord
 
+RECORDED = "the recorded engine had"
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
 """Of attention backends, in vLLM (vllm/v1/attention/backends): powers of two. Those that a user may give besides, and
 that vLLM sets for models with Mamba layers, are any multiple of 16."""
@@ -47,7 +48,7 @@ class RecordedBlocks:
         (size,) = likely
         blocks = max(self._told[size])
         if size == block_size:
-            return (f"the recorded engine had {blocks:,} KV blocks: num_gpu_blocks_override={blocks} simulates them",)
+            return (f"{RECORDED} {blocks:,} KV blocks: num_gpu_blocks_override={blocks} simulates them",)
         return (
             f"the records are of {blocks:,} KV blocks of {size} tokens, not of {block_size}: give --engine "
             f"block_size={size} and num_gpu_blocks_override={blocks}",

@@ -11,6 +11,7 @@ from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
 from .graph_sizes import GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
+from .model_folder import lasting_name
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from .surrogate.model import BEYOND, OVER_TIME, RegimeError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 TABLES_TTFT_ERROR, TABLES_TPOT_ERROR = 0.33, 0.08
 """Median absolute error of predictions from kernel tables on measured vLLM points that nothing was calibrated on, the
 larger of two medians: of benchmarks/accuracy/silicon_sample.py, H200 and B200, with the tables that are in doubt (TTFT
-0.174, TPOT 0.077; 0.154 and 0.062 without), and of those runs of benchmarks/accuracy/public_runs.py that were not
+0.174, TPOT 0.077; 0.136 and 0.057 without), and of those runs of benchmarks/accuracy/public_runs.py that were not
 overloaded (TTFT 0.333, nearly all too early; TPOT 0.039). All are of plain dense models."""
 
 
@@ -115,20 +116,23 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
         known -= TIMED
     lines = _other_schedules({**profile.defaults, **settings})
     for name, asked in settings.items():
-        value, made_with = _timed(name, asked), _timed(name, _made_with(profile, name))
+        value, made_with = (_timed(name, one) for one in (asked, _made_with(profile, name)))
         if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
-        lines.append(
-            f"{name}={value}: profile {profile.name} was made {how}; its effect on step times{memory} is not in these "
-            "numbers"
-        )
+        effect = f"its effect on step times{memory} is not in these numbers"
+        if name == "speculative_config":
+            effect = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
+        lines.append(f"{name}={value}: profile {profile.name} was made {how}; {effect}")
     return lines
 
 
 def _timed(name: str, value: Any) -> Any:
-    """Of a value what the time of a step depends on: not how many drafts are accepted."""
+    """Of a value what the time of a step depends on: not how many drafts are accepted, nor by which path a folder is
+    named."""
+    if name == "model" and value:
+        return lasting_name(str(value))
     return without_acceptance(value) if name == "speculative_config" and value else value
 
 

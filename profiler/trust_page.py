@@ -80,6 +80,6 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     elif (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from, or of another size where all of those had the same: their time is unknown"
+            "was made from, or of another size where all of those were alike: their time is unknown"
         )
     return told

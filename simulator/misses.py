@@ -27,9 +27,12 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
         failed = failed & (requests.replica != NOWHERE)
     # Preempted, a request computes its answer anew with its prompt.
     too_long = failed & (requests.prompt_tokens + requests.output_tokens > engine.token_budget) & whole
-    if too_long.any():
-        grown = f"outgrew the {engine.token_budget} tokens of a step with their answers, and may not be chunked"
-        found.append(f"{int(too_long.sum())} were preempted, {grown}")
+    whole_prompts = too_long & (requests.prompt_tokens > engine.token_budget)
+    if whole_prompts.any():
+        found.append(f"{int(whole_prompts.sum())} {_over_budget(engine)}")
+    if grown := int((too_long & ~whole_prompts).sum()):
+        outgrew = f"outgrew the {engine.token_budget} tokens of a step with their answers, and may not be chunked"
+        found.append(f"{grown} were preempted, {outgrew}")
     if remaining := int((failed & ~too_long).sum()):
         found.append(
             f"{remaining} outgrew the KV cache, preempted each other for ever, or were lost with their replica"

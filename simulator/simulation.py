@@ -93,7 +93,7 @@ def _check_trace(trace: Trace) -> None:
         raise InputError("the trace holds no requests")
     arrival_s = trace.arrival_s
     if not (np.isfinite(arrival_s).all() and arrival_s[0] >= 0 and (np.diff(arrival_s) >= 0).all()):
-        raise InputError("the trace's arrivals must be finite, not negative and in order (Trace.taken puts them so)")
+        raise InputError("the trace's arrivals must be finite, not negative and in order")
     if min(trace.input_tokens.min(), trace.output_tokens.min()) < 1:
         raise InputError("the trace holds a request without prompt or output tokens")
 

@@ -159,7 +159,7 @@ def check_settings(settings: Mapping[str, Any], version: str | None) -> None:
     for name, value in settings.items():
         since, gone = argument_versions().get(name, (None, None))
         if gone and numbers >= _numbers(gone):
-            raise InputError(f"{name}: went with vLLM {gone}, and {engine}")
+            raise InputError(f"{name}: was dropped in vLLM {gone}, and {engine}")
         what, since = (name, since) if since else (f"{name}={value}", NEW_VALUES.get((name, str(value))))
         if since and numbers < _numbers(since):
             raise InputError(f"{what}: came with vLLM {since}, and {engine}")

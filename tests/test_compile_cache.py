@@ -30,7 +30,11 @@ def test_the_folder_is_one_for_each_state_of_the_sources(package: Path, tmp_path
     assert Path(first).parent == tmp_path / ".cache" / "slotune"
     assert chosen(package, HOME=home) == first
     (package / "simulator" / "a.py").write_text("x = 2\n")
-    assert chosen(package, HOME=home) != first
+    changed = chosen(package, HOME=home)
+    assert changed != first
+    (package / "simulator" / "room").mkdir()
+    (package / "simulator" / "room" / "a.py").write_text("x = 3\n")
+    assert chosen(package, HOME=home) not in (first, changed)
 
 
 def test_what_the_user_set_stays(package: Path) -> None:

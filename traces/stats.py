@@ -10,6 +10,8 @@ from .arrivals import span_s
 from .mooncake import HASH_TOKENS
 from .trace import Trace
 
+MINUTE_S = 60.0
+
 
 def trace_stats(trace: Trace) -> dict[str, Any]:
     """Statistics of `trace`, ready for JSON; None where a figure does not exist (a rate where all arrive at once).
@@ -17,6 +19,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
     left_out            requests of the file that are not here: they failed, or `vllm bench serve` would not send them
     duration_s          from the start of the trace, but for an idle time that no load begins with, to the last arrival
     request_rate        requests / duration_s; prompt_token_rate and output_token_rate likewise
+    busiest_minute_rate requests per second in the minute that has the most; None of a trace of less than two minutes
     interarrival_cv     standard deviation / mean of the gaps between arrivals: 1 for Poisson, above 1 for bursts
     distinct_arrivals   fewer than requests: the times are quantised, or requests come in groups
     prompt_tokens       {"mean", "p50", "p90", "p99", "max"} per request; output_tokens likewise
@@ -32,6 +35,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
         "request_rate": _rate(len(trace), duration_s),
         "prompt_token_rate": _rate(trace.input_tokens.sum(), duration_s),
         "output_token_rate": _rate(trace.output_tokens.sum(), duration_s),
+        "busiest_minute_rate": busiest_minute_rate(trace.arrival_s) if duration_s >= 2 * MINUTE_S else None,
         "interarrival_cv": interarrival_cv(trace.arrival_s),
         "distinct_arrivals": len(np.unique(trace.arrival_s)),
         "prompt_tokens": _length_stats(trace.input_tokens),
@@ -44,6 +48,12 @@ def request_rate(trace: Trace) -> float:
     """Requests per second, as `rescaled` counts them; NaN where all arrive at once."""
     duration_s = span_s(trace.arrival_s)
     return len(trace) / duration_s if duration_s > 0 else math.nan
+
+
+def busiest_minute_rate(arrival_s: F64) -> float:
+    """Requests per second in the minute, begun by a request, that has the most."""
+    ends = np.searchsorted(arrival_s, arrival_s + MINUTE_S, side="left")
+    return float((ends - np.arange(len(arrival_s))).max()) / MINUTE_S
 
 
 def interarrival_cv(arrival_s: F64) -> float | None:

@@ -22,7 +22,8 @@ VIDUR_LENGTHS = VIDUR[1:]
 
 
 def read_azure(stream: IO[bytes], source: str) -> Trace:
-    """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond."""
+    """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond;
+    failed requests (0 generated tokens) are left out."""
     columns = Columns()
     first: list[datetime] = []
 
@@ -35,7 +36,11 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
             raise BadRow(f"TIMESTAMP {timestamp!r} is not like 2023-11-16 18:15:46.680590") from None
         except TypeError:
             raise BadRow(f"TIMESTAMP {timestamp!r} and the first line's: only one of them names a time zone") from None
-        columns.add(arrival_s, whole_text(prompt, AZURE[1], 1), whole_text(output, AZURE[2], 1))
+        prompt_tokens, output_tokens = whole_text(prompt, AZURE[1], 1), whole_text(output, AZURE[2], 0)
+        if output_tokens == 0:
+            columns.left_out += 1
+        else:
+            columns.add(arrival_s, prompt_tokens, output_tokens)
 
     _read(stream, source, AZURE, add)
     return columns.trace(source, wall_clock=True)

@@ -6,9 +6,9 @@ Needs slotune[silicon]. "Predicted" is profiler/silicon/memory.py's estimate for
 the start was of a version that did not subtract them (before 0.21). "With its sampler" also takes off what 0.32 does
 not show any more: the dry run of the older samplers held several float32 copies of the logits of max_num_seqs sequences
 (vllm/v1/sample/sampler.py), with 1024 seats more than the model's own needed. How many was taken from the marked
-starts, as were the constants of silicon_memory.py: those rows test nothing. Not in the list is the start that told the
-CUDA graphs (Llama-3.1-8B on an A100 under a nightly build): its log has no address that could be given. "The package"
-is the estimate that comes with the tables.
+starts, as were the constants of profiler/silicon/memory.py: those rows test nothing. Not in the list is the start that
+told the CUDA graphs (Llama-3.1-8B on an A100 under a nightly build): its log has no address that could be given. "The
+package" is the estimate that comes with the tables.
 
 Settings that a log does not tell are its version's defaults on that GPU. llm-d's tokens are its GiB over the bytes of a
 token. The mixture is in no median: its version is taken from the date, and what its LMCache connector takes is unknown.

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
 
 COMPARED_TOKENS = (2, 8, 64, 256)
 MOST_SLOWER = 1.25
-"""Than with weights in bfloat16, which are more bytes. A GEMM of fp8_block takes at least 0.08 ms in the tables of an
-H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times as long on an H200. TPOT of
-measured mixtures of which this is so is off by 87 % (median), and by 10 to 20 % of others:
+"""Than with weights in bfloat16, which are more bytes, or on half as many GPUs. A GEMM of fp8_block takes at least
+0.08 ms in the tables of an H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times
+as long on an H200. TPOT of measured mixtures of which this is so is off by 87 % (median), and by 10 to 20 % of others:
 benchmarks/accuracy/silicon_sample.py --experts."""
 FEW, MORE = 1, (8, 64)
 """Decodes: so many more take no less time."""
@@ -41,8 +41,10 @@ class Comparisons:
     """The same model with weights in bfloat16."""
     halved: "KernelTables | None"
     """The same model on half as many GPUs."""
+    alone: "KernelTables | None"
+    """The same model on one GPU."""
     layer_bytes: float | None
-    """What the layers' weights take of a GPU."""
+    """What the layers' weights take of it."""
     token_cache_bytes: float | None
     """What a token takes of a GPU's KV cache."""
 
@@ -53,7 +55,7 @@ def doubts(tables: "KernelTables", known: Comparisons) -> list[str]:
         _slower_weights(tables, known.plain) if known.plain else None,
         _faster_batch(tables),
         _slower_together(tables, known.halved) if known.halved else None,
-        _slow_layers(tables, known.layer_bytes) if known.layer_bytes else None,
+        _slow_layers(known.alone, known.layer_bytes) if known.alone and known.layer_bytes else None,
         _slow_reads(tables, known.token_cache_bytes) if tables.is_latent and known.token_cache_bytes else None,
     ]
     return [sentence for sentence in found if sentence]
@@ -93,15 +95,14 @@ def _slower_together(tables: "KernelTables", halved: "KernelTables") -> str | No
     )
 
 
-def _slow_layers(tables: "KernelTables", layer_bytes: float) -> str | None:
-    read_ms = 1e3 * layer_bytes / tables.gpu["mem_bw"]
-    one_ms = tables.dense_ms(FEW, True)
-    single = tables.layout.tp == 1 and not tables.is_mixture and layer_bytes >= LEAST_WEIGHTS_BYTES
-    if not single or one_ms <= MOST_WEIGHT_READS * read_ms:
+def _slow_layers(alone: "KernelTables", layer_bytes: float) -> str | None:
+    read_ms = 1e3 * layer_bytes / alone.gpu["mem_bw"]
+    one_ms = alone.dense_ms(FEW, True)
+    if alone.is_mixture or layer_bytes < LEAST_WEIGHTS_BYTES or one_ms <= MOST_WEIGHT_READS * read_ms:
         return None
     return (
-        f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms, but reading their weights from memory "
-        f"only {read_ms:.3g}"
+        f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms on one GPU, but reading their weights "
+        f"from memory only {read_ms:.3g}"
     )
 
 

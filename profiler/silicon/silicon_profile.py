@@ -1,4 +1,4 @@
-"""Profiles from public kernel tables (silicon_tables.py): for a GPU that is not at hand.
+"""Profiles from public kernel tables (tables.py): for a GPU that is not at hand.
 
 The surrogate is fitted to sampled steps exactly as to measured ones, so that a simulation needs neither the tables'
 package nor a GPU.
@@ -163,7 +163,9 @@ def _samples(tables: KernelTables, steps: list[Composition], graph_sizes: F64, a
 
 def _comparisons(tables: KernelTables) -> Comparisons:
     halved = _with(tables, tp=tables.layout.tp // 2) if tables.layout.tp % 2 == 0 else None
-    return Comparisons(_with(tables, precision="bfloat16"), halved, layer_bytes(tables), token_cache_bytes(tables))
+    alone = _with(tables, tp=1, pp=1)
+    weights = layer_bytes(alone) if alone else None
+    return Comparisons(_with(tables, precision="bfloat16"), halved, alone, weights, token_cache_bytes(tables))
 
 
 def _with(tables: KernelTables, **layout: Any) -> KernelTables | None:

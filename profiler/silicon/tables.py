@@ -1,7 +1,7 @@
 """Public kernel tables of one model on one GPU, over the optional package aiconfigurator-core.
 
 The package holds kernel times measured one by one on idle GPUs (GEMM, attention, all-reduce; its systems/data). A step
-is their sum for the step's composition, plus what the tables leave out (silicon_omitted.py).
+is their sum for the step's composition, plus what the tables leave out (omitted.py).
 """
 
 import logging
@@ -91,7 +91,9 @@ class KernelTables:
             raise _no_configuration(model, error) from error
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, *lacking) as error:
             line = " ".join(str(error).split())
-            named = f"config.json has no {line}, or --precision is unknown" if isinstance(error, KeyError) else line
+            asked = layout.precision is not None and layout.precision in line
+            missing = f"--precision {layout.precision} is unknown" if asked else f"config.json has no {line}"
+            named = missing if isinstance(error, KeyError) else line
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {named}") from error
         self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self.is_latent = bool(latent) or any("mla" in name for name in names)
@@ -267,7 +269,7 @@ def _check_model(model: str, model_info: dict[str, Any], layout: Layout) -> None
     layers, kv_heads = int(model_info["layers"]), int(model_info.get("n_kv") or 0)
     if layers < 1 or layout.pp > layers:
         raise InputError(f"--model {model} --pp {layout.pp}: it has {layers} layers, and each stage needs one")
-    if not kv_heads and not raw.get("kv_lora_rank"):
+    if not (kv_heads or raw.get("kv_lora_rank") or raw.get("block_configs")):
         raise InputError(
             f"--model {model}: config.json has no num_key_value_heads; add it (as many as num_attention_heads where "
             "no heads share keys and values)"

@@ -100,7 +100,7 @@ def test_settings_that_later_versions_dropped_are_taken_until_then() -> None:
     assert profile.engine_config({"max_num_partial_prefills": 1}).max_num_seqs == 1024
     with pytest.raises(InputError, match="max_num_partial_prefills=2: vLLM's V1 engine refuses it"):
         profile.engine_config({"max_num_partial_prefills": 2})
-    with pytest.raises(InputError, match=r"max_num_partial_prefills: went with vLLM 0\.27, and .* is vLLM 0\.27\.1"):
+    with pytest.raises(InputError, match=r"max_num_partial_prefills: was dropped in vLLM 0\.27, and .* vLLM 0\.27\.1"):
         check_settings({"max_num_partial_prefills": 1}, "0.27.1")
 
 

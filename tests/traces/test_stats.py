@@ -22,6 +22,7 @@ def test_counts_rates_and_lengths() -> None:
         "request_rate": 1.0,
         "prompt_token_rate": 25.0,
         "output_token_rate": 3.0,
+        "busiest_minute_rate": None,
         "interarrival_cv": pytest.approx(np.std([1, 3, 0]) / (4 / 3)),
         "distinct_arrivals": 3,
         "prompt_tokens": {"mean": 25.0, "p50": 25.0, "p90": 37.0, "p99": pytest.approx(39.7), "max": 40},
@@ -69,3 +70,11 @@ def test_block_hits_count_whole_hash_ids() -> None:
     stats = trace_stats(read_mooncake([line.encode() for line in lines], "t"))
     assert stats["prefix_block_hit_share"] == (0 + 2 + 3 + 1) / 10
     assert stats["prefix_hit_share"] == (0 + 1024 + 1100 + 512) / (1024 + 1100 + 1100 + 900)
+
+
+def test_the_busiest_minute_is_told_of_traces_that_have_several() -> None:
+    """Ten minutes of one request a second, and 120 more in the fifth."""
+    arrivals = np.sort(np.concatenate([np.arange(600.0), 240 + np.arange(120) / 2]))
+    lengths = i32(*[9] * len(arrivals))
+    assert trace_stats(plain(arrivals, lengths, lengths))["busiest_minute_rate"] == pytest.approx(3.0, abs=0.05)
+    assert trace_stats(plain(arrivals[:100], lengths[:100], lengths[:100]))["busiest_minute_rate"] is None

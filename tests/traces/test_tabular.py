@@ -59,6 +59,11 @@ def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(file: Path) -> No
     assert shape(read(file, "\ufeffarrived_at, num_prefill_tokens, num_decode_tokens\n1,2,3\n")) == [(1.0, 2, 3)]
 
 
+def test_failed_requests_are_counted_and_left_out(file: Path) -> None:
+    trace = read(file, AZURE + "2023-11-16 18:15:46,374,0\n2023-11-16 18:15:47,374,44.0\n")
+    assert shape(trace) == [(0.0, 374, 44)] and trace.left_out == 1
+
+
 def test_quotes_and_empty_lines_before_the_header_do_no_harm(file: Path) -> None:
     header = ",".join(f'"{name}"' for name in AZURE.strip().split(","))
     assert shape(read(file, f"\n\n{header}\n2023-11-16 18:15:46,374,44\n")) == [(0.0, 374, 44)]

@@ -82,5 +82,5 @@ def test_a_configuration_that_tells_too_little_or_cannot_be_laid_out_so_is_refus
 
 def test_an_unknown_precision_is_told_as_one() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    with pytest.raises(InputError, match="'FP8', or --precision is unknown"):
+    with pytest.raises(InputError, match="--precision FP8 is unknown"):
         KernelTables("h200_sxm", "Qwen/Qwen3-8B", Layout(1, precision="FP8"))
