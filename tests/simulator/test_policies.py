@@ -96,6 +96,6 @@ def test_under_v0_what_outgrew_the_budget_does_not_hold_up_the_others() -> None:
     engine = EngineConfig(num_gpu_blocks=11, max_num_seqs=4, max_num_batched_tokens=64)
     done = simulate(trace, engine, linear_profile(5e-3, 5e-5, 3e-4, 0.0).timing(), policy="vllm-v0").requests
     told = reasons(done, trace.output_tokens, engine, "vllm-v0")
-    assert told == ["1 have more tokens to compute than the 64 of a step, and may not be chunked"]
+    assert told == ["1 were preempted, outgrew the 64 tokens of a step with their answers, and may not be chunked"]
     assert done.status.tolist() == [FINISHED, FAILED, FINISHED]
     assert done.ttft_s[2] < 0.03, "it waited for the first to end"
