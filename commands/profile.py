@@ -145,6 +145,8 @@ def fit(
     from ..simulator.speculation import drafts_of
 
     check_target(out)
+    if len(set(map(Path.resolve, steps))) < len(steps):
+        raise click.UsageError("a file of step records is given twice: its steps would count as often")
     if model:
         read_model_folder(model)  # a slip of the pen is told before the records are read
     settings = parse_settings(engine, engine_config, acceptance_rate)

@@ -54,7 +54,9 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
     help="YAML or JSON: a list of configurations, or a grid (name: list of values).",
 )
 @click.option(
-    "--sort", metavar="METRIC", help="Sort by this metric, best first, e.g. p99_ttft_ms or output_throughput."
+    "--sort",
+    metavar="METRIC",
+    help="Sort by this metric, best first, e.g. p99_ttft_ms; default: headroom under targets, or output_throughput.",
 )
 @slo_option
 @goodput_option

@@ -6,7 +6,7 @@ from ..errors import InputError
 from ..figures import figure
 from .kv_capacity import KV_DTYPE_BYTES
 from .profile import Profile
-from .provenance import KERNEL_TABLES, MEASURED
+from .provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from .surrogate.model import OVER_TIME, RegimeError
 
 NOISY = 0.1
@@ -37,8 +37,9 @@ def warnings(profile: Profile) -> list[str]:
     worst = max(everything.median, over_time.mean if over_time else 0.0)
     if worst <= NOISY:
         return []
+    more = "record" if profile.source == STEP_RECORDS else "measure"
     return [
-        f"held-out steps are off by {worst:.0%}: latencies will be off by at least as much; measure longer, on an "
+        f"held-out steps are off by {worst:.0%}: latencies will be off by at least as much; {more} longer, on an "
         "otherwise idle machine"
     ]
 

@@ -172,6 +172,8 @@ def setting(name: str, value: Any, where: str) -> Settings:
         if not isinstance(parsed, bool):
             raise InputError(f"{where}: {key} takes bool, not {value!r}")
         return {key[3:]: False} if parsed else {}
+    if key in vllm_serve_argument_names() - valid:
+        raise InputError(f"{where}: {key} is the server's, not the engine's; slotune sets what it needs of the server")
     if key not in valid:
         raise InputError(f"{where}: {unknown_name('engine setting', name, valid)}")
     return {key: typed(key, value, where)}

@@ -62,6 +62,8 @@ def test_a_fit_tells_the_blocks_of_the_engine_that_was_recorded(
     assert slotune("trace", "make", *make, "--out", trace).code == 0
     served = ("--profile", profile, "--trace", trace, "--engine", "num_gpu_blocks_override=500")
     assert slotune("simulate", *served, "--steps-out", steps).code == 0
+    twice = slotune("profile", "fit", steps, steps, *given, "--out", tmp_path / "p")
+    assert twice[0] == 2 and "given twice" in twice[2]
     code, out, _ = slotune("profile", "fit", steps, *given, "--out", tmp_path / "p", "--json")
     assert code == 0
     assert ("500 KV blocks" in json.dumps(json.loads(out))) is noted

@@ -17,7 +17,7 @@ def test_the_file_of_vllm_serve_is_taken_with_what_it_says_of_the_server(tmp_pat
         "max_num_seqs": 4,
         "enable_prefix_caching": False,
     }
-    with pytest.raises(InputError, match="unknown engine setting 'port'"):
+    with pytest.raises(InputError, match="port is the server's, not the engine's"):
         parse_settings(["port=1"])
     (tmp_path / "serve.yaml").write_text("max-num-seqs: 8\nmax_num_seqs: 9\n")
     with pytest.raises(InputError, match="max_num_seqs is named twice, under two spellings"):
@@ -100,7 +100,7 @@ def test_text_stays_text_whatever_yaml_would_make_of_it(text: str):
         ("cudagraph_capture_sizes=[1.5]", "takes list[int], not '[1.5]'"),
         ("max_cudagraph_capture_size=abc", "max_cudagraph_capture_size takes int, not 'abc'"),
         ("enforce_eager=maybe", "enforce_eager takes bool, not 'maybe'"),
-        ("api_server_count=2", "none of the"),
+        ("api_server_count=2", "is the server's"),
         ("kv_cache_dtype=fp9", "unknown kv_cache_dtype 'fp9': did you mean fp8"),
         ("kv_cache_dtype=[fp8]", "unknown kv_cache_dtype '[fp8]'"),
     ],
@@ -137,3 +137,8 @@ def test_neither_is_a_file_of_it(value: str, tmp_path: Path):
     for read, said in ((lambda: parse_settings([], file), "not YAML"), (lambda: read_configurations(file), "neither")):
         with pytest.raises(InputError, match=f"{re.escape(str(file))}: {said}"):
             read()
+
+
+def test_a_setting_of_the_server_is_told_as_one():
+    with pytest.raises(InputError, match="port is the server's, not the engine's"):
+        parse_settings(["port=8000"])
