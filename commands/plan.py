@@ -162,5 +162,5 @@ def _print_table(plans: "list[Plan]", gpu_hour_cost: float | None) -> None:
     for one in plans:
         facts = described(one, gpu_hour_cost)
         answers = [facts.get("binding"), replicas_text(one), *(facts.get(key) for key in keys)]
-        rows.append([one.scenario.name, facts["max_request_rate"], *facts["interval"], *answers])
+        rows.append([one.scenario.name, facts["max_request_rate"], *(facts["interval"] or (None, None)), *answers])
     table_of_answers(columns, rows, title="The highest rate of one engine within the targets")

@@ -20,6 +20,13 @@ def test_a_change_that_makes_no_sense_leaves_the_plan_alone(slotune, files, chan
     assert told["what_if"][0]["reason"].startswith(reason)
 
 
+def test_a_refused_change_is_a_row_without_numbers_and_its_reason(slotune, files):
+    ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--jobs", 1, "--what-if", "tensor_parallel_size=2")
+    assert ran.code == 0, ran.err
+    assert "tensor_parallel_size=2" in ran.out.splitlines(), "a row with nothing beside its name"
+    assert any(line.startswith("tensor_parallel_size=2: ") for line in ran.out.splitlines())
+
+
 def test_a_change_s_unknown_setting_is_named_as_a_change(slotune, files):
     ran = slotune("plan", *files, "--slo", "p99:ttft:100", "--what-if", "max_num_sequences=3")
     assert ran.code == 2 and "--what-if max_num_sequences=3" in ran.err

@@ -77,9 +77,11 @@ def _contenders(trials: Sequence[Trial], task: Task, known: dict[str, LongerLoad
 def _behind(trials: Sequence[Trial], task: Task, gone: set[str], best: Sequence[Trial]) -> list[Trial]:
     """With several goals and a short front, the best of those behind it: of a round that tries two little is learned.
     `gone` are the keys of those that do not last."""
+    if len(task.objective.goals) < 2:
+        return []
     found: list[Trial] = []
     gone = gone | {trial.key for trial in front_without(trials, task, gone)}
-    while len(task.objective.goals) > 1 and len(best) + len(found) < FINALISTS:
+    while len(best) + len(found) < FINALISTS:
         front = front_without(trials, task, gone)
         if not front:
             break

@@ -146,8 +146,8 @@ class Page:
         if good and self.verdict is None and lost_lines(self.found):
             return f"{what}: {count} met on this trace, but not if its traffic continues."
         if good and self.verdict is None:
-            already = "already " if changed and self.objective.meets(self.found.default.metrics or {}) else ""
-            told = f"; the default settings {already}meet them too, with less headroom" if already else ""
+            default = changed and self.objective.meets(self.found.default.metrics or {})
+            told = "; the default settings meet them too" if default else ""
             return f"{what}: {count} met in simulation{told}."
         if good:
             return f"{what}: {count} met."
