@@ -72,7 +72,8 @@ def command(
     warning says so. An hour with other requests, or with a changing rate, is not similar traffic.
 
     Replicas are the fewest that serve the forecast on every ordering with round-robin routing; in brackets, those for
-    both ends of the interval. The number for random routing is given too. Utilisation is the forecast divided by what
+    both ends of the interval. If the trace's rate varies, they serve copies of it laid over each other, so that busy
+    times keep their length. The number for random routing is given too. Utilisation is the forecast divided by what
     these replicas take at their highest rate. It may exceed 1, because round-robin routing evens out arrivals.
 
     All of it is repeated with steps shorter and longer by the profile's error, the longer ones with more time between

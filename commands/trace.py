@@ -180,6 +180,11 @@ def make(
 @click.option(
     "--cv", type=click.FloatRange(min=0), help="With --rate: new arrivals of this burstiness (1: Poisson, 0: even)."
 )
+@click.option(
+    "--superpose",
+    is_flag=True,
+    help="With --rate: overlay copies of the trace instead of squeezing time, so that busy minutes keep their length.",
+)
 @seed_option
 @out_option
 @json_option
@@ -192,6 +197,7 @@ def convert(
     spread: bool,
     rate: float | None,
     cv: float | None,
+    superpose: bool,
     seed: int,
     out: Path,
     as_json: bool,
@@ -207,8 +213,10 @@ def convert(
     from ..traces.read import read_trace
     from ..traces.transform import converted
 
-    if cv is not None and rate is None:
-        raise click.UsageError("--cv needs --rate")
+    if rate is None and (cv is not None or superpose):
+        raise click.UsageError(f"{'--superpose' if superpose else '--cv'} needs --rate")
+    if cv is not None and superpose:
+        raise click.UsageError("--superpose keeps the trace's arrivals and --cv makes new ones: give one of them")
     check_outputs({"--out": out}, trace)
     load = read_trace(trace, format=format, tokenizer=tokenizer)
     note_left_out(load)
@@ -220,6 +228,7 @@ def convert(
         spread_bins=spread,
         rate=rate,
         cv=cv,
+        superpose=superpose,
     )
     _write(result, out, as_json)
 

@@ -6,7 +6,14 @@ import numpy as np
 
 from ..errors import InputError
 from .arrivals import LONGEST_S, arrival_times, idle_s, span_s
+from .copies import in_copies
+from .lasting_prefixes import lasting
 from .trace import Trace
+
+APART_S = 30.0
+"""Within which the copies of `superposed` begin: users do not act in the same second, but in the same minute."""
+MOST_REQUESTS = 10**8
+"""Beyond, the memory of a machine ends before the trace does."""
 
 
 def rescaled(trace: Trace, rate: float) -> Trace:
@@ -33,6 +40,32 @@ def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
     if span_s(trace.arrival_s) > 0:
         return rescaled(trace, rate)
     return with_arrivals(trace, rate, 1.0, np.random.default_rng(seed))
+
+
+def superposed(trace: Trace, rate: float, rng: np.random.Generator) -> Trace:
+    """The trace at `rate` requests a second as more users make it: copies of it at once, and time as it was.
+
+    Each copy begins elsewhere within APART_S, and what runs out at the end comes at the beginning, so that whatever
+    lasts longer than that stays as long, at more requests a second, while shorter bursts of the copies fall where they
+    may. The rest to `rate`, less than half a copy, is made by `rescaled`. Raises InputError where that does, and
+    where there would be more than MOST_REQUESTS.
+    """
+    duration_s, copies = span_s(trace.arrival_s), copies_for(trace, rate)
+    if copies < 2:
+        return rescaled(trace, rate)
+    if copies * len(trace) > MOST_REQUESTS:
+        raise InputError(f"at {rate:g} requests per second for {duration_s:g} s there are more than {MOST_REQUESTS:,}")
+    begin_s = APART_S * rng.uniform(-0.5, 0.5, copies)
+    begin_s[0] = 0.0
+    arrival_s = (trace.arrival_s - idle_s(trace.arrival_s) + begin_s[:, None]) % duration_s
+    order = np.argsort(arrival_s, axis=None, kind="stable")
+    copy, row = np.divmod(order, len(trace))
+    return rescaled(in_copies(trace, row, copy, arrival_s.ravel()[order], lasting(trace)), rate)
+
+
+def copies_for(trace: Trace, rate: float) -> int:
+    """How many copies of the trace make about `rate` requests a second; 0 where all of them arrive at once."""
+    return round(rate * span_s(trace.arrival_s) / len(trace))
 
 
 def head(trace: Trace, count: int) -> Trace:
@@ -70,8 +103,10 @@ def converted(
     spread_bins: bool = False,
     rate: float | None = None,
     cv: float | None = None,
+    superpose: bool = False,
 ) -> Trace:
-    """What is asked for, one after the other: `head`, `first`, `spread`, then `at_rate` or, given a `cv`, new arrivals.
+    """What is asked for, one after the other: `head`, `first`, `spread`, then `at_rate` or, given a `cv`, new arrivals,
+    or `superposed`.
 
     Raises InputError where one of them does.
     """
@@ -84,4 +119,6 @@ def converted(
         trace = spread(trace, rng)
     if rate is None:
         return trace
+    if superpose:
+        return superposed(trace, rate, rng)
     return at_rate(trace, rate, seed) if cv is None else with_arrivals(trace, rate, cv, rng)

@@ -55,6 +55,11 @@ def test_make_convert_and_stats_follow_each_other(slotune: Slotune, tmp_path: Pa
     assert done.code == 0
 
 
+def test_more_users_are_copies_of_the_trace(slotune: Slotune, tmp_path: Path) -> None:
+    done = slotune("trace", "convert", "chat", "--rate", 30, "--superpose", "--out", tmp_path / "more.jsonl")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'more.jsonl'}: 5000 requests over 167 s\n")
+
+
 def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None:
     (tmp_path / "azure.csv").write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.5,374,44\n2023-11-16 18:15:47.25,396,109\n"
@@ -85,6 +90,8 @@ def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None
         (("make", "--rate", "1", "--system-prompts", str(10**12), "--like", "chat"), "not in the range"),
         (("make", "--rate", "1e-300", "--like", "chat"), "a rate at which they come within"),
         (("convert", "chat", "--cv", "1"), "--cv needs --rate"),
+        (("convert", "chat", "--superpose"), "--superpose needs --rate"),
+        (("convert", "chat", "--rate", 9, "--cv", 1, "--superpose"), "--superpose keeps the trace's arrivals"),
         (("convert", "chat", "--duration", "10"), "'10' is not a duration"),
     ],
 )

@@ -11,7 +11,17 @@ from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
 from slotune.traces.trace import Trace
-from slotune.traces.transform import at_rate, converted, first, head, rescaled, spread, with_arrivals
+from slotune.traces.transform import (
+    APART_S,
+    at_rate,
+    converted,
+    first,
+    head,
+    rescaled,
+    spread,
+    superposed,
+    with_arrivals,
+)
 
 
 def arriving(*arrival_s: float) -> Trace:
@@ -119,3 +129,38 @@ def test_arrivals_over_centuries_are_refused() -> None:
     made = plain(np.arange(1, 11) / 10, np.full(10, 9, np.int32), np.full(10, 9, np.int32))
     with pytest.raises(InputError, match="10 requests at 1e-12 per second take longer than"):
         at_rate(made, 1e-12, 0)
+
+
+def busy(rates: dict[int, float]) -> Trace:
+    """A minute at each rate, evenly spaced."""
+    return arriving(*np.concatenate([60 * minute + np.arange(0, 60, 1 / rate) for minute, rate in rates.items()]))
+
+
+def test_more_users_keep_the_length_of_a_busy_minute() -> None:
+    trace = busy({0: 2, 1: 2, 2: 20, 3: 2, 4: 2, 5: 2})
+    dense = superposed(trace, 50.0, np.random.default_rng(0))
+    assert (len(dense), trace_stats(dense)["request_rate"]) == (10 * len(trace), pytest.approx(50.0))
+    per_minute = np.histogram(dense.arrival_s, 6, (0, 360))[0] / 600
+    assert per_minute[[0, 4, 5]] == pytest.approx(2.0, rel=0.15)
+    assert 20.0 * (1 - APART_S / 120) < per_minute[2] < 20.0
+    times_each = np.bincount(dense.input_tokens)[1:]
+    assert (times_each == 10).all(), "every request comes once in every copy"
+
+
+def test_bursts_shorter_than_the_copies_lie_apart_fall_where_they_may() -> None:
+    trace = arriving(*np.repeat(np.arange(1.0, 301.0), 8))
+    dense = superposed(trace, 200.0, np.random.default_rng(0))
+    at_once = np.unique(dense.arrival_s, return_counts=True)[1]
+    assert at_once.max() == 8, "bursts of the trace come in every copy, but not at the same moment"
+    assert len(at_once) == 300 * 25
+
+
+def test_less_than_twice_as_many_is_no_second_copy() -> None:
+    trace = busy({0: 2, 1: 6})
+    other = superposed(trace, 5.0, np.random.default_rng(0))
+    assert np.array_equal(other.arrival_s, rescaled(trace, 5.0).arrival_s)
+    assert superposed(trace, 0.5, np.random.default_rng(0)).arrival_s[-1] == pytest.approx(len(trace) / 0.5)
+    with pytest.raises(InputError, match="no arrival times to rescale"):
+        superposed(arriving(0.0, 0.0), 4.0, np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"at 1e\+09 requests per second for 119\.8.* more than 100,000,000"):
+        superposed(trace, 1e9, np.random.default_rng(0))

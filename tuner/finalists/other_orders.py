@@ -12,11 +12,11 @@ from math import inf, isnan, nan
 import numpy as np
 
 from ...simulator.slo import OF_ALL
+from ...traces.lasting_prefixes import passing_on
 from ...traces.trace import Trace
 from ..objective import Metrics
 from ..study.study import Study, Trial
 from ..study.task import Task
-from ..traffic.lasting_prefixes import passing_on
 from .finalists import finalists
 from .variation import RunVariations, Variation, how_many_orders, run_variations
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from ...simulator.misses import unanswered
 from ...traces.arrivals import span_s
+from ...traces.lasting_prefixes import passing_on
 from ..planning.capacity import least_requests
 from ..planning.draws import CONFIDENCE
 from ..planning.fleet import ORDERINGS, OTHERS_TEXT
 from ..planning.plan import Plan
-from ..traffic.lasting_prefixes import passing_on
+from ..traffic.overlay import is_overlaid
 from ..traffic.steady_load import drifts, in_bursts, peak
 
 SECONDS_PER_HOUR = 3600.0
@@ -49,6 +50,10 @@ MADE_UP = (
 DRIFTS = (
     "the trace's rate varies: in its busiest tenth it is {:.1f} times the mean. Reordering its pieces levels much of "
     "that out, and a higher rate makes a peak as much shorter: plan with the trace of the busiest time, at its rate"
+)
+OVERLAID = (
+    "the trace's rate varies, so the replicas serve copies of it laid over each other, whose busy times last as long "
+    "as its own: more may be needed than one engine's rate suggests, which is found with time squeezed"
 )
 
 
@@ -100,12 +105,15 @@ def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:
     told = []
     if planned:
         enough, in_turns = _enough(planned[0]), passing_on(trace)
+        rate = planned[0].rate
+        overlays = rate is not None and is_overlaid(trace, rate)
         told += [FEW_REQUESTS.format(len(trace), enough)] if len(trace) < enough else []
         told += [IN_TURNS] if in_turns else []
         told += [OTHERS_TEXT] if in_turns and any(one.fleet and one.fleet.replicas > 1 for one in plans) else []
         told += [BURSTS] if in_bursts(trace) else []
         told += [] if span_s(trace.arrival_s) else [MADE_UP]
-        told += [DRIFTS.format(peak(trace))] if drifts(trace) and not in_turns else []
+        told += [DRIFTS.format(peak(trace))] if drifts(trace) and not (in_turns or overlays) else []
+        told += [OVERLAID] if overlays else []
     for one in [*planned, *steps]:
         if hopeless := one.drawn_rates.count(0.0):
             told.append(f"{one.scenario.name}: {NO_RATE.format(hopeless, len(one.drawn_rates))}")

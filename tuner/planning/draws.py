@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...traces.lasting_prefixes import passing_on
 from ...traces.trace import Trace
-from ..traffic.lasting_prefixes import passing_on
 from ..traffic.steady_load import ordered
 
 DRAWS = 8

@@ -6,21 +6,23 @@ more evenly than the trace's, and those that go anywhere share its bursts, but u
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from ...errors import InfeasibleError
 from ...figures import figure
-from ..traffic.lasting_prefixes import lasting_prompts, passing_on
+from ...traces.lasting_prefixes import lasting_prompts, passing_on
+from ..traffic.overlay import overlaid
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
 
 ORDERINGS = 5
 """Of the trace, on every one of which the targets must be met."""
 MOST_ADDED, MOST_ADDED_SHARE = 8, 0.25
 """Replicas added to what division says before giving up, the larger of the two: taking turns loses no factor."""
-ADDED_IN_TURNS = 8.0
-"""The same for conversations, whose turns go to engines that do not hold their text."""
+MANY_ADDED_SHARE = 8.0
+"""The same for conversations, whose turns go to engines that do not hold their text, and for busy times, which last
+longer than those at which one engine's rate was found."""
 MOST_AT_RANDOM = 4
 """Times as many as serve the forecast in turn, up to which replicas are added where requests go to any of them."""
 MOST_REPLICAS = 2000
@@ -57,6 +59,9 @@ class FleetTrial:
     """Answers several questions about the scenario."""
     on_tried: Callable[[int], None] = lambda replicas: None
     """Hears of each number before it is simulated."""
+    overlaid_at: float | None = None
+    """Requests a second of copies of the trace over each other, which are served then; None where its time is squeezed
+    to the rate."""
 
     def serve(self, replicas: int, rate: float, router: str = "round-robin") -> Probe | None:
         """What came of `rate` requests a second on the ordering that did worst; None where one missed the targets."""
@@ -64,16 +69,24 @@ class FleetTrial:
         # Behind the first prefills of many lasting prefixes each replica has a queue, which takes thousands to empty.
         queues = lasting_prompts(self.scenario.trace) > FEW_PROMPTS
         least = CONFIRMING_REQUESTS if queues else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
-        ask = partial(probe, rate=rate, stay_s=self.stay_s, replicas=replicas, least=least, router=router)
+        ask = partial(_probed, rate=rate, stay_s=self.stay_s, replicas=replicas, least=least, router=router)
+        ask = partial(ask, overlaid_at=self.overlaid_at)
         probes: list[Probe] = list(self.ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
         if not all(p.ok for p in probes):
             return None
         return max(probes, key=lambda p: self.scenario.objective.worst_ratio(p.metrics))
 
 
+def _probed(scenario: Scenario, seed: int, overlaid_at: float | None, **how: Any) -> Probe:
+    """A probe of the ordering `seed`, or of the overlay `seed` in its own order."""
+    if overlaid_at is None:
+        return probe(scenario, seed=seed, **how)
+    return probe(replace(scenario, trace=overlaid(scenario.trace, overlaid_at, seed)), seed=0, **how)
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The fewest replicas that serve a forecast on every ordering of the trace."""
+    """The fewest replicas that serve a forecast on every ordering of the trace, or every overlay of its copies."""
 
     replicas: int
     """Where each request goes to the next replica in turn."""
@@ -97,7 +110,7 @@ def find_fleet(trial: FleetTrial, rate: float, one_takes: float) -> Fleet:
     if divided > MOST_REPLICAS:
         _check_throughput(scenario, rate)
     start, in_turns = min(divided, MOST_REPLICAS), passing_on(scenario.trace)
-    most = _most_tried(start, ADDED_IN_TURNS if in_turns else MOST_ADDED_SHARE)
+    most = _most_tried(start, MANY_ADDED_SHARE if in_turns or trial.overlaid_at else MOST_ADDED_SHARE)
     found = fewest_that_do(partial(trial.serve, rate=rate), start, most)
     if found is None:
         limits = (IN_PARTS if most == MOST_REPLICAS else "") + (f"; {OTHERS_TEXT}" if in_turns else "")

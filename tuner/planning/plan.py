@@ -16,6 +16,7 @@ from ...simulator.settings import setting
 from ...simulator.speculation import with_drafts
 from ..objective import Metrics
 from ..sensitivity import Doubt, doubt_of
+from ..traffic.overlay import is_overlaid
 from ..traffic.steady_load import scaled_lengths
 from ..workers import workers
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
@@ -160,8 +161,9 @@ def _planned(
     def tried(replicas: int) -> None:
         on_done(before + len(answers), f"{scenario.name} on {replicas:,} replicas")
 
+    overlaid_at = rate if is_overlaid(scenario.trace, rate) else None
     try:
-        fleet = _fleet(one_engine, rate, FleetTrial(scenario, stay_s, ask_all, tried))
+        fleet = _fleet(one_engine, rate, FleetTrial(scenario, stay_s, ask_all, tried, overlaid_at))
     except InfeasibleError as error:
         return replace(one_engine, reason=str(error))
     on_done(before + steps_of([scenario], rate), scenario.name)

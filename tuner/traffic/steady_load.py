@@ -11,14 +11,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ...arrays import F64, I64, Mask
+from ...arrays import F64, I64
 from ...errors import InputError
 from ...simulator.request_table import RequestTable
 from ...simulator.simulation import SimulationResult
+from ...traces.copies import in_copies
+from ...traces.lasting_prefixes import lasting, passing_on
 from ...traces.stats import interarrival_cv
 from ...traces.trace import Trace
 from ...traces.transform import at_rate
-from .lasting_prefixes import lasting, passing_on
 
 MOST_TOKENS = 1 << 30
 GOLDEN = 0.5 * (5**0.5 - 1)
@@ -46,13 +47,18 @@ def in_bursts(trace: Trace) -> bool:
 
 
 def drifts(trace: Trace) -> bool:
-    """Whether its rate changes on the whole, as over a morning, by more than gaps that are independent of each other
-    would have it: pieces in another order are other traffic then."""
+    """Whether its rate changes on the whole, as over a morning: pieces in another order are other traffic then."""
+    return varies(trace, SPANS)
+
+
+def varies(trace: Trace, spans: int) -> bool:
+    """Whether its rates in so many equal spans differ by more than gaps that are independent of each other would have
+    it."""
     arrival_s = trace.arrival_s - trace.arrival_s[0]
-    if len(trace) < SPANS or arrival_s[-1] == 0:
+    if len(trace) < spans or arrival_s[-1] == 0:
         return False
-    counts = np.histogram(arrival_s, SPANS)[0]
-    one_request = SPANS / len(trace)  # which may fall into this span or the next
+    counts = np.histogram(arrival_s, spans)[0]
+    one_request = spans / len(trace)  # which may fall into this span or the next
     by_chance = math.hypot((interarrival_cv(trace.arrival_s) or 0.0) * one_request**0.5, one_request)
     return bool(counts.std() / counts.mean() > DRIFT * by_chance)
 
@@ -92,7 +98,7 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
     else:
         rows = np.concatenate([_drawn(gaps, rng) for _ in range(copies)])
         copy = np.arange(len(rows))
-    repeated = _taken(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
+    repeated = in_copies(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
     return at_rate(repeated, rate, seed)
 
 
@@ -139,15 +145,6 @@ def _block_starts(gaps_s: F64) -> I64:
     between = np.flatnonzero(_between_bursts(gaps_s))
     starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])
     return starts[starts > 0]
-
-
-def _taken(trace: Trace, rows: I64, copy: I64, arrival_s: F64, lasts: Mask) -> Trace:
-    taken = trace.taken(rows)
-    names = np.unique(trace.run_name)
-    name = np.searchsorted(names, taken.run_name)
-    copies = np.repeat(copy, np.diff(taken.run_offsets))
-    run_name = name + len(names) * np.where(lasts[name], 0, copies)
-    return replace(taken, arrival_s=arrival_s, run_name=run_name, request_id=None, prefix_name=())
 
 
 def queue_growth(result: SimulationResult) -> float:

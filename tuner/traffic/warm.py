@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from ...simulator.request_table import RequestTable
+from ...traces.lasting_prefixes import lasting, lasting_prompts, passing_on
 from ...traces.trace import Trace
-from .lasting_prefixes import lasting, lasting_prompts, passing_on
 from .steady_load import ordered
 
 WARMING_SHARE = 1 / 3

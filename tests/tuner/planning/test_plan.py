@@ -13,9 +13,9 @@ from slotune.traces.generate import constant, make_trace, plain
 from slotune.traces.transform import head
 from slotune.tuner.objective import Objective
 from slotune.tuner.pages.plan_page import described, document, is_confident, replicas_text, warnings, without_turns
-from slotune.tuner.planning.capacity import Capacity, Probe, Scenario
+from slotune.tuner.planning.capacity import Capacity, Probe, Scenario, unloaded
 from slotune.tuner.planning.draws import DRAWS
-from slotune.tuner.planning.fleet import OTHERS_TEXT, Fleet
+from slotune.tuner.planning.fleet import OTHERS_TEXT, Fleet, FleetTrial, find_fleet
 from slotune.tuner.planning.plan import ORDERINGS, Plan, plan, require_targets, steps_of, what_if
 from slotune.tuner.traffic.steady_load import peak
 
@@ -249,6 +249,24 @@ def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
     even = replace(one, scenario=replace(base, trace=trace))
     assert not any("Poisson" in line for line in warnings([even]))
     assert not any("the trace's rate varies" in line for line in warnings([even]))
+
+
+def test_replicas_serve_a_busy_minute_that_lasts_a_minute(base, small_trace):
+    """Squeezed to the forecast, the minute of eight times the requests is over in seconds."""
+    trace = small_trace(1000)
+    busy = np.append(np.linspace(0, 600, 500, endpoint=False), np.linspace(600, 660, 500))
+    trace = replace(trace, arrival_s=busy)
+    rate = 20 * len(trace) / busy[-1]
+    patient = replace(base, trace=trace, objective=Objective((Slo(99.0, "ttft", 3000.0),)))
+    (one,) = plan([patient], rate, jobs=1)
+    assert one.fleet is not None
+    squeezed = FleetTrial(one.scenario, unloaded(one.scenario)[1], lambda ask: [each(one.scenario) for each in ask])
+    few = find_fleet(squeezed, rate, one.spanned[1]).replicas
+    assert one.fleet.replicas > 1.5 * few
+    assert replace(squeezed, overlaid_at=rate).serve(few, rate) is None
+    told = [line for line in warnings([one]) if "the trace's rate varies" in line]
+    assert len(told) == 1 and "replicas serve copies of it laid over each other" in told[0]
+    assert not is_confident(one)
 
 
 def test_conversations_are_said_to_have_too_narrow_an_interval(base):

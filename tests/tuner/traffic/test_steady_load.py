@@ -11,7 +11,6 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant, lognormal
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
-from slotune.tuner.traffic import lasting_prefixes
 from slotune.tuner.traffic.steady_load import (
     drifts,
     in_bursts,
@@ -244,9 +243,3 @@ def test_conversations_come_to_every_replica_too(small_trace, replicas):
     load = ordered(talk, 40 * replicas * len(talk), 4.0, 1, replicas)
     shares = [set(pairs(load.taken(np.arange(first, len(load), replicas)))) for first in range(replicas)]
     assert all(share == set(pairs(talk)) for share in shares)
-
-
-def test_how_long_a_prefix_is_absent() -> None:
-    """Of eight, the first and the sixth have it, and four lie between."""
-    absent = lasting_prefixes._longest_absence(np.zeros(2, np.int64), np.array([0, 5]), 8)
-    assert absent.tolist() == [4]

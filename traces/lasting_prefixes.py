@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...arrays import I64, Mask
-from ...traces.trace import Trace
+from ..arrays import I64, Mask
+from .trace import Trace
 
 LONGEST_ABSENCE = 0.5
 """Of the trace's requests: a prefix that none of so many in a row has comes and goes."""

@@ -1,0 +1,39 @@
+"""The traffic of more users: copies of a trace over each other, where squeezing its time would shorten its busy times.
+
+A forecast of ten times the requests is ten times the users. If all of them are busy for a minute, they are so for a
+minute and not for six seconds, which a queue would hardly feel.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from ...traces.arrivals import span_s
+from ...traces.stats import MINUTE_S
+from ...traces.trace import Trace
+from ...traces.transform import copies_for, superposed
+from .steady_load import SPANS, drifts, varies
+
+MOST_REQUESTS = 1_000_000
+"""Of all copies: more take minutes for each number of replicas that is tried."""
+KEPT = 5
+"""Overlays that are kept, as many as a number of replicas is tried on."""
+
+
+def busy_times(trace: Trace) -> bool:
+    """Whether its rate changes from tenth to tenth or from minute to minute, and by more than chance."""
+    minutes = int(span_s(trace.arrival_s) / MINUTE_S)
+    return drifts(trace) or (minutes > SPANS and varies(trace, minutes))
+
+
+def is_overlaid(trace: Trace, rate: float) -> bool:
+    """Whether `rate` requests a second are made of copies: of a trace with busy times, several of it, and not too
+    many."""
+    copies = copies_for(trace, rate)
+    return copies > 1 and copies * len(trace) <= MOST_REQUESTS and busy_times(trace)
+
+
+@lru_cache(maxsize=KEPT)
+def overlaid(trace: Trace, rate: float, seed: int) -> Trace:
+    """The trace at `rate` as `superposed` makes it."""
+    return superposed(trace, rate, np.random.default_rng(seed))
