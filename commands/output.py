@@ -234,11 +234,10 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
 
     if note := version_note(profile.engine.version):
         click.echo(f"Warning: {note}", err=True)
-    missing = profile.trust(*settings)["not_represented"]
-    for text in missing:
+    trust = profile.trust(*settings)
+    for text in trust["not_represented"]:
         click.echo(f"Warning: {text}", err=True)
-    warned = {text.partition("=")[0] for text in missing}
-    ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in warned)
+    ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in trust["left_out"])
     if ignored:
         click.echo(f"Note: without effect on what profile {profile.name} predicts: {', '.join(ignored)}", err=True)
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))

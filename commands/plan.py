@@ -23,6 +23,7 @@ from .options import (
 from .output import announce_compilation, emit_json, note_ignored, note_left_out, progress, table_of_answers, tell_trust
 
 if TYPE_CHECKING:
+    from ..simulator.slo import Slo
     from ..tuner.planning.capacity import Scenario
     from ..tuner.planning.plan import Plan
 
@@ -72,9 +73,9 @@ def command(
     warning says so. An hour with other requests, or with a changing rate, is not similar traffic.
 
     Replicas are the fewest that serve the forecast on every ordering with round-robin routing; in brackets, those for
-    both ends of the interval. If the trace's rate varies, they serve copies of it laid over each other, so that busy
-    times keep their length. The number for random routing is given too. Utilisation is the forecast divided by what
-    these replicas take at their highest rate. It may exceed 1, because round-robin routing evens out arrivals.
+    both ends of the interval. Where the trace's rate varies, copies of it are laid over each other, so that busy
+    times last. Utilisation is the forecast divided by what these replicas take at their highest rate. It may exceed 1,
+    because round-robin routing evens out arrivals; the number for random routing is given too.
 
     All of it is repeated with steps shorter and longer by the profile's error, the longer ones with more time between
     client and engine if that was not measured. Exit code 3: no rate, or no number of replicas, meets the targets.
@@ -110,15 +111,19 @@ def command(
     for line in warnings(plans, sides):
         click.echo(f"Warning: {line}", err=True)
     if not first.settings and plans[0].capacities:
-        told = f"find better settings with `slotune tune --rate {plans[0].max_request_rate:.3g} ...`"
-        click.echo(f"Note: planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml", err=True)
+        _note_defaults(plans[0].max_request_rate)
     require_targets(plans)
+
+
+def _note_defaults(rate: float) -> None:
+    told = f"find better settings with `slotune tune --rate {rate:.3g} ...`"
+    click.echo(f"Note: planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml", err=True)
 
 
 def _scenario(
     profile: str,
     trace: str,
-    slo: tuple[Any, ...],
+    slo: tuple["Slo", ...],
     goodput: dict[str, float],
     engine: tuple[str, ...],
     engine_config: Path | None,

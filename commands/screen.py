@@ -35,6 +35,9 @@ from .output import (
 )
 
 if TYPE_CHECKING:
+    from ..simulator.settings import Settings
+    from ..simulator.slo import Slo
+    from ..tuner.evaluate import SimulatedRun
     from ..tuner.objective import Objective
     from ..tuner.screen import Screened
 
@@ -138,13 +141,13 @@ def _common(
     trace: str,
     engine: tuple[str, ...],
     engine_config: Path | None,
-    slo: tuple[Any, ...],
+    slo: tuple["Slo", ...],
     goodput: dict[str, float],
     rate: float | None,
     max_concurrency: int | None,
     policy: str,
     seed: int,
-) -> tuple[Any, dict[str, Any], "Objective | None"]:
+) -> tuple["SimulatedRun", "Settings", "Objective | None"]:
     from ..profiler.profile_folder import load_profile
     from ..simulator.settings import parse_settings
     from ..simulator.slo import percentile_of

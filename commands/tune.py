@@ -26,6 +26,7 @@ from .options import (
 from .output import announce_compilation, emit_json, note_ignored, note_load, progress, table, tell_trust
 
 if TYPE_CHECKING:
+    from ..simulator.slo import Slo
     from ..tuner.recommendation import Recommendation
     from ..tuner.study.study import Asked
 
@@ -159,7 +160,7 @@ def _asked(
     engine: tuple[str, ...],
     engine_config: Path | None,
     acceptance_rate: str | None,
-    slo: tuple[Any, ...],
+    slo: tuple["Slo", ...],
     **rest: Any,
 ) -> "Asked":
     from ..profiler.profile_folder import load_profile
@@ -177,7 +178,6 @@ def _print(found: "Recommendation") -> None:
         front_table,
         keep_line,
         measured_lines,
-        trust_of,
     )
     from ..tuner.recommendation import called, edge_lines, fallen_lines, lost_lines, luck_lines, unlimited_lines
 
@@ -187,7 +187,7 @@ def _print(found: "Recommendation") -> None:
         click.echo(FRONT_NOTE)
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
-    tell_trust(trust_of(found), found.task.asked.policy)
+    tell_trust(found.trust(), found.task.asked.policy)
     cautions = lost_lines, luck_lines, fallen_lines, unlimited_lines, edge_lines
     for line in (line for caution in cautions for line in caution(found)):
         click.echo(line)

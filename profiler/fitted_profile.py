@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from ..arrays import F64
 from ..errors import InputError
 from ..simulator.engine_config import EngineConfig, resolve
 from ..simulator.features import DECODE_ROWS, PREFILL_ROWS, PREFILL_TOKENS
@@ -23,6 +21,8 @@ GRAPHS_UNLESS = 1.25
 range, beyond the largest captured size, which held-out steps within the range hardly show."""
 OFTEN = 20
 """Steps of exactly the largest size: a limit that was met, not a chance."""
+UNITS = {"max_num_batched_tokens": "tokens", "max_num_seqs": "rows"}
+"""Of a step, what the batch limits bound."""
 MOST_STALLED = 0.01
 """Of the recorded time; less is lost among the errors of any fit."""
 _FACTS = frozenset(
@@ -90,11 +90,9 @@ def _beyond(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]
 
     Raises InputError where it was larger than the engine's own `settings` allow.
     """
-    prefills, decodes = samples.totals[:, PREFILL_ROWS], samples.totals[:, DECODE_ROWS]
-    tokens, rows = samples.totals[:, PREFILL_TOKENS] + decodes, prefills + decodes / (1 + drafts_of(settings))
     told = []
-    for name, unit, most in (("max_num_batched_tokens", "tokens", tokens.max()), ("max_num_seqs", "rows", rows.max())):
-        limit = getattr(ran, name)
+    for name, size in _limited(samples, settings).items():
+        most, limit, unit = size.max(), getattr(ran, name), UNITS[name]
         if most <= limit:
             continue
         if name in settings:
@@ -105,13 +103,8 @@ def _beyond(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]
 
 def _assumed_limits(samples: StepSamples, ran: EngineConfig, settings: Mapping[str, Any]) -> list[str]:
     """The batch limits that nobody gave, and where the recorded steps speak for lower ones."""
-    decodes = samples.totals[:, DECODE_ROWS]
-    sizes = {
-        "max_num_batched_tokens": samples.totals[:, PREFILL_TOKENS] + decodes,
-        "max_num_seqs": samples.totals[:, PREFILL_ROWS] + decodes / (1 + drafts_of(settings)),
-    }
     told = []
-    for name, size in sizes.items():
+    for name, size in _limited(samples, settings).items():
         most, limit = size.max(), getattr(ran, name)
         if name in settings or most >= limit:
             continue
@@ -121,7 +114,16 @@ def _assumed_limits(samples: StepSamples, ran: EngineConfig, settings: Mapping[s
     return told
 
 
-def _graphs_taken(settings: Mapping[str, Any], sizes: npt.NDArray[np.float64], cuda_graphs: bool) -> list[str]:
+def _limited(samples: StepSamples, settings: Mapping[str, Any]) -> dict[str, F64]:
+    """By the setting that limits it, (steps,): tokens and rows of each step; a decode's drafts are of its row."""
+    decodes = samples.totals[:, DECODE_ROWS]
+    return {
+        "max_num_batched_tokens": samples.totals[:, PREFILL_TOKENS] + decodes,
+        "max_num_seqs": samples.totals[:, PREFILL_ROWS] + decodes / (1 + drafts_of(settings)),
+    }
+
+
+def _graphs_taken(settings: Mapping[str, Any], sizes: F64, cuda_graphs: bool) -> list[str]:
     """What was taken of CUDA graphs where the settings do not say it."""
     if len(sizes) and not cuda_graphs:
         return ["no CUDA graphs are assumed: with vLLM's, steps that were held out are predicted much worse"]

@@ -18,7 +18,8 @@ from .provenance import CLOSED_FORM, PROVENANCE
 from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
-from .trust import NOT_SIMULATED, SHARES, expected_error, largest_share, older_runner, other_graphs, unrepresented
+from .trust import SHARES, expected_error, largest_share
+from .unrepresented import NOT_SIMULATED, older_runner, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -174,7 +175,7 @@ class Profile:
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
         told += [older_runner(engine)] if engine else []
-        return [*unrepresented(self, settings), *filter(None, [*told, self._other_cache(settings)])]
+        return [*unrepresented(self, settings).values(), *filter(None, [*told, self._other_cache(settings)])]
 
     def _other_cache(self, settings: Mapping[str, Any]) -> str | None:
         """That kv_cache_memory_bytes was asked of an engine that may not heed it: one without a known driver, whose
@@ -255,7 +256,8 @@ class Profile:
     def trust(self, *settings: Mapping[str, Any], runs: Iterable[Mapping[str, float] | None] = ()) -> dict[str, Any]:
         """How far predictions may be believed, as the `trust` key of JSON output has it.
 
-        `settings` are what was asked for; those whose effect the profile does not hold are named. `runs` are the
+        `settings` are what was asked for; those whose effect the profile does not hold are named in `left_out`, and
+        `not_represented` has a line on each, and on what else of a machine so set is not in the numbers. `runs` are the
         metrics of simulations (tuner/evaluate.py): of their shares the largest is told.
         """
         known = [run for run in runs if run]
@@ -266,6 +268,7 @@ class Profile:
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             **{name: largest_share(known, name) for name in SHARES},
             "not_represented": list(dict.fromkeys(text for one in settings for text in self._not_represented(one))),
+            "left_out": list(dict.fromkeys(name for one in settings for name in unrepresented(self, checked(one)))),
             "kv_capacity": "not modelled" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }

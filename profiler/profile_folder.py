@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, Valid
 
 from ..errors import InputError
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
-from ..simulator.settings import Settings, setting
+from ..simulator.settings import settings_of
 from ..simulator.step_time import SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
 from ..simulator.timing import Overhead
 from .kv_capacity import KvCapacity
@@ -92,7 +92,7 @@ def _read_profile(folder: Path) -> Profile:
         source=document.source,
         step=fitted,
         engine=document.engine,
-        defaults=_defaults_of(document.defaults, folder / DOCUMENT),
+        defaults=settings_of(document.defaults, f"{folder / DOCUMENT}: defaults"),
         cuda_graphs=document.cuda_graphs,
         kv=document.kv,
         overhead=Overhead(overhead.before_ms / 1e3, overhead.before_token_ms / 1e3, overhead.after_ms / 1e3),
@@ -100,13 +100,6 @@ def _read_profile(folder: Path) -> Profile:
         model_parts=tuple(document.model_parts),
         doubts=tuple(document.doubts),
     )
-
-
-def _defaults_of(defaults: dict[str, Any], path: Path) -> Settings:
-    settings: Settings = {}
-    for name, value in defaults.items():
-        settings |= setting(name, value, f"{path}: defaults")
-    return settings
 
 
 def _read_document(folder: Path) -> _Document:

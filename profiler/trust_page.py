@@ -1,10 +1,9 @@
 """How far a prediction may be trusted, in the words that stand beside it."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from .trust import MOST_EXTRAPOLATED, MOST_FAR
+from .trust import MOST_EXTRAPOLATED, MOST_FAR, MOST_PILED_UP, extrapolated_share
 
 MOST_OF_CACHE = 0.05
 """Of an estimated KV cache; less moves no number by more than steps that are off do."""
@@ -13,9 +12,6 @@ MOST_OF_API_SERVER = 0.9
 """Of a run's time. At 0.83, by the constants of simulator/api_server.py, the fourth rate of
 benchmarks/accuracy/kubecon.py is met, and its server got to 1.15; at 2.2 (K1 of benchmarks/accuracy/public_runs.py) a
 server gave half of what its GPU could."""
-
-MOST_PILED_UP = 0.05
-"""Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
 
 
 def piled_up(share: float) -> list[str]:
@@ -32,7 +28,7 @@ def piled_up(share: float) -> list[str]:
 def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
-    if left_out := dict.fromkeys(re.split("[=:]", text)[0] for text in trust["not_represented"]):
+    if left_out := trust["left_out"]:
         told.append(f"that error leaves out settings whose effect is not in these numbers: {', '.join(left_out)}")
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
@@ -51,7 +47,7 @@ def extrapolated_text(run: Mapping[str, float]) -> str | None:
     """Of one run among others, in few words: the share of its steps, or of those with a prefill, that lie outside what
     the profile was made from, where that is enough to bend it; and whether they lie so far outside that nothing tells
     what they take."""
-    share = max(run.get(name, 0.0) for name in ("extrapolated_share", "extrapolated_prefill_share"))
+    share = extrapolated_share(run)
     far = run.get("far_share", 0.0) > MOST_FAR
     if not (far or share > MOST_EXTRAPOLATED):
         return None

@@ -85,10 +85,12 @@ def _check_asked(goodput: Iterable[str], percentiles: list[float]) -> None:
 def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: list[float]) -> dict[str, float]:
     """Percentiles over all values, `missing` of which never come. Nothing where none is missing; one that falls on such
     a value, or between one that came and such a one, is left out."""
+    if not missing:
+        return {}
     order = np.argsort(values_s, kind="stable")
     ordered_ms, ends, metrics = values_s[order] * 1e3, np.cumsum(count[order]), {}
     total = int(count.sum())
-    for percentile in percentiles if missing else ():
+    for percentile in percentiles:
         if left_out(percentile, total + missing) >= missing:
             value = _percentile(ordered_ms, ends, percentile, total + missing)
             metrics[percentile_key(percentile, name) + OF_ALL] = value

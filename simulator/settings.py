@@ -115,7 +115,8 @@ def checked(settings: Mapping[str, Any]) -> Settings:
     """
     plain = {name: _plain(value) for name, value in settings.items()}
     nothing = [name for name, value in plain.items() if value is None and "None" not in (_kind(_key(name)) or "None")]
-    return with_spec_arguments(_settings_of({k: v for k, v in plain.items() if k not in nothing}, "settings"))
+    given = _without_the_servers({k: v for k, v in plain.items() if k not in nothing})
+    return with_spec_arguments(settings_of(given, "settings"))
 
 
 def _plain(value: Any) -> Any:
@@ -139,21 +140,24 @@ def _read_config_file(path: Path) -> Settings:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
-    return _settings_of(content, str(path))
+    return settings_of(_without_the_servers(content), str(path))
 
 
-def _settings_of(content: Mapping[Any, Any], where: str) -> Settings:
-    """The settings that a mapping names, without what is the server's."""
+def settings_of(content: Mapping[Any, Any], where: str) -> Settings:
+    """The settings that a mapping in a file names. Raises InputError, which begins with `where`, for one that `setting`
+    refuses, and for one that is named twice."""
     settings: Settings = {}
-    served = vllm_serve_argument_names() - vllm_argument_names()
     for name, value in content.items():
-        if _key(str(name)).removeprefix("no_") in served:
-            continue
-        given = setting(str(name), value, f"{where}: {name}")
+        given = setting(str(name), value, where)
         if twice := given.keys() & settings.keys():
             raise InputError(f"{where}: {', '.join(twice)} is named twice, under two spellings")
         settings |= given
     return settings
+
+
+def _without_the_servers(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    served = vllm_serve_argument_names() - vllm_argument_names()
+    return {name: value for name, value in content.items() if _key(str(name)).removeprefix("no_") not in served}
 
 
 def _key(name: str) -> str:

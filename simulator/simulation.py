@@ -1,9 +1,8 @@
 """A simulation from a trace to what became of every request. SimPy owns the time between engines."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -75,15 +74,12 @@ def simulate(
         if least is not None and least < 1:
             raise InputError(f"{name}={least}: must be at least 1")
 
-    def serve(vain: I64, sink: StepSink | None) -> _Served:
-        make_fleet = partial(_fleet, trace, engine, timing, policy, seed, vain, sink)
-        return _served(make_fleet, trace, timing.overhead, replicas, router, seed, max_concurrency, outages)
-
+    asked = _Asked(trace, engine, timing, policy, replicas, router, seed, max_concurrency, outages)
     not_judged = np.where(np.arange(len(trace)) < cold, ALL_ATTEMPTS, 0)
-    served = serve(not_judged, steps_out)
+    served = _served(asked, not_judged, steps_out)
     gaps, vain = served.gaps(), served.attempts_in_vain()
     if (vain > not_judged).any():  # which they are is known now: once more, without their gaps
-        gaps = serve(np.maximum(vain, not_judged), None).gaps()
+        gaps = _served(asked, np.maximum(vain, not_judged), None).gaps()
     return _result(trace, served, gaps, timing.overhead)
 
 
@@ -111,6 +107,21 @@ def _check_policy(policy: str, engine: EngineConfig) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What is to be served, and how: the arguments of `simulate`."""
+
+    trace: Trace
+    engine: EngineConfig
+    timing: Timing
+    policy: str
+    replicas: int
+    router: str
+    seed: int
+    max_concurrency: int | None
+    outages: Sequence[Outage]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Served:
     """A fleet that has served everything."""
 
@@ -132,44 +143,28 @@ class _Served:
         return Gaps(pieces["gap_s"], pieces["count"])
 
 
-def _served(
-    make_fleet: Callable[[I64], list[Replica]],
-    trace: Trace,
-    overhead: Overhead,
-    replicas: int,
-    router: str,
-    seed: int,
-    max_concurrency: int | None,
-    outages: Sequence[Outage],
-) -> _Served:
-    """Serve the trace on the fleet that is made for as many requests as may go to each replica."""
-    rng = np.random.default_rng(seed)
-    sent_s, losses = np.array(trace.arrival_s), np.zeros(len(trace), np.int64)
-    if max_concurrency is None and not outages and (replicas == 1 or router in STATIC_ROUTERS):
-        placed = static_choices(router, len(trace), replicas, rng)
-        fleet = make_fleet(np.bincount(placed, minlength=replicas))
+def _served(asked: _Asked, vain: I64, sink: StepSink | None) -> _Served:
+    """Serve the trace on a fleet that is made for as many requests as may go to each replica."""
+    rng, replicas, requests = np.random.default_rng(asked.seed), asked.replicas, len(asked.trace)
+    sent_s, losses = np.array(asked.trace.arrival_s), np.zeros(requests, np.int64)
+    if asked.max_concurrency is None and not asked.outages and (replicas == 1 or asked.router in STATIC_ROUTERS):
+        placed = static_choices(asked.router, requests, replicas, rng)
+        fleet = _fleet(asked, vain, sink, np.bincount(placed, minlength=replicas))
         _run_apart(fleet, placed)
     else:
-        placed = np.full(len(trace), NOWHERE)
-        fleet = make_fleet(np.full(replicas, len(trace)))
-        choose, places = make_router(router, rng), max_concurrency or math.inf
-        losses = Service(fleet, choose, overhead, sent_s, placed, places, planned(outages, replicas)).run()
+        placed = np.full(requests, NOWHERE)
+        fleet = _fleet(asked, vain, sink, np.full(replicas, requests))
+        choose, places, plan = make_router(asked.router, rng), asked.max_concurrency, planned(asked.outages, replicas)
+        losses = Service(fleet, choose, asked.timing.overhead, sent_s, placed, places or math.inf, plan).run()
     return _Served(fleet, sent_s, placed, losses)
 
 
-def _fleet(
-    trace: Trace,
-    engine: EngineConfig,
-    timing: Timing,
-    policy: str,
-    seed: int,
-    vain: I64,
-    sink: StepSink | None,
-    shares: I64,
-) -> list[Replica]:
-    rules = rules_of(engine, policy)
+def _fleet(asked: _Asked, vain: I64, sink: StepSink | None, shares: I64) -> list[Replica]:
+    """The replicas that get a share of the requests; `vain` is a column of REQUEST (state.py)."""
+    trace, engine, timing = asked.trace, asked.engine, asked.timing
+    rules = rules_of(engine, asked.policy)
     shared, columns = _contents_of(trace, engine, bool(rules[0].caching))
-    accepted, first_accepted = _accepted_of(trace, engine, seed)
+    accepted, first_accepted = _accepted_of(trace, engine, asked.seed)
     columns |= first_accepted | {"vain": vain}
     requests = _requests_of(trace, timing.overhead, columns, bool(rules[0].by_priority))
     stages = engine.pipeline_parallel_size

@@ -9,8 +9,8 @@ from .finalists.other_orders import orders_of
 from .finalists.other_step_times import sensitivities_of
 from .hardware.validation import validation_of
 from .recommendation import Recommendation, after_measuring
-from .study.comparison import compared
-from .study.study import Study, Trial, settings_key
+from .study.comparison import compared, default_trial
+from .study.study import Study
 from .study.task import Task
 
 
@@ -46,12 +46,6 @@ def require_one_that_ran(study: Study, found: Recommendation) -> None:
     if found.simulated.metrics is None or found.simulated.key in barred:
         reason = found.default.message or next(iter(barred.values()), None)
         raise InputError(f"no configuration of {found.trials} could run, the first because: {reason}")
-
-
-def default_trial(study: Study) -> Trial:
-    """The default's trial in simulation."""
-    key = settings_key(study.asked.engine)
-    return next((t for t in study.trials("simulation") if t.key == key), Trial(study.asked.engine, None))
 
 
 def _barred(study: Study) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InfeasibleError
 from ..figures import digits, figure
@@ -73,6 +74,11 @@ class Recommendation:
         """What a configuration gave with faster and slower steps, where that is known."""
         return self.sensitivities.get(trial.key)
 
+    def trust(self) -> dict[str, Any]:
+        """How far to believe the prediction of the recommended configuration (`Profile.trust`)."""
+        run = without_chance(self.best.metrics or {}, self.longer_load_of(self.best), self.task.trace)
+        return self.task.profile.trust(self.task.asked.with_model(self.best.settings), runs=[run])
+
 
 def require_targets(recommendation: Recommendation) -> None:
     """Raise InfeasibleError where not even the best configuration meets the targets, naming the nearest miss.
@@ -132,7 +138,6 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     if measured and measured.verdict:
         return validation.measured_yaml(measured, measured.verdict)
     best = recommendation.best
-    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
     misses = "" if called(recommendation) == "recommended" else ", THE NEAREST OF THOSE THAT ALL MISS A TARGET"
     by = f"slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations"
     found = [
@@ -143,7 +148,7 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         *luck_lines(recommendation),
         *fallen_lines(recommendation),
         *unlimited_lines(recommendation),
-        *trust_lines(task.profile.trust(task.asked.with_model(best.settings), runs=[run]))[1:],
+        *trust_lines(recommendation.trust())[1:],
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, best.metrics)

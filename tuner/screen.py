@@ -15,7 +15,7 @@ import yaml
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
-from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, setting
+from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, settings_of
 from ..simulator.slo import OF_ALL, Slo, percentile_of
 from ..simulator.speculation import with_drafts
 from ..whole_file import write_text
@@ -55,7 +55,7 @@ def read_configurations(path: Path) -> list[Settings]:
         return _grid(content, path)
     if not (isinstance(content, list) and content and all(isinstance(item, dict) for item in content)):
         raise InputError(f"{path}: expected a list of settings or a grid like `max_num_seqs: [64, 128]`")
-    return [_settings(item, f"{path}: entry {number}") for number, item in enumerate(content, 1)]
+    return [settings_of(item, f"{path}: entry {number}") for number, item in enumerate(content, 1)]
 
 
 def _check_names(document: Any, path: Path) -> None:
@@ -77,17 +77,7 @@ def _grid(content: Mapping[Any, Any], path: Path) -> list[Settings]:
     if size > MOST_CONFIGURATIONS:
         raise InputError(f"{path}: the grid has {size} configurations, more than {MOST_CONFIGURATIONS}; thin it out")
     combinations = itertools.product(*content.values())
-    return [_settings(dict(zip(content, values, strict=True)), str(path)) for values in combinations]
-
-
-def _settings(item: Mapping[Any, Any], where: str) -> Settings:
-    settings: Settings = {}
-    for name, value in item.items():
-        named = setting(str(name), value, where)
-        if twice := named.keys() & settings.keys():
-            raise InputError(f"{where}: {', '.join(twice)} is named twice, under two spellings")
-        settings |= named
-    return settings
+    return [settings_of(dict(zip(content, values, strict=True)), str(path)) for values in combinations]
 
 
 def drafting(configurations: Sequence[Settings], common: Settings, acceptance: str | None) -> list[Settings]:

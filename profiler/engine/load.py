@@ -1,7 +1,7 @@
 """The load client: sends requests to an OpenAI-compatible server and notes when each token came.
 
     result = replay(trace, server.base_url, server.model, vocabulary=4096, seed=1)      # arrivals as in the trace
-    answers = send([Call(...), ...], base_url, model)                                   # anything else
+    start, answers = send([Call(...), ...], base_url, model)                            # anything else
 
 Definitions are those of `vllm bench serve` 0.32 (vllm/benchmarks/lib/endpoint_request_func.py): a request's clock
 starts just before the POST, its first token is the first streamed chunk with a choice, it ends with the last such

@@ -1,10 +1,8 @@
 """Where kernel tables cannot be right, by other tables or the GPU: the error seen on others tells nothing then."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tables import KernelTables
+from .tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
 MOST_SLOWER = 1.25
@@ -37,11 +35,11 @@ package has no table of the whole block."""
 class Comparisons:
     """What tables are held against; None where it is not known."""
 
-    plain: "KernelTables | None"
+    plain: KernelTables | None
     """The same model with weights in bfloat16."""
-    halved: "KernelTables | None"
+    halved: KernelTables | None
     """The same model on half as many GPUs."""
-    alone: "KernelTables | None"
+    alone: KernelTables | None
     """The same model on one GPU."""
     layer_bytes: float | None
     """What the layers' weights take of it."""
@@ -49,7 +47,7 @@ class Comparisons:
     """What a token takes of a GPU's KV cache."""
 
 
-def doubts(tables: "KernelTables", known: Comparisons) -> list[str]:
+def doubts(tables: KernelTables, known: Comparisons) -> list[str]:
     """A sentence for each."""
     found = [
         _slower_weights(tables, known.plain) if known.plain else None,
@@ -61,7 +59,7 @@ def doubts(tables: "KernelTables", known: Comparisons) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _slower_weights(tables: "KernelTables", plain: "KernelTables") -> str | None:
+def _slower_weights(tables: KernelTables, plain: KernelTables) -> str | None:
     def slower(tokens: int) -> float:
         return tables.dense_ms(tokens, True) / plain.dense_ms(tokens, True)
 
@@ -75,7 +73,7 @@ def _slower_weights(tables: "KernelTables", plain: "KernelTables") -> str | None
     )
 
 
-def _faster_batch(tables: "KernelTables") -> str | None:
+def _faster_batch(tables: KernelTables) -> str | None:
     one_ms, more = tables.dense_ms(FEW, True), min(MORE, key=lambda rows: tables.dense_ms(rows, True))
     more_ms = tables.dense_ms(more, True)
     if one_ms <= MOST_FASTER * more_ms:
@@ -85,7 +83,7 @@ def _faster_batch(tables: "KernelTables") -> str | None:
     )
 
 
-def _slower_together(tables: "KernelTables", halved: "KernelTables") -> str | None:
+def _slower_together(tables: KernelTables, halved: KernelTables) -> str | None:
     together_ms, halved_ms = (known.dense_ms(HALVED_TOKENS) for known in (tables, halved))
     if together_ms <= MOST_SLOWER * halved_ms:
         return None
@@ -95,7 +93,7 @@ def _slower_together(tables: "KernelTables", halved: "KernelTables") -> str | No
     )
 
 
-def _slow_layers(alone: "KernelTables", layer_bytes: float) -> str | None:
+def _slow_layers(alone: KernelTables, layer_bytes: float) -> str | None:
     read_ms = 1e3 * layer_bytes / alone.gpu["mem_bw"]
     one_ms = alone.dense_ms(FEW, True)
     if alone.is_mixture or layer_bytes < LEAST_WEIGHTS_BYTES or one_ms <= MOST_WEIGHT_READS * read_ms:
@@ -106,7 +104,7 @@ def _slow_layers(alone: "KernelTables", layer_bytes: float) -> str | None:
     )
 
 
-def _slow_reads(tables: "KernelTables", token_cache_bytes: float) -> str | None:
+def _slow_reads(tables: KernelTables, token_cache_bytes: float) -> str | None:
     rows, context = LONG_DECODES
     read_ms = 1e3 * rows * context * token_cache_bytes / tables.gpu["mem_bw"]
     attention_ms = tables.decode_attention_ms(rows, context)

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import InputError
 from ...simulator.engine_config import PROFILED, SIMULATED
 from ..graph_sizes import GRAPH_SETTINGS
-from ..trust import WITHOUT_EFFECT, is_unset
+from ..unrepresented import WITHOUT_EFFECT, is_unset
 
 OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
 FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {"speculative_config"}

@@ -7,15 +7,13 @@ counts memory that CUDA does not give, and knows no CUDA graphs.
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...figures import figure
 from ..kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
 from ..model_folder import keeps_every_token
 from .layout import Layout, own_cache_format
-
-if TYPE_CHECKING:
-    from .tables import KernelTables
+from .tables import KernelTables
 
 TOTAL_GIB = {"h100_sxm": 79.18, "a100_sxm": 79.25, "h200_sxm": 139.80, "b200_sxm": 178.35, "l40s": 44.39}
 """A GPU's whole memory as CUDA reports it, which gpu_memory_utilization is a share of: "Free memory on device
@@ -36,7 +34,7 @@ STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
 
 
-def estimated_kv(tables: "KernelTables", graphs_gib: float = GRAPHS_GIB) -> KvCapacity | None:
+def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapacity | None:
     """What the weights, activations and runtime take, as a formula of the settings; `graphs_gib` is 0 without graphs.
 
     A GPU holds the keys and values of its stage's layers, and the stage with the most layers bounds all of them
@@ -61,7 +59,7 @@ def estimated_kv(tables: "KernelTables", graphs_gib: float = GRAPHS_GIB) -> KvCa
     )
 
 
-def token_cache_bytes(tables: "KernelTables") -> float | None:
+def token_cache_bytes(tables: KernelTables) -> float | None:
     """Keys and values of a token in all layers, on one GPU; None where not every layer keeps them, or none is known."""
     known = _package_estimate(tables)
     if known is None or not keeps_every_token(tables.model_info.get("raw_config", {})):
@@ -69,7 +67,7 @@ def token_cache_bytes(tables: "KernelTables") -> float | None:
     return float(known["kv_size_per_token_bytes"])
 
 
-def layer_bytes(tables: "KernelTables") -> float | None:
+def layer_bytes(tables: KernelTables) -> float | None:
     """What the weights of the layers take of one GPU, without embeddings and logits; None where it is not known."""
     known, info = _package_estimate(tables), tables.model_info
     if known is None or not info.get("hidden_size"):
@@ -78,7 +76,7 @@ def layer_bytes(tables: "KernelTables") -> float | None:
     return float(known["memory_breakdown"]["weights_bytes"]) - ends
 
 
-def weights_fit(tables: "KernelTables", settings: Mapping[str, Any]) -> bool:
+def weights_fit(tables: KernelTables, settings: Mapping[str, Any]) -> bool:
     """Whether a GPU holds its share of the weights, also of a model whose cache is not modelled; True where the package
     does not know them. kv_cache_memory_bytes is found beside them in the whole memory.
     """
@@ -101,7 +99,7 @@ def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
     return f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {told}"
 
 
-def _package_estimate(tables: "KernelTables") -> dict[str, Any] | None:
+def _package_estimate(tables: KernelTables) -> dict[str, Any] | None:
     """Of a GPU of boundless memory: the package refuses where nothing is left, by reservations that are not ours."""
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 

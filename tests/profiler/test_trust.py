@@ -216,6 +216,8 @@ def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: 
     of_two = ({"speculative_config": {"method": name}, "dtype": "float16"} for name in ("ngram", "eagle"))
     told = lines(measured.trust(*of_two))
     assert told[2] == "that error leaves out settings whose effect is not in these numbers: speculative_config, dtype"
+    too_many = load_profile("h200-llama-3.1-8b").trust({"num_gpu_blocks_override": 200_000})
+    assert too_many["not_represented"] and not any("leaves out settings" in line for line in lines(too_many))
 
 
 def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:

@@ -17,7 +17,7 @@ from slotune.tuner.pages.tables import Side, Table, answer_table
 from slotune.tuner.pages.validation_page import cache_lines, document, notes, rows
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.study import ranking
-from slotune.tuner.study.comparison import Compared, default_metrics
+from slotune.tuner.study.comparison import Compared, default_trial
 from slotune.tuner.study.export import read_recommendation
 from slotune.tuner.study.study import Study, settings_key
 from slotune.tuner.study.task import load_task
@@ -64,7 +64,7 @@ def test_what_is_measured_is_the_recommendation_and_the_next_best_that_differ(st
         task = load_task(opened.asked)
         candidates = shortlist(opened, task)
         predicted = {settings_key(t.settings): t.metrics for t in opened.trials("simulation")}
-        best = ranking.recommended(opened.trials(), task.objective, task.space, default_metrics(opened))
+        best = ranking.recommended(opened.trials(), task.objective, task.space, default_trial(opened).metrics or {})
     assert best is not None
     assert candidates[0] == dict(best.settings)
     assert {"block_size": 32} | DEFAULT not in candidates

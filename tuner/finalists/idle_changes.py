@@ -46,7 +46,7 @@ def take_back(study: Study, task: Task, run_all: RunVariations) -> None:
 
 def _is_allowed(settings: Settings, task: Task) -> bool:
     """Whether vLLM takes the other defaults beside these settings, and does not lower one of them."""
-    return task.space.holds(settings) and bool(task.space.allowed(task.space.vector(settings)[None])[0])
+    return task.space.holds(settings) and task.space.is_allowed(task.space.vector(settings))
 
 
 def _less(settings: Mapping[str, Any], names: set[str]) -> Settings:

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...profiler.trust_page import MOST_PILED_UP
+from ...profiler.trust import MOST_PILED_UP
 from ...simulator.slo import milliseconds
 from ...traces.stats import request_rate
 from ...traces.trace import Trace
 from ..objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
-from ..planning.capacity import MOST_REQUESTS
 from ..study.comparison import quantities
 from ..study.ranking import alike
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
-from ..traffic.steady_load import STEADY_GROWTH, drifts
+from ..traffic.steady_load import MOST_REQUESTS, STEADY_GROWTH, drifts
 from ..traffic.warm import finds_others
 
 TIMES = 10

@@ -8,7 +8,7 @@ from ...simulator.settings import Settings
 from ..finalists.choice import picked
 from ..finalists.finalists import best_few
 from ..objective import Metrics, Objective
-from ..study.comparison import Compared, compared, default_metrics, quantities
+from ..study.comparison import Compared, compared, default_trial, quantities
 from ..study.ranking import TIE, ranked, reference_of, unlike
 from ..study.study import Study, Trial
 from ..study.task import Task
@@ -27,9 +27,8 @@ def shortlist(study: Study, task: Task) -> list[Settings]:
         raise SlotuneError(f"{study.folder}: no trial in it yet; run `slotune tune` first")
     order = ranked(trials, task.objective, task.space, reference_of(trials))
     best = picked(study, task)
-    default = Trial(study.asked.engine, default_metrics(study) or None)
     best_first = [best, *best_few(study, task), *order] if best else order
-    return [dict(trial.settings) for trial in unlike(best_first, [default], task.objective)]
+    return [dict(trial.settings) for trial in unlike(best_first, [default_trial(study)], task.objective)]
 
 
 def promising(study: Study, task: Task, before_round: int) -> list[Settings]:

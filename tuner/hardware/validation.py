@@ -74,8 +74,7 @@ def nothing_said(found: Sequence[Compared]) -> str:
 def measured_yaml(validation: Validation, verdict: Verdict) -> str:
     """best.yaml, headed by what was measured."""
     task, one = validation.task, verdict.recommended
-    runs = "1 run" if len(one.runs) == 1 else f"{len(one.runs)} runs"
-    who = f"recommended by slotune {task.asked.versions.slotune} after {runs} on the engine"
+    who = f"recommended by slotune {task.asked.versions.slotune} after {one.runs_text} on the engine"
     found = [who, *ran_lines(validation), verdict.sentence, *_target_lines(one, task.objective)]
     return best_yaml(task, one.settings, found, model=validation.ran.get("model"))
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
-from ..finalists.longer_load import without_chance
 from ..finalists.other_orders import OtherOrders
 from ..hardware.validation import Validation, nothing_said
 from ..objective import Metrics, Objective
@@ -136,15 +135,8 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
         "policy": task.asked.policy,
         "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
         "profile": task.profile.describe(),
-        "trust": trust_of(recommendation),
+        "trust": recommendation.trust(),
     }
-
-
-def trust_of(recommendation: Recommendation) -> dict[str, Any]:
-    """How far to believe the prediction of the recommended configuration."""
-    best, task = recommendation.best, recommendation.task
-    run = without_chance(best.metrics or {}, recommendation.longer_load_of(best), task.trace)
-    return task.profile.trust(task.asked.with_model(best.settings), runs=[run])
 
 
 def _side(recommendation: Recommendation, trial: Trial) -> dict[str, Any]:

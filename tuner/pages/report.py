@@ -33,7 +33,6 @@ from ..wording import Wording, of_metric, of_targets
 from .pictures import effects_section, measured_points, rate_line, trials_picture
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .provenance import provenance
-from .recommendation_page import trust_of
 from .sweep import LASTING_REQUESTS, SWEEP_REQUESTS, one_at_a_time, over_rates
 from .tables import Side, Table, answer_table, changes_table, failures_table, trials_table, validation_table
 from .validation_page import cache_lines, drift_text, forced_lines, unanswered_lines
@@ -100,7 +99,7 @@ class Page:
             rates=rates,
             effects=effects,
             trials=self._trials(),
-            provenance=provenance(self.study, self.task.profile, trust_of(self.found)),
+            provenance=provenance(self.study, self.task.profile, self.found.trust()),
         )
 
     def _command(self) -> str:
@@ -130,7 +129,7 @@ class Page:
             "good": good,
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
-            "source": f"Where the times come from: {'; '.join(trust_lines(trust_of(self.found)))}.",
+            "source": f"Where the times come from: {'; '.join(trust_lines(self.found.trust()))}.",
             "table": answer_table(self.objective, self.shown, sides),
             "changes": changes_table(self.best, self._defaults(), self.default),
         }

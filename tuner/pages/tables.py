@@ -133,7 +133,7 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             if not one.runs:
                 continue
             change = one.against(default, quantity, comparisons(found))
-            name = f"{one.name}, {_runs(one)}" if place == 0 else ""
+            name = f"{one.name}, {one.runs_text}" if place == 0 else ""
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(
                 Row(
@@ -152,10 +152,6 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
     errors = ("error of prediction", "at the run's step times")
     columns = ("configuration", "changes", "", "predicted", "measured", *errors, "against default")
     return Table(columns, rows, labels=3)
-
-
-def _runs(one: Compared) -> str:
-    return "1 run" if len(one.runs) == 1 else f"{len(one.runs)} runs"
 
 
 def _change(ratio: float) -> str:

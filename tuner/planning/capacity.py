@@ -24,7 +24,7 @@ from ...traces.trace import Trace
 from ...traces.transform import head
 from ..evaluate import SimulatedRun, judged
 from ..objective import GOOD_SHARE, Metrics, Objective
-from ..traffic.steady_load import is_steady, queue_is_steady
+from ..traffic.steady_load import MOST_REQUESTS, is_steady, queue_is_steady
 from ..traffic.warm import finds_others, warmed
 
 TOLERANCE = 0.02
@@ -37,8 +37,6 @@ STAYS = 20.0
 """The load lasts this many times as long as a request stays in an unloaded engine, or as the largest limit."""
 LOADED_STAYS = 10.0
 """And this many times as long as it stays under this very load, which is known afterwards."""
-MOST_REQUESTS = 50_000
-"""For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 MOST_FLEET_REQUESTS = 1_000_000
 LIGHT_GAP_S = 1e4
 """Longer than any request stays: at such gaps no two meet."""
@@ -65,9 +63,9 @@ class Scenario:
     policy: str = DEFAULT_POLICY
     pace: Pace = AS_TOLD
 
-    def simulated(self) -> SimulatedRun:
-        """Runs settings on the trace as it is."""
-        return SimulatedRun(self.profile, self.trace, policy=self.policy)
+    def compile(self) -> None:
+        """Compile the step loop under the policy, as `SimulatedRun.compile` does."""
+        SimulatedRun(self.profile, self.trace, policy=self.policy).compile()
 
 
 @dataclass(frozen=True, slots=True)

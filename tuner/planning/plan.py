@@ -109,7 +109,7 @@ def plan(
     before = 0
     for scenario in scenarios:
         try:
-            answer, prepare = partial(_answer, scenario), scenario.simulated().compile
+            answer, prepare = partial(_answer, scenario), scenario.compile
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
                 plans.append(_planned(scenario, rate, ask_all, on_done, before))
         except InfeasibleError as error:

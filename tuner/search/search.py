@@ -158,7 +158,7 @@ class Search:
                 return
 
     def _tell(self, vector: F64, trial: Trial) -> None:
-        if self.space.allowed(vector[None, :])[0]:
+        if self.space.is_allowed(vector):
             self._candidates.forest.tell(vector, trial.metrics is not None)
             self._proposer.tell(vector, self._objective.costs(trial.metrics, self.reference))
 
@@ -233,7 +233,7 @@ class Search:
 
     def _permitted(self, settings: Settings) -> bool:
         vector = self.space.vector(settings)
-        return bool(self.space.allowed(vector[None, :])[0]) and not self._candidates.refused(vector)
+        return self.space.is_allowed(vector) and not self._candidates.refused(vector)
 
     def _together(self, winner: Trial, plainest: Trial, good: Sequence[Trial], until: int) -> Trial:
         """All harmless steps back at once if that is as good, otherwise the best of the single ones."""

@@ -1,4 +1,4 @@
-"""The first configurations: the default, a token budget chosen as Sarathi-Serve does, and a Sobol design."""
+"""The first configurations besides the default: a token budget chosen as Sarathi-Serve does, and a Sobol design."""
 
 import math
 
@@ -29,8 +29,7 @@ def largest_budget(space: SearchSpace) -> F64:
     """The default with the largest token budget: what Sarathi-Serve's rule comes to where nothing limits a step. With
     long prompts and a small default more is better up to there, which suggestions that change several knobs at once
     seldom show."""
-    budgets = next(knob.values for knob in space.knobs if knob.name == "max_num_batched_tokens")
-    return space.vector({"max_num_batched_tokens": budgets[-1]})
+    return space.vector({"max_num_batched_tokens": space.knob("max_num_batched_tokens").values[-1]})
 
 
 def sarathi_budget(
@@ -43,10 +42,9 @@ def sarathi_budget(
     """
     decodes = min(expected_decodes(trace, limit_s), default.max_num_seqs)
     context = int(trace.input_tokens.mean() + trace.output_tokens.mean() / 2)
-    budgets = next(knob.values for knob in space.knobs if knob.name == "max_num_batched_tokens")
-    for budget in reversed(budgets):
+    for budget in reversed(space.knob("max_num_batched_tokens").values):
         vector = space.vector({"max_num_batched_tokens": budget, "max_num_seqs": _seqs_within(space, budget)})
-        if full_step_s(timing, budget, decodes, context) <= limit_s and space.allowed(vector[None, :])[0]:
+        if full_step_s(timing, budget, decodes, context) <= limit_s and space.is_allowed(vector):
             return vector
     return None
 
@@ -69,7 +67,7 @@ def full_step_s(timing: Timing, budget: int, decodes: int, context: int) -> floa
 
 def _seqs_within(space: SearchSpace, budget: int) -> int:
     """The default max_num_seqs, or the largest that the budget allows."""
-    seqs = next(knob for knob in space.knobs if knob.name == "max_num_seqs")
+    seqs = space.knob("max_num_seqs")
     return int(max((v for v in seqs.values if v <= min(budget, seqs.default)), default=seqs.values[0]))
 
 

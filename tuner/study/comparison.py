@@ -67,6 +67,11 @@ class Compared:
         """Whether it ran, and no failure is held against it."""
         return bool(self.runs) and not self.is_barred
 
+    @property
+    def runs_text(self) -> str:
+        """How many runs it has, in words."""
+        return "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
+
     def measured(self, quantity: Quantity) -> Interval:
         """Mean over the runs."""
         return mean_interval([quantity.of(metrics) for metrics in self.runs.values()])
@@ -137,10 +142,10 @@ def compared(study: Study) -> list[Compared]:
     return [_compared(name, settings, predicted, hardware) for name, settings in named]
 
 
-def default_metrics(study: Study) -> Metrics:
-    """What was predicted for the default; empty where it cannot run."""
+def default_trial(study: Study) -> Trial:
+    """The default's trial in simulation."""
     key = settings_key(study.asked.engine)
-    return next((t.metrics for t in study.trials("simulation") if t.key == key), None) or {}
+    return next((t for t in study.trials("simulation") if t.key == key), Trial(study.asked.engine, None))
 
 
 def _compared(

@@ -68,6 +68,14 @@ class SearchSpace:
         """Those settings that differ from the default."""
         return {name: value for name, value in settings.items() if self.fixed.get(name) != value}
 
+    def knob(self, name: str) -> Knob:
+        """The knob of that name, which there is."""
+        return next(knob for knob in self.knobs if knob.name == name)
+
+    def is_allowed(self, vector: F64) -> bool:
+        """Whether one configuration violates no known constraint."""
+        return bool(self.allowed(vector[None, :])[0])
+
     def allowed(self, vectors: F64) -> Mask:
         """Which rows of `vectors` (n, knobs) violate no known constraint."""
         columns = np.ascontiguousarray(vectors.T)

@@ -22,6 +22,8 @@ from ...traces.trace import Trace
 from ...traces.transform import at_rate
 
 MOST_TOKENS = 1 << 30
+MOST_REQUESTS = 50_000
+"""For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Multiples of it lie far from each other within 0 to 1."""
 LARGEST_GROWTH = 0.02

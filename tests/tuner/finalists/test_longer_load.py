@@ -25,7 +25,6 @@ from slotune.tuner.finalists.longer_load import (
 )
 from slotune.tuner.finalists.variation import Variation, VariedRun
 from slotune.tuner.objective import Objective
-from slotune.tuner.pages.recommendation_page import trust_of
 from slotune.tuner.pages.report import write_report
 from slotune.tuner.recommendation import best_yaml_of, require_targets
 from slotune.tuner.study.study import Study, Trial, read_asked, settings_key
@@ -159,6 +158,6 @@ def test_a_recommendation_tells_of_no_pile_that_the_longer_load_does_not_have(st
     short = replace(found.best, metrics={**(found.best.metrics or {}), "piled_up_share": 0.2})
     assert found.longer_load_of(short).metrics["piled_up_share"] < 0.05
     alarmed = replace(found, best=short, longer_loads={})
-    assert "pile up" in best_yaml_of(alarmed) and trust_of(alarmed)["piled_up_share"] == 0.2
+    assert "pile up" in best_yaml_of(alarmed) and alarmed.trust()["piled_up_share"] == 0.2
     calm = replace(found, best=short)
-    assert "pile up" not in best_yaml_of(calm) and trust_of(calm)["piled_up_share"] == 0
+    assert "pile up" not in best_yaml_of(calm) and calm.trust()["piled_up_share"] == 0

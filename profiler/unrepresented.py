@@ -1,0 +1,140 @@
+"""What was asked of an engine that a profile knows nothing of: its effect on time, or by which rules vLLM schedules."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..simulator.engine_config import PROFILED, SIMULATED, EngineConfig
+from ..simulator.speculation import SPEC_ARGUMENTS, without_acceptance
+from ..simulator.step_time import SHAPE_NAMES
+from ..simulator.versions import ASSUMED, numbers_of
+from .graph_sizes import GRAPH_SETTINGS
+from .kv_capacity import KV_DTYPE_BYTES
+from .model_folder import lasting_name
+from .provenance import CLOSED_FORM
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+NOT_SIMULATED = {
+    "data_parallel_size": "each is an engine of its own; simulate one, or that many replicas",
+    "prefill_context_parallel_size": "is not simulated",
+    "max_num_partial_prefills": "vLLM's V1 engine refuses it",
+    "max_long_partial_prefills": "vLLM's V1 engine refuses it",
+}
+"""Arguments that may only be 1, which changes nothing, and why."""
+OTHER_SCHEDULES = {
+    "decode_context_parallel_size": 1,
+    "kv_offloading_size": None,
+    "kv_transfer_config": None,
+    "ec_transfer_config": None,
+    "scheduler_cls": None,
+    "performance_mode": "balanced",
+    **dict.fromkeys(SPEC_ARGUMENTS),
+}
+"""Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
+under which it does not."""
+TWO_RUNNERS = (0, 23), (0, 28)
+"""From the first to the last of these versions, vLLM chooses one of two model runners by the model's architecture."""
+TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
+"""Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
+value of them."""
+_NAMES_AND_LOGS = """
+    tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
+    download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
+    max_parallel_loading_workers pt_load_map_location safetensors_load_strategy safetensors_prefetch_block_size
+    safetensors_prefetch_num_threads use_tqdm_on_load skip_tokenizer_init disable_log_stats enable_log_requests
+    log_config_file log_level logging_config aggregate_engine_logging show_hidden_metrics_for_version cudagraph_metrics
+    kv_cache_metrics kv_cache_metrics_sample enable_mfu_metrics custom_histogram_buckets shutdown_timeout
+    distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port max_logprobs generation_config
+    allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
+    prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
+"""
+WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
+"""Arguments that change neither the time of a step nor the memory: names, places, logs."""
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a value leaves an argument as it is where nobody gives it. 0 does not."""
+    return value is None or value is False or value in ("auto", "", "none")
+
+
+def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, str]:
+    """By setting, a line for each that was asked for and whose effect on time the profile does not hold.
+
+    None for what the simulation follows, for what the profile was made with, and for what has no effect on time. And a
+    line for each that changes the schedule in ways that are not simulated, the profile's own among them.
+    """
+    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | OTHER_SCHEDULES.keys()
+    known |= GRAPH_SETTINGS - {"enforce_eager"}
+    if profile.source != CLOSED_FORM:
+        known -= TIMED
+    lines = _other_schedules({**profile.defaults, **settings})
+    for name, asked in settings.items():
+        value, made_with = (_timed(name, one) for one in (asked, _made_with(profile, name)))
+        if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
+            continue
+        how = "without it" if made_with is None else f"with {made_with}"
+        memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
+        effect = f"its effect on step times{memory} is not in these numbers"
+        if name == "speculative_config":
+            effect = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
+        lines[name] = f"{name}={value}: profile {profile.name} was made {how}; {effect}"
+    return lines
+
+
+def _timed(name: str, value: Any) -> Any:
+    """Of a value what the time of a step depends on: not how many drafts are accepted, nor by which path a folder is
+    named."""
+    if name == "model" and value:
+        return lasting_name(str(value))
+    return without_acceptance(value) if name == "speculative_config" and value else value
+
+
+def _other_schedules(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{name}={value}: vLLM then schedules by other rules, which are not simulated"
+        for name, value in settings.items()
+        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
+    }
+
+
+def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | None:
+    """A line where steps of up to `most_tokens` would fall on the other side of the `largest` CUDA graph than they did
+    where the profile was made, and it holds none of that side; None where that is not so.
+    """
+    if not len(profile.step.graph_sizes):
+        return None
+    made_with = float(profile.step.graph_sizes[-1])
+    least, most = profile.step.hull[:, SHAPE_NAMES.index("tokens")].T
+    if largest < min(made_with, most_tokens) and most.max() <= made_with:
+        how, side = "fewer", "beyond"
+    elif made_with < min(largest, most_tokens) and least.min() > made_with:
+        how, side = "more", "within"
+    else:
+        return None
+    return (
+        f"the largest CUDA graph has {how} tokens than that of profile {profile.name} ({made_with:g}), which was made "
+        f"without any step {side} its own; the time of such steps is not in these numbers"
+    )
+
+
+def older_runner(engine: EngineConfig) -> str | None:
+    """A line where vLLM may run pipeline stages with its older model runner, which holds one step less in flight
+    (VllmConfig.max_concurrent_batches and use_v2_model_runner, vllm/config/vllm.py); None where it does not."""
+    first, last = TWO_RUNNERS
+    numbers = numbers_of(engine.vllm_version) or ASSUMED
+    if not (engine.pipeline_parallel_size > 1 and engine.async_scheduling and first <= numbers <= last):
+        return None
+    return (
+        f"pipeline_parallel_size={engine.pipeline_parallel_size}: vLLM {engine.vllm_version} schedules otherwise for "
+        "models that it runs with its older model runner (VLLM_USE_V2_MODEL_RUNNER=0), which is not simulated"
+    )
+
+
+def _made_with(profile: "Profile", name: str) -> Any:
+    """The value under which the profile's steps were measured; None where that is not known."""
+    if name == "async_scheduling":
+        return profile.defaults.get(name, True)
+    if name == "enforce_eager":
+        return profile.defaults.get(name, not profile.cuda_graphs)
+    return profile.defaults.get(name, getattr(profile.engine, name, None))
