@@ -103,7 +103,8 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"Error: {error.format_message()}", error.exit_code
     if isinstance(error, OSError):
-        return f"Error: {error.filename or 'output'}: {error.strerror or error}", 1
+        where = error.filename or f"output, or compiled code in {os.environ.get('NUMBA_CACHE_DIR')}"
+        return f"Error: {where}: {error.strerror or error}", 1
     return f"Error: internal error, {type(error).__name__}: {error} (run again with --debug to see where)", 1
 
 

@@ -37,8 +37,10 @@ ZERO = re.compile(r"0+(?:\.0+)?(?:ms|s|m|h)?")
 def duration(text: str | float) -> float:
     """Seconds of a length of time with its unit, such as 90s, 10m or 2h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(text).strip())
-    if match is None or float(match[1]) == 0:
+    if match is None:
         raise click.BadParameter(f"{text!r} is not a duration; write it like 90s, 10m or 2h")
+    if float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no time at all")
     return float(match[1]) * SECONDS_PER_UNIT[match[2]]
 
 
@@ -172,4 +174,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 # out: Path
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where the result is written."
+)
+out_file_option = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Where the result is written.",
 )

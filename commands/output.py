@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..profiler.profile import Profile
     from ..traces.trace import Trace
 
+MOST_PER_SECOND = 500.0
+"""Requests, of a service that is traced; half a request a second is as many where seconds are read as milliseconds."""
 PLAIN_INTERVAL_S = 5.0  # without a terminal a line at most this often: a log stays readable
 
 
@@ -245,12 +247,18 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
         click.echo(f"Note: without effect under the {policy} policy: {', '.join(others)}", err=True)
 
 
-def note_left_out(trace: "Trace") -> None:
-    """Say on stderr how many requests of a trace's file are not simulated."""
+def note_read(trace: "Trace", rescaled: bool = False) -> None:
+    """Say on stderr how many requests of a trace's file are not simulated, and where its times seem to be of another
+    unit, unless they are `rescaled`."""
+    from ..traces.stats import request_rate
+
     if trace.left_out:
-        why = "they failed, or are too short or too long for `vllm bench serve`"
         count = "1 request of the file is" if trace.left_out == 1 else f"{trace.left_out:,} requests of the file are"
+        why = "without an answer, or not of the lengths that `vllm bench serve` sends"
         click.echo(f"Note: {count} left out: {why}", err=True)
+    if (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
+        told = f"{figure(rate)} requests/s: timestamps are read as milliseconds, and some tools write seconds"
+        click.echo(f"Note: {told}; if so, --rate sets the true rate", err=True)
 
 
 def note_load(trace: "Trace", rate: float | None) -> None:
@@ -258,11 +266,12 @@ def note_load(trace: "Trace", rate: float | None) -> None:
     trace without, a late beginning."""
     from ..traces.arrivals import idle_s, span_s
 
-    note_left_out(trace)
+    note_read(trace, rescaled=bool(rate))
     if rate and not span_s(trace.arrival_s):
         click.echo("Note: all requests of the trace arrive at once: --rate gives them Poisson arrivals", err=True)
     if not rate and (late_s := idle_s(trace.arrival_s)):
-        click.echo(f"Note: nothing arrives in the first {late_s:.0f} s; throughputs count them, as in vLLM", err=True)
+        late = figure(late_s, 2)
+        click.echo(f"Note: nothing arrives in the first {late} s; throughputs count them, as in vLLM", err=True)
 
 
 def announce_compilation() -> None:

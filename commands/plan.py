@@ -20,7 +20,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, note_left_out, progress, table_of_answers, tell_trust
+from .output import announce_compilation, emit_json, note_ignored, note_read, progress, table_of_answers, tell_trust
 
 if TYPE_CHECKING:
     from ..simulator.slo import Slo
@@ -140,7 +140,7 @@ def _scenario(
     known = load_profile(profile)
     settings = with_drafts(parse_settings(engine, engine_config), known.defaults, acceptance_rate)
     load = read_trace(trace)
-    note_left_out(load)
+    note_read(load, rescaled=True)
     return Scenario("base", known, load, Objective(slo, (), goodput), settings, policy)
 
 

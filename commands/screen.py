@@ -99,6 +99,7 @@ def command(
         document,
         drafting,
         read_configurations,
+        require_one_that_ran,
         require_targets,
         screen,
         trust_of,
@@ -125,7 +126,7 @@ def command(
         )
     if out:
         with writing(out):
-            write_csv(rows, out)
+            write_csv(rows, out, objective)
     trust = trust_of(rows, run.profile, settings, objective)
     if as_json:
         emit_json(document(rows, objective) | {"policy": run.policy, "profile": run.profile.describe(), "trust": trust})
@@ -133,6 +134,7 @@ def command(
         _print(rows, objective, sort)
         tell_trust(trust, run.policy)
     require_targets(rows, objective)
+    require_one_that_ran(rows)
 
 
 def _common(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import duration as seconds
-from .options import json_option, out_option, positive_number, seed_option
-from .output import check_outputs, emit_json, note_left_out, table, writing
+from .options import json_option, out_file_option, positive_number, seed_option
+from .output import check_outputs, emit_json, note_read, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace
@@ -55,7 +55,9 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     from ..traces.read import read_trace
     from ..traces.stats import trace_stats
 
-    result = trace_stats(read_trace(trace, format=format, tokenizer=tokenizer))
+    load = read_trace(trace, format=format, tokenizer=tokenizer)
+    note_read(load)
+    result = trace_stats(load)
     if as_json:
         emit_json(result)
         return
@@ -110,7 +112,7 @@ def stats(trace: str, format: str | None, tokenizer: Path | None, as_json: bool)
     "--system-prompt-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Their length."
 )
 @seed_option
-@out_option
+@out_file_option
 @json_option
 def make(
     requests: int,
@@ -186,7 +188,7 @@ def make(
     help="With --rate: overlay copies of the trace instead of squeezing time, so that busy minutes keep their length.",
 )
 @seed_option
-@out_option
+@out_file_option
 @json_option
 def convert(
     trace: str,
@@ -219,7 +221,7 @@ def convert(
         raise click.UsageError("--superpose keeps the trace's arrivals and --cv makes new ones: give one of them")
     check_outputs({"--out": out}, trace)
     load = read_trace(trace, format=format, tokenizer=tokenizer)
-    note_left_out(load)
+    note_read(load, rescaled=bool(rate))
     result = converted(
         load,
         seed,

@@ -77,7 +77,7 @@ def parse_step(line: str, where: str) -> StepRecord:
 
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(line)
+        document = json.loads(line.rstrip())  # its end would be another line to the parser
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     if not isinstance(document, dict):

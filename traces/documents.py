@@ -23,7 +23,7 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
     """
     result = _document(stream, source, "; of what --append-result joined, give each result a file of its own")
     if not isinstance(result, dict):
-        raise InputError(f"{source}: not one result of vllm bench serve")
+        raise InputError(f"{source}: not one result of vllm bench serve: give each a file of its own")
     starts, prompts, outputs = (_list(result, key, source) for key in ("start_times", "input_lens", "output_lens"))
     waits = result.get("queue_times") or [0.0] * len(starts)
     errors = result.get("errors") or [""] * len(starts)
@@ -105,6 +105,7 @@ def _token_counts(texts: list[str], folder: Path) -> list[int]:
         _document(content, str(file))  # the library's own error is of no kind that could be caught
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
+    tokenizer.no_padding()  # a tokenizer that was saved after training pads every text to one length
     whole_texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text
     return [len(encoding.ids) for encoding in tokenizer.encode_batch(whole_texts)]
 

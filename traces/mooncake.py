@@ -23,6 +23,9 @@ from .columns import LATEST_S, MAX_TOKENS, BadRow, Columns, whole
 from .trace import NAMED, Trace
 
 HASH_TOKENS = 512
+LARGER_BLOCKS = (1024, 2048, 4096)
+LEAST_COUNTS = 3
+"""Different numbers of ids: a system prompt has the same number in every request, whatever the prompts' lengths."""
 MAX_HASH_ID = 2**63 - 1
 REQUIRED = ("timestamp", "input_length", "output_length")
 KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
@@ -37,7 +40,7 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
         if line.isspace():
             continue
         try:
-            row = from_json(line)
+            row = from_json(line.rstrip())  # its end would be another line to the parser
             if type(row) is not dict:
                 raise BadRow("not a JSON object")
             if not row.keys() <= known:
@@ -48,7 +51,26 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
         except ValueError as error:
             problem = str(error).replace(" at line 1 column", " at column")
             raise InputError(f"{source}:{number}: not a line of JSON: {problem}") from None
-    return columns.trace(source)
+    trace = columns.trace(source)
+    _check_block_size(trace, source)
+    return trace
+
+
+def _check_block_size(trace: Trace, source: str) -> None:
+    """Raise InputError where the hash ids of all requests cover their prompts in larger blocks than HASH_TOKENS, as
+    GuideLLM's and Dynamo's may: half of what is shared would not be found."""
+    hashed = np.diff(trace.run_offsets, append=0)[:-1] > 0
+    hashed[hashed] = trace.run_name[trace.run_offsets[:-1][hashed]] >= 0
+    ids = np.diff(trace.run_offsets)[hashed]
+    if len(np.unique(ids)) < LEAST_COUNTS:
+        return
+    for size in LARGER_BLOCKS:
+        if np.array_equal(ids, -(-trace.input_tokens[hashed] // size)):
+            more = size // HASH_TOKENS
+            told = (
+                f"a hash id stands for {HASH_TOKENS} tokens, and these fit blocks of {size}: give {more} ids for each"
+            )
+            raise InputError(f"{source}: {told}")
 
 
 def _checked_keys(row: dict[str, Any]) -> set[str]:
@@ -98,7 +120,8 @@ def _add_hash_ids(columns: Columns, hash_ids: Any, prompt: int) -> None:
         raise BadRow(f"hash_ids are not all from 0 to {MAX_HASH_ID}")
     blocks = -(-prompt // HASH_TOKENS)
     if len(hash_ids) > blocks:
-        raise BadRow(f"{len(hash_ids)} hash_ids, but {prompt} prompt tokens are {blocks} blocks of {HASH_TOKENS}")
+        told = f"{prompt} prompt tokens are {blocks} blocks of {HASH_TOKENS}"
+        raise BadRow(f"{len(hash_ids)} hash_ids, but {told}; those of other tools may be smaller")
     lengths = array("i", [HASH_TOKENS]) * len(hash_ids)
     lengths[-1] = min(HASH_TOKENS, prompt - HASH_TOKENS * (len(hash_ids) - 1))
     columns.run_name.extend(hash_ids)

@@ -58,7 +58,8 @@ def sniffed(head: bytes, source: str) -> str:
     if not text:
         raise InputError(f"{source}: no request in it")
     if text.startswith(b"["):
-        return "sharegpt"
+        # A list of results is told by the reader of one.
+        return "vllm-bench" if any(key in text for key in VLLM_BENCH_KEYS) else "sharegpt"
     if text.startswith(b"{"):
         return "vllm-bench" if any(key in text for key in VLLM_BENCH_KEYS) else "mooncake"
     first = text.splitlines()[0].decode(errors="replace")

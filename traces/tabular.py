@@ -16,6 +16,7 @@ from .columns import BadRow, Columns, whole_text
 from .trace import Trace
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+AZURE_IMAGES = "NumImages"
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 VIDUR = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 VIDUR_LENGTHS = VIDUR[1:]
@@ -23,11 +24,13 @@ VIDUR_LENGTHS = VIDUR[1:]
 
 def read_azure(stream: IO[bytes], source: str) -> Trace:
     """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond;
-    failed requests (0 generated tokens) are left out."""
+    failed requests (0 generated tokens) are left out. Of the multimodal ones, requests without images are read."""
     columns = Columns()
     first: list[datetime] = []
 
-    def add(timestamp: str, prompt: str, output: str) -> None:
+    def add(timestamp: str, prompt: str, output: str, images: str = "0") -> None:
+        if whole_text(images, AZURE_IMAGES, 0):
+            raise BadRow(f"{AZURE_IMAGES} {images}: images are not simulated; leave such requests out")
         try:
             moment = datetime.fromisoformat(timestamp)
             first[:] = first or [moment]
@@ -42,7 +45,7 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
         else:
             columns.add(arrival_s, prompt_tokens, output_tokens)
 
-    _read(stream, source, AZURE, add)
+    _read(stream, source, AZURE, add, optional=[AZURE_IMAGES])
     return columns.trace(source, wall_clock=True)
 
 

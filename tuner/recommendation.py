@@ -96,24 +96,30 @@ def require_targets(recommendation: Recommendation) -> None:
             f"none of {recommendation.trials} configurations meets the targets on this trace; the recommended settings "
             f"do if the same traffic lasts {longer.label}{warm}"
         )
-    missed = [slo for slo in objective.slos if slo.ratio(metrics) > 1]
-    if any(math.isinf(slo.ratio(metrics)) for slo in missed):
-        raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; with the nearest overall, "
-            f"{metrics['failed']:.0f} requests are not answered: `slotune simulate` tells why"
-        )
-    if missed:
-        worst = max(missed, key=lambda slo: slo.ratio(metrics))
-        raise InfeasibleError(
-            f"none of {recommendation.trials} configurations meets the targets; the nearest overall has {worst.key} "
-            f"{milliseconds(worst.value_ms(metrics))}, where the limit is {digits(worst.limit_ms)}: raise the limit, "
-            "lower --rate, or plan for more replicas"
-        )
+    if any(slo.ratio(metrics) > 1 for slo in objective.slos):
+        raise InfeasibleError(_nearest_miss(recommendation))
     if objective.good_ratio(metrics):
         raise InfeasibleError(
             f"none of {recommendation.trials} configurations meets the targets; with the nearest overall, "
             f"{share_text(good_share(metrics))} of the requests are good where {GOOD_SHARE:.0%} are needed"
         )
+
+
+def _nearest_miss(recommendation: Recommendation) -> str:
+    """What the best configuration misses by most, on the trace or where its traffic lasts longer."""
+    longer = recommendation.longer_load_of(recommendation.best)
+    runs = [(recommendation.best.metrics or {}, "")]
+    runs += [(longer.metrics, f" if the same traffic lasts {longer.label}")] if longer else []
+    misses = [(slo, run, where) for run, where in runs for slo in recommendation.task.objective.slos]
+    worst, run, where = max(misses, key=lambda miss: miss[0].ratio(miss[1]))
+    told = f"none of {recommendation.trials} configurations meets the targets"
+    if math.isinf(worst.ratio(run)):
+        lost = f"{run['failed']:.0f} requests are not answered{where}"
+        return f"{told}; with the nearest overall, {lost}: `slotune simulate` tells why"
+    return (
+        f"{told}; the nearest overall has {worst.key} {milliseconds(worst.value_ms(run))}{where}, where the limit is "
+        f"{digits(worst.limit_ms)}: raise the limit, lower --rate, or plan for more replicas"
+    )
 
 
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:

@@ -121,6 +121,12 @@ def require_targets(rows: Sequence[Screened], objective: Objective | None) -> No
         raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
 
 
+def require_one_that_ran(rows: Sequence[Screened]) -> None:
+    """Raise InputError where none could."""
+    if all(row.outcome.metrics is None for row in rows):
+        raise InputError(f"no configuration of {len(rows)} could run, the first because: {rows[0].outcome.message}")
+
+
 def meets(row: Screened, objective: Objective | None) -> bool | None:
     """Whether a configuration meets the targets, --goodput as a share of the requests among them; None where there is
     no target or no run."""
@@ -176,16 +182,18 @@ def setting_names(rows: Sequence[Screened]) -> list[str]:
     return list(dict.fromkeys(name for row in by_file for name in row.settings))
 
 
-def write_csv(rows: Sequence[Screened], path: Path) -> None:
-    """One line a configuration, best first: its settings, its metrics, or why it could not run."""
+def write_csv(rows: Sequence[Screened], path: Path, objective: Objective | None = None) -> None:
+    """One line a configuration, best first: its settings, its metrics, whether it meets the targets (which a percentile
+    of the answered requests does not tell where some are not), or why it could not run."""
     names = setting_names(rows)
     metrics = list(dict.fromkeys(name for row in rows for name in row.outcome.metrics or {}))
-    lines = [["config", *names, *metrics, "failure", "message"]]
+    lines = [["config", *names, *metrics, "meets", "failure", "message"]]
     for row in rows:
         numbers = row.outcome.metrics or {}
         settings = [_cell(row.settings[name]) if name in row.settings else "" for name in names]
-        failure = [row.outcome.failure or "", row.outcome.message or ""]
-        lines.append([str(row.index), *settings, *[_cell(numbers.get(name, "")) for name in metrics], *failure])
+        met = meets(row, objective)
+        ending = ["" if met is None else _cell(met), row.outcome.failure or "", row.outcome.message or ""]
+        lines.append([str(row.index), *settings, *[_cell(numbers.get(name, "")) for name in metrics], *ending])
     write_text(path, _csv_text(lines))
 
 

@@ -104,6 +104,23 @@ def test_wrong_usage_is_one_line_and_2(slotune: Slotune, tmp_path: Path, words: 
     assert not (tmp_path / "t.jsonl").exists()
 
 
+@pytest.mark.parametrize("command", [("make", "--rate", 5, "--like", "chat"), ("convert", "chat")])
+def test_a_folder_is_no_file_to_write(slotune: Slotune, tmp_path: Path, command: tuple[object, ...]) -> None:
+    done = slotune("trace", *command, "--out", tmp_path)
+    assert done.code == 2 and "is a directory" in done.err
+
+
+def test_seconds_that_are_read_as_milliseconds_are_asked_about(slotune: Slotune, tmp_path: Path) -> None:
+    trace = tmp_path / "seconds.jsonl"
+    rows = ({"timestamp": 0.5 * k, "input_length": 50, "output_length": 5} for k in range(1000))
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = "requests/s: timestamps are read as milliseconds, and some tools write seconds"
+    assert f"Note: 2,002 {told}; if so, --rate sets the true rate" in slotune("trace", "stats", trace).err
+    convert = ("trace", "convert", trace, "--out", tmp_path / "out.jsonl")
+    assert told in slotune(*convert).err
+    assert told not in slotune(*convert, "--rate", 2).err
+
+
 def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) -> None:
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n' * 2)

@@ -91,9 +91,11 @@ def conversation(*texts: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model's folder, and in place of the tokenizers library one that counts words."""
+    """A model's folder, and in place of the tokenizers library one that counts words, of padded texts unless told."""
 
     class Words:
+        padded = 99_999
+
         @staticmethod
         def from_file(path: str) -> "Words":
             assert Path(path).name == "tokenizer.json"
@@ -102,8 +104,11 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def no_truncation(self) -> None:
             pass
 
+        def no_padding(self) -> None:
+            self.padded = 0
+
         def encode_batch(self, texts: list[str]) -> list[SimpleNamespace]:
-            return [SimpleNamespace(ids=text.split()) for text in texts]
+            return [SimpleNamespace(ids=text.split() + [""] * self.padded) for text in texts]
 
     module = ModuleType("tokenizers")
     module.Tokenizer = Words  # type: ignore[attr-defined]
@@ -157,3 +162,9 @@ def test_a_bad_conversation_is_named(file: Path, tokenizer: Path, entries: list[
     with pytest.raises(InputError) as caught:
         read_trace(file, tokenizer=tokenizer)
     assert str(caught.value) == f"{file}: {wrong}"
+
+
+def test_several_results_in_one_file_are_told_apart_from_conversations(file: Path) -> None:
+    file.write_text(json.dumps([{"num_prompts": 3}, {"num_prompts": 4}]))
+    with pytest.raises(InputError, match="not one result of vllm bench serve: give each a file of its own"):
+        read_trace(file)

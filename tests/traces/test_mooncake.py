@@ -36,6 +36,21 @@ def columns(trace: Trace) -> dict[str, Any]:
     return values | {"request_id": trace.request_id, "prefix_name": trace.prefix_name}
 
 
+def test_hash_ids_of_larger_blocks_are_not_taken_for_ours() -> None:
+    """Half of what is shared would not be found."""
+
+    def rows(size: int) -> list[dict[str, Any]]:
+        return [GOOD | {"input_length": n, "hash_ids": list(range(-(-n // size)))} for n in (900, 2048, 3000, 5000)]
+
+    with pytest.raises(InputError, match=r"t.jsonl: .* these fit blocks of 1024: give 2 ids for each"):
+        read(*rows(1024))
+    assert len(read(*rows(512))) == 4
+    system = {"hash_ids": [1, 2]}
+    assert len(read(*({**GOOD, "input_length": n, **system} for n in (1100, 1500, 2048)))) == 3, "a system prompt"
+    named = {**GOOD, "prefix": [["a", 9]]}
+    assert len(read(named, *rows(512), GOOD)) == 6
+
+
 def test_all_columns_of_hash_ids_prefixes_and_plain_requests() -> None:
     trace = read(
         {"timestamp": 0, "input_length": 1030, "output_length": 5, "hash_ids": [9, 4, 7]},

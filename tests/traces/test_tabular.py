@@ -38,6 +38,14 @@ def test_azure_2024_has_time_zones(file: Path) -> None:
     assert shape(read(file, AZURE + text)) == [(0.0, 10, 1), (0.50993, 20, 2)]
 
 
+def test_requests_with_images_are_refused(file: Path) -> None:
+    header = "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n"
+    at = "2024-10-01 00:00:00.009930+00:00"
+    assert shape(read(file, f"{header}{at},0,20,2\n")) == [(0.0, 20, 2)]
+    with pytest.raises(InputError, match=r"t\.csv:3: NumImages 2: images are not simulated; leave such requests out"):
+        read(file, f"{header}{at},0,20,2\n{at},2,20,2\n")
+
+
 def test_burstgpt_leaves_out_failed_requests_and_keeps_all_models(file: Path) -> None:
     text = "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,0,1087,API log\n118.5,GPT-4,417,276,693,API log\n"
     trace = read(file, BURSTGPT + text)

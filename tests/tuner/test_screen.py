@@ -18,6 +18,7 @@ from slotune.tuner.screen import (
     document,
     meets,
     read_configurations,
+    require_one_that_ran,
     require_targets,
     screen,
     trust_of,
@@ -105,12 +106,29 @@ def test_the_same_whatever_the_number_of_workers(screened):
 
 
 def test_the_csv_holds_every_row(screened, tmp_path):
-    write_csv(screened(), tmp_path / "out.csv")
+    objective = Objective((Slo(99.0, "ttft", 1e9),))
+    write_csv(screened(), tmp_path / "out.csv", objective)
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["config"] for row in rows][-1] == "3"
     assert rows[-1]["failure"] == "refused" and rows[-1]["p99_ttft_ms"] == ""
     assert float(rows[0]["p99_ttft_ms"]) > 0 and rows[0]["max_num_batched_tokens"] == ""
+    assert (rows[0]["meets"], rows[-1]["meets"]) == ("true", "")
+    write_csv(screened(), tmp_path / "untold.csv")
+    assert (
+        '"meets"' not in (tmp_path / "untold.csv").read_text() and ",true" not in (tmp_path / "untold.csv").read_text()
+    )
+
+
+def test_where_nothing_can_run_the_first_reason_is_told(small_profile, small_trace):
+    run = SimulatedRun(small_profile, small_trace(5))
+    cannot = {"max_num_seqs": 100, "max_num_batched_tokens": 10}
+    rows = screen([cannot, cannot], run, {}, jobs=1)
+    with pytest.raises(
+        InputError, match=r"no configuration of 2 could run, the first because: .*max_num_batched_tokens"
+    ):
+        require_one_that_ran(rows)
+    require_one_that_ran(screen([cannot, {}], run, {}, jobs=1))
 
 
 def test_sorting_by_what_does_not_exist():

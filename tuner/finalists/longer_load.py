@@ -88,9 +88,13 @@ def short_lived(trials: Iterable[Trial], task: Task, longer: Mapping[str, Longer
 
 def decided_by(trials: list[Trial], task: Task, longer: Mapping[str, LongerLoad]) -> list[Trial]:
     """Those between which the longer load decides: that last there or, where none does, all that ran there if the
-    trace begins with empty prefix caches, by which nothing is to be judged."""
-    known = [trial for trial in trials if trial.key in longer]
-    return holding_up(trials, task, longer) or (known if finds_others(task.trace) else [])
+    trace decides nothing: because it begins with empty prefix caches, or because none meets the targets on it either,
+    where the nearest to them may be one that is overloaded."""
+    if held := holding_up(trials, task, longer):
+        return held
+    met = any(trial.metrics and task.objective.meets(trial.metrics) for trial in trials)
+    undecided = finds_others(task.trace) or not met
+    return [trial for trial in trials if trial.key in longer] if undecided else []
 
 
 def _piled_up(longer: LongerLoad) -> float:

@@ -8,9 +8,11 @@ hour one hour tells nothing more.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ...traces.arrivals import span_s
 from ...traces.lasting_prefixes import passing_on
 from ...traces.trace import Trace
 from ..traffic.steady_load import ordered
@@ -29,8 +31,10 @@ def drawable(trace: Trace) -> bool:
 
 
 def drawn(trace: Trace, number: int) -> Trace:
-    """Draw `number` of DRAWS: as many requests, with the gaps between them, at one a second."""
-    return ordered(trace, len(trace), 1.0, FIRST_SEED + number)
+    """Draw `number` of DRAWS: as many requests, with the gaps between them, at one a second, or all at once as in the
+    trace."""
+    load = ordered(trace, len(trace), 1.0, FIRST_SEED + number)
+    return load if span_s(trace.arrival_s) > 0 else replace(load, arrival_s=np.zeros(len(load)))
 
 
 def rate_interval(rate: float, drawn_rates: Sequence[float]) -> tuple[float, float]:

@@ -167,6 +167,9 @@ class Study:
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; give a folder to --out")
+        for name in filter(None, (asked.trace, asked.profile)):
+            if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise InputError(f"{name!r}: a study cannot hold a name that is not UTF-8: rename it")
         if (folder / ASKED_FILE).exists():
             _check_same(folder, read_asked(folder), asked)
         elif folder.exists() and not all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
@@ -273,7 +276,7 @@ def check_apart(folder: Path, out: Path | None) -> None:
 def _address(folder: Path, lock: int | None) -> str:
     """SQLite's name of the trials (sqlite.org/uri.html). It cannot read even a database that nobody writes where it may
     not put files beside it, unless it is told that nothing changes."""
-    address = f"file:{quote(str((folder / TRIALS_FILE).resolve()))}"
+    address = f"file:{quote(os.fsencode((folder / TRIALS_FILE).resolve()))}"
     kept = folder / f"{TRIALS_FILE}-wal"
     fixed = lock is None and not os.access(folder, os.W_OK) and not kept.exists()
     return f"{address}?mode=ro&immutable=1" if fixed else address

@@ -15,11 +15,12 @@ from ...arrays import F64, I64
 from ...errors import InputError
 from ...simulator.request_table import RequestTable
 from ...simulator.simulation import SimulationResult
+from ...traces.arrivals import span_s
 from ...traces.copies import in_copies
 from ...traces.lasting_prefixes import lasting, passing_on
 from ...traces.stats import interarrival_cv
 from ...traces.trace import Trace
-from ...traces.transform import at_rate
+from ...traces.transform import at_rate, with_arrivals
 
 MOST_TOKENS = 1 << 30
 MOST_REQUESTS = 50_000
@@ -101,6 +102,8 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
         rows = np.concatenate([_drawn(gaps, rng) for _ in range(copies)])
         copy = np.arange(len(rows))
     repeated = in_copies(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
+    if span_s(trace.arrival_s) == 0:  # Poisson arrivals of one copy are few, and come again in the next
+        return with_arrivals(repeated, rate, 1.0, rng)
     return at_rate(repeated, rate, seed)
 
 

@@ -108,6 +108,17 @@ def test_one_that_misses_on_the_longer_load_is_not_picked_where_another_holds(op
     assert picked(study, task) == best
 
 
+def test_where_none_meets_the_targets_at_all_the_longer_load_tells_which_is_nearest(opened: Any):
+    """The nearest on a short trace may be one that is overloaded."""
+    study, task = opened
+    hopeless = replace(task, objective=Objective((parse_slo("p99:ttft:0.001"),)))
+    best = picked(study, hopeless)
+    other = next(trial for trial in study.trials("simulation") if trial.metrics and trial.key != best.key)
+    put(study, best, 1000)
+    put(study, other, 1)
+    assert picked(study, hopeless) == other
+
+
 def slow(trial: Trial) -> Trial:
     return replace(trial, metrics={key: 99 * value for key, value in (trial.metrics or {}).items()}, number=None)
 
@@ -116,6 +127,12 @@ def test_targets_that_are_met_on_the_longer_load_only_are_told_so(study: Path):
     found = tune(read_asked(study), study, jobs=1)
     with pytest.raises(InfeasibleError, match="the recommended settings do if the same traffic lasts 10 times as"):
         require_targets(replace(found, best=slow(found.best)))
+    overloaded = LongerLoad(TIMES, {key: 1e6 * value for key, value in (found.best.metrics or {}).items()})
+    worse = replace(found, best=slow(found.best), longer_loads={found.best.key: overloaded})
+    with pytest.raises(
+        InfeasibleError, match=r"the nearest overall has .* ms if the same traffic lasts 10 times as long,"
+    ):
+        require_targets(worse)
     with Study.open(study, writable=True) as opened:
         for trial in opened.trials("simulation"):
             opened.add(slow(trial))

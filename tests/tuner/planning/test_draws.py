@@ -1,6 +1,7 @@
 """Draws of a trace lie as far apart as other samples of its traffic do, and the interval says so."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_a_draw_is_as_many_of_the_requests_at_one_a_second_and_the_same_each_tim
 
 def test_a_single_request_can_be_drawn():
     assert len(drawn(head(chat(1), 1), 1)) == 1
+
+
+def test_a_draw_of_requests_that_come_at_once_is_one_of_them():
+    """Which gets its Poisson arrivals for as long as each load lasts."""
+    at_once = replace(chat(1), arrival_s=np.zeros(len(chat(1))))
+    one = drawn(at_once, 1)
+    assert not one.arrival_s.any() and not np.array_equal(one.input_tokens, at_once.input_tokens)
 
 
 def test_conversations_are_not_drawn():

@@ -84,6 +84,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_names_that_are_not_utf_8(tmp_path):
+    """A study's own folder may have one; what it holds in JSON cannot."""
+    with Study.create(tmp_path / "st\udce4", ASKED) as study:
+        assert study.trials() == []
+    with pytest.raises(InputError, match=r"'lat\\udce4.jsonl': a study cannot hold a name that is not UTF-8: rename it"):
+        Study.create(tmp_path / "other", ASKED.model_copy(update={"trace": "lat\udce4.jsonl"}))
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_is_no_study_is_not_opened(tmp_path):
     with pytest.raises(InputError, match="not a study"):
         Study.open(tmp_path)

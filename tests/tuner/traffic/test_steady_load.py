@@ -116,6 +116,16 @@ def test_a_trace_without_arrival_times_gets_some(small_trace):
     assert len(np.unique(np.diff(load.arrival_s))) == 39
 
 
+@pytest.mark.parametrize("requests", [1, 7])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_arrivals_that_it_gets_are_poisson_however_short_it_is(small_trace, requests, seed):
+    """Repeated with each copy, those of a single request were evenly spaced: a rate three times too high."""
+    at_once = replace(small_trace(requests), arrival_s=np.zeros(requests))
+    stats = trace_stats(ordered(at_once, 5000, 5.0, seed))
+    assert stats["interarrival_cv"] == pytest.approx(1.0, abs=0.05)
+    assert stats["request_rate"] == pytest.approx(5.0)
+
+
 @pytest.fixture
 def served(small_profile, small_trace):
     def at(rate):
