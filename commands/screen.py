@@ -99,7 +99,6 @@ def command(
         document,
         drafting,
         read_configurations,
-        require_one_that_ran,
         require_targets,
         screen,
         trust_of,
@@ -134,7 +133,6 @@ def command(
         _print(rows, objective, sort)
         tell_trust(trust, run.policy)
     require_targets(rows, objective)
-    require_one_that_ran(rows)
 
 
 def _common(

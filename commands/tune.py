@@ -100,7 +100,7 @@ def command(
     from ..traces.read import read_trace
     from ..tuner.hardware import validation
     from ..tuner.pages.recommendation_page import document
-    from ..tuner.recommendation import burst_lines, require_targets
+    from ..tuner.recommendation import require_targets
     from ..tuner.tune import tune
     from ..tuner.validate import to_start
 
@@ -127,8 +127,6 @@ def command(
         emit_json(document(found))
     for line in unanswered(found.best.metrics or {}):
         click.echo(f"Warning: with the recommended settings {line}", err=True)
-    for line in burst_lines(found.task):
-        click.echo(f"Warning: {line}", err=True)
     if validate_best and found.measured and found.measured.verdict is None:
         validation.require_targets(found.measured)
     require_targets(found)
@@ -179,7 +177,7 @@ def _print(found: "Recommendation") -> None:
         keep_line,
         measured_lines,
     )
-    from ..tuner.recommendation import called, edge_lines, fallen_lines, lost_lines, luck_lines, unlimited_lines
+    from ..tuner.recommendation import called, cautions
 
     table(("", "default", called(found)), comparison(found), title="Predicted by simulation")
     if found.front:
@@ -188,8 +186,7 @@ def _print(found: "Recommendation") -> None:
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
     tell_trust(found.trust(), found.task.asked.policy)
-    cautions = lost_lines, luck_lines, fallen_lines, unlimited_lines, edge_lines
-    for line in (line for caution in cautions for line in caution(found)):
+    for line in cautions(found):
         click.echo(line)
     count = f"{found.trials} configuration{'s' * (found.trials != 1)}"
     click.echo(f"{count} in {found.folder}; its best.yaml is for `vllm serve --config`")

@@ -64,6 +64,20 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
         _end_step(engine)
 
 
+@entry
+def admit_arrivals(engine, until_s):
+    """Let in, or refuse, what has reached a busy engine by `until_s`: at once, as its API server does, and not when the
+    step in flight ends. An idle one begins with it then (`advance`)."""
+    if engine.state[0].holds or engine.state[0].now_s >= until_s:
+        _admit_arrivals(engine, until_s)
+
+
+@entry
+def never_serves(engine, index):
+    """Whether the engine will refuse the request whenever it gets there."""
+    return _cannot_run(engine, engine.requests[index])
+
+
 @inner
 def _has_work(engine):
     """Whether anything is queued, running or in flight."""
@@ -110,17 +124,23 @@ def _is_refused(engine, request):
     when it comes to the front (`_fail_stuck`).
     """
     rules, state = engine.rules[0], engine.state[0]
+    if _cannot_run(engine, request):
+        return True
+    if 0 < rules.max_queued_reqs < state.num_running + state.num_waiting + 1:
+        return True
+    return 0 < rules.max_queued_tokens <= _prefill_tokens(engine)
+
+
+@inner
+def _cannot_run(engine, request):
+    rules = engine.rules[0]
     if request.prompt >= rules.max_model_len or request.max_tokens > rules.max_model_len:
         return True
     if not rules.cuts_long_answers and request.prompt + request.max_tokens > rules.max_model_len:
         return True
     if kv_cache.exceeds_cache(engine, request.prompt):
         return True
-    if rules.policy == VLLM_V0 and request.prompt > rules.token_budget:
-        return True
-    if 0 < rules.max_queued_reqs < state.num_running + state.num_waiting + 1:
-        return True
-    return 0 < rules.max_queued_tokens <= _prefill_tokens(engine)
+    return rules.policy == VLLM_V0 and request.prompt > rules.token_budget
 
 
 @inner

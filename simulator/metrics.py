@@ -46,8 +46,8 @@ def summarise(
 ) -> dict[str, float]:
     """The metrics of a run: rates per second, latencies in milliseconds; NaN where there is nothing to measure.
 
-    The run lasts from the trace's time zero to the last answer, as a replay of `vllm bench serve` does, or to the
-    arrival of the last request that gets none, if that is later.
+    The run lasts from the trace's time zero until every request is answered or is known to get no answer, as a replay
+    of `vllm bench serve` does.
     `goodput` gives milliseconds by metric (ttft, tpot, e2el), all of which a good request keeps. PERCENTILES are
     always reported, `percentiles` names further ones. Raises InputError for another metric, and for a percentile that
     does not lie in (0, 100].
@@ -55,7 +55,8 @@ def summarise(
     wanted = sorted({*PERCENTILES, *percentiles})
     _check_asked(goodput or {}, wanted)
     done = requests.finished
-    duration_s = float(np.max(np.where(done, requests.finish_s, requests.arrival_s), initial=0.0))
+    unanswered_s = requests.arrival_s if requests.failed_s is None else requests.failed_s
+    duration_s = float(np.max(np.where(done, requests.finish_s, unanswered_s), initial=0.0))
     metrics = _throughput(requests, done, duration_s)
     if goodput:
         metrics["request_goodput"] = _per_second(_good(requests, goodput).sum(), duration_s)

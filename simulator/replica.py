@@ -78,6 +78,19 @@ class Replica:
                 return int(reason)
             self.drain()
 
+    def never_serves(self, request: int) -> bool:
+        """Whether it will refuse the request whenever that gets here."""
+        return bool(loop.never_serves(self.engine, request))
+
+    @property
+    def sheds(self) -> bool:
+        """Whether it may refuse what it could serve."""
+        return bool(self.engine.rules[0].max_queued_reqs or self.engine.rules[0].max_queued_tokens)
+
+    def admit(self, until_s: float) -> None:
+        """Let in, or refuse, what has arrived by `until_s`."""
+        loop.admit_arrivals(self.engine, until_s)
+
     def drain(self) -> None:
         """Hand over what is in the log."""
         state = self._state

@@ -55,6 +55,8 @@ class RequestTable:
     """FINISHED, REJECTED or FAILED."""
     request_id: tuple[str, ...] | None = None
     """None means "0", "1", ..."""
+    failed_s: F64 | None = None
+    """When the client learnt that a request gets no answer (unheeded where it got one); None: as it arrived."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -17,7 +17,7 @@ from . import loop
 from .clock import on_clock
 from .outage import Outage
 from .replica import Replica
-from .request_table import FAILED
+from .request_table import FAILED, REJECTED
 from .routing import Router
 from .timing import Overhead
 
@@ -99,8 +99,23 @@ class Service:
         self._requests.ready_s[request] = on_clock(now_s + self._before_s[request])
         replica = up[self._choose(up, request, now_s)]
         self._placed[request] = replica.index
+        ready_s = float(self._requests.ready_s[request])
+        if replica.never_serves(request):
+            self._requests.status[request], self._requests.finish_s[request] = REJECTED, ready_s
+            self._answer(ready_s)
+            return
         replica.send(request)
         self._rouse(replica)
+        if replica.sheds:
+            self._environment.process(self._judge(replica, ready_s))
+
+    def _judge(self, replica: Replica, ready_s: float) -> Generator[simpy.Event, Any, None]:
+        """A client learns of a refusal when the request reaches the engine, not when the step in flight ends."""
+        yield self._environment.timeout(max(0.0, ready_s - self._environment.now))
+        told = replica.ended
+        replica.admit(ready_s)
+        for place in range(told, replica.ended):
+            self._answer(float(self._requests.finish_s[replica.ended_request(place)]))
 
     def _rank(self, request: int) -> int:
         """The place in vLLM's order of (priority, arrival, id), by when it is sent: of two sent at one moment, the one

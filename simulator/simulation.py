@@ -237,6 +237,7 @@ def _result(trace: Trace, served: _Served, gaps: Gaps, overhead: Overhead) -> Si
         replica=served.placed,
         status=requests.status.copy(),
         request_id=trace.request_id,
+        failed_s=requests.finish_s + overhead.after_s,
     )
     return SimulationResult(
         requests=table,

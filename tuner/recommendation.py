@@ -150,19 +150,25 @@ def best_yaml_of(recommendation: Recommendation) -> str:
         f"{called(recommendation)} by {by}{misses}",
         task.profile.provenance,
         *_target_lines(recommendation),
-        *lost_lines(recommendation),
-        *luck_lines(recommendation),
-        *fallen_lines(recommendation),
-        *unlimited_lines(recommendation),
+        *cautions(recommendation),
         *trust_lines(recommendation.trust())[1:],
         *(validation.failure_lines(measured.found) if measured else []),
     ]
     return best_yaml(task, recommendation.settings, found, best.metrics)
 
 
-def burst_lines(task: Task) -> list[str]:
-    """That the traffic comes in bursts, where it does."""
-    return [BURSTS] if in_bursts(task.trace) else []
+def cautions(recommendation: Recommendation) -> list[str]:
+    """What is to be known beside the numbers before the settings are used, a sentence each."""
+    kinds = lost_lines, luck_lines, fallen_lines, unlimited_lines, edge_lines
+    told = [line for kind in kinds for line in kind(recommendation)]
+    return told + ([BURSTS] if in_bursts(recommendation.task.trace) else [])
+
+
+def default_lasts(recommendation: Recommendation) -> bool:
+    """Whether the default meets the targets, also on the longer load where that is known."""
+    default, longer = recommendation.default, recommendation.longer_load_of(recommendation.default)
+    judged = [default.metrics or {}, *([longer.metrics] if longer else [])]
+    return all(map(recommendation.task.objective.meets, judged))
 
 
 def lost_lines(recommendation: Recommendation) -> list[str]:
@@ -191,14 +197,14 @@ def luck_lines(recommendation: Recommendation) -> list[str]:
     if orders is None:
         return []
     met = [
-        (slo, orders.meeting(slo.is_met))
-        for slo in recommendation.task.objective.slos
-        if slo.is_met(best.metrics or {})
+        (word.name, orders.meeting(word.is_met))
+        for word in of_targets(recommendation.task.objective)
+        if word.is_met(best.metrics or {})
     ]
     return [
-        f"{slo} is met only in {count} of {len(orders.runs)} other orders of the requests: similar traffic misses it "
-        "as often; lower --rate or raise the limit to be sure of it"
-        for slo, count in met
+        f"{name} is met only in {count} of {len(orders.runs)} other orders of the requests: similar traffic may miss "
+        f"it {len(orders.runs) - count} times in {len(orders.runs)}; lower --rate or raise the limit to be sure of it"
+        for name, count in met
         if 2 * count <= len(orders.runs)
     ]
 

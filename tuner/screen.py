@@ -116,13 +116,10 @@ def screen(
 
 
 def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
-    """Raise InfeasibleError where there are targets and no configuration meets them."""
+    """Raise InfeasibleError where there are targets and no configuration meets them, InputError where there are none
+    and no configuration could run."""
     if objective and objective.slos and not any(meets(row, objective) for row in rows):
         raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
-
-
-def require_one_that_ran(rows: Sequence[Screened]) -> None:
-    """Raise InputError where none could."""
     if all(row.outcome.metrics is None for row in rows):
         raise InputError(f"no configuration of {len(rows)} could run, the first because: {rows[0].outcome.message}")
 

@@ -18,6 +18,8 @@ class Wording:
     """The words for one number or verdict: of a single run, of the other orders, of faster and slower steps."""
 
     name: str
+    is_met: Callable[[Metrics], bool]
+    """Whether a verdict is the good one; of a number, always."""
     run: Callable[[Metrics], str]
     orders: Callable[[OtherOrders], str]
     steps: Callable[[Sensitivity], str]
@@ -41,7 +43,7 @@ def of_metric(key: str) -> Wording:
     def orders(orders: OtherOrders) -> str:
         return " to ".join(map(figure, orders.range(itemgetter(key))))
 
-    return Wording(key, run, orders, lambda steps: steps.both(run))
+    return Wording(key, lambda metrics: True, run, orders, lambda steps: steps.both(run))
 
 
 def _of_good(objective: Objective) -> Wording:
@@ -57,12 +59,13 @@ def _of_good(objective: Objective) -> Wording:
         low, high = orders.range(good_share)
         return f"met in {orders.meeting(is_met)} ({share_text(low)} to {share_text(high)})"
 
-    return Wording(f"{GOOD_SHARE:.0%} of requests good", run, orders, lambda steps: steps.both(run))
+    return Wording(f"{GOOD_SHARE:.0%} of requests good", is_met, run, orders, lambda steps: steps.both(run))
 
 
 def _of_target(slo: Slo) -> Wording:
     """Whether a target is met, and with what."""
-    return Wording(str(slo), partial(_target_text, slo), partial(met_text, slo=slo), partial(_steps_text, slo))
+    run, orders, steps = partial(_target_text, slo), partial(met_text, slo=slo), partial(_steps_text, slo)
+    return Wording(str(slo), slo.is_met, run, orders, steps)
 
 
 def _target_text(slo: Slo, metrics: Metrics) -> str:

@@ -62,7 +62,8 @@ class Answer:
     cached_tokens: int = 0
     """As far as the server tells (--enable-prompt-tokens-details)."""
     error: str | None = None
-    ended: bool = False
+    ended: float | None = None
+    """When it was over, answered or not."""
     tokens_came: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -169,12 +170,12 @@ async def _one(line: _Line, body: bytes, call: Call, answers: list[Answer], inde
             with line.pulse.waiting():
                 await _post(line, body, call, answer)
     finally:
-        answer.ended = True
+        answer.ended = time.perf_counter()
         answer.tokens_came.set()
 
 
 async def _tokens_of(answer: Answer, count: int) -> None:
-    while len(answer.chunks) < count and not answer.ended:
+    while len(answer.chunks) < count and answer.ended is None:
         answer.tokens_came.clear()
         await answer.tokens_came.wait()
 
@@ -255,6 +256,7 @@ def _result(calls: Sequence[Call], answers: Sequence[Answer], start: float) -> L
         replica=np.zeros(len(calls), dtype=np.int64),
         status=np.where(failed, FAILED, FINISHED).astype(np.int64),
         request_id=tuple(call.name for call in calls),
+        failed_s=np.array([np.nan if answer.ended is None else answer.ended for answer in answers]) - start,
     )
     return LoadResult(
         requests=table,

@@ -93,9 +93,14 @@ def test_traffic_in_bursts_is_warned_of(slotune, files, tmp_path):
     made = ("--requests", "200", "--prompt-tokens", "100/90/200", "--output-tokens", "9/8/20", "--seed", "1")
     assert slotune("trace", "make", *made, "--rate", "5", "--cv", "4", "--out", trace).code == 0
     words = ("tune", *files[:2], "--slo", "p99:ttft:5000", "--trials", "2", "--out")
-    told = "Warning: requests come in bursts, and the trace holds few"
-    assert told in slotune(*words, tmp_path / "s", "--trace", trace).err
-    assert told not in slotune(*words, tmp_path / "t", *files[2:]).err
+    told = "requests come in bursts, and the trace holds few"
+    assert told in slotune(*words, tmp_path / "s", "--trace", trace).out
+    assert told in (tmp_path / "s" / "best.yaml").read_text()
+    assert told not in slotune(*words, tmp_path / "t", *files[2:]).out
+    asked = (*words, tmp_path / "s", "--trace", trace, "--json")
+    (caution,) = [line for line in json.loads(slotune(*asked).out)["cautions"] if line.startswith(told)]
+    assert slotune("report", tmp_path / "s").code == 0
+    assert caution[1:] in (tmp_path / "s" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

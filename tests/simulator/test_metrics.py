@@ -9,10 +9,15 @@ from hypothesis import given
 
 from slotune.errors import InputError
 from slotune.simulator.metrics import Gaps, summarise
+from slotune.simulator.outage import Outage
 from slotune.simulator.request_table import FINISHED, REJECTED, RequestTable
+from slotune.simulator.simulation import simulate
 from slotune.simulator.slo import OF_ALL, Slo, parse_slo
+from slotune.simulator.step_time import linear_model
+from slotune.simulator.timing import Timing
 from slotune.tests.simulator.runs import Run, Setup, make_trace, plain_engine, run, setups, token_times
 from slotune.tests.simulator.test_invariants import MANY
+from slotune.traces.generate import plain
 from slotune.tuner.objective import Objective
 
 GOODPUT = {"ttft": 60.0, "tpot": 7.0, "e2el": 400.0}
@@ -129,6 +134,19 @@ def test_a_latency_that_is_its_limit_keeps_it_at_any_time_of_the_run() -> None:
     assert not Slo(99.0, "ttft", 9.99999).is_met(metrics)
 
 
+def test_a_run_lasts_until_its_last_request_fails() -> None:
+    """As vLLM's benchmark waits for it: two short requests, and one that is lost after a second."""
+    trace = plain(np.zeros(3), np.full(3, 8, np.int32), np.array([5, 5, 1000], np.int32))
+    setup = Setup(trace, plain_engine(max_num_seqs=4))
+    lost = simulate(trace, setup.engine, Timing(linear_model(0.01, 0.0, 0.0, 0.0)), outages=[Outage(0, 1.0, math.inf)])
+    metrics = summarise(lost.requests, lost.gaps)
+    assert (metrics["completed"], metrics["failed"]) == (2, 1)
+    assert metrics["duration"] == pytest.approx(1.0)
+    assert metrics["output_throughput"] == pytest.approx(10.0)
+    grown = run(Setup(trace, plain_engine(num_gpu_blocks=11)), Timing(linear_model(0.01, 0.0, 0.0, 0.0)))
+    assert summarise(grown.result.requests, grown.result.gaps)["duration"] == pytest.approx(1.53, abs=0.011)
+
+
 def naive_metrics(made: Run) -> dict[str, float]:
     """What calculate_metrics of vllm/benchmarks/serve.py makes of the chunks that the client saw."""
     table = made.result.requests
@@ -148,7 +166,8 @@ def naive_metrics(made: Run) -> dict[str, float]:
         latencies = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
         good += all(round(latencies[name] * 1e3, 6) <= limit_ms for name, limit_ms in GOODPUT.items())
     unanswered = set(range(len(table))) - set(done)
-    duration_s = max([0.0, *(chunks[i][-1] for i in done), *(float(table.arrival_s[i]) for i in unanswered)])
+    assert table.failed_s is not None
+    duration_s = max([0.0, *(chunks[i][-1] for i in done), *(float(table.failed_s[i]) for i in unanswered)])
     metrics = naive_throughput(made, done, duration_s, good)
     for name, values in seen.items():
         metrics |= naive_distribution(name, np.array(values))

@@ -18,7 +18,6 @@ from slotune.tuner.screen import (
     document,
     meets,
     read_configurations,
-    require_one_that_ran,
     require_targets,
     screen,
     trust_of,
@@ -127,8 +126,8 @@ def test_where_nothing_can_run_the_first_reason_is_told(small_profile, small_tra
     with pytest.raises(
         InputError, match=r"no configuration of 2 could run, the first because: .*max_num_batched_tokens"
     ):
-        require_one_that_ran(rows)
-    require_one_that_ran(screen([cannot, {}], run, {}, jobs=1))
+        require_targets(rows, None)
+    require_targets(screen([cannot, {}], run, {}, jobs=1), None)
 
 
 def test_sorting_by_what_does_not_exist():

@@ -12,7 +12,6 @@ from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.slo import parse_slo
 from slotune.tuner.finalists.idle_changes import take_back
-from slotune.tuner.finalists.other_orders import OtherOrders
 from slotune.tuner.finalists.variation import VariedRun
 from slotune.tuner.objective import parse_goal
 from slotune.tuner.pages.recommendation_page import comparison, document, front_table
@@ -23,7 +22,6 @@ from slotune.tuner.recommendation import (
     edge_lines,
     fallen_lines,
     lost_lines,
-    luck_lines,
     require_targets,
     unlimited_lines,
 )
@@ -350,18 +348,6 @@ def test_answers_of_one_token_have_a_report_without_the_picture_of_what_they_lac
     tune(asked((files[0], str(trace)), "p99:ttft:300", trials=4), tmp_path / "study", jobs=1)
     page = write_report(tmp_path / "study", jobs=1).read_text()
     assert "mean TTFT" in page and "Latency against rate" in page
-
-
-def test_a_target_that_few_orders_meet_is_told(found):
-    metrics = {**found.best.metrics, "p99_ttft_ms": 1.0, "p99_itl_ms": 1.0}
-    best = replace(found.best, metrics=metrics)
-    runs = [metrics | {"p99_itl_ms": 1e6 * (order >= 3)} for order in range(6)]
-    few = replace(found, best=best, orders={best.key: OtherOrders(runs)})
-    (line,) = luck_lines(few)
-    assert line.startswith("p99:itl:20 is met only in 3") and "is met only in 3 of 6 other orders" in line
-    assert luck_lines(replace(few, orders={best.key: OtherOrders(runs[:5])})) == []
-    assert luck_lines(replace(few, orders={})) == []
-    assert "is met only in 3 of 6" in best_yaml_of(few)
 
 
 def test_limits_as_large_as_any_that_was_tried_are_told(found):

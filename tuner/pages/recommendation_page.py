@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from ..finalists.other_orders import OtherOrders
 from ..hardware.validation import Validation, nothing_said
 from ..objective import Metrics, Objective
-from ..recommendation import Recommendation
+from ..recommendation import Recommendation, cautions, default_lasts
 from ..study.comparison import changes_text, quantities
 from ..study.study import Trial, settings_key
 from ..wording import Wording, of_metric, of_targets
@@ -89,7 +89,9 @@ def keep_line(recommendation: Recommendation) -> list[str]:
     if not task.space.changes(recommendation.best.settings):
         return ["Nothing that was tried is worth a change: keep the default settings."]
     if task.objective.slos and not task.objective.goals and task.objective.meets(default.metrics or {}):
-        return ["The default settings meet the targets too, with less headroom."]
+        if default_lasts(recommendation):
+            return ["The default settings meet the targets too, with less headroom."]
+        return ["The default settings meet the targets on this trace, but not if its traffic continues."]
     return []
 
 
@@ -135,6 +137,7 @@ def document(recommendation: Recommendation) -> dict[str, Any]:
         "policy": task.asked.policy,
         "files": [str(path) for path in sorted(recommendation.folder.iterdir())],
         "profile": task.profile.describe(),
+        "cautions": cautions(recommendation),
         "trust": recommendation.trust(),
     }
 

@@ -22,7 +22,7 @@ from ..finalists.idle_changes import ORIGIN as PLAIN
 from ..finalists.longer_load import decided_by, lasts_only, lost_there
 from ..hardware.validation import failure_lines, nothing_said, ran_lines, validation_of
 from ..objective import Metrics
-from ..recommendation import Recommendation, fallen_lines, lost_lines, luck_lines
+from ..recommendation import Recommendation, cautions, default_lasts, lost_lines
 from ..study.comparison import Compared, Quantity, quantities
 from ..study.deployment import served
 from ..study.export import command_line
@@ -145,8 +145,7 @@ class Page:
         if good and self.verdict is None and lost_lines(self.found):
             return f"{what}: {count} met on this trace, but not if its traffic continues."
         if good and self.verdict is None:
-            default = changed and self.objective.meets(self.found.default.metrics or {})
-            told = "; the default settings meet them too" if default else ""
+            told = "; the default settings meet them too" if changed and default_lasts(self.found) else ""
             return f"{what}: {count} met in simulation{told}."
         if good:
             return f"{what}: {count} met."
@@ -183,8 +182,7 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        lines = [*lost_lines(self.found), *luck_lines(self.found), *fallen_lines(self.found)]
-        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
+        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in cautions(self.found))]
 
     @staticmethod
     def _change(quantity: Quantity, default: Metrics, best: Metrics) -> str:

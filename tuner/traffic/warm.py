@@ -51,4 +51,5 @@ def judged_requests(cold: int, table: RequestTable) -> RequestTable:
         preemptions=table.preemptions[cold:],
         replica=table.replica[cold:],
         status=table.status[cold:],
+        failed_s=None if table.failed_s is None else table.failed_s[cold:] - begins_s,
     )

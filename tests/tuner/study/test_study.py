@@ -88,7 +88,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     """A study's own folder may have one; what it holds in JSON cannot."""
     with Study.create(tmp_path / "st\udce4", ASKED) as study:
         assert study.trials() == []
-    with pytest.raises(InputError, match=r"'lat\\udce4.jsonl': a study cannot hold a name that is not UTF-8: rename it"):
+    with pytest.raises(InputError, match=r"'lat\\udce4.jsonl': a study cannot hold a name that is not UTF-8"):
         Study.create(tmp_path / "other", ASKED.model_copy(update={"trace": "lat\udce4.jsonl"}))
     assert not (tmp_path / "other").exists()
 
