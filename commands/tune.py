@@ -190,3 +190,5 @@ def _print(found: "Recommendation") -> None:
         click.echo(line)
     count = f"{found.trials} configuration{'s' * (found.trials != 1)}"
     click.echo(f"{count} in {found.folder}; its best.yaml is for `vllm serve --config`")
+    if found.measured is None:
+        click.echo(f"next: `slotune validate {found.folder}` measures it on the engine, `slotune report` draws it")

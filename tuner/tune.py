@@ -16,7 +16,7 @@ from .search.candidates import Candidates
 from .search.feasibility import FeasibilityForest
 from .search.search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search.smac_search import SmacProposer
-from .search.start import between_token_limit_s, largest_budget, sarathi_budget, sobol_design
+from .search.start import between_token_limit_s, largest_budget, plain_budgets, sarathi_budget, sobol_design
 from .study.comparison import compared
 from .study.study import Asked, Study, Trial
 from .study.task import Task, load_task
@@ -85,8 +85,8 @@ def _proposer(task: Task, candidates: Candidates) -> Proposer:
 
 
 def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
-    """Sarathi's budget, the largest where no target limits the time between tokens, and the Sobol design; random search
-    has nothing but its own points."""
+    """Sarathi's budget or, where no target limits the time between tokens, the largest, plain budgets, and the Sobol
+    design; random search has nothing but its own points."""
     if task.asked.optimizer == "random":
         return []
     first: list[tuple[str, F64]] = []
@@ -97,5 +97,7 @@ def _first(task: Task, candidates: Candidates) -> list[tuple[str, F64]]:
         timing = task.profile.timing(WHATEVER_MEMORY | task.asked.engine)
         vector = sarathi_budget(task.space, task.default, timing, task.trace, limit_s)
         first += [("sarathi", vector)] if vector is not None else []
+    first += [("budget", vector) for vector in plain_budgets(task.space)]
     known = [(origin, vector) for origin, vector in first if not candidates.refused(vector)]
-    return known + [("sobol", vector) for vector in sobol_design(candidates, DESIGN, task.asked.seed)]
+    designed = DESIGN - sum(origin == "budget" for origin, _ in known)
+    return known + [("sobol", vector) for vector in sobol_design(candidates, designed, task.asked.seed)]

@@ -1,4 +1,4 @@
-"""The first configurations besides the default: a token budget chosen as Sarathi-Serve does, and a Sobol design."""
+"""The first configurations besides the default: a budget as Sarathi-Serve chooses it, plain ones, a Sobol design."""
 
 import math
 
@@ -17,6 +17,9 @@ from ..objective import Objective
 from ..study.space import SearchSpace
 from .candidates import Candidates
 
+PLAIN_BUDGETS = (4096, 2048, 1024, 512)
+"""Powers of two below the default of a GPU, down to where steps are all overhead."""
+
 
 def between_token_limit_s(objective: Objective) -> float | None:
     """The tightest target on the time between two tokens, or None."""
@@ -30,6 +33,17 @@ def largest_budget(space: SearchSpace) -> F64:
     long prompts and a small default more is better up to there, which suggestions that change several knobs at once
     seldom show."""
     return space.vector({"max_num_batched_tokens": space.knob("max_num_batched_tokens").values[-1]})
+
+
+def plain_budgets(space: SearchSpace) -> list[F64]:
+    """The default with each of PLAIN_BUDGETS that the space has: in a Sobol design, whose points change every knob at
+    once, what one budget does alone is not to be seen, and it is often most of what there is to gain."""
+    values = space.knob("max_num_batched_tokens").values
+    return [
+        space.vector({"max_num_batched_tokens": budget, "max_num_seqs": _seqs_within(space, budget)})
+        for budget in PLAIN_BUDGETS
+        if budget in values
+    ]
 
 
 def sarathi_budget(

@@ -115,8 +115,8 @@ class Trial:
     """Tells runs of the same settings apart: the round on hardware, the number of the order on other orders, how many
     times as long the longer load is, 0 for faster and 1 for slower steps."""
     origin: str = ""
-    """Who proposed it: default, sarathi, largest budget, sobol, smac, random, simpler, neighbour, plain, other order,
-    longer load, other step time, validate."""
+    """Who proposed it: default, sarathi, largest budget, budget, sobol, smac, random, simpler, neighbour, plain, other
+    order, longer load, other step time, validate."""
     duration_s: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, as JSON: what a run on the engine tells of itself (hardware/),

@@ -38,6 +38,8 @@ loads would swing less than the trace does."""
 
 BURSTY = 2.0
 """Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
+MOST_BLOCKS = 10
+"""Of traffic in bursts. With sqrt(n), p99 TTFT of Azure's code completions was 0.25 to 0.8 times the trace's own."""
 SPANS = 10
 """Of a trace, whose rates are held against each other."""
 DRIFT = 2.0
@@ -141,10 +143,14 @@ def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
 
 
 def _block_starts(gaps_s: F64) -> I64:
-    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole.
+    """Where blocks of about sqrt(n) requests begin, but for the first: none within a burst, which is to stay whole. Of
+    traffic in bursts there are no more than MOST_BLOCKS: bursts follow each other, and what piles up meanwhile is more
+    than any block of a few requests holds.
 
     Blocks that are all of one length would bring the same requests to a replica each time."""
     blocks = max(1, round(len(gaps_s) ** 0.5))
+    if gaps_s.std() > BURSTY * gaps_s.mean():
+        blocks = min(blocks, MOST_BLOCKS)
     blocks += len(gaps_s) > 1 and len(gaps_s) % blocks == 0
     wanted = [block[0] for block in np.array_split(np.arange(len(gaps_s)), blocks)]
     between = np.flatnonzero(_between_bursts(gaps_s))

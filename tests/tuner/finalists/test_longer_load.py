@@ -66,15 +66,15 @@ def test_the_default_and_the_finalists_run_once_on_the_longer_load(opened: Any):
     known = longer_loads_of(study)
     assert known.keys() == finalists(study, task).keys()
     default = known[settings_key(task.asked.engine)]
-    assert default.label == "10 times as long"
+    assert default.label == "30 times as long"
     assert default.metrics["completed"] == TIMES * len(task.trace)
     assert all_run(study, task) == []
 
 
 def test_the_longer_load_is_the_same_traffic_at_the_same_rate(small_profile: Any, small_trace: Any):
     simulated = SimulatedRun(small_profile, small_trace(70))
-    lasting = ordered(simulated.trace, 700, request_rate(simulated.trace), lasting_seed(simulated.trace))
-    assert len(lasting) == 700 and request_rate(lasting) == pytest.approx(request_rate(simulated.trace))
+    lasting = ordered(simulated.trace, TIMES * 70, request_rate(simulated.trace), lasting_seed(simulated.trace))
+    assert len(lasting) == TIMES * 70 and request_rate(lasting) == pytest.approx(request_rate(simulated.trace))
     varied = VariedRun(simulated)(Variation({}, times=TIMES)).metrics
     assert varied == replace(simulated, trace=lasting)({}).metrics
 
@@ -125,12 +125,12 @@ def slow(trial: Trial) -> Trial:
 
 def test_targets_that_are_met_on_the_longer_load_only_are_told_so(study: Path):
     found = tune(read_asked(study), study, jobs=1)
-    with pytest.raises(InfeasibleError, match="the recommended settings do if the same traffic lasts 10 times as"):
+    with pytest.raises(InfeasibleError, match="the recommended settings do if the same traffic lasts 30 times as"):
         require_targets(replace(found, best=slow(found.best)))
     overloaded = LongerLoad(TIMES, {key: 1e6 * value for key, value in (found.best.metrics or {}).items()})
     worse = replace(found, best=slow(found.best), longer_loads={found.best.key: overloaded})
     with pytest.raises(
-        InfeasibleError, match=r"the nearest overall has .* ms if the same traffic lasts 10 times as long,"
+        InfeasibleError, match=r"the nearest overall has .* ms if the same traffic lasts 30 times as long,"
     ):
         require_targets(worse)
     with Study.open(study, writable=True) as opened:
