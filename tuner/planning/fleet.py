@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ...errors import InfeasibleError
 from ...figures import figure
 from ...traces.lasting_prefixes import lasting_prompts, passing_on
-from ..traffic.overlay import overlaid
+from ..traffic.overlay import OVERLAYS, overlaid
 from .capacity import CONFIRMING_REQUESTS, LEAST_REQUESTS, Capacity, Probe, Scenario, probe, saturated_rate
 
 ORDERINGS = 5
@@ -71,7 +71,8 @@ class FleetTrial:
         least = CONFIRMING_REQUESTS if queues else max(LEAST_REQUESTS, math.ceil(CONFIRMING_REQUESTS / replicas))
         ask = partial(_probed, rate=rate, stay_s=self.stay_s, replicas=replicas, least=least, router=router)
         ask = partial(ask, overlaid_at=self.overlaid_at)
-        probes: list[Probe] = list(self.ask_all([partial(ask, seed=seed) for seed in range(ORDERINGS)]))
+        seeds = range(ORDERINGS if self.overlaid_at is None else OVERLAYS)
+        probes: list[Probe] = list(self.ask_all([partial(ask, seed=seed) for seed in seeds]))
         if not all(p.ok for p in probes):
             return None
         return max(probes, key=lambda p: self.scenario.objective.worst_ratio(p.metrics))

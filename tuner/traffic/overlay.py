@@ -16,8 +16,8 @@ from .steady_load import SPANS, drifts, varies
 
 MOST_REQUESTS = 1_000_000
 """Of all copies: more take minutes for each number of replicas that is tried."""
-KEPT = 5
-"""Overlays that are kept, as many as a number of replicas is tried on."""
+OVERLAYS = 2
+"""On which a number of replicas is tried: each is far longer than an ordering, and there is less to be lucky with."""
 
 
 def busy_times(trace: Trace) -> bool:
@@ -33,7 +33,7 @@ def is_overlaid(trace: Trace, rate: float) -> bool:
     return copies > 1 and copies * len(trace) <= MOST_REQUESTS and busy_times(trace)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=OVERLAYS)
 def overlaid(trace: Trace, rate: float, seed: int) -> Trace:
     """The trace at `rate` as `superposed` makes it."""
     return superposed(trace, rate, np.random.default_rng(seed))

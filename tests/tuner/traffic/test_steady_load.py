@@ -231,6 +231,8 @@ def test_a_rate_that_rises_is_a_drift_and_keeps_its_order(small_trace) -> None:
     rising = replace(trace, arrival_s=np.sqrt(trace.arrival_s))
     assert (drifts(trace), drifts(rising)) == (False, True)
     assert (lasting_seed(trace), lasting_seed(rising)) == (1, 0)
+    bursts = make_trace(1000, 5.0, (constant(100), constant(10)), cv=4.0, seed=1)
+    assert not drifts(bursts) and lasting_seed(bursts) == 0
     assert not drifts(replace(trace, arrival_s=np.zeros(1000))) and not drifts(small_trace(9))
     for number in (11, 15, 63, 105, 1003):
         assert not drifts(replace(small_trace(number), arrival_s=0.05 * np.arange(number))), "a span may hold one more"
