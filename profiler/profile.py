@@ -19,7 +19,7 @@ from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, older_runner, other_graphs, unrepresented
+from .unrepresented import NOT_SIMULATED, older_runner, other_blocks, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -88,7 +88,8 @@ class Profile:
     notes: tuple[str, ...] = ()
     """What a user of the profile ought to know: what is missing, what was assumed."""
     model_parts: tuple[ModelPart, ...] = ()
-    """Of the model in the kernel tables: it tells whose error is to be expected."""
+    """As far as the kernel tables, or the engine's KV cache, tell: whose error is to be expected, and what is not
+    simulated."""
     doubts: tuple[str, ...] = ()
     """Where the kernel tables that it was made from cannot be right: the error that was seen on others is not told."""
 
@@ -174,7 +175,7 @@ class Profile:
         settings = checked(settings)
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
-        told += [older_runner(engine)] if engine else []
+        told += [older_runner(engine), other_blocks(self, engine)] if engine else []
         return [*unrepresented(self, settings).values(), *filter(None, [*told, self._other_cache(settings)])]
 
     def _other_cache(self, settings: Mapping[str, Any]) -> str | None:

@@ -131,6 +131,20 @@ def older_runner(engine: EngineConfig) -> str | None:
     )
 
 
+def other_blocks(profile: "Profile", engine: EngineConfig) -> str | None:
+    """A line where prefixes are cached and layers of several kinds share the blocks: with Mamba or linear attention
+    vLLM makes a block as large as a state (_align_hybrid_block_size, vllm/platforms/interface.py) and ends the chunks
+    of a prompt at the edges of blocks (_mamba_block_aligned_split, vllm/v1/core/sched/scheduler.py); None elsewhere.
+    """
+    if "layers of several kinds" not in profile.model_parts or not engine.enable_prefix_caching:
+        return None
+    return (
+        f"layers of several kinds: prefixes are looked up in blocks of {engine.block_size} tokens; with Mamba or "
+        "linear attention vLLM's have hundreds (give --engine block_size=N of its log line 'Setting attention block "
+        "size to N tokens'), and it cuts every prompt at their edges, which is not simulated"
+    )
+
+
 def _made_with(profile: "Profile", name: str) -> Any:
     """The value under which the profile's steps were measured; None where that is not known."""
     if name == "async_scheduling":

@@ -12,7 +12,7 @@ from ..engine.launch import Launch
 from ..engine.server import Server
 from ..kv_capacity import GIB, KV_DTYPE_BYTES, KvCapacity, KvObservation
 from ..model_folder import lasting_name
-from ..profile import EngineFacts, Profile
+from ..profile import EngineFacts, ModelPart, Profile
 from ..provenance import MEASURED
 from ..surrogate.model import FittedStepTime
 from ..surrogate.samples import StepSamples
@@ -66,6 +66,7 @@ def measured_profile(
         overhead=overhead,
         samples=samples,
         notes=tuple(note for note in notes if note),
+        model_parts=model_parts(facts),
     )
 
 
@@ -114,6 +115,12 @@ def engine_facts(model: str, facts: Mapping[str, Any]) -> EngineFacts:
         quantization=facts.get("quantization"),
         attention_backend=facts.get("attention_backend"),
     )
+
+
+def model_parts(facts: Mapping[str, Any]) -> tuple[ModelPart, ...]:
+    """What the groups of layers in the KV cache tell of the model."""
+    kinds = set(facts.get("kv_cache_groups") or ())
+    return ("layers of several kinds",) if len(kinds) > 1 else ()
 
 
 FOLLOWS_OTHERS = frozenset({"max_num_scheduled_tokens", "max_num_active_seqs"})

@@ -360,3 +360,13 @@ def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_ma
     (told,) = measured.trust({"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
     assert told.startswith("performance_mode=throughput: vLLM then schedules by other rules")
     assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
+
+
+def test_layers_of_several_kinds_are_told_to_look_prefixes_up_in_other_blocks() -> None:
+    plain = load_profile("h200-llama-3.1-8b")
+    mixed = replace(plain, model_parts=("layers of several kinds",))
+    (told,) = mixed.trust({"block_size": 32})["not_represented"]
+    assert told.startswith("layers of several kinds: prefixes are looked up in blocks of 32 tokens; with Mamba")
+    assert "--engine block_size=N" in told and "cuts every prompt at their edges, which is not simulated" in told
+    assert mixed.trust({"enable_prefix_caching": False})["not_represented"] == []
+    assert plain.trust({"block_size": 32})["not_represented"] == []

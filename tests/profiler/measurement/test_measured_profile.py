@@ -9,7 +9,7 @@ from slotune.profiler.engine.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.measurement import measured_profile
 from slotune.profiler.measurement.kv_starts import observation_of
-from slotune.profiler.measurement.measured_profile import defaults_of, engine_facts, measured_kv
+from slotune.profiler.measurement.measured_profile import defaults_of, engine_facts, measured_kv, model_parts
 from slotune.profiler.model_folder import keeps_every_token
 from slotune.simulator.engine_config import resolve
 
@@ -70,6 +70,19 @@ def test_blocks_that_were_given_tell_nothing_of_the_memory() -> None:
 def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
     found, note = measured_kv({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
     assert found is None and note is not None and "6 kinds" in note
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts"),
+    [
+        (["FullAttentionSpec", "MambaSpec", "MambaSpec"], ("layers of several kinds",)),
+        (["FullAttentionSpec"] * 6, ()),
+        (["MLAAttentionSpec"], ()),
+        (None, ()),
+    ],
+)
+def test_groups_of_several_kinds_are_a_part_of_the_model(groups: list[str] | None, parts: tuple[str, ...]) -> None:
+    assert model_parts(facts(kv_cache_groups=groups)) == parts
 
 
 @pytest.mark.parametrize(
