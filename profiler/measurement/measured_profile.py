@@ -129,13 +129,18 @@ kept, it would bound every other budget."""
 
 
 def defaults_of(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's settings where nobody asks for others: those it was measured with, and those it chose itself."""
+    """The engine's settings where nobody asks for others: those it was measured with, and those it chose itself.
+
+    Without the blocks that it was given where every group of layers takes its own of them: the simulator has one group.
+    """
     chosen = {name: facts[name] for name in SIMULATED - FOLLOWS_OTHERS if facts.get(name) is not None}
     if facts.get("policy") is not None:
         chosen["scheduling_policy"] = facts["policy"]
     if facts.get("gpu_memory_utilization") is not None:
         chosen["gpu_memory_utilization"] = facts["gpu_memory_utilization"]
-    return {**chosen, **settings}
+    grouped = len(facts.get("kv_cache_groups") or ()) > 1
+    given = {name: value for name, value in settings.items() if not (grouped and name == "num_gpu_blocks_override")}
+    return {**chosen, **given}
 
 
 def measured_kv(
@@ -147,7 +152,7 @@ def measured_kv(
     """
     groups, bytes_per_block = facts.get("kv_cache_groups") or [], facts.get("kv_bytes_per_block")
     if len(groups) != 1 or groups[0] not in KEEP_EVERY_TOKEN or not bytes_per_block:
-        return None, f"KV capacity is not modelled: {_layers(groups)}; give num_gpu_blocks_override where it matters"
+        return None, f"KV capacity is not modelled: {_layers(groups)}"
     if facts.get("num_gpu_blocks_override") and not facts.get("kv_cache_memory_bytes"):
         return None, "KV capacity is not known: num_gpu_blocks_override set it; measure without it where it matters"
     used = KV_DTYPE_BYTES.get(str(facts.get("cache_dtype")))
@@ -177,10 +182,16 @@ def measured_kv(
 
 
 def _layers(groups: Sequence[str]) -> str:
-    """Why the blocks of these groups of layers are not counted."""
+    """Why the blocks of these groups of layers are not counted, and what to give instead: vLLM's own count of tokens
+    heeds the groups (get_kv_cache_capacity, vllm/v1/core/kv_cache_utils.py)."""
     if len(groups) > 1:
-        return f"the layers are of {len(groups)} kinds that share the blocks"
-    return f"layers of the kind {groups[0]} do not keep every token" if groups else "the engine tells of no KV cache"
+        return (
+            f"the layers are in {len(groups)} groups, and a token takes a block of every group, so that vLLM's "
+            "num_gpu_blocks are too many here; where it matters, give as num_gpu_blocks_override the tokens of its log "
+            "line 'KV cache size' over block_size"
+        )
+    why = f"layers of the kind {groups[0]} do not keep every token" if groups else "the engine tells of no KV cache"
+    return f"{why}; give num_gpu_blocks_override where it matters"
 
 
 def _dtype(facts: Mapping[str, Any]) -> str | None:

@@ -69,7 +69,16 @@ def test_blocks_that_were_given_tell_nothing_of_the_memory() -> None:
 
 def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
     found, note = measured_kv({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
-    assert found is None and note is not None and "6 kinds" in note
+    assert found is None and note is not None
+    assert "in 6 groups, and a token takes a block of every group" in note and "num_gpu_blocks are too many" in note
+
+
+def test_blocks_that_every_group_of_layers_takes_its_own_of_are_no_default() -> None:
+    """Of 6000 blocks in six groups the simulator would give each token of one group six times as many."""
+    asked = {"num_gpu_blocks_override": 6000, "max_num_seqs": 8}
+    for groups, blocks in ((["FullAttentionSpec"] * 6, None), (["FullAttentionSpec"], 6000)):
+        known = defaults_of(asked, facts(num_gpu_blocks_override=6000, kv_cache_groups=groups))
+        assert known.get("num_gpu_blocks_override") == blocks and known["max_num_seqs"] == 8
 
 
 @pytest.mark.parametrize(
