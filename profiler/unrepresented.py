@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.engine_config import PROFILED, SIMULATED, EngineConfig
-from ..simulator.speculation import SPEC_ARGUMENTS, without_acceptance
+from ..simulator.speculation import SPEC_ARGUMENTS, drafting_method, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
 from .graph_sizes import GRAPH_SETTINGS
@@ -77,9 +77,17 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
         effect = f"its effect on step times{memory} is not in these numbers"
         if name == "speculative_config":
-            effect = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
+            effect = _upper_limit(asked)
         lines[name] = f"{name}={value}: profile {profile.name} was made {how}; {effect}"
     return lines
+
+
+def _upper_limit(config: Any) -> str:
+    """What of drafting is not in the numbers of a profile that was made without it."""
+    told = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
+    if drafting_method(config) != "ngram":
+        return told
+    return f"{told}, the more so as an --acceptance-rate that is a number takes ngram to find a match at every decode"
 
 
 def _timed(name: str, value: Any) -> Any:

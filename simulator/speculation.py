@@ -239,6 +239,11 @@ def drafts_of(settings: Mapping[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
+def drafting_method(config: Mapping[str, Any] | str | None) -> str | None:
+    """The method of a `speculative_config`; None without one."""
+    return _mapping(config or {}).get("method")
+
+
 def lacks_drafter(config: Mapping[str, Any] | str | None) -> bool:
     """Whether vLLM would ask which model drafts (SpeculativeConfig.__post_init__): it does not matter to a schedule."""
     given = _mapping(config or {})
@@ -291,7 +296,7 @@ def _checked(rates: Any, tokens: int, where: str) -> tuple[float, ...]:
 
 
 def _rates_in(path: Path, tokens: int) -> Any:
-    """The rates of the first `tokens` positions that the file has."""
+    """The rates of the first `tokens` positions that the file has, over all decodes."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -299,5 +304,23 @@ def _rates_in(path: Path, tokens: int) -> Any:
     except ValueError as error:
         raise InputError(f"--acceptance-rate {path}: not JSON: {error}") from error
     if isinstance(content, dict):
-        content = content.get("spec_decode_per_position_acceptance_rates")
+        share, content = _drafting_share(content), content.get("spec_decode_per_position_acceptance_rates")
+        if isinstance(content, list) and all(isinstance(rate, int | float) for rate in content):
+            content = [rate * share for rate in content]
     return content[:tokens] if isinstance(content, list) else content
+
+
+def _drafting_share(result: Mapping[str, Any]) -> float:
+    """The share of decodes that verified a draft, by the result of a `vllm bench serve`; 1 where it does not tell.
+
+    Its rates are over those decodes alone (Scheduler.make_spec_decoding_stats, vllm/v1/core/sched/scheduler.py, and
+    SpecDecodingStats.observe_draft, vllm/v1/spec_decode/metrics.py, as of 0.32), and ngram drafts only where it finds a
+    match. A decode makes one token beside the drafts accepted; each request's first token comes of its prefill.
+    """
+    names = ("spec_decode_num_drafts", "spec_decode_accepted_tokens", "total_output_tokens", "completed")
+    counts = [count for count in map(result.get, names) if isinstance(count, int | float)]
+    if len(counts) < len(names):
+        return 1.0
+    drafts, accepted, made, answers = counts
+    decodes = made - accepted - answers
+    return min(1.0, drafts / decodes) if drafts > 0 and decodes > 0 else 1.0

@@ -14,6 +14,7 @@ from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, ST
 from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, later_s, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
+from slotune.simulator.speculation import assume_acceptance
 from slotune.simulator.timing import Overhead
 
 
@@ -51,6 +52,13 @@ def test_a_setting_whose_effect_was_not_measured_is_named(
 ) -> None:
     found = measured.trust(settings)["not_represented"]
     assert [re.split(" its effect| what drafting takes", text)[0] for text in found] == told
+
+
+@pytest.mark.parametrize(("method", "told"), [("ngram", True), ("ngram_gpu", False), ("eagle", False)])
+def test_of_ngram_a_match_at_every_decode_is_told_to_be_assumed(measured: Profile, method: str, told: bool) -> None:
+    config = assume_acceptance({"method": method, "num_speculative_tokens": 1}, "0.5")
+    (line,) = measured.trust({"speculative_config": config})["not_represented"]
+    assert ("--acceptance-rate that is a number takes ngram to find a match at every decode" in line) == told
 
 
 @pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])

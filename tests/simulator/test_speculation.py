@@ -109,6 +109,29 @@ def test_rates_come_from_a_benchmark_of_the_real_engine(tmp_path: Path) -> None:
         acceptance_rates_of(str(path), 5)
 
 
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        ({"drafts": 150, "accepted": 300, "made": 1000, "completed": 100}, 0.25),
+        ({"drafts": 620, "accepted": 300, "made": 1000, "completed": 100}, 1.0),  # those of requests that failed too
+        ({"drafts": 150, "accepted": 900, "made": 1000, "completed": 100}, 1.0),
+        ({"drafts": 0, "accepted": 0, "made": 1000, "completed": 100}, 1.0),
+        ({"drafts": 150, "accepted": 300, "made": 1000}, 1.0),
+        ({"drafts": 150, "accepted": 300, "made": 1000, "completed": None}, 1.0),
+    ],
+)
+def test_rates_of_decodes_with_drafts_are_lowered_to_those_of_all_decodes(
+    tmp_path: Path, counts: dict[str, Any], share: float
+) -> None:
+    """ngram drafts where it finds a match, and vLLM counts the others in no rate."""
+    names = {"drafts": "spec_decode_num_drafts", "accepted": "spec_decode_accepted_tokens"}
+    names |= {"made": "total_output_tokens", "completed": "completed"}
+    result = {"spec_decode_per_position_acceptance_rates": [0.8, 0.6, 0.4]}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result | {names[name]: count for name, count in counts.items()}))
+    assert acceptance_rates_of(str(path), 2) == pytest.approx((0.8 * share, 0.6 * share))
+
+
 @pytest.mark.parametrize("given", ["1.5", "-0.1", "nan", "none.json"])
 def test_what_is_no_acceptance_is_refused(given: str) -> None:
     with pytest.raises(InputError):
