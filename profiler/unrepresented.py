@@ -35,6 +35,8 @@ OTHER_SCHEDULES = {
 under which it does not."""
 TWO_RUNNERS = (0, 23), (0, 28)
 """From the first to the last of these versions, vLLM chooses one of two model runners by the model's architecture."""
+RESERVES_LOOKAHEAD_SINCE = (0, 28)
+"""The version from which drafters of several MTP modules bound the chunks of prompts."""
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
@@ -136,6 +138,21 @@ def older_runner(engine: EngineConfig) -> str | None:
     return (
         f"pipeline_parallel_size={engine.pipeline_parallel_size}: vLLM {engine.vllm_version} schedules otherwise for "
         "models that it runs with its older model runner (VLLM_USE_V2_MODEL_RUNNER=0), which is not simulated"
+    )
+
+
+def other_chunks(engine: EngineConfig) -> str | None:
+    """A line where a model may have several MTP modules, which each read one token further: the config of the engine
+    does not tell (SpeculativeConfig.use_multi_module_mtp, vllm/config/speculative.py, and
+    Scheduler._reserve_prefill_lookahead, vllm/v1/core/sched/scheduler.py); None elsewhere."""
+    drafts = engine.speculative_config
+    if drafts is None or drafts.method != "mtp" or drafts.num_speculative_tokens < 2:
+        return None
+    if (numbers_of(engine.vllm_version) or ASSUMED) < RESERVES_LOOKAHEAD_SINCE:
+        return None
+    return (
+        "models with several MTP modules schedule prompts otherwise (a chunk never ends within the drafts' lookahead "
+        "of the prompt's end), which is not simulated"
     )
 
 

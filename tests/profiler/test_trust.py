@@ -378,3 +378,16 @@ def test_layers_of_several_kinds_are_told_to_look_prefixes_up_in_other_blocks() 
     assert "--engine block_size=N" in told and "cuts every prompt at their edges, which is not simulated" in told
     assert mixed.trust({"enable_prefix_caching": False})["not_represented"] == []
     assert plain.trust({"block_size": 32})["not_represented"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "drafts", "version", "told"),
+    [("mtp", 2, None, True), ("mtp", 1, None, False), ("mtp", 2, "0.27.1", False), ("eagle", 2, None, False)],
+)
+def test_mtp_with_several_drafts_is_told_to_cut_prompts_otherwise_in_some_models(
+    method: str, drafts: int, version: str | None, told: bool
+) -> None:
+    config = assume_acceptance({"method": method, "num_speculative_tokens": drafts}, "0.5")
+    formula = linear_profile(4e-3, 4e-5, 1e-4, 2e-7, version=version)
+    found = formula.trust({"speculative_config": config})["not_represented"]
+    assert any(line.startswith("models with several MTP modules schedule prompts otherwise") for line in found) == told
