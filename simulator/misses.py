@@ -34,8 +34,9 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
         outgrew = f"outgrew the {engine.token_budget} tokens of a step with their answers, and may not be chunked"
         found.append(f"{grown} were preempted, {outgrew}")
     if remaining := int((failed & ~too_long).sum()):
+        held = "vLLM's queue would stand still behind one that does so alone"
         found.append(
-            f"{remaining} outgrew the KV cache, preempted each other for ever, or were lost with their replica"
+            f"{remaining} outgrew the KV cache ({held}), preempted each other for ever, or were lost with their replica"
         )
     return found
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
+from slotune.simulator.misses import reasons
 from slotune.simulator.request_table import FAILED, FINISHED, REJECTED
 from slotune.simulator.simulation import simulate
 from slotune.simulator.speculation import Speculation
@@ -152,3 +153,11 @@ def test_a_trace_that_cannot_be_is_refused(change: dict[str, Any], told: str) ->
     trace = replace(make_trace([0.0, 1.0, 2.0], [9] * 3, [9] * 3), **change)
     with pytest.raises(InputError, match=told):
         simulate(trace, plain_engine(num_gpu_blocks=100), TIMING)
+
+
+def test_a_request_that_outgrows_the_cache_alone_is_told_to_hold_up_vllm_where_here_others_go_on() -> None:
+    engine = plain_engine(num_gpu_blocks=10, block_size=16)
+    made = run(Setup(make_trace([0.0, 0.001], [20, 100], [500, 3]), engine))
+    assert made.result.requests.status.tolist() == [FAILED, FINISHED]
+    (told,) = reasons(made.result.requests, np.array([500, 3]), engine, "vllm-v1")
+    assert told.startswith("1 outgrew the KV cache (vLLM's queue would stand still behind one that does so alone)")

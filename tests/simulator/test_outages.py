@@ -148,7 +148,8 @@ def test_what_comes_while_no_replica_is_up_was_on_none() -> None:
     told = reasons(requests, np.full(3, TOKENS), EngineConfig(num_gpu_blocks=1000), "vllm-v1")
     assert told == [
         "1 came while no replica was up",
-        "1 outgrew the KV cache, preempted each other for ever, or were lost with their replica",
+        "1 outgrew the KV cache (vLLM's queue would stand still behind one that does so alone), preempted each other "
+        "for ever, or were lost with their replica",
     ]
 
 
