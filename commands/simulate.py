@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..figures import figure
 from ..simulator.policy_names import ROUTERS
 from .options import (
     acceptance_rate_option,
@@ -124,6 +125,7 @@ def command(
     metrics = summary(run.result)
     shares = trust_shares(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
     steps = _with_other_steps(run, summary, asked["replicas"], shares)
+    _note_outages(asked["outage"], metrics["duration"])
     for line in _warnings(run, asked["policy"]):
         click.echo(f"Warning: {line}", err=True)
     trust = run.profile.trust(run.settings, runs=[shares])
@@ -153,6 +155,15 @@ def _with_other_steps(
         click.echo(f"Note: {told}", err=True)
         return None
     return sensitivity(run.profile, lambda pace: summary(run.at(pace)), shares)
+
+
+def _note_outages(outages: tuple["Outage", ...], duration_s: float) -> None:
+    """Say on stderr which outages come too late: a trace may begin at another time than its file did."""
+    for outage in outages:
+        if outage.start_s >= duration_s:
+            told = f"the outage of replica {outage.replica} from {figure(outage.start_s)} s on begins after the run"
+            why = "changes nothing; times count from the start of the trace"
+            click.echo(f"Note: {told} ({figure(duration_s)} s) and {why}", err=True)
 
 
 def _warnings(run: "_Run", policy: str) -> list[str]:

@@ -124,6 +124,16 @@ def test_a_run_that_does_not_come_to_its_end_leaves_the_steps_of_the_last_one(sl
     assert ran.code == 2 and steps.read_bytes() == before and list(tmp_path.glob(".slotune-*")) == []
 
 
+def test_an_outage_that_comes_after_the_run_is_told_to_change_nothing(slotune, files):
+    words = ("simulate", *files, "--replicas", 2, "--json")
+    without, late = slotune(*words), slotune(*words, "--outage", "0:1s:2s", "--outage", "1:5000s")
+    duration_s = json.loads(late.out)["metrics"]["duration"]
+    told = "Note: the outage of replica 1 from 5,000 s on begins after the run"
+    why = "changes nothing; times count from the start of the trace"
+    assert [line for line in late.err.splitlines() if "outage" in line] == [f"{told} ({duration_s:.4g} s) and {why}"]
+    assert "outage" not in without.err
+
+
 def test_a_latency_of_good_requests_is_named_once(slotune, files):
     ran = slotune("simulate", *files, "--goodput", "ttft:500", "--goodput", "ttft:1")
     assert ran.code == 2 and "ttft is named twice" in ran.err
