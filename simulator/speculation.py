@@ -75,7 +75,8 @@ class Speculation:
     num_speculative_tokens: int
     acceptance_rates: tuple[float, ...]
     """For each draft position the chance that it and all before it are accepted: vLLM's
-    synthetic_acceptance_rates, and what `vllm bench serve` measures as spec_decode_per_position_acceptance_rates."""
+    synthetic_acceptance_rates, and what `vllm bench serve` measures as spec_decode_per_position_acceptance_rates where
+    every decode verifies drafts."""
     parallel_drafting: bool = False
     disable_eagle_block_drop: bool = False
     disable_lookahead_block_hashes: bool = False
