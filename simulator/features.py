@@ -45,7 +45,13 @@ TOKEN_KNEES = (64.0, 128.0, 256.0, 512.0, 1024.0)
 """Where a dense layer may turn from memory-bound (flat in tokens) to compute-bound (linear): non-negative weights on
 these make any convex piecewise-linear curve, of which max(memory time, compute time) of the roofline model (Williams et
 al., CACM 2009) is one. The fit chooses; GPUs turn between 100 and 500 tokens, CPUs earlier."""
-PHYSICS = FIRST_KNEE + len(TOKEN_KNEES)
+FIRST_CAP = FIRST_KNEE + len(TOKEN_KNEES)
+"""min(DENSE_TOKENS, cap) for each of TOKEN_CAPS."""
+TOKEN_CAPS = (8.0, 32.0, 96.0)
+"""Up to where a further token may read further weights: a mixture of experts reads those that any of its tokens chose,
+n * (1 - (1 - k / n) ** tokens) of n experts where each token takes k of them at random, until it reads all. That is
+concave, which no weights on the knees are. None is a knee: both together would be DENSE_TOKENS again."""
+PHYSICS = FIRST_CAP + len(TOKEN_CAPS)
 
 PHYSICS_NAMES = (
     "prefill_tokens",
@@ -62,6 +68,7 @@ PHYSICS_NAMES = (
     "mixed_decode_rows",
     "mixed_decode_context",
     *(f"dense_tokens_over_{int(knee)}" for knee in TOKEN_KNEES),
+    *(f"dense_tokens_up_to_{int(cap)}" for cap in TOKEN_CAPS),
 )
 
 DECODE_ONLY = 0
@@ -70,6 +77,7 @@ MIXED = 2
 REGIME_NAMES = ("decode", "prefill", "mixed")
 
 _KNEES = np.array(TOKEN_KNEES)
+_CAPS = np.array(TOKEN_CAPS)
 
 
 @entry
@@ -142,6 +150,8 @@ def baseline_s(weights, first, totals, dense_tokens, eager):
     for k in range(len(_KNEES)):
         if dense_tokens > _KNEES[k]:
             time_s += weights[first + FIRST_KNEE + k] * (dense_tokens - _KNEES[k])
+    for k in range(len(_CAPS)):
+        time_s += weights[first + FIRST_CAP + k] * min(dense_tokens, _CAPS[k])
     return time_s
 
 

@@ -24,6 +24,7 @@ from ...simulator.features import (
     DECODE_CONTEXT,
     DECODE_ROWS,
     DENSE_TOKENS,
+    FIRST_CAP,
     FIRST_KNEE,
     MAX_CONTEXT,
     MIXED_DECODE_CONTEXT,
@@ -33,6 +34,7 @@ from ...simulator.features import (
     PREFILL_ROWS,
     PREFILL_WORK,
     REGIME_NAMES,
+    TOKEN_CAPS,
     TOKEN_KNEES,
     physics_of,
 )
@@ -62,16 +64,17 @@ from .samples import BELIEVED_STEPS, SIZES, StepSamples, believed, greatest_beli
 
 MIN_COMPOSITIONS = 5
 """Fewer different steps than this say nothing about held-out error."""
-KNEES = tuple(range(FIRST_KNEE, PHYSICS))
+KNEES = tuple(range(FIRST_KNEE, FIRST_CAP))
+CAPS = tuple(range(FIRST_CAP, PHYSICS))
 MIXED_DECODES = (MIXED_DECODE_ROWS, MIXED_DECODE_CONTEXT)
-PLAIN = tuple(i for i in range(PHYSICS) if i not in (*KNEES, *MIXED_DECODES, MAX_CONTEXT))
+PLAIN = tuple(i for i in range(PHYSICS) if i not in (*KNEES, *CAPS, *MIXED_DECODES, MAX_CONTEXT))
 BASES = tuple(
     PLAIN + sum(extras, ())
-    for count in range(4)
-    for extras in itertools.combinations((KNEES, MIXED_DECODES, (MAX_CONTEXT,)), count)
+    for count in range(5)
+    for extras in itertools.combinations((KNEES, MIXED_DECODES, (MAX_CONTEXT,), CAPS), count)
 )
-"""Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows and stragglers
-must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
+"""Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows, stragglers and
+caps must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
 _CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
 LEAST_REACH = dict.fromkeys(_CONTEXTS, LEAST_CONTEXT) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
 """Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
@@ -234,8 +237,11 @@ def _shows(values: F64, feature: int) -> bool:
     """Whether the steps have enough of a feature, and enough of them, to tell its weight.
 
     Rows whose number is always the same cannot be told from the constant: a client that sends one request at a time
-    would make each further row cost a whole step.
+    would make each further row cost a whole step. A cap is told by steps below it and steps at it, enough of either.
     """
+    if feature in CAPS:
+        below = int((values < TOKEN_CAPS[feature - FIRST_CAP]).sum())
+        return MIN_COMPOSITIONS <= below <= len(values) - MIN_COMPOSITIONS
     if feature in (PREFILL_ROWS, DECODE_ROWS):
         least = float(values.min(where=values > 0, initial=np.inf))
     else:

@@ -14,6 +14,7 @@ from slotune.simulator.features import (
     DECODE_ROWS,
     DENSE_TOKENS,
     EAGER,
+    FIRST_CAP,
     FIRST_KNEE,
     HAS_PREFILL,
     MIXED,
@@ -152,7 +153,7 @@ def test_what_the_rows_of_a_step_sum_up_to() -> None:
 
 def test_beyond_each_knee_a_token_costs_more() -> None:
     weights = np.zeros(PHYSICS)
-    weights[FIRST_KNEE:] = [1, 10, 100, 1000, 10_000]
+    weights[FIRST_KNEE:FIRST_CAP] = [1, 10, 100, 1000, 10_000]
     times_s = [time_s(pack_model(weights), (tokens, 0)) for tokens in (64, 65, 128, 129, 257, 513, 1026)]
     assert times_s == [
         0,
@@ -163,6 +164,13 @@ def test_beyond_each_knee_a_token_costs_more() -> None:
         449 + 3850 + 25_700 + 1000,
         962 + 8980 + 77_000 + 514_000 + 20_000,
     ]
+
+
+def test_up_to_each_cap_a_token_costs_more() -> None:
+    weights = np.zeros(PHYSICS)
+    weights[FIRST_CAP:] = [1, 10, 100]
+    times_s = [time_s(pack_model(weights), (tokens, 0)) for tokens in (1, 8, 9, 32, 96, 97, 5000)]
+    assert times_s == [111, 888, 8 + 90 + 900, 8 + 320 + 3200, *[8 + 320 + 9600] * 3]
 
 
 def test_the_hull_holds_each_regime_apart() -> None:

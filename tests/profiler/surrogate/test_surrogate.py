@@ -8,7 +8,8 @@ from slotune.profiler.surrogate.errors import regime_names
 from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, conformal_quantile
 from slotune.profiler.surrogate.samples import BELIEVED_STEPS, StepSamples
 from slotune.profiler.surrogate.surrogate import (
-    BASES,
+    KNEES,
+    PLAIN,
     first_use_note,
     fit,
     fit_baseline,
@@ -257,7 +258,7 @@ def test_steps_a_little_beyond_a_knee_or_a_few_far_beyond_do_not_make_a_slope(be
     tokens = np.array([*range(8, 1000, 8), *beyond])
     steps = np.array([totals_of(np.array([count]), np.zeros(1, np.int64)) for count in tokens])
     duration_s = linear_s(steps) * np.where(tokens > 1000, 1.2, 1.0)
-    weights = fit_baseline(StepSamples(steps, duration_s), np.ones(len(steps)), np.array([1.0]), BASES[-1])
+    weights = fit_baseline(StepSamples(steps, duration_s), np.ones(len(steps)), np.array([1.0]), (*PLAIN, *KNEES))
     assert (weights[FIRST_KNEE:].sum() > 0) == seen
 
 
