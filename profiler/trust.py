@@ -67,7 +67,8 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a prefill, lie outside
     what was measured. For kernel tables it is the median error of TPOT on measured engines, and not known of those that
     are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a kind that the profile
-    was made without; and where none beyond the others could be held out, nothing tells of the extrapolated.
+    was made without, which all do; and where none beyond the others could be held out, nothing tells of the
+    extrapolated.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -81,7 +82,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     usual = max(everything.median, abs(_most_biased(profile).bias), over_time.mean if over_time else 0.0)
     if max(map(extrapolated_share, known), default=0.0) <= MOST_EXTRAPOLATED:
         return usual
-    beyond = None if _unmeasured(profile) else profile.step.error_of(BEYOND)
+    beyond = profile.step.error_of(BEYOND)
     return None if beyond is None else max(usual, beyond.median, abs(beyond.bias))
 
 
@@ -110,7 +111,7 @@ def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
     mean_ttft, mean_tpot = _tables_error(profile) if profile.source == KERNEL_TABLES else (None, None)
     return {
         "step_time": _share(profile, "all"),
-        "step_time_extrapolated": None if _unmeasured(profile) else _share(profile, BEYOND),
+        "step_time_extrapolated": _share(profile, BEYOND),
         "mean_ttft": mean_ttft,
         "mean_tpot": mean_tpot,
         "kv_cache": kv_cache or None,

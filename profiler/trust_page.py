@@ -1,6 +1,6 @@
 """How far a prediction may be trusted, in the words that stand beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .trust import MOST_EXTRAPOLATED, MOST_FAR, MOST_PILED_UP, extrapolated_share
@@ -68,14 +68,15 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
             "the smaller, and by an unknown amount farther out"
         )
     told = [f"{which} lie outside what the profile was made from: extrapolated, off by more{known}"]
-    if missing := trust["expected_error"]["unmeasured"]:
-        kinds = " and ".join(missing)
-        told.append(
-            f"the profile was made from no {kinds} steps, or too few: their time is unknown; measure more of them"
-        )
-    elif (far := trust["far_share"]) > MOST_FAR:
+    if (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from, or of another size where all of those were alike: their time is unknown"
+            "was made from, or of another size where all of those were alike"
+            f"{_or_unmeasured(trust['expected_error']['unmeasured'])}: their time is unknown"
         )
     return told
+
+
+def _or_unmeasured(kinds: Sequence[str]) -> str:
+    """That steps may be far outside because they are of kinds that the profile was made without."""
+    return f", or of a kind that it was made from none of, or too few ({', '.join(kinds)})" if kinds else ""

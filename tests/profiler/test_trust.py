@@ -14,7 +14,9 @@ from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, ST
 from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, later_s, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
+from slotune.simulator.features import totals_of
 from slotune.simulator.speculation import assume_acceptance
+from slotune.simulator.step_time import FAR, reach_of
 from slotune.simulator.timing import Overhead
 
 
@@ -293,12 +295,25 @@ def test_what_bends_one_run_among_others_is_told_in_few_words(shares: tuple[floa
 def test_kinds_of_steps_that_were_never_measured_are_named(measured: Profile) -> None:
     hull = measured.step.hull.copy()
     hull[1] = [np.inf, -np.inf]
-    trust = replace(measured, step=replace(measured.step, hull=hull)).trust(runs=[{"extrapolated_share": 0.01}])
-    assert (
-        lines(trust)[-1]
-        == "the profile was made from no prefill steps, or too few: their time is unknown; measure more of them"
+    unmeasured = replace(measured, step=replace(measured.step, hull=hull))
+    some, few = ({"extrapolated_share": 0.02, "far_share": share} for share in (0.02, 0.01))
+    assert lines(unmeasured.trust(runs=[some]))[-1].endswith(
+        ", or of a kind that it was made from none of, or too few (prefill): their time is unknown"
     )
-    assert "too few" not in lines(replace(measured, step=replace(measured.step, hull=hull)).trust())[-1]
+    assert "of a kind" not in lines(measured.trust(runs=[some]))[-1]
+    assert "unknown" not in lines(unmeasured.trust(runs=[few]))[-1]
+    assert "unknown" not in lines(unmeasured.trust())[-1]
+
+
+def test_a_kind_that_a_run_hardly_has_hides_no_error_of_the_others(measured: Profile) -> None:
+    """A loaded engine has no steps of prefills alone: a profile made there is used there."""
+    beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
+    hull = measured.step.hull.copy()
+    hull[1] = [np.inf, -np.inf]
+    profile = replace(measured, step=replace(measured.step, hull=hull, held_out=(*measured.step.held_out, beyond)))
+    run = {"extrapolated_share": 0.1, "extrapolated_prefill_share": 0.3, "far_share": 0.002}
+    assert step_time_error(profile, [run]) == 0.06
+    assert ", by 6.0% (median) up to twice its sizes" in lines(profile.trust(runs=[run]))[-1]
 
 
 def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
@@ -306,13 +321,13 @@ def test_steps_of_one_kind_tell_no_error_of_another(measured: Profile) -> None:
     hull = measured.step.hull.copy()
     hull[1:] = [np.inf, -np.inf]
     decodes = replace(measured, step=replace(measured.step, hull=hull, held_out=(*measured.step.held_out, beyond)))
-    trust = decodes.trust(runs=[{"extrapolated_share": 0.065}])
-    assert trust["expected_error"]["step_time_extrapolated"] is None
-    assert lines(trust)[2].endswith("extrapolated, off by more")
+    reach = {reach_of(decodes.timing().step, totals_of(np.array([tokens, 1]), np.array([0, 9]))) for tokens in (1, 64)}
+    assert reach == {FAR}, "so no run with prompts has fewer of these than the least share here"
     few = {"extrapolated_share": 0.001, "extrapolated_prefill_share": 1.0, "far_share": 1.0}
     assert step_time_error(decodes, [few]) is None, "a first token's time is that of one step"
     assert step_time_error(decodes, [{"extrapolated_share": 0.02, "far_share": 0.02}]) is None
-    assert step_time_error(decodes, [{"extrapolated_share": 0.065}]) is None, "as is told in words"
+    told = lines(decodes.trust(runs=[{"extrapolated_share": 0.065, "far_share": 0.065}]))
+    assert "too few (prefill, mixed): their time is unknown" in told[-1], "as is told in words"
     assert step_time_error(decodes) == 0.02
 
 
