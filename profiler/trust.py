@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.features import REGIME_NAMES
@@ -62,13 +63,13 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     """By what share all steps of `runs`, the metrics of simulations, may be too short or too long; None where nothing
     tells it.
 
-    For measured steps it is the median error of one that was held out, or that of the total of all, or of all of one
-    kind, or of all of one part of the recording, where it is larger, as with stalls or a machine that drifts; or of
-    those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a prefill, lie outside
-    what was measured. For kernel tables it is the median error of TPOT on measured engines, and not known of those that
-    are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a kind that the profile
-    was made without, which all do; and where none beyond the others could be held out, nothing tells of the
-    extrapolated.
+    For measured steps it is the median error of one that was held out, of any kind or of one, or that of the total of
+    all, or of all of one kind, or of all of one part of the recording, where it is larger, as with stalls or a machine
+    that drifts; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
+    prefill, lie outside what was measured. For kernel tables it is the median error of TPOT on measured engines, and
+    not known of those that are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a
+    kind that the profile was made without, which all do; and where none beyond the others could be held out, nothing
+    tells of the extrapolated.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -79,7 +80,8 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if everything is None:
         return None
     over_time = profile.step.error_of(OVER_TIME)
-    usual = max(everything.median, abs(_most_biased(profile).bias), over_time.mean if over_time else 0.0)
+    parts = over_time.mean if over_time else 0.0
+    usual = max(_least_known(profile).median, abs(_most_biased(profile).bias), parts)
     if max(map(extrapolated_share, known), default=0.0) <= MOST_EXTRAPOLATED:
         return usual
     beyond = profile.step.error_of(BEYOND)
@@ -95,12 +97,21 @@ def later_s(profile: "Profile") -> float:
     return 0.0 if measured or profile.source == CLOSED_FORM else max(USUALLY_OUTSIDE_S - told_s, 0.0)
 
 
-def _most_biased(profile: "Profile") -> RegimeError:
-    """The error of all steps, or of the kind of them of which enough are known, whose total is off by most: where one
-    kind is too short and another too long, the total of all tells of neither."""
+def _by_kind(profile: "Profile") -> list[RegimeError]:
+    """The errors of all steps and of the kinds of them of which enough are known."""
     known = (error for error in profile.step.held_out if error.regime not in (BEYOND, OVER_TIME))
-    enough = (error for error in known if error.regime == "all" or error.compositions >= ENOUGH_COMPOSITIONS)
-    return max(enough, key=lambda error: abs(error.bias))
+    return [error for error in known if error.regime == "all" or error.compositions >= ENOUGH_COMPOSITIONS]
+
+
+def _most_biased(profile: "Profile") -> RegimeError:
+    """That of _by_kind whose total is off by most: where one kind is too short and another too long, the total of all
+    tells of neither."""
+    return max(_by_kind(profile), key=lambda error: abs(error.bias))
+
+
+def _least_known(profile: "Profile") -> RegimeError:
+    """That of _by_kind whose median is largest: most steps are decodes, and first tokens hang on the others."""
+    return max(_by_kind(profile), key=attrgetter("median"))
 
 
 def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
@@ -166,11 +177,12 @@ def _sentence(profile: "Profile") -> str:
     if everything is None:
         return "the expected error is unknown: no measured step was held out to estimate it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
-    bias = _bias(everything, _most_biased(profile))
+    worst, bias = _least_known(profile), _bias(everything, _most_biased(profile))
+    kind = f", {worst.regime} steps by {worst.median:.1%}" if worst.median > everything.median else ""
     return (
         f"for traffic like that measured, expect step times to be off by {everything.median:.1%} (median on kinds of "
-        f"steps held out{within}){bias}{_over_time(profile.step.error_of(OVER_TIME), everything)}; waiting times are "
-        "off by more near saturation"
+        f"steps held out{within}){kind}{bias}{_over_time(profile.step.error_of(OVER_TIME), everything)}; waiting times "
+        "are off by more near saturation"
     )
 
 

@@ -179,6 +179,18 @@ def test_a_kind_that_is_too_short_where_another_is_too_long_is_in_no_total_of_al
         assert told in lines(profile.trust())[1]
 
 
+@pytest.mark.parametrize(("compositions", "error"), [(19, 0.02), (20, 0.07)])
+def test_a_kind_that_is_known_less_well_than_the_many_decodes_counts(
+    measured: Profile, compositions: int, error: float
+) -> None:
+    """First tokens come from steps with prefills, of which there are few among all."""
+    mixed = RegimeError("mixed small", compositions, 0.07, 0.08, None, 0.0)
+    profile = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, mixed)))
+    assert step_time_error(profile) == error
+    told = lines(profile.trust())[1]
+    assert ("within 8.0%), mixed small steps by 7.0%; waiting" in told) == (error == 0.07)
+
+
 @pytest.mark.parametrize(("mean", "error"), [(0.05, 0.05), (0.02, 0.02), (0.01, 0.02)])
 def test_a_machine_whose_speed_changed_is_in_the_error_of_the_parts_of_the_recording(
     measured: Profile, mean: float, error: float
