@@ -203,7 +203,7 @@ class Profile:
 
     def _other_graphs(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
         sizes = self._graph_sizes(settings)
-        return other_graphs(self, float(sizes[-1]), engine.max_num_batched_tokens) if len(sizes) else None
+        return other_graphs(self, settings, sizes, engine.max_num_batched_tokens) if len(sizes) else None
 
     def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
         resolved = {

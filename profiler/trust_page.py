@@ -71,8 +71,8 @@ def _extrapolated(trust: Mapping[str, Any]) -> list[str]:
     if (far := trust["far_share"]) > MOST_FAR:
         told.append(
             f"{far:.1%} of the steps, or of those with a prefill, are more than twice as large as any that the profile "
-            "was made from, or of another size where all of those were alike"
-            f"{_or_unmeasured(trust['expected_error']['unmeasured'])}: their time is unknown"
+            "was made from, or of another size where all of those were alike, or on another side of the largest CUDA "
+            f"graph{_or_unmeasured(trust['expected_error']['unmeasured'])}: their time is unknown"
         )
     return told
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..arrays import F64
 from ..simulator.engine_config import PROFILED, SIMULATED, EngineConfig
 from ..simulator.speculation import SPEC_ARGUMENTS, drafting_method, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
-from .graph_sizes import GRAPH_SETTINGS
+from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .model_folder import lasting_name
 from .provenance import CLOSED_FORM
@@ -108,23 +109,41 @@ def _other_schedules(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def other_graphs(profile: "Profile", largest: float, most_tokens: int) -> str | None:
-    """A line where steps of up to `most_tokens` would fall on the other side of the `largest` CUDA graph than they did
-    where the profile was made, and it holds none of that side; None where that is not so.
+def other_graphs(profile: "Profile", settings: Mapping[str, Any], sizes: F64, most_tokens: int) -> str | None:
+    """A line where steps of up to `most_tokens` would fall on the other side of the largest of the CUDA-graph `sizes`
+    than they did where the profile was made, and it holds none of that side, or what a graph is worth there is not
+    known; None where that is not so.
     """
     if not len(profile.step.graph_sizes):
         return None
-    made_with = float(profile.step.graph_sizes[-1])
+    made_with, largest = float(profile.step.graph_sizes[-1]), float(sizes[-1])
     least, most = profile.step.hull[:, SHAPE_NAMES.index("tokens")].T
     if largest < min(made_with, most_tokens) and most.max() <= made_with:
         how, side = "fewer", "beyond"
     elif made_with < min(largest, most_tokens) and least.min() > made_with:
         how, side = "more", "within"
     else:
-        return None
+        return _moved_border(profile, settings, sizes, most_tokens)
     return (
         f"the largest CUDA graph has {how} tokens than that of profile {profile.name} ({made_with:g}), which was made "
         f"without any step {side} its own; the time of such steps is not in these numbers"
+    )
+
+
+def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, most_tokens: int) -> str | None:
+    """The same where the profile has steps of both sides, but not of the same size."""
+    below, above = profile.step.moved(sizes)
+    if not below < min(above, most_tokens):
+        return None
+    made_with = f"{profile.step.graph_sizes[-1]:g}"
+    asked = {name: settings[name] for name in sorted(CAPTURE_FOLLOWS & settings.keys())}
+    by = ", ".join(f"{name}={value}" for name, value in asked.items() if value != profile.defaults.get(name))
+    keep = f"max_cudagraph_capture_size={made_with} keeps it there"
+    if "cudagraph_capture_sizes" in {**profile.defaults, **settings}:
+        keep = f"cudagraph_capture_sizes up to {made_with} keep it there"
+    return (
+        f"{by}: moves the largest CUDA graph from {made_with} tokens, where profile {profile.name} was made, to "
+        f"{sizes[-1]:g}; the time of steps in between is not in these numbers; {keep}"
     )
 
 

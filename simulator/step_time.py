@@ -71,7 +71,8 @@ LEAST_CONTEXT = 256.0
 _LARGE_BY = np.array([SHAPE_NAMES.index(name) for name in ("prefill_tokens", "decode_rows", "max_context")])
 _LEAST_MOST = np.array([0.0, 0.0, LEAST_CONTEXT])
 WITHIN, OUTSIDE, FAR = range(3)
-"""Where a step lies: inside what was measured in its regime, outside of it, and so far that nothing tells its error."""
+"""Where a step lies: inside what was measured in its regime, outside of it, and so far, or so much unlike it, that
+nothing tells its error."""
 REACHES = 3
 
 # Where things lie in StepTimeModel.numbers and, the layout being whole numbers, in the memo.
@@ -83,7 +84,8 @@ _LAYOUT = COUNTS_DRAFTS + 1
 _WEIGHTS = _LAYOUT
 _HULL = _WEIGHTS + PHYSICS
 _FAR = _HULL + len(REGIME_NAMES) * SHAPE * 2
-_SIZES = _FAR + len(REGIME_NAMES) * len(_LARGE_BY) * 2
+_MOVED = _FAR + len(REGIME_NAMES) * len(_LARGE_BY) * 2
+_SIZES = _MOVED + 2
 
 
 class StepTimeModel(NamedTuple):
@@ -91,8 +93,8 @@ class StepTimeModel(NamedTuple):
 
     `numbers` holds: the layout (count of graph sizes, of edges a feature, each group's first cell and strides, whether
     drafts are counted), the baseline's weights in seconds (PHYSICS), the bounds of WITHIN (regimes, SHAPE, 2) and of
-    OUTSIDE (regimes, large features, 2), the CUDA-graph sizes, the edges (BINNED, most edges; filled up with +inf), the
-    groups' tables.
+    OUTSIDE (regimes, large features, 2), the range that is `moved` (2), the CUDA-graph sizes, the edges (BINNED, most
+    edges; filled up with +inf), the groups' tables.
     """
 
     numbers: F64
@@ -104,6 +106,7 @@ def pack_model(
     hull: F64 | None = None,
     edges: F64 | None = None,
     tables: Sequence[F64] = (),
+    moved: tuple[float, float] = (0.0, 0.0),
 ) -> StepTimeModel:
     """A model from its parts.
 
@@ -114,6 +117,8 @@ def pack_model(
             without it the model is never extrapolated.
         edges: (BINNED, most edges) split thresholds, each row ascending and filled up with +inf.
         tables: for each of RESIDUAL_GROUPS the log of the time's ratio, one axis a feature, one cell more than edges.
+        moved: above and up to how many tokens a step is FAR, because it was measured with a CUDA graph and runs without
+            one, or the reverse.
     """
     sizes = np.empty(0) if graph_sizes is None else graph_sizes
     edges = np.empty((BINNED, 0)) if edges is None else edges
@@ -130,7 +135,7 @@ def pack_model(
     hull = unbounded_hull() if hull is None else hull
     layout[COUNTS_DRAFTS] = not is_unbounded(hull)
     far = far_limits(hull)
-    parts = [layout, weights_s, near_limits(hull, far), far, sizes, edges, *tables]
+    parts = [layout, weights_s, near_limits(hull, far), far, np.array(moved), sizes, edges, *tables]
     return StepTimeModel(np.concatenate([part.ravel() for part in parts]))
 
 
@@ -279,6 +284,9 @@ def step_times_s(model, totals):
 
 @entry
 def _reach(numbers, totals):
+    tokens = totals[PREFILL_TOKENS] + totals[DECODE_ROWS]
+    if numbers[_MOVED] < tokens <= numbers[_MOVED + 1]:
+        return FAR
     first = _HULL + regime_of(totals) * SHAPE * 2
     for feature in range(SHAPE):
         value = _shape_feature(totals, feature)

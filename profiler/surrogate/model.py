@@ -8,13 +8,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...arrays import F64
-from ...simulator.features import PHYSICS_NAMES, REGIME_NAMES
-from ...simulator.step_time import SHAPE_NAMES, StepTimeModel, linear_weights, pack_model, unbounded_hull
+from ...simulator.features import CONSTANT, EAGER, PHYSICS_NAMES, REGIME_NAMES
+from ...simulator.step_time import (
+    SHAPE_NAMES,
+    StepTimeModel,
+    is_unbounded,
+    linear_weights,
+    pack_model,
+    unbounded_hull,
+)
 from .tables import residual_tables
 
 COVERAGE = 0.9
 """Share of steps that the expected error is meant to cover."""
-
+EAGER_MATTERS = 0.1
+"""Share of the least time of a step from which on it matters that what a step takes more without a CUDA graph was seen
+at one size only, where kernels change too: at other sizes that may be off by as much."""
 
 BEYOND = "beyond"
 """The regime of steps that are up to twice as large as any that a fit has seen."""
@@ -78,9 +87,16 @@ class FittedStepTime:
 
     def model_with(self, graph_sizes: F64) -> StepTimeModel:
         """The model of an engine that captured other CUDA-graph sizes."""
-        if self.residual is None:
-            return pack_model(self.weights_s, graph_sizes, self.hull)
-        return pack_model(self.weights_s, graph_sizes, self.hull, *residual_tables(self.residual))
+        edges, tables = (None, ()) if self.residual is None else residual_tables(self.residual)
+        return pack_model(self.weights_s, graph_sizes, self.hull, edges, tables, self.moved(graph_sizes))
+
+    def moved(self, graph_sizes: F64) -> tuple[float, float]:
+        """Above and up to how many tokens steps were measured with a CUDA graph and would now run without one, or the
+        reverse, where that matters; an empty range where it does not."""
+        if is_unbounded(self.hull) or self.weights_s[EAGER] <= EAGER_MATTERS * self.weights_s[CONSTANT]:
+            return 0.0, 0.0
+        measured, asked = (float(sizes[-1]) if len(sizes) else 0.0 for sizes in (self.graph_sizes, graph_sizes))
+        return min(measured, asked), max(measured, asked)
 
     @property
     def baseline_ms(self) -> dict[str, float]:

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slotune.errors import InputError
 from slotune.profiler.graph_sizes import captured_graph_sizes, most_captured
 from slotune.profiler.profile import EngineFacts, Profile, linear_profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.simulator.engine_config import EngineConfig, resolve
-from slotune.simulator.features import DENSE_TOKENS
+from slotune.simulator.features import CONSTANT, DENSE_TOKENS, EAGER, totals_of
+from slotune.simulator.step_time import FAR, reach_of
 
 
 def engine(**settings: Any) -> EngineConfig:
@@ -113,6 +116,60 @@ def test_other_settings_count_over_the_profile_s_own(profile: Profile) -> None:
         .timing()
         .step.numbers.tolist()
     )
+
+
+def with_eager(profile: Profile, share: float) -> Profile:
+    """Steps of 1 to 64 tokens were measured, those beyond 16 without a graph, for `share` of the least time more."""
+    weights, hull = profile.step.weights_s.copy(), profile.step.hull.copy()
+    weights[EAGER] = share * weights[CONSTANT]
+    hull[..., 0], hull[..., 1] = 1, 1e6
+    return replace(profile, step=replace(profile.step, weights_s=weights, hull=hull))
+
+
+def far(profile: Profile, settings: dict[str, Any]) -> list[int]:
+    """Numbers of decodes at which steps are FAR."""
+    model, counts = profile.timing(settings).step, (1, 8, 9, 16, 17, 32, 33, 64)
+    steps = [totals_of(np.ones(count, np.int64), np.full(count, 9)) for count in counts]
+    return [count for count, step in zip(counts, steps, strict=True) if reach_of(model, step) == FAR]
+
+
+@pytest.mark.parametrize(
+    ("settings", "share", "steps", "told"),
+    [
+        ({}, 0.2, [], None),
+        ({"cudagraph_capture_sizes": [4, 16]}, 0.2, [], None),
+        ({"cudagraph_capture_sizes": [8]}, 0.2, [9, 16], "from 16 tokens, where profile linear was made, to 8; "),
+        ({"cudagraph_capture_sizes": [8, 32]}, 0.2, [17, 32], "cudagraph_capture_sizes up to 16 keep it there"),
+        ({"cudagraph_capture_sizes": [8]}, 0.1, [], None),
+        ({"max_num_batched_tokens": 8, "max_num_seqs": 8}, 0.2, [9, 16], None),  # where no step has so many
+    ],
+)
+def test_between_an_old_and_a_new_largest_graph_nothing_tells_what_it_is_worth(
+    profile: Profile, settings: dict[str, Any], share: float, steps: list[int], told: str | None
+) -> None:
+    made = with_eager(profile, share)
+    assert far(made, settings) == steps
+    found = made.trust(settings)["not_represented"]
+    assert [told in line for line in found] == [True] if told else not found
+
+
+def test_fewer_sequences_can_keep_the_largest_graph(profile: Profile) -> None:
+    step = replace(with_eager(profile, 0.2).step, graph_sizes=captured_graph_sizes(engine(), {}))
+    made = replace(with_eager(profile, 0.2), step=step, defaults={})
+    assert made.step.graph_sizes[-1] == 512
+    fewer = {"max_num_seqs": 16}
+    assert far(made, fewer) == [33, 64]
+    (told,) = made.trust(fewer)["not_represented"]
+    assert told.startswith("max_num_seqs=16: moves the largest CUDA graph from 512 tokens, where")
+    assert told.endswith("max_cudagraph_capture_size=512 keeps it there")
+    kept = {**fewer, "max_cudagraph_capture_size": 512}
+    assert far(made, kept) == [] and not made.trust(kept)["not_represented"]
+
+
+def test_the_tables_of_the_bundled_profile_are_not_doubted_for_fewer_sequences() -> None:
+    bundled = load_profile("h200-llama-3.1-8b")
+    assert far(bundled, {"max_num_seqs": 8}) == []
+    assert not bundled.trust({"max_num_seqs": 8})["not_represented"]
 
 
 def test_settings_that_leave_no_size_are_refused_wherever_an_engine_is_asked_for(profile: Profile) -> None:
