@@ -1,12 +1,10 @@
 """What a profile says of itself: the error to expect, and which settings its step times know nothing of."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import ModelPart, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
@@ -15,111 +13,8 @@ from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, later_s, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
 from slotune.simulator.features import totals_of
-from slotune.simulator.speculation import assume_acceptance
 from slotune.simulator.step_time import FAR, reach_of
 from slotune.simulator.timing import Overhead
-
-
-@pytest.fixture
-def measured() -> Profile:
-    """Measured under vLLM's defaults in bfloat16, with CUDA graphs; half its steps within 2 %."""
-    profile = linear_profile(4e-3, 4e-5, 1.1e-4, 2.1e-7, name="mine")
-    step = replace(profile.step, held_out=(RegimeError("all", 100, 0.02, 0.03, 0.08, 0.01),))
-    engine = replace(profile.engine, dtype="bfloat16", kv_cache_dtype="auto")
-    overhead = Overhead(before_s=4e-3, after_s=2e-3)
-    return replace(profile, source=MEASURED, step=step, engine=engine, overhead=overhead, cuda_graphs=True)
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "cudagraph_capture_sizes": [8]}, []),
-        ({"dtype": "bfloat16", "kv_cache_dtype": "auto", "async_scheduling": True, "enforce_eager": False}, []),
-        ({"seed": 3, "served_model_name": "m", "quantization": None, "enable_lora": False}, []),
-        ({"optimization_level": 0}, ["optimization_level=0: profile mine was made without it;"]),
-        ({"dtype": "float16"}, ["dtype=float16: profile mine was made with bfloat16;"]),
-        ({"quantization": "fp8"}, ["quantization=fp8: profile mine was made without it;"]),
-        ({"async_scheduling": False}, ["async_scheduling=False: profile mine was made with True;"]),
-        ({"enforce_eager": True}, ["enforce_eager=True: profile mine was made with False;"]),
-        ({"kv_cache_dtype": "fp8"}, ["kv_cache_dtype=fp8: profile mine was made with auto;"]),
-        (
-            {"speculative_config": {"method": "ngram", "rejection_sample_method": "synthetic"}},
-            ["speculative_config={'method': 'ngram'}: profile mine was made without it;"],
-        ),
-        ({"attention_backend": "FLASHINFER"}, ["attention_backend=FLASHINFER: profile mine was made without it;"]),
-    ],
-)
-def test_a_setting_whose_effect_was_not_measured_is_named(
-    measured: Profile, settings: dict[str, object], told: list[str]
-) -> None:
-    found = measured.trust(settings)["not_represented"]
-    assert [re.split(" its effect| what drafting takes", text)[0] for text in found] == told
-
-
-@pytest.mark.parametrize(("method", "told"), [("ngram", True), ("ngram_gpu", False), ("eagle", False)])
-def test_of_ngram_a_match_at_every_decode_is_told_to_be_assumed(measured: Profile, method: str, told: bool) -> None:
-    config = assume_acceptance({"method": method, "num_speculative_tokens": 1}, "0.5")
-    (line,) = measured.trust({"speculative_config": config})["not_represented"]
-    assert ("--acceptance-rate that is a number takes ngram to find a match at every decode" in line) == told
-
-
-@pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])
-def test_memory_that_is_in_the_numbers_is_not_told_to_be_missing(measured: Profile, value: str, known: bool) -> None:
-    modelled = replace(measured, kv=KvCapacity(131072, kv_cache_memory_bytes=8.0 * GIB))
-    (told,) = modelled.trust({"kv_cache_dtype": value})["not_represented"]
-    assert told.endswith("effect on step times is not in these numbers") == known
-    assert told.endswith("effect on step times and on memory is not in these numbers") != known
-    (told,) = measured.trust({"kv_cache_dtype": value})["not_represented"]
-    assert "and on memory" in told
-
-
-@pytest.mark.parametrize(
-    ("tokens", "settings", "told"),
-    [
-        ((1, 400), {"max_num_seqs": 64}, "without any step beyond its own"),
-        ((1, 400), {"max_num_seqs": 64, "max_num_batched_tokens": 128}, None),
-        ((1, 600), {"max_num_seqs": 64}, None),
-        ((1, 400), {"max_num_seqs": 512}, None),
-        ((1, 400), {"cudagraph_capture_sizes": [1024]}, None),
-        ((600, 900), {"cudagraph_capture_sizes": [1024]}, "more tokens than that of profile mine (512)"),
-        ((1, 400), {"cudagraph_capture_sizes": [0]}, None),
-    ],
-)
-def test_steps_on_a_side_of_the_largest_graph_that_was_not_measured_are_told(
-    measured: Profile, tokens: tuple[float, float], settings: dict[str, object], told: str | None
-) -> None:
-    hull = measured.step.hull.copy()
-    hull[:, 0] = tokens
-    profile = replace(measured, step=replace(measured.step, graph_sizes=np.array([8.0, 512.0]), hull=hull))
-    found = profile.trust(settings)["not_represented"]
-    assert [told in text for text in found] == [True] if told else not found
-    assert not load_profile("h200-llama-3.1-8b").trust(settings)["not_represented"]
-
-
-@pytest.mark.parametrize(
-    ("decodes", "prefills", "settings"),
-    [
-        ((1, 400), (1, 600), {"max_num_seqs": 64}),  # some steps were beyond its largest graph
-        ((600, 900), (1, 900), {"cudagraph_capture_sizes": [1024]}),  # and some within
-        ((600, 900), (600, 900), {"cudagraph_capture_sizes": [1024], "max_num_batched_tokens": 512}),  # none so large
-    ],
-)
-def test_a_side_of_the_largest_graph_that_any_kind_of_step_was_on_is_known(
-    measured: Profile, decodes: tuple[float, float], prefills: tuple[float, float], settings: dict[str, object]
-) -> None:
-    hull = measured.step.hull.copy()
-    hull[0, 0], hull[1:, 0] = decodes, prefills
-    profile = replace(measured, step=replace(measured.step, graph_sizes=np.array([8.0, 512.0]), hull=hull))
-    assert profile.trust(settings)["not_represented"] == []
-
-
-def test_the_same_is_said_once_for_many_configurations(measured: Profile) -> None:
-    found = measured.trust({"dtype": "float16"}, {"dtype": "float16", "max_num_seqs": 8}, {"dtype": "bfloat16"})
-    assert len(found["not_represented"]) == 1
-
-
-def test_a_formula_stands_for_any_schedule() -> None:
-    assert linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust({"async_scheduling": False})["not_represented"] == []
 
 
 def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) -> None:
@@ -385,36 +280,3 @@ def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fi
 def test_a_formula_s_error_is_not_known() -> None:
     trust = linear_profile(4e-3, 4e-5, 1e-4, 2e-7).trust()
     assert trust["expected_error"]["step_time"] is None and "unknown" in lines(trust)[1]
-
-
-def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_made_with_it(measured: Profile) -> None:
-    made = replace(measured, defaults={"decode_context_parallel_size": 2, "performance_mode": "balanced"})
-    assert made.trust({})["not_represented"] == [
-        "decode_context_parallel_size=2: vLLM then schedules by other rules, which are not simulated"
-    ]
-    (told,) = measured.trust({"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
-    assert told.startswith("performance_mode=throughput: vLLM then schedules by other rules")
-    assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
-
-
-def test_layers_of_several_kinds_are_told_to_look_prefixes_up_in_other_blocks() -> None:
-    plain = load_profile("h200-llama-3.1-8b")
-    mixed = replace(plain, model_parts=("layers of several kinds",))
-    (told,) = mixed.trust({"block_size": 32})["not_represented"]
-    assert told.startswith("layers of several kinds: prefixes are looked up in blocks of 32 tokens; with Mamba")
-    assert "--engine block_size=N" in told and "cuts every prompt at their edges, which is not simulated" in told
-    assert mixed.trust({"enable_prefix_caching": False})["not_represented"] == []
-    assert plain.trust({"block_size": 32})["not_represented"] == []
-
-
-@pytest.mark.parametrize(
-    ("method", "drafts", "version", "told"),
-    [("mtp", 2, None, True), ("mtp", 1, None, False), ("mtp", 2, "0.27.1", False), ("eagle", 2, None, False)],
-)
-def test_mtp_with_several_drafts_is_told_to_cut_prompts_otherwise_in_some_models(
-    method: str, drafts: int, version: str | None, told: bool
-) -> None:
-    config = assume_acceptance({"method": method, "num_speculative_tokens": drafts}, "0.5")
-    formula = linear_profile(4e-3, 4e-5, 1e-4, 2e-7, version=version)
-    found = formula.trust({"speculative_config": config})["not_represented"]
-    assert any(line.startswith("models with several MTP modules schedule prompts otherwise") for line in found) == told
