@@ -173,8 +173,8 @@ def default_lasts(recommendation: Recommendation) -> bool:
 
 def lost_lines(recommendation: Recommendation) -> list[str]:
     """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
-    best = recommendation.best
-    return lost_targets(recommendation.task.objective, best.metrics or {}, recommendation.longer_load_of(best))
+    best, longer = recommendation.best, recommendation.longer_load_of(recommendation.best)
+    return lost_targets(recommendation.task.objective, best.metrics or {}, longer, called(recommendation))
 
 
 def fallen_lines(recommendation: Recommendation) -> list[str]:

@@ -122,8 +122,11 @@ def lasts_only(objective: Objective, metrics: Metrics, longer: LongerLoad | None
     return longer is not None and objective.meets(longer.metrics) and not objective.meets(metrics)
 
 
-def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | None) -> list[str]:
-    """That targets which the trace meets are missed where its traffic lasts longer; nothing where none is."""
+def lost_targets(
+    objective: Objective, metrics: Metrics, longer: LongerLoad | None, called: str = "recommended"
+) -> list[str]:
+    """That targets which the trace meets are missed where its traffic lasts longer, by settings that are `called` so;
+    nothing where none is."""
     if longer is None:
         return []
     lost = [
@@ -136,6 +139,6 @@ def lost_targets(objective: Objective, metrics: Metrics, longer: LongerLoad | No
     if not lost:
         return []
     return [
-        f"the recommended settings miss {' and '.join(lost)} if the same traffic lasts {longer.label}: do not count on "
+        f"the {called} settings miss {' and '.join(lost)} if the same traffic lasts {longer.label}: do not count on "
         "them at this rate; `slotune plan` finds a rate that the engine sustains"
     ]
