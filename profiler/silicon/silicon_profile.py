@@ -130,7 +130,7 @@ def import_silicon(
     return Profile(
         name=name,
         source=KERNEL_TABLES,
-        step=fit(samples, graph_sizes, seed),
+        step=fit(samples, graph_sizes, seed, dense=not tables.is_mixture),
         engine=facts,
         defaults=defaults,
         cuda_graphs=True,

@@ -75,6 +75,7 @@ BASES = tuple(
 )
 """Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows, stragglers and
 caps must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
+DENSE_BASES = tuple(basis for basis in BASES if not set(CAPS) & set(basis))
 _CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
 LEAST_REACH = dict.fromkeys(_CONTEXTS, LEAST_CONTEXT) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
 """Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
@@ -119,6 +120,7 @@ def fit(
     *,
     in_order: bool = False,
     as_measured_s: F64 | None = None,
+    dense: bool = False,
 ) -> FittedStepTime:
     """Fit step times to measured steps; deterministic, in seconds.
 
@@ -130,6 +132,7 @@ def fit(
             neighbours share what disturbed the machine, and what is learned of that looks like knowledge of them.
         as_measured_s: (steps,) what the steps took, where `samples` have the machine's drift taken out: engines drift
             too, so the mean and every error that is told are those of steps as they were.
+        dense: whether the model is known to have no experts, of whose steps no further token reads further weights.
 
     Raises InputError for durations that are not positive and finite, or for too few different steps.
     """
@@ -144,7 +147,7 @@ def fit(
     if len(medians) < MIN_COMPOSITIONS:
         raise InputError(f"{len(medians)} different steps: a fit needs at least {MIN_COMPOSITIONS}; record more")
     parts = folds(medians, seed)
-    form = _Form(sizes, _choose_basis(medians, counts, sizes, parts), seed)
+    form = _Form(sizes, _choose_basis(medians, counts, sizes, parts, DENSE_BASES if dense else BASES), seed)
     held_out_s, known = form.held_out(medians, counts, parts)
     later_s, later = held_out_s, known
     if in_order:
@@ -291,16 +294,18 @@ def _positive_s(samples: StepSamples, weights_s: F64, graph_sizes: F64) -> F64:
     return np.maximum(times, 1e-9)
 
 
-def _choose_basis(samples: StepSamples, counts: F64, graph_sizes: F64, parts: Sequence[Mask]) -> Sequence[int]:
-    """The simplest of BASES that predicts held-out steps as well as any."""
+def _choose_basis(
+    samples: StepSamples, counts: F64, graph_sizes: F64, parts: Sequence[Mask], bases: Sequence[Sequence[int]]
+) -> Sequence[int]:
+    """The simplest of `bases` that predicts held-out steps as well as any."""
     some = slice(None, None, max(1, len(samples) // BASIS_STEPS))
     samples, counts = samples[some], counts[some]
-    predicted = np.ones((len(BASES), len(samples)))
+    predicted = np.ones((len(bases), len(samples)))
     for held in [part[some] for part in parts]:
-        for i, basis in enumerate(BASES):
+        for i, basis in enumerate(bases):
             weights = fit_baseline(samples[~held], counts[~held], graph_sizes, basis)
             predicted[i, held] = _positive_s(samples[held], weights, graph_sizes)
-    return BASES[simplest(predicted, samples.duration_s)] if parts else PLAIN
+    return bases[simplest(predicted, samples.duration_s)] if parts else PLAIN
 
 
 @dataclass(frozen=True, slots=True)
