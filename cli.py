@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 3 no configuration mee
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -20,6 +21,8 @@ from .errors import SlotuneError
 
 COMMANDS = ("doctor", "profile", "trace", "simulate", "screen", "tune", "validate", "plan", "report", "export")
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Where a disk takes no more."""
 GARBAGE_THRESHOLD = 500_000
 """New objects between searches for garbage: at Python's own 700 they take a tenth of the start."""
 
@@ -103,8 +106,8 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"Error: {error.format_message()}", error.exit_code
     if isinstance(error, OSError):
-        where = error.filename or f"output, or compiled code in {os.environ.get('NUMBA_CACHE_DIR')}"
-        return f"Error: {where}: {error.strerror or error}", 1
+        full = f", or compiled code in {os.environ.get('NUMBA_CACHE_DIR')}" if error.errno in FULL else ""
+        return f"Error: {error.filename or f'output{full}'}: {error.strerror or error}", 1
     return f"Error: internal error, {type(error).__name__}: {error} (run again with --debug to see where)", 1
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_PER_SECOND = 500.0
 """Requests, of a service that is traced; half a request a second is as many where seconds are read as milliseconds."""
+FEW = 100
+"""Requests, whose rate says little."""
 PLAIN_INTERVAL_S = 5.0  # without a terminal a line at most this often: a log stays readable
 
 
@@ -256,8 +258,10 @@ def note_read(trace: "Trace", rescaled: bool = False) -> None:
         count = "1 request of the file is" if trace.left_out == 1 else f"{trace.left_out:,} requests of the file are"
         why = "without an answer, or not of the lengths that `vllm bench serve` sends"
         click.echo(f"Note: {count} left out: {why}", err=True)
-    if (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
-        told = f"{figure(rate)} requests/s: timestamps are read as milliseconds, and some tools write seconds"
+    if len(trace) >= FEW and (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
+        told = (
+            f"{figure(rate)} requests/s: timestamps of JSON lines are milliseconds here, and some tools write seconds"
+        )
         click.echo(f"Note: {told}; if so, --rate sets the true rate", err=True)
 
 

@@ -1,5 +1,6 @@
 """slotune tune: the main job."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,4 +192,5 @@ def _print(found: "Recommendation") -> None:
     count = f"{found.trials} configuration{'s' * (found.trials != 1)}"
     click.echo(f"{count} in {found.folder}; its best.yaml is for `vllm serve --config`")
     if found.measured is None:
-        click.echo(f"next: `slotune validate {found.folder}` measures it on the engine, `slotune report` draws it")
+        study = shlex.quote(str(found.folder))
+        click.echo(f"next: `slotune validate {study}` measures it on the engine, `slotune report {study}` draws it")

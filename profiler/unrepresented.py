@@ -90,7 +90,7 @@ def _upper_limit(config: Any) -> str:
     told = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
     if drafting_method(config) != "ngram":
         return told
-    return f"{told}, the more so as an --acceptance-rate that is a number takes ngram to find a match at every decode"
+    return f"{told}, and of ngram a match at every decode is taken for granted unless a benchmark tells otherwise"
 
 
 def _timed(name: str, value: Any) -> Any:

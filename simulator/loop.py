@@ -73,9 +73,10 @@ def admit_arrivals(engine, until_s):
 
 
 @entry
-def never_serves(engine, index):
-    """Whether the engine will refuse the request whenever it gets there."""
-    return _cannot_run(engine, engine.requests[index])
+def mark_never_served(engine, never):
+    """Set in `never` (requests,) which ones the engine will refuse whenever they get there."""
+    for index in range(len(never)):
+        never[index] = _cannot_run(engine, engine.requests[index])
 
 
 @inner

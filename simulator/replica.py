@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import Mask
 from . import loop
 from .features import TOTALS
 from .request_table import FINISHED
@@ -78,9 +79,11 @@ class Replica:
                 return int(reason)
             self.drain()
 
-    def never_serves(self, request: int) -> bool:
-        """Whether it will refuse the request whenever that gets here."""
-        return bool(loop.never_serves(self.engine, request))
+    def never_served(self) -> Mask:
+        """(requests,): which ones it will refuse whenever they get here."""
+        never = np.zeros(len(self.engine.requests), np.bool_)
+        loop.mark_never_served(self.engine, never)
+        return never
 
     @property
     def sheds(self) -> bool:

@@ -43,6 +43,7 @@ class Service:
         self._choose = choose
         self._overhead = overhead
         self._requests = fleet[0].engine.requests
+        self._never_served = fleet[0].never_served()  # replicas are alike
         self._before_s = self._requests.ready_s - sent_s
         self._sent_s = sent_s
         self._placed = placed
@@ -100,7 +101,7 @@ class Service:
         replica = up[self._choose(up, request, now_s)]
         self._placed[request] = replica.index
         ready_s = float(self._requests.ready_s[request])
-        if replica.never_serves(request):
+        if self._never_served[request]:
             self._requests.status[request], self._requests.finish_s[request] = REJECTED, ready_s
             self._answer(ready_s)
             return

@@ -172,7 +172,7 @@ def setting(name: str, value: Any, where: str) -> Settings:
     key = _key(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:
-        parsed = _parsed(value, where)
+        parsed = _parsed(value, f"{where}: {key}")
         if not isinstance(parsed, bool):
             raise InputError(f"{where}: {key} takes bool, not {value!r}")
         return {key[3:]: False} if parsed else {}
@@ -187,7 +187,7 @@ def typed(name: str, value: Any, where: str) -> Any:
     """`value` as the type of the setting `name`; a setting that is not simulated keeps the type YAML gives it."""
     if name in TEXTS and isinstance(value, str) and value not in ("null", "~", ""):
         return value
-    parsed = _parsed(value, where)
+    parsed = _parsed(value, f"{where}: {name}")
     if name == SERVED_AS and parsed is not None:
         return yaml.load(value, yaml.BaseLoader) if isinstance(value, str) else _texts(value)
     if isinstance(parsed, date):  # YAML's; no setting is one

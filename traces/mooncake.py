@@ -59,9 +59,10 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
 def _check_block_size(trace: Trace, source: str) -> None:
     """Raise InputError where the hash ids of all requests cover their prompts in larger blocks than HASH_TOKENS, as
     GuideLLM's and Dynamo's may: half of what is shared would not be found."""
-    hashed = np.diff(trace.run_offsets, append=0)[:-1] > 0
+    runs = np.diff(trace.run_offsets)
+    hashed = runs > 0
     hashed[hashed] = trace.run_name[trace.run_offsets[:-1][hashed]] >= 0
-    ids = np.diff(trace.run_offsets)[hashed]
+    ids = runs[hashed]
     if len(np.unique(ids)) < LEAST_COUNTS:
         return
     for size in LARGER_BLOCKS:

@@ -12,6 +12,8 @@ from .trace import Trace
 
 APART_S = 30.0
 """Within which the copies of `superposed` begin: users do not act in the same second, but in the same minute."""
+LEAST_SHARE = 0.05
+"""Of a trace's length, within which they begin where that is less: its busiest tenth is to stay one."""
 MOST_REQUESTS = 10**8
 """Beyond, the memory of a machine ends before the trace does."""
 
@@ -45,17 +47,17 @@ def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
 def superposed(trace: Trace, rate: float, rng: np.random.Generator) -> Trace:
     """The trace at `rate` requests a second as more users make it: copies of it at once, and time as it was.
 
-    Each copy begins elsewhere within APART_S, and what runs out at the end comes at the beginning, so that whatever
-    lasts longer than that stays as long, at more requests a second, while shorter bursts of the copies fall where they
-    may. The rest to `rate`, less than half a copy, is made by `rescaled`. Raises InputError where that does, and
-    where there would be more than MOST_REQUESTS.
+    Each copy begins elsewhere within APART_S or LEAST_SHARE, and what runs out at the end comes at the beginning, so
+    that whatever lasts longer than that stays as long, at more requests a second, while shorter bursts of the copies
+    fall where they may. The rest to `rate`, less than half a copy, is made by `rescaled`. Raises InputError where that
+    does, and where there would be more than MOST_REQUESTS.
     """
     duration_s, copies = span_s(trace.arrival_s), copies_for(trace, rate)
     if copies < 2:
         return rescaled(trace, rate)
     if copies * len(trace) > MOST_REQUESTS:
         raise InputError(f"at {rate:g} requests per second for {duration_s:g} s there are more than {MOST_REQUESTS:,}")
-    begin_s = APART_S * rng.uniform(-0.5, 0.5, copies)
+    begin_s = min(APART_S, LEAST_SHARE * duration_s) * rng.uniform(-0.5, 0.5, copies)
     begin_s[0] = 0.0
     arrival_s = (trace.arrival_s - idle_s(trace.arrival_s) + begin_s[:, None]) % duration_s
     order = np.argsort(arrival_s, axis=None, kind="stable")
@@ -64,8 +66,9 @@ def superposed(trace: Trace, rate: float, rng: np.random.Generator) -> Trace:
 
 
 def copies_for(trace: Trace, rate: float) -> int:
-    """How many copies of the trace make about `rate` requests a second; 0 where all of them arrive at once."""
-    return round(rate * span_s(trace.arrival_s) / len(trace))
+    """How many copies of the trace make about `rate` requests a second, up to a number that nobody has; 0 where all of
+    them arrive at once."""
+    return round(min(rate * span_s(trace.arrival_s) / len(trace), 1e18))
 
 
 def head(trace: Trace, count: int) -> Trace:

@@ -213,8 +213,8 @@ def edge_lines(recommendation: Recommendation) -> list[str]:
     """Limits of a step that are recommended as large as any that was tried: a larger one may be better still."""
     settings, asked = recommendation.best.settings, recommendation.task.asked.engine
     return [
-        f"{knob.name}={knob.values[-1]} is the largest that was tried: `--engine {knob.name}=N` in another study tells "
-        "of a larger one"
+        f"the recommended {knob.name}={knob.values[-1]} is the largest that was tried: `--engine {knob.name}=N` in "
+        "another study tells of a larger one"
         for knob in recommendation.task.space.knobs
         if knob.name in ("max_num_batched_tokens", "max_num_seqs")
         and knob.name not in asked

@@ -116,12 +116,12 @@ def screen(
 
 
 def require_targets(rows: Sequence[Screened], objective: Objective | None) -> None:
-    """Raise InfeasibleError where there are targets and no configuration meets them, InputError where there are none
-    and no configuration could run."""
-    if objective and objective.slos and not any(meets(row, objective) for row in rows):
-        raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
+    """Raise InputError where no configuration could run, InfeasibleError where there are targets and none meets
+    them."""
     if all(row.outcome.metrics is None for row in rows):
         raise InputError(f"no configuration of {len(rows)} could run, the first because: {rows[0].outcome.message}")
+    if objective and objective.slos and not any(meets(row, objective) for row in rows):
+        raise InfeasibleError(f"none of {len(rows)} configurations meets the targets")
 
 
 def meets(row: Screened, objective: Objective | None) -> bool | None:

@@ -114,7 +114,7 @@ def test_seconds_that_are_read_as_milliseconds_are_asked_about(slotune: Slotune,
     trace = tmp_path / "seconds.jsonl"
     rows = ({"timestamp": 0.5 * k, "input_length": 50, "output_length": 5} for k in range(1000))
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = "requests/s: timestamps are read as milliseconds, and some tools write seconds"
+    told = "requests/s: timestamps of JSON lines are milliseconds here, and some tools write seconds"
     assert f"Note: 2,002 {told}; if so, --rate sets the true rate" in slotune("trace", "stats", trace).err
     convert = ("trace", "convert", trace, "--out", tmp_path / "out.jsonl")
     assert told in slotune(*convert).err

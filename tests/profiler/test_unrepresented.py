@@ -42,7 +42,7 @@ def test_a_setting_whose_effect_was_not_measured_is_named(
 def test_of_ngram_a_match_at_every_decode_is_told_to_be_assumed(measured: Profile, method: str, told: bool) -> None:
     config = assume_acceptance({"method": method, "num_speculative_tokens": 1}, "0.5")
     (line,) = measured.trust({"speculative_config": config})["not_represented"]
-    assert ("--acceptance-rate that is a number takes ngram to find a match at every decode" in line) == told
+    assert ("of ngram a match at every decode is taken for granted" in line) == told
 
 
 @pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])

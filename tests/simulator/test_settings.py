@@ -125,7 +125,7 @@ def test_graphs_and_the_cache_as_vllm_s_parser_takes_them():
     "text", ["speculative_config={bad", "max_num_seqs=[", "no-enforce-eager={", "dtype=*a", "max_num_seqs=2024-13-45"]
 )
 def test_a_value_that_no_parser_takes_is_no_internal_error(text: str):
-    with pytest.raises(InputError, match=f"--engine {re.escape(text)}: not YAML: ") as error:
+    with pytest.raises(InputError, match=f"--engine {re.escape(text)}: [a-z_]+: not YAML: ") as error:
         parse_settings([text])
     assert "\n" not in str(error.value)
 
@@ -137,6 +137,13 @@ def test_neither_is_a_file_of_it(value: str, tmp_path: Path):
     for read, said in ((lambda: parse_settings([], file), "not YAML"), (lambda: read_configurations(file), "neither")):
         with pytest.raises(InputError, match=f"{re.escape(str(file))}: {said}"):
             read()
+
+
+def test_a_value_of_a_file_that_is_no_yaml_is_named(tmp_path: Path):
+    file = tmp_path / "engine.yaml"
+    file.write_text('max_num_seqs: "[1"\n')
+    with pytest.raises(InputError, match=r"engine.yaml: max_num_seqs: not YAML: "):
+        parse_settings([], file)
 
 
 def test_a_setting_of_the_server_is_told_as_one():

@@ -147,6 +147,17 @@ def test_more_users_keep_the_length_of_a_busy_minute() -> None:
     assert (times_each == 10).all(), "every request comes once in every copy"
 
 
+@pytest.mark.parametrize("length_s", [60, 300, 1200])
+def test_a_busy_tenth_stays_one_however_short_the_trace_is(length_s: float) -> None:
+    rates = np.ones(10)
+    rates[4] = 10
+    moments = np.cumsum(np.append(0, rates)) / rates.sum()
+    trace = arriving(*np.interp((np.arange(2000) + 0.5) / 2000, moments, np.linspace(0, length_s, 11)))
+    dense = superposed(trace, 10 * len(trace) / length_s, np.random.default_rng(0))
+    peaks = [np.histogram(one.arrival_s, 10)[0].max() / len(one) for one in (trace, dense)]
+    assert peaks[1] > 0.85 * peaks[0]
+
+
 def test_bursts_shorter_than_the_copies_lie_apart_fall_where_they_may() -> None:
     trace = arriving(*np.repeat(np.arange(1.0, 301.0), 8))
     dense = superposed(trace, 200.0, np.random.default_rng(0))
@@ -162,5 +173,7 @@ def test_less_than_twice_as_many_is_no_second_copy() -> None:
     assert superposed(trace, 0.5, np.random.default_rng(0)).arrival_s[-1] == pytest.approx(len(trace) / 0.5)
     with pytest.raises(InputError, match="no arrival times to rescale"):
         superposed(arriving(0.0, 0.0), 4.0, np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"at 1e\+308 requests per second"):
+        superposed(trace, 1e308, np.random.default_rng(0))
     with pytest.raises(InputError, match=r"at 1e\+09 requests per second for 119\.8.* more than 100,000,000"):
         superposed(trace, 1e9, np.random.default_rng(0))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slotune.tuner.finalists.longer_load import LongerLoad
+from slotune.tuner.finalists.longer_load import TIMES, LongerLoad
 from slotune.tuner.finalists.other_orders import OtherOrders
 from slotune.tuner.pages.recommendation_page import keep_line
 from slotune.tuner.recommendation import Recommendation, best_yaml_of, luck_lines
@@ -47,7 +47,7 @@ def test_a_default_that_does_not_last_is_no_alternative(found):
     here = replace(found, default=default, best=replace(found.best, settings=found.task.asked.engine | other))
     told = {}
     for name, factor in (("lasts", 1.0), ("fails", 1e6)):
-        longer = {default.key: LongerLoad(10, {key: value * factor for key, value in fine.items()})}
+        longer = {default.key: LongerLoad(TIMES, {key: value * factor for key, value in fine.items()})}
         told[name] = keep_line(replace(here, longer_loads=longer))
     assert told["lasts"] == ["The default settings meet the targets too, with less headroom."]
     assert told["fails"] == ["The default settings meet the targets on this trace, but not if its traffic continues."]

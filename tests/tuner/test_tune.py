@@ -357,7 +357,8 @@ def test_answers_of_one_token_have_a_report_without_the_picture_of_what_they_lac
 def test_limits_as_large_as_any_that_was_tried_are_told(found):
     budget = next(knob for knob in found.task.space.knobs if knob.name == "max_num_batched_tokens")
     edge = replace(found, best=replace(found.best, settings={budget.name: budget.values[-1]}))
-    assert edge_lines(edge)[0].startswith(f"max_num_batched_tokens={budget.values[-1]} is the largest that was tried")
+    told = f"the recommended max_num_batched_tokens={budget.values[-1]} is the largest that was tried"
+    assert edge_lines(edge)[0].startswith(told)
     assert edge_lines(replace(found, best=replace(found.best, settings={budget.name: budget.values[0]}))) == []
 
 

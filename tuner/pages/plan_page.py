@@ -10,8 +10,8 @@ from ..planning.capacity import least_requests
 from ..planning.draws import CONFIDENCE
 from ..planning.fleet import ORDERINGS, OTHERS_TEXT
 from ..planning.plan import Plan
-from ..traffic.overlay import is_overlaid
-from ..traffic.steady_load import drifts, in_bursts, peak
+from ..traffic.overlay import busy_times, is_overlaid, peak
+from ..traffic.steady_load import in_bursts
 
 SECONDS_PER_HOUR = 3600.0
 FEW = 100
@@ -48,7 +48,7 @@ MADE_UP = (
     "an engine takes less of bursty traffic"
 )
 DRIFTS = (
-    "the trace's rate varies: in its busiest tenth it is {:.1f} times the mean. Reordering its pieces levels much of "
+    "the trace's rate varies: at its busiest it is {:.1f} times the mean. Reordering its pieces levels much of "
     "that out, and a higher rate makes a peak as much shorter: plan with the trace of the busiest time, at its rate"
 )
 OVERLAID = (
@@ -89,7 +89,7 @@ def confidence_line(plans: Sequence[Plan]) -> str | None:
 def is_confident(one: Plan) -> bool:
     """Whether the interval is of a kind that was found to hold the rate of such traffic as often as it says."""
     rates, trace = one.drawn_rates, one.scenario.trace
-    lasts = span_s(trace.arrival_s) > 0 and not drifts(trace)
+    lasts = span_s(trace.arrival_s) > 0 and not busy_times(trace)
     return bool(rates) and 0.0 not in rates and len(trace) >= _enough(one) and lasts
 
 
@@ -112,7 +112,7 @@ def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:
         told += [OTHERS_TEXT] if in_turns and any(one.fleet and one.fleet.replicas > 1 for one in plans) else []
         told += [BURSTS] if in_bursts(trace) else []
         told += [] if span_s(trace.arrival_s) else [MADE_UP]
-        told += [DRIFTS.format(peak(trace))] if drifts(trace) and not (in_turns or overlays) else []
+        told += [DRIFTS.format(peak(trace))] if busy_times(trace) and not (in_turns or overlays) else []
         told += [OVERLAID] if overlays else []
     for one in [*planned, *steps]:
         if hopeless := one.drawn_rates.count(0.0):

@@ -22,8 +22,18 @@ OVERLAYS = 2
 
 def busy_times(trace: Trace) -> bool:
     """Whether its rate changes from tenth to tenth or from minute to minute, and by more than chance."""
-    minutes = int(span_s(trace.arrival_s) / MINUTE_S)
+    minutes = _minutes(trace)
     return drifts(trace) or (minutes > SPANS and varies(trace, minutes))
+
+
+def peak(trace: Trace) -> float:
+    """Its rate in the busiest tenth or, where it has more of them, in the busiest minute, over the mean."""
+    counts = np.histogram(trace.arrival_s, max(SPANS, _minutes(trace)))[0]
+    return float(counts.max() / counts.mean())
+
+
+def _minutes(trace: Trace) -> int:
+    return int(span_s(trace.arrival_s) / MINUTE_S)
 
 
 def is_overlaid(trace: Trace, rate: float) -> bool:

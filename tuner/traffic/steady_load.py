@@ -66,12 +66,6 @@ def varies(trace: Trace, spans: int) -> bool:
     return bool(counts.std() / counts.mean() > DRIFT * by_chance)
 
 
-def peak(trace: Trace) -> float:
-    """The rate of its busiest tenth over its mean rate."""
-    counts = np.histogram(trace.arrival_s, SPANS)[0]
-    return float(counts.max() / counts.mean())
-
-
 def lasting_seed(trace: Trace) -> int:
     """The seed of the load on which single configurations are looked at (`ordered`); `plan` has several.
 

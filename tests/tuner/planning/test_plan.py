@@ -17,7 +17,7 @@ from slotune.tuner.planning.capacity import Capacity, Probe, Scenario, unloaded
 from slotune.tuner.planning.draws import DRAWS
 from slotune.tuner.planning.fleet import OTHERS_TEXT, Fleet, FleetTrial, find_fleet
 from slotune.tuner.planning.plan import ORDERINGS, Plan, plan, require_targets, steps_of, what_if
-from slotune.tuner.traffic.steady_load import peak
+from slotune.tuner.traffic.overlay import peak
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
     trace = small_trace(1000)
     rising = replace(trace, arrival_s=np.sqrt(trace.arrival_s))
     (one,) = plan([replace(base, trace=rising)], jobs=1)
-    assert any(f"in its busiest tenth it is {peak(rising):.1f} times the mean" in line for line in warnings([one]))
+    assert any(f"at its busiest it is {peak(rising):.1f} times the mean" in line for line in warnings([one]))
     assert 1.5 < peak(rising) < 2.5 and peak(trace) < 1.5
     assert not is_confident(one)
     at_once = replace(one, scenario=replace(base, trace=replace(trace, arrival_s=np.zeros(1000))))
