@@ -4,13 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from ..figures import figure
 from ..simulator.slo import Slo, milliseconds
-from .finalists.other_orders import OtherOrders
 from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
-from .sensitivity import Sensitivity
-from .study.study import Trial
+
+if TYPE_CHECKING:  # `simulate` tells targets too, and these would load the search's libraries
+    from .finalists.other_orders import OtherOrders
+    from .sensitivity import Sensitivity
+    from .study.study import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,10 @@ class Wording:
     is_met: Callable[[Metrics], bool]
     """Whether a verdict is the good one; of a number, always."""
     run: Callable[[Metrics], str]
-    orders: Callable[[OtherOrders], str]
-    steps: Callable[[Sensitivity], str]
+    orders: Callable[["OtherOrders"], str]
+    steps: Callable[["Sensitivity"], str]
 
-    def of(self, trial: Trial) -> str:
+    def of(self, trial: "Trial") -> str:
         """What is predicted of a configuration."""
         return f"does not start: {trial.message}" if trial.metrics is None else self.run(trial.metrics)
 
@@ -40,7 +43,7 @@ def of_metric(key: str) -> Wording:
     def run(metrics: Metrics) -> str:
         return figure(metrics[key])
 
-    def orders(orders: OtherOrders) -> str:
+    def orders(orders: "OtherOrders") -> str:
         return " to ".join(map(figure, orders.range(itemgetter(key))))
 
     return Wording(key, lambda metrics: True, run, orders, lambda steps: steps.both(run))
@@ -55,7 +58,7 @@ def _of_good(objective: Objective) -> Wording:
     def run(metrics: Metrics) -> str:
         return f"{'met' if is_met(metrics) else 'missed'} ({share_text(good_share(metrics))})"
 
-    def orders(orders: OtherOrders) -> str:
+    def orders(orders: "OtherOrders") -> str:
         low, high = orders.range(good_share)
         return f"met in {orders.meeting(is_met)} ({share_text(low)} to {share_text(high)})"
 
@@ -76,13 +79,13 @@ def _met(slo: Slo, metrics: Metrics) -> str:
     return "met" if slo.is_met(metrics) else "missed"
 
 
-def met_text(orders: OtherOrders, slo: Slo) -> str:
+def met_text(orders: "OtherOrders", slo: Slo) -> str:
     """On how many of the other orders a target is met, and with what."""
     met = orders.meeting(slo.is_met)
     ends = dict.fromkeys(map(milliseconds, orders.range(slo.value_ms)))
     return f"met in {met} ({' to '.join(ends)})".replace(" ms to", " to")
 
 
-def _steps_text(slo: Slo, steps: Sensitivity) -> str:
+def _steps_text(slo: Slo, steps: "Sensitivity") -> str:
     met = steps.both(partial(_met, slo))
     return f"{met} ({steps.both(lambda metrics: milliseconds(slo.value_ms(metrics)))})".replace(" ms /", " /")
