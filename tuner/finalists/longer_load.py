@@ -23,8 +23,8 @@ from ..traffic.steady_load import MOST_REQUESTS, STEADY_GROWTH, drifts
 from ..traffic.warm import finds_others
 
 TIMES = 30
-"""As long as the trace, where that is no more than MOST_REQUESTS. Ten times a thousand requests have a p99 TTFT that
-chance moves by 12 % (standard deviation; the bundled profile and trace at 20 requests/s), thirty times by 6 %."""
+"""As long as the trace, where that is no more than MOST_REQUESTS: what chance does to a p99 of a thousand requests is
+large on ten times as many still."""
 LIKE_ONE_THAT_FAILED = 0.02
 """Predictions so near to those of one that does not last are not tried."""
 

@@ -69,8 +69,8 @@ def varies(trace: Trace, spans: int) -> bool:
 def lasting_seed(trace: Trace) -> int:
     """The seed of the load on which single configurations are looked at (`ordered`); `plan` has several.
 
-    Bursts follow each other, and blocks of a few requests do not hold what piles up meanwhile: on pieces of Azure's
-    code completions p99 TTFT was 0.25 to 0.83 times the trace's own. They keep their order.
+    Bursts follow each other, and blocks of a few requests do not hold what piles up meanwhile: first tokens would come
+    far sooner than on the trace. They keep their order.
     """
     return 0 if drifts(trace) or in_bursts(trace) else 1
 
