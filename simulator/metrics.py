@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..arrays import F64, I64
 from ..errors import InputError
+from .percentiles import at_percentiles
 from .request_table import RequestTable
 from .slo import METRICS, OF_ALL, ROUNDING_MS, left_out, percentile_key
 
@@ -63,14 +64,14 @@ def summarise(
     missing = int((~done).sum())
     for name in METRICS:
         if name == "itl":
-            values, count = gaps.gap_s, gaps.count
+            values_s, count = gaps.gap_s, gaps.count
             lacking = missing * int(count.sum()) // max(int(done.sum()), 1)
         else:
-            values = getattr(requests, f"{name}_s")[done]
-            values = values[~np.isnan(values)]
-            count, lacking = np.ones(len(values), np.int64), missing
-        metrics |= _distribution(name, values, count, wanted)
-        metrics |= _of_all(name, values, count, lacking, wanted)
+            values_s = getattr(requests, f"{name}_s")[done]
+            values_s = values_s[~np.isnan(values_s)]
+            count, lacking = np.ones(len(values_s), np.int64), missing
+        metrics |= _distribution(name, values_s * 1e3, count, wanted)
+        metrics |= _of_all(name, values_s * 1e3, count, lacking, wanted)
     return metrics
 
 
@@ -83,19 +84,13 @@ def _check_asked(goodput: Iterable[str], percentiles: list[float]) -> None:
             raise InputError(f"percentile {percentile}: must lie in (0, 100]")
 
 
-def _of_all(name: str, values_s: F64, count: I64, missing: int, percentiles: list[float]) -> dict[str, float]:
+def _of_all(name: str, values_ms: F64, count: I64, missing: int, wanted: list[float]) -> dict[str, float]:
     """Percentiles over all values, `missing` of which never come. Nothing where none is missing; one that falls on such
     a value, or between one that came and such a one, is left out."""
-    if not missing:
-        return {}
-    order = np.argsort(values_s, kind="stable")
-    ordered_ms, ends, metrics = values_s[order] * 1e3, np.cumsum(count[order]), {}
-    total = int(count.sum())
-    for percentile in percentiles:
-        if left_out(percentile, total + missing) >= missing:
-            value = _percentile(ordered_ms, ends, percentile, total + missing)
-            metrics[percentile_key(percentile, name) + OF_ALL] = value
-    return metrics
+    total = int(count.sum()) + missing
+    told = [percentile for percentile in wanted if left_out(percentile, total) >= missing > 0]
+    values_at = zip(told, at_percentiles(values_ms, count, told, total), strict=True)
+    return {percentile_key(percentile, name) + OF_ALL: float(value_ms) for percentile, value_ms in values_at}
 
 
 def _throughput(requests: RequestTable, done: npt.NDArray[np.bool_], duration_s: float) -> dict[str, float]:
@@ -127,33 +122,17 @@ def _good(requests: RequestTable, goodput: Mapping[str, float]) -> npt.NDArray[n
     return good
 
 
-def _distribution(name: str, values_s: F64, count: I64, percentiles: list[float]) -> dict[str, float]:
-    order = np.argsort(values_s, kind="stable")
-    values_ms, weight = values_s[order] * 1e3, count[order]
-    total = weight.sum()
+def _distribution(name: str, values_ms: F64, count: I64, wanted: list[float]) -> dict[str, float]:
+    total = int(count.sum())
     if total == 0:
         mean = std = float("nan")
     else:
-        mean = float((values_ms * weight).sum() / total)
-        std = float(np.sqrt((weight * (values_ms - mean) ** 2).sum() / total))
-    ends = np.cumsum(weight)
-    metrics = {
+        mean = float((values_ms * count).sum() / total)
+        std = float(np.sqrt((count * (values_ms - mean) ** 2).sum() / total))
+    median, *others = at_percentiles(values_ms, count, [50.0, *wanted], total)
+    return {
         f"mean_{name}_ms": mean,
-        f"median_{name}_ms": _percentile(values_ms, ends, 50.0, total),
+        f"median_{name}_ms": float(median),
         f"std_{name}_ms": std,
+        **{percentile_key(each, name): float(value) for each, value in zip(wanted, others, strict=True)},
     }
-    for percentile in percentiles:
-        metrics[percentile_key(percentile, name)] = _percentile(values_ms, ends, percentile, total)
-    return metrics
-
-
-def _percentile(values: F64, ends: I64, percentile: float, total: int) -> float:
-    """numpy.percentile's linear interpolation over `total` sorted values, of which these are the first; `ends` is the
-    running sum of their counts."""
-    if len(values) == 0:
-        return float("nan")
-    place = percentile / 100 * (total - 1)
-    below = int(np.floor(place))
-    low = values[np.searchsorted(ends, below, side="right")]
-    high = values[np.searchsorted(ends, min(below + 1, int(ends[-1]) - 1), side="right")]
-    return float(low + (high - low) * (place - below))

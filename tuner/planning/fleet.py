@@ -62,6 +62,8 @@ class FleetTrial:
     overlaid_at: float | None = None
     """Requests a second of copies of the trace over each other, which are served then; None where its time is squeezed
     to the rate."""
+    beyond: float = 1.0
+    """Times what division says, where the search begins: what a like scenario's fleet was."""
 
     def serve(self, replicas: int, rate: float, router: str = "round-robin") -> Probe | None:
         """What came of `rate` requests a second on the ordering that did worst; None where one missed the targets."""
@@ -107,11 +109,12 @@ def find_fleet(trial: FleetTrial, rate: float, one_takes: float) -> Fleet:
 
     Raises InfeasibleError where none that is simulated serves it.
     """
-    scenario, divided = trial.scenario, max(1, math.ceil(rate / one_takes))
+    scenario, divided = trial.scenario, by_division(rate, one_takes)
     if divided > MOST_REPLICAS:
         _check_throughput(scenario, rate)
-    start, in_turns = min(divided, MOST_REPLICAS), passing_on(scenario.trace)
-    most = _most_tried(start, MANY_ADDED_SHARE if in_turns or trial.overlaid_at else MOST_ADDED_SHARE)
+    start, in_turns = min(math.ceil(divided * trial.beyond), MOST_REPLICAS), passing_on(scenario.trace)
+    share = MANY_ADDED_SHARE if in_turns or trial.overlaid_at else MOST_ADDED_SHARE
+    most = _most_tried(min(max(start, divided), MOST_REPLICAS), share)
     found = fewest_that_do(partial(trial.serve, rate=rate), start, most)
     if found is None:
         limits = (IN_PARTS if most == MOST_REPLICAS else "") + (f"; {OTHERS_TEXT}" if in_turns else "")
@@ -123,6 +126,11 @@ def find_fleet(trial: FleetTrial, rate: float, one_takes: float) -> Fleet:
     most_at_random = max(replicas, min(MOST_AT_RANDOM * replicas, MOST_REPLICAS))
     at_random = _at_random(partial(trial.serve, rate=rate, router="random"), replicas, most_at_random)
     return Fleet(replicas, worst, at_random, most_at_random)
+
+
+def by_division(rate: float, one_takes: float) -> int:
+    """Replicas for `rate`, if many took so many times what one does."""
+    return max(1, math.ceil(rate / one_takes))
 
 
 def fleet_interval(trial: FleetTrial, rate: float, replicas: int, shares: tuple[float, float]) -> ReplicaRange:

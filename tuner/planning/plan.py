@@ -21,7 +21,7 @@ from ..traffic.steady_load import scaled_lengths
 from ..workers import workers
 from .capacity import Capacity, Probe, Scenario, find_capacity, unloaded
 from .draws import DRAWS, drawable, drawn, rate_interval
-from .fleet import ORDERINGS, AskAll, Fleet, FleetTrial, Question, find_fleet, fleet_interval
+from .fleet import ORDERINGS, AskAll, Fleet, FleetTrial, Question, by_division, find_fleet, fleet_interval
 
 LENGTHS = ("input_tokens", "output_tokens")
 STEP_TIME = "step_time"
@@ -111,7 +111,7 @@ def plan(
         try:
             answer, prepare = partial(_answer, scenario), scenario.compile
             with workers(answer, jobs, prepare=prepare, dask_scheduler=dask_scheduler) as ask_all:
-                plans.append(_planned(scenario, rate, ask_all, on_done, before))
+                plans.append(_planned(scenario, rate, ask_all, on_done, before, [*after, *plans]))
         except InfeasibleError as error:
             plans.append(Plan(scenario, (), rate, reason=str(error)))
         except InputError as error:
@@ -141,9 +141,14 @@ def _answer(scenario: Scenario, question: Question) -> Capacity | Probe | float:
 
 
 def _planned(
-    scenario: Scenario, rate: float | None, ask_all: AskAll, on_done: Callable[[int, str], None], before: int
+    scenario: Scenario,
+    rate: float | None,
+    ask_all: AskAll,
+    on_done: Callable[[int, str], None],
+    before: int,
+    others: Sequence[Plan],
 ) -> Plan:
-    """The plan of one scenario, when `before` steps of others are done."""
+    """The plan of one scenario, when `before` steps of `others` are done."""
     alone, stay_s = unloaded(scenario)
     numbers = range(1, DRAWS + 1) if drawable(scenario.trace) else ()
     questions: list[Question] = [
@@ -163,7 +168,8 @@ def _planned(
 
     overlaid_at = rate if is_overlaid(scenario.trace, rate) else None
     try:
-        fleet = _fleet(one_engine, rate, FleetTrial(scenario, stay_s, ask_all, tried, overlaid_at))
+        beyond = _beyond_division(others[0]) if others else 1.0
+        fleet = _fleet(one_engine, rate, FleetTrial(scenario, stay_s, ask_all, tried, overlaid_at, beyond))
     except InfeasibleError as error:
         return replace(one_engine, reason=str(error))
     on_done(before + steps_of([scenario], rate), scenario.name)
@@ -177,6 +183,13 @@ def _fleet(one_engine: Plan, rate: float, trial: FleetTrial) -> Fleet:
         return fleet
     low, high = (limit / one_engine.max_request_rate for limit in one_engine.interval)
     return replace(fleet, interval=fleet_interval(trial, rate, fleet.replicas, (low, high)))
+
+
+def _beyond_division(base: Plan) -> float:
+    """How many times what division says the fleet of the base is: changes of it do not differ much in that."""
+    if base.fleet is None:
+        return 1.0
+    return base.fleet.replicas / by_division(base.fleet.worst.rate, base.spanned[1])
 
 
 def _drawn_rate(scenario: Scenario, number: int, alone: Probe, stay_s: float) -> float:

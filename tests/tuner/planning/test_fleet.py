@@ -173,6 +173,13 @@ def test_where_division_says_too_many_few_may_do(scenario, fleet):
     assert fleet_of(scenario, 1e-3) == fleet
 
 
+def test_where_a_like_fleet_was_larger_than_division_says_the_search_begins_there(scenario, fleet):
+    tried = []
+    like = replace(engines(scenario), beyond=fleet.replicas / 2, on_tried=tried.append)
+    assert find_fleet(like, RATE, RATE / 2) == fleet
+    assert tried[0] == fleet.replicas
+
+
 def test_what_came_of_replicas_is_that_of_the_ordering_that_did_worst(scenario):
     """And where one misses the targets, none of them serves."""
     probes = [Probe(RATE, {"p99_ttft_ms": ttft_ms}, True, "queue") for ttft_ms in (100.0, 190.0, 150.0, 120.0, 110.0)]
