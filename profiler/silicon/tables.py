@@ -5,6 +5,7 @@ is their sum for the step's composition, plus what the tables leave out (omitted
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,6 +28,8 @@ from .omitted import (
     SAMPLER_BYTES_PER_LOGIT,
     SPLIT_ATTENTION,
     UNPACKED_DECODES,
+    UNSPLIT_QUERIES,
+    UNSPLIT_SMS,
     Omitted,
 )
 
@@ -174,13 +177,31 @@ class KernelTables:
         """Attention of `rows` chunks, each after `context` tokens.
 
         The tables' formula for a prefix takes a share of the time of a whole prompt, which leaves out the projections
-        of latent attention: never less than without a context.
+        of latent attention: never less than without a context. And of a short chunk it leaves out that the whole context
+        is read: never less than a decode after it takes, or than `_unsplit_ms`.
         """
+        shared_ms = self.share_ms(rows, chunk, context)
+        if self.is_latent:
+            return max(shared_ms, self.share_ms(rows, chunk, 0))
+        if not context:
+            return shared_ms
+        return max(shared_ms, self.decode_attention_ms(rows, context), self._unsplit_ms(rows, chunk, context))
+
+    def share_ms(self, rows: int, chunk: int, context: int) -> float:
+        """The same as the package has it: a share of the time of the whole prompt."""
         ops = self._context_ops.attention
-        contexts = {0, context} if self.is_latent else {context}
-        return max(
-            _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=before)) for before in contexts
-        )
+        return _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
+
+    def _unsplit_ms(self, rows: int, chunk: int, context: int) -> float:
+        """What the context takes where one multiprocessor reads all of it for each tile of queries (UNSPLIT_SMS): as much
+        as for a chunk that gives each of them one tile, for each time that all have one. 0 elsewhere."""
+        multiprocessors = UNSPLIT_SMS.get(int(self.gpu["sm_version"]), 0)
+        if not multiprocessors or self.layout.cache_format(self.model_info) != "bfloat16":
+            return 0.0
+        heads = max(1, int(self.model_info["n"]) // self.layout.tp)
+        waves = math.ceil(rows * heads * math.ceil(chunk / UNSPLIT_QUERIES) / multiprocessors)
+        width = multiprocessors * UNSPLIT_QUERIES // heads
+        return waves * (self.share_ms(1, width, context) - self.share_ms(1, width, 0))
 
     def decode_attention_ms(self, rows: int, context: int) -> float:
         """Attention of `rows` decodes over `context` tokens each."""
