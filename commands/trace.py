@@ -185,7 +185,8 @@ def make(
 @click.option(
     "--superpose",
     is_flag=True,
-    help="With --rate: overlay copies of the trace instead of squeezing time, so that busy minutes keep their length.",
+    help="With --rate: overlay copies of the trace instead of squeezing time, so that busy minutes keep their length "
+    "(up to the rest to whole copies, where conversations are not to be torn).",
 )
 @seed_option
 @out_file_option

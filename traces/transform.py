@@ -1,5 +1,6 @@
 """One trace from another: fewer requests, other arrivals. Nothing is changed in place."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy as np
 from ..errors import InputError
 from .arrivals import LONGEST_S, arrival_times, idle_s, span_s
 from .copies import in_copies
-from .lasting_prefixes import lasting
+from .lasting_prefixes import lasting, passing_on
 from .trace import Trace
 
 APART_S = 30.0
 """Within which the copies of `superposed` begin: users do not act in the same second, but in the same minute."""
+APART_GAPS = 50.0
+"""Of the trace, on average, within which they begin where that is more: each of its requests would be a burst else."""
 LEAST_SHARE = 0.05
 """Of a trace's length, within which they begin where that is less: its busiest tenth is to stay one."""
 MOST_REQUESTS = 10**8
@@ -47,28 +50,35 @@ def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
 def superposed(trace: Trace, rate: float, rng: np.random.Generator) -> Trace:
     """The trace at `rate` requests a second as more users make it: copies of it at once, and time as it was.
 
-    Each copy begins elsewhere within APART_S or LEAST_SHARE, and what runs out at the end comes at the beginning, so
-    that whatever lasts longer than that stays as long, at more requests a second, while shorter bursts of the copies
-    fall where they may. The rest to `rate`, less than half a copy, is made by `rescaled`. Raises InputError where that
-    does, and where there would be more than MOST_REQUESTS.
+    Each copy begins elsewhere within APART_S, APART_GAPS or LEAST_SHARE, and what runs out at the end comes at the
+    beginning, so that whatever lasts longer than that stays as long, at more requests a second, while shorter bursts of
+    the copies fall where they may. The last copy has as many requests at random as make up the rate; where requests
+    hold each other's text (`passing_on`) copies are whole, and time is stretched or squeezed by the rest. Fewer than
+    one copy is made by `rescaled`. Raises InputError where that does, and where there would be more than MOST_REQUESTS.
     """
-    duration_s, copies = span_s(trace.arrival_s), copies_for(trace, rate)
-    if copies < 2:
+    duration_s, wanted = span_s(trace.arrival_s), copies_for(trace, rate)
+    wanted = wanted if wanted < 1 or not passing_on(trace) else float(round(wanted))
+    if wanted <= 1:
         return rescaled(trace, rate)
-    if copies * len(trace) > MOST_REQUESTS:
+    if wanted * len(trace) > MOST_REQUESTS:
         raise InputError(f"at {rate:g} requests per second for {duration_s:g} s there are more than {MOST_REQUESTS:,}")
-    begin_s = min(APART_S, LEAST_SHARE * duration_s) * rng.uniform(-0.5, 0.5, copies)
+    copies = math.ceil(wanted)
+    apart_s = min(max(APART_S, APART_GAPS * duration_s / len(trace)), LEAST_SHARE * duration_s)
+    begin_s = apart_s * rng.uniform(-0.5, 0.5, copies)
     begin_s[0] = 0.0
     arrival_s = (trace.arrival_s - idle_s(trace.arrival_s) + begin_s[:, None]) % duration_s
+    kept = np.ones(arrival_s.shape, np.bool_)
+    kept[-1, rng.choice(len(trace), round((copies - wanted) * len(trace)), replace=False)] = False
     order = np.argsort(arrival_s, axis=None, kind="stable")
+    order = order[kept.ravel()[order]]
     copy, row = np.divmod(order, len(trace))
     return rescaled(in_copies(trace, row, copy, arrival_s.ravel()[order], lasting(trace)), rate)
 
 
-def copies_for(trace: Trace, rate: float) -> int:
-    """How many copies of the trace make about `rate` requests a second, up to a number that nobody has; 0 where all of
-    them arrive at once."""
-    return round(min(rate * span_s(trace.arrival_s) / len(trace), 1e18))
+def copies_for(trace: Trace, rate: float) -> float:
+    """How many copies of the trace make `rate` requests a second, up to a number that nobody has; 0 where all of them
+    arrive at once."""
+    return min(rate * span_s(trace.arrival_s) / len(trace), 1e18)
 
 
 def head(trace: Trace, count: int) -> Trace:

@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/chunks_after_context.py --data ../shared/measured/rtxpro6000-llama-3.1-8b
 
-The tables hold whole prompts only; of a chunk the package takes a share of the time of a prompt. Needs slotune[silicon].
+The tables hold whole prompts only; of a chunk the package takes a share of a prompt's time. Needs slotune[silicon].
 Columns: microseconds a layer, measured, by the package's share, and as imported (profiler/silicon/tables.py).
 """
 
@@ -40,9 +40,7 @@ def main() -> None:
     for (i, chunk), (j, context) in ((a, b) for a in enumerate(CHUNKS) for b in enumerate(CONTEXTS)):
         if not (chunk and context >= SHORT and chunk + context <= CONTEXTS[-1]):
             continue
-        told_us = [
-            layer_us * ms(1, int(chunk), int(context)) for ms in (tables.share_ms, tables.prefill_attention_ms)
-        ]
+        told_us = [layer_us * ms(1, int(chunk), int(context)) for ms in (tables.share_ms, tables.prefill_attention_ms)]
         known.append((chunk, context, 1e6 * measured_s[i, j], *told_us))
         print(row(*(f"{value:.0f}" for value in known[-1])))
     print("\n" + row("", "points", "package", "imported"))

@@ -177,8 +177,8 @@ class KernelTables:
         """Attention of `rows` chunks, each after `context` tokens.
 
         The tables' formula for a prefix takes a share of the time of a whole prompt, which leaves out the projections
-        of latent attention: never less than without a context. And of a short chunk it leaves out that the whole context
-        is read: never less than a decode after it takes, or than `_unsplit_ms`.
+        of latent attention: never less than without a context. And of a short chunk it leaves out that all of the
+        context is read: never less than a decode after it takes, or than `_unsplit_ms`.
         """
         shared_ms = self.share_ms(rows, chunk, context)
         if self.is_latent:
@@ -193,8 +193,8 @@ class KernelTables:
         return _sum(self._engine.evaluate_context_ops(ops, batch_size=rows, s=chunk, prefix=context))
 
     def _unsplit_ms(self, rows: int, chunk: int, context: int) -> float:
-        """What the context takes where one multiprocessor reads all of it for each tile of queries (UNSPLIT_SMS): as much
-        as for a chunk that gives each of them one tile, for each time that all have one. 0 elsewhere."""
+        """What the context takes where one multiprocessor reads all of it for each tile of queries (UNSPLIT_SMS): as
+        much as for a chunk that gives each of them one tile, for each time that all have one. 0 elsewhere."""
         multiprocessors = UNSPLIT_SMS.get(int(self.gpu["sm_version"]), 0)
         if not multiprocessors or self.layout.cache_format(self.model_info) != "bfloat16":
             return 0.0

@@ -1,5 +1,6 @@
 """One trace from another."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.traces.arrivals import arrival_times, idle_s
-from slotune.traces.generate import plain
+from slotune.traces.generate import make_trace, plain
+from slotune.traces.lengths import constant
 from slotune.traces.mooncake import read_mooncake
-from slotune.traces.stats import trace_stats
+from slotune.traces.stats import interarrival_cv, trace_stats
 from slotune.traces.trace import Trace
 from slotune.traces.transform import (
     APART_S,
@@ -138,8 +140,8 @@ def busy(rates: dict[int, float]) -> Trace:
 
 def test_more_users_keep_the_length_of_a_busy_minute() -> None:
     trace = busy({0: 2, 1: 2, 2: 20, 3: 2, 4: 2, 5: 2})
-    dense = superposed(trace, 50.0, np.random.default_rng(0))
-    assert (len(dense), trace_stats(dense)["request_rate"]) == (10 * len(trace), pytest.approx(50.0))
+    dense = superposed(trace, 10 * len(trace) / trace.arrival_s[-1], np.random.default_rng(0))
+    assert (len(dense), trace_stats(dense)["request_rate"]) == (10 * len(trace), pytest.approx(50.0, rel=0.01))
     per_minute = np.histogram(dense.arrival_s, 6, (0, 360))[0] / 600
     assert per_minute[[0, 4, 5]] == pytest.approx(2.0, rel=0.15)
     assert 20.0 * (1 - APART_S / 120) < per_minute[2] < 20.0
@@ -166,10 +168,38 @@ def test_bursts_shorter_than_the_copies_lie_apart_fall_where_they_may() -> None:
     assert len(at_once) == 300 * 25
 
 
-def test_less_than_twice_as_many_is_no_second_copy() -> None:
+@pytest.mark.parametrize("share", [1.2, 1.49, 2.51, 7.3])
+def test_a_busy_minute_is_as_long_at_any_rate(share: float) -> None:
+    trace = busy({0: 2, 1: 2, 2: 20, 3: 2, 4: 2, 5: 2})
+    dense = superposed(trace, share * len(trace) / trace.arrival_s[-1], np.random.default_rng(0))
+    assert len(dense) == round(share * len(trace))
+    assert dense.arrival_s[-1] == pytest.approx(trace.arrival_s[-1], rel=0.005)
+    per_minute = np.histogram(dense.arrival_s, 6, (0, 360))[0] / 60 / share
+    assert per_minute[[0, 4, 5]] == pytest.approx(2.0, rel=0.2) and per_minute[2] > 15.0
+    assert np.bincount(dense.input_tokens)[1:].max() == math.ceil(share), "at most once in every copy"
+
+
+def test_conversations_stay_whole_and_time_gives_way() -> None:
+    trace = make_trace(300, 2.0, (constant(50), constant(20)), turns=4, users=10, seed=0)
+    own = len(trace) / trace.arrival_s[-1]
+    dense = superposed(trace, 2.3 * own, np.random.default_rng(0))
+    assert len(dense) == 2 * len(trace)
+    assert dense.arrival_s[-1] == pytest.approx(trace.arrival_s[-1] * 2 / 2.3, rel=0.01)
+    less = superposed(trace, 1.4 * own, np.random.default_rng(0))
+    assert np.array_equal(less.arrival_s, rescaled(trace, 1.4 * own).arrival_s)
+
+
+@pytest.mark.parametrize("gap_s", [0.05, 1.0, 5.0, 60.0])
+def test_copies_of_steady_traffic_are_as_steady_however_rare_its_requests_are(gap_s: float) -> None:
+    """Superposed Poisson processes are one: were all copies of a rare request sent within 30 s, each were a burst."""
+    lengths = np.full(2000, 9, np.int32)
+    trace = plain(arrival_times(2000, 1 / gap_s, 1.0, np.random.default_rng(1)), lengths, lengths)
+    dense = superposed(trace, 20 / gap_s, np.random.default_rng(0))
+    assert interarrival_cv(dense.arrival_s) == pytest.approx(1.0, abs=0.12)
+
+
+def test_fewer_users_or_too_many_are_no_copies() -> None:
     trace = busy({0: 2, 1: 6})
-    other = superposed(trace, 5.0, np.random.default_rng(0))
-    assert np.array_equal(other.arrival_s, rescaled(trace, 5.0).arrival_s)
     assert superposed(trace, 0.5, np.random.default_rng(0)).arrival_s[-1] == pytest.approx(len(trace) / 0.5)
     with pytest.raises(InputError, match="no arrival times to rescale"):
         superposed(arriving(0.0, 0.0), 4.0, np.random.default_rng(0))

@@ -16,6 +16,8 @@ from .steady_load import SPANS, drifts, varies
 
 MOST_REQUESTS = 1_000_000
 """Of all copies: more take minutes for each number of replicas that is tried."""
+LEAST_COPIES = 1.5
+"""Below, squeezing shortens busy times by less than other things are known."""
 OVERLAYS = 2
 """On which a number of replicas is tried: each is far longer than an ordering, and there is less to be lucky with."""
 
@@ -37,10 +39,10 @@ def _minutes(trace: Trace) -> int:
 
 
 def is_overlaid(trace: Trace, rate: float) -> bool:
-    """Whether `rate` requests a second are made of copies: of a trace with busy times, several of it, and not too
+    """Whether `rate` requests a second are made of copies: of a trace with busy times, LEAST_COPIES of it, and not too
     many."""
     copies = copies_for(trace, rate)
-    return copies > 1 and copies * len(trace) <= MOST_REQUESTS and busy_times(trace)
+    return copies >= LEAST_COPIES and copies * len(trace) <= MOST_REQUESTS and busy_times(trace)
 
 
 @lru_cache(maxsize=OVERLAYS)
