@@ -46,7 +46,7 @@ BELOW = (0.97, 0.93)
 QUEUE, GOODPUT = "queue", "goodput"
 """What binds where no target is missed but the queue grows, or too few requests are good."""
 LARGEST_STEP = 0.5
-"""Down from a rate that failed on a longer load."""
+"""Down from a rate that failed on a longer load, or up from one that passed."""
 LEAST_SHARE = 1e-3
 """Of the rate at which one request follows another: where less than that passes, none does."""
 
@@ -235,14 +235,27 @@ def highest_rate(at: Callable[[float], Probe], nothing: Probe, start: float) -> 
 
 
 def confirmed(at: Callable[[float], Probe], found: Capacity) -> Capacity:
-    """The rate that was found or, where it fails on the longer loads of `at`, the next below it that does not, sought
-    in growing steps. Raises InfeasibleError where none does."""
-    failed, rate, step = found.failed, found.best.rate, TOLERANCE
-    least = LEAST_SHARE * rate
-    while not (tried := at(rate)).ok:
-        failed, rate, step = tried, rate * (1 - step), min(2 * step, LARGEST_STEP)
+    """The rate that was found or, by the longer loads of `at`, the next below it that passes or above it that does not
+    fail, sought in growing steps: on a short load a clump of long prompts may be a percentile. Raises InfeasibleError
+    where none passes."""
+    tried = at(found.best.rate)
+    return _raised(at, tried, found.failed.rate) if tried.ok else _lowered(at, tried)
+
+
+def _raised(at: Callable[[float], Probe], passed: Probe, rate: float) -> Capacity:
+    step = TOLERANCE
+    while (tried := at(rate)).ok:
+        passed, rate, step = tried, rate * (1 + step), min(2 * step, LARGEST_STEP)
+    return Capacity(*_bisect(at, passed, tried, 0.0))
+
+
+def _lowered(at: Callable[[float], Probe], failed: Probe) -> Capacity:
+    tried, step, least = failed, TOLERANCE, LEAST_SHARE * failed.rate
+    while not tried.ok:
+        failed, rate, step = tried, tried.rate * (1 - step), min(2 * step, LARGEST_STEP)
         if rate < least:
             raise InfeasibleError(_none_does(failed.binding, rate))
+        tried = at(rate)
     return Capacity(*_bisect(at, tried, failed, least))
 
 

@@ -192,12 +192,14 @@ def test_a_percentile_stands_on_ten_requests_beyond_it(scenario):
         assert least <= tried.metrics["completed"] < 1.1 * least
 
 
-def test_a_rate_that_fails_on_a_longer_load_is_lowered_until_it_does_not():
+def test_a_longer_load_lowers_a_rate_that_fails_on_it_and_raises_one_above_which_none_does():
     found = Capacity(Probe(100.0, {}, True, "queue"), Probe(102.0, {}, False, "queue"))
     kept = confirmed(limited(lambda rate: rate <= 100), found)
     assert (kept.best.rate, kept.failed.rate) == (100.0, 102.0)
     lowered = confirmed(limited(lambda rate: rate <= 93), found)
     assert 93 * (1 - TOLERANCE) <= lowered.best.rate <= 93 < lowered.failed.rate <= 93 / (1 - TOLERANCE)
+    raised = confirmed(limited(lambda rate: rate <= 180), found)
+    assert 180 * (1 - TOLERANCE) <= raised.best.rate <= 180 < raised.failed.rate <= 180 / (1 - TOLERANCE)
     calls = []
     far_below = confirmed(limited(lambda rate: rate <= 7, calls), found)
     assert 7 * (1 - TOLERANCE) <= far_below.best.rate <= 7 < far_below.failed.rate <= 7 / (1 - TOLERANCE)
