@@ -8,7 +8,7 @@ import pytest
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
 from slotune.traces.trace import Trace
-from slotune.tuner.traffic.overlay import MOST_REQUESTS, busy_times, is_overlaid, overlaid
+from slotune.tuner.traffic.overlay import MOST_REQUESTS, busy_times, is_overlaid, overlaid, peak
 
 LENGTHS = (constant(100), constant(10))
 
@@ -35,6 +35,20 @@ def test_minutes_and_hours_are_busy_times(rates: tuple[float, ...]) -> None:
     assert [is_overlaid(trace, share * own) for share in (0.5, 1.4, 1.6, 30)] == [False, False, True, True]
     assert not is_overlaid(trace, own * (MOST_REQUESTS / len(trace) + 1))
     assert not is_overlaid(make_trace(3000, 2.0, LENGTHS, seed=3), 60.0), "it is as steady at any rate"
+
+
+def test_a_trace_of_few_minutes_has_busy_times_too() -> None:
+    """Its tenths tell them: a minute of five is two of these."""
+    assert busy_times(with_rates(1, 1, 5, 1, 1))
+    seconds = make_trace(100, 5.0, LENGTHS, seed=1)
+    assert not busy_times(seconds), "less than a minute"
+
+
+def test_a_peak_is_that_of_the_busiest_minute_where_a_trace_has_more_of_them_than_ten() -> None:
+    """Of 21 minutes a tenth would hide half of it, and so would minutes whose edges cut it in two."""
+    long = with_rates(*[1] * 9, 8, *[1] * 11)
+    assert peak(long) == pytest.approx(8 / (28 / 21), rel=0.05)
+    assert peak(with_rates(1, 1, 1, 1, 6)) == pytest.approx(6 / (10 / 5), rel=0.1)
 
 
 def test_an_overlay_is_kept() -> None:
