@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from slotune.errors import InputError
+from slotune.simulator.request_table import FAILED, FINISHED, RequestTable
 from slotune.simulator.simulation import simulate
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant, lognormal
@@ -13,7 +16,9 @@ from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
 from slotune.tuner.traffic.steady_load import (
     drifts,
+    engine_growth,
     in_bursts,
+    is_steady,
     lasting_seed,
     ordered,
     queue_growth,
@@ -70,6 +75,14 @@ def test_no_burst_is_longer_than_those_of_the_trace(small_trace, seed, begins_s)
     one where the trace begins with it."""
     trace = replace(small_trace(800), arrival_s=begins_s + 4.0 * np.repeat(np.arange(20), 40))
     between = np.diff(np.flatnonzero(np.diff(ordered(trace, 8000, 10.0, seed).arrival_s) > 1e-2))
+    assert between.max() == 40
+
+
+@pytest.mark.parametrize("rate", [0.1, 100.0])
+def test_a_burst_is_told_by_its_gaps_against_the_mean_one_at_any_rate(small_trace, rate):
+    """Gaps of half a per cent of the mean keep requests together: 0.05 s at one request in ten seconds."""
+    trace = replace(small_trace(800), arrival_s=4.0 * np.repeat(np.arange(20), 40) + 5e-4 * (np.arange(800) % 40))
+    between = np.diff(np.flatnonzero(np.diff(ordered(trace, 8000, rate, 1).arrival_s) > 0.1 / rate))
     assert between.max() == 40
 
 
@@ -152,6 +165,11 @@ def test_lengths_scale_with_what_they_share(small_trace):
     assert set(longer.run_tokens.tolist()) == {96}
     assert np.array_equal(longer.output_tokens, trace.output_tokens)
     assert scaled_lengths(trace, outputs=0.001).output_tokens.min() == 1
+    assert scaled_lengths(trace, inputs=0.001).input_tokens.min() == 1
+    for factors, most in (({"inputs": 1e7}, "e+09"), ({"outputs": 1e9}, "e+10")):
+        with pytest.raises(InputError, match=r"lengths times 1e\+0.: no request can have \d\.?\d*e\+") as refused:
+            scaled_lengths(trace, **factors)
+        assert most in str(refused.value)
 
 
 def test_conversations_stay_as_they_are_in_every_order(small_trace):
@@ -255,3 +273,35 @@ def test_conversations_come_to_every_replica_too(small_trace, replicas):
     load = ordered(talk, 40 * replicas * len(talk), 4.0, 1, replicas)
     shares = [set(pairs(load.taken(np.arange(first, len(load), replicas)))) for first in range(replicas)]
     assert all(share == set(pairs(talk)) for share in shares)
+
+
+def waiting(first_token_s, finish_s, failed=0):
+    """A run of 100 requests, one a second, of which the last ones fail; it has no more than they tell."""
+    count, none = np.full(100, 3, np.int64), np.zeros(100, np.int64)
+    status = np.where(np.arange(100) < 100 - failed, FINISHED, FAILED)
+    times_s = [np.where(status == FINISHED, moment_s, np.nan) for moment_s in (first_token_s, finish_s)]
+    table = RequestTable(np.arange(100.0), count, count, none, *times_s, none, none, status)
+    return SimpleNamespace(requests=table)
+
+
+def test_growth_is_what_piles_up_of_what_arrives():
+    """Of requests that wait for a share of the time passed, 1 - 1 / 1.1 are always behind; any that fail are none."""
+    arrival_s = np.arange(100.0)
+    steady = waiting(arrival_s + 2, arrival_s + 9)
+    assert queue_growth(steady) == pytest.approx(0, abs=1e-9) == engine_growth(steady)
+    growing = waiting(arrival_s * 1.1, arrival_s * 1.25 + 2)
+    assert queue_growth(growing) == pytest.approx(1 - 1 / 1.1, abs=0.005)
+    assert engine_growth(growing) == pytest.approx(1 - 1 / 1.25, abs=0.005)
+    assert engine_growth(waiting(arrival_s + 2, arrival_s + 9, failed=34)) == pytest.approx(-9 / 50, abs=1e-9)
+    at_once = replace(growing.requests, arrival_s=np.zeros(100))
+    assert queue_growth(SimpleNamespace(requests=at_once)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("queue", "batch", "steady"),
+    [(0.0, 0.0, (True, True)), (0.015, 0.0, (True, False)), (0.0, 0.015, (True, False)), (0.025, 0.0, (False, False))],
+)
+def test_a_batch_that_grows_is_not_steady_where_the_queue_is(queue, batch, steady):
+    arrival_s = np.arange(100.0)
+    run = waiting(arrival_s * (1 + queue) + 1, arrival_s * (1 + queue + batch) + 5)
+    assert (queue_is_steady(run), is_steady(run)) == steady

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from slotune.profiler.profile import linear_profile
+from slotune.simulator.metrics import summarise
 from slotune.simulator.outage import Outage
 from slotune.simulator.simulation import simulate
 from slotune.simulator.slo import Slo
@@ -44,6 +45,23 @@ def test_whole_copies_are_judged_behind_what_warms_every_replica(replicas, cold)
     assert load.arrival_s[0] >= 0 and (np.diff(load.arrival_s) >= 0).all()
 
 
+def test_one_replica_is_warmed_unless_more_are_named():
+    """80 prompts take 400 requests, more than a third of those that are judged."""
+    many = make_trace(1000, 10.0, LENGTHS, seed=1, system_prompts=80, system_prompt_tokens=600)
+    assert warmed(many, 1000, 5.0, 1)[1] == warmed(many, 1000, 5.0, 1, 1)[1] == WARMING * 80
+    assert warmed(many, 1000, 5.0, 1, 2)[1] == WARMING * 80 * 2
+
+
+def test_where_nothing_of_a_load_is_left_out_it_comes_as_it_is():
+    """1,000 requests warm ten replicas: a whole copy, behind which another is judged."""
+    trace = prompts(1000)
+    load, cold = warmed(trace, 1000, 5.0, 0, 10)
+    assert cold == 1000 and np.array_equal(load.arrival_s, ordered(trace, 2000, 5.0, 0, 10).arrival_s)
+    fewer, cold = warmed(trace, 1000, 5.0, 0, 9)
+    whole = ordered(trace, 1900, 5.0, 0, 9).arrival_s
+    assert cold == 900 and fewer.arrival_s == pytest.approx(whole[100:] - whole[99])
+
+
 def test_what_is_judged_is_timed_from_the_last_request_before_it(scenario):
     load, cold = warmed(scenario.trace, 1000, 20.0, 1, 1)
     whole = simulate(load, scenario.profile.engine_config({}), scenario.profile.timing({})).requests
@@ -76,6 +94,19 @@ def test_cold_requests_that_fail_or_are_sent_again_have_no_gaps_either(scenario)
     assert result.gaps.count.sum() == (requests.output_tokens - 1)[requests.finished].sum()
     between_s = (requests.finish_s - requests.first_token_s)[requests.finished].sum()
     assert (result.gaps.gap_s * result.gaps.count).sum() == pytest.approx(between_s)
+
+
+@pytest.mark.parametrize("cold", [0, 120])
+def test_a_judged_run_lasts_until_its_last_request_is_known_to_fail(scenario, cold):
+    """The only replica dies at 5 s with what it has: the run lasts until then and not until they came."""
+    load, engine, timing = prompts(200, rate=40.0), scenario.profile.engine_config({}), scenario.profile.timing({})
+    dies_s = float(load.arrival_s[-1]) + 0.02
+    result = simulate(load, engine, timing, outages=[Outage(0, dies_s)], cold=cold)
+    lost = summarise(judged_requests(cold, result.requests), result.gaps)
+    assert lost["failed"] > 0
+    assert lost["duration"] == pytest.approx(dies_s - (load.arrival_s[cold - 1] if cold else 0.0), abs=0.15)
+    assert lost["duration"] > load.arrival_s[-1] - (load.arrival_s[cold - 1] if cold else 0.0)
+    assert lost["request_throughput"] == pytest.approx(lost["completed"] / lost["duration"])
 
 
 def test_a_target_that_first_prefills_miss_is_not_hopeless(scenario):
