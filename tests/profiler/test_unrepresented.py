@@ -126,7 +126,13 @@ def test_layers_of_several_kinds_are_told_to_look_prefixes_up_in_other_blocks() 
 
 @pytest.mark.parametrize(
     ("method", "drafts", "version", "told"),
-    [("mtp", 2, None, True), ("mtp", 1, None, False), ("mtp", 2, "0.27.1", False), ("eagle", 2, None, False)],
+    [
+        ("mtp", 2, None, True),
+        ("mtp", 1, None, False),
+        ("mtp", 2, "0.27.1", False),
+        ("mtp", 2, "0.28.0", True),
+        ("eagle", 2, None, False),
+    ],
 )
 def test_mtp_with_several_drafts_is_told_to_cut_prompts_otherwise_in_some_models(
     method: str, drafts: int, version: str | None, told: bool
@@ -135,3 +141,21 @@ def test_mtp_with_several_drafts_is_told_to_cut_prompts_otherwise_in_some_models
     formula = linear_profile(4e-3, 4e-5, 1e-4, 2e-7, version=version)
     found = formula.trust({"speculative_config": config})["not_represented"]
     assert any(line.startswith("models with several MTP modules schedule prompts otherwise") for line in found) == told
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("0.22.9", False), ("0.23.0", True), ("v0.28.1", True), ("0.29.0", False), (None, False)],
+)
+def test_pipeline_stages_of_the_older_runner_are_told_of_the_versions_that_have_two(
+    version: str | None, told: bool
+) -> None:
+    formula = linear_profile(4e-3, 4e-5, 1e-4, 2e-7, version=version)
+    asked = {"pipeline_parallel_size": 2, "async_scheduling": True}
+    line = (
+        f"pipeline_parallel_size=2: vLLM {version} schedules otherwise for models that it runs with its older model "
+        "runner (VLLM_USE_V2_MODEL_RUNNER=0), which is not simulated"
+    )
+    assert (line in formula.trust(asked)["not_represented"]) == told
+    for other in ({"pipeline_parallel_size": 1}, {"async_scheduling": False}):
+        assert not any("older model" in one for one in formula.trust(asked | other)["not_represented"])

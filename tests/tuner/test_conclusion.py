@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,33 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
 from slotune.traces.mooncake import write_trace
 from slotune.tuner.conclusion import concluded, require_one_that_ran
+from slotune.tuner.pages.recommendation_page import document
 from slotune.tuner.study.study import Study
 from slotune.tuner.study.task import ask, load_task
 from slotune.tuner.tune import tune
+from slotune.tuner.validate import validated
 
 
 def test_without_several_goals_there_is_no_front(study: Path) -> None:
     with Study.open(study) as opened:
         found = concluded(opened, load_task(opened.asked))
     assert found.front == () and found.trials == 16
+
+
+@pytest.mark.parametrize("fails", [None, "crashed"])
+def test_what_was_measured_decides_what_is_recommended(study: Path, fake_engine: Any, fails: str | None) -> None:
+    """With its prediction; the default where no other could run."""
+    with Study.open(study, writable=True) as opened:
+        task = load_task(opened.asked)
+        before = concluded(opened, task)
+        assert before.measured is None and before.best == before.simulated != before.default
+        engine = fake_engine(task, fails=lambda settings: fails if settings != task.asked.engine else None)
+        verdict = validated(opened, task, engine, top=1, repeats=3).verdict
+        found = concluded(opened, task)
+    assert verdict is not None and verdict.recommended.settings == found.settings
+    assert (found.best.key == found.default.key) == (fails is not None)
+    assert found.best.metrics == verdict.recommended.predicted
+    assert document(found)["best"]["engine"] == found.settings
 
 
 def test_where_every_configuration_failed_on_the_engine_the_first_reason_is_told(study: Path) -> None:

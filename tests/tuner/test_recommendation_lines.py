@@ -236,6 +236,7 @@ def test_best_yaml_tells_each_number_under_all_circumstances(read: Recommendatio
     slower = RUN | {"p99_ttft_ms": 2700.0, "p99_itl_ms": 170.0}
     steps = Sensitivity(Doubt(0.08, 0.0165), RUN | {"p99_ttft_ms": 1500.0, "p99_itl_ms": 80.0}, slower)
     text = best_yaml_of(replace(found, sensitivities={found.best.key: steps}))
+    assert text.count(read.task.profile.provenance) == 1
     assert (
         "p99_ttft_ms: 2,000 in simulation; in 2 other orders of the requests 1,800 to 2,200; 30 times as long 2,100; "
         "with steps 8% faster / slower, TTFT +16.5 ms 1,500 / 2,700"
@@ -244,3 +245,11 @@ def test_best_yaml_tells_each_number_under_all_circumstances(read: Recommendatio
         "p99:itl:150: met (100 ms) in simulation; in 2 other orders of the requests met in 1 (90 to 160 ms); "
         "30 times as long met (149 ms); with steps 8% faster / slower, TTFT +16.5 ms met / missed (80 / 170 ms)"
     ) in text
+
+
+def test_trust_is_in_what_is_recommended_and_in_no_pile_that_is_chance(read: Recommendation) -> None:
+    bent = {"extrapolated_share": 0.25, "far_share": 0.02, "piled_up_share": 0.2}
+    trust = with_runs(read, bent).trust()
+    assert {name: trust[name] for name in bent} == bent
+    assert with_runs(read, bent, {"piled_up_share": 0.0}).trust()["piled_up_share"] == 0.0
+    assert with_runs(read, bent, {"piled_up_share": 0.3}).trust()["piled_up_share"] == 0.2
