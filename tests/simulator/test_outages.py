@@ -157,3 +157,14 @@ def test_what_comes_while_no_replica_is_up_was_on_none() -> None:
 def test_a_fleet_of_none_is_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"must be at least 1"):
         served([0.0], **sizes)
+
+
+def test_outages_are_planned_in_order_of_time_whichever_is_named_first() -> None:
+    later, sooner, other = Outage(0, 5.0, 6.0), Outage(0, 1.0, 2.0), Outage(1, 0.0)
+    assert planned([later, other, sooner], 2) == {0: [sooner, later], 1: [other]}
+
+
+@pytest.mark.parametrize(("replica", "start_s"), [(0, -0.5), (-1, 0.5), (2, 0.5)])
+def test_outages_before_the_start_or_of_no_replica_are_refused(replica: int, start_s: float) -> None:
+    with pytest.raises(InputError, match=f"outage of replica {replica}: "):
+        planned([Outage(replica, start_s, 1.0)], 2)
