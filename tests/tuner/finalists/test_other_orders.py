@@ -160,3 +160,24 @@ def test_the_default_can_be_the_best_on_other_orders(opened: Any):
         study.add(Trial(settings, metrics, where="other orders", repeat=1, origin="other order"))
     best = picked(study, task)
     assert best is not None and best.settings == default
+
+
+def test_a_default_that_suffices_stays_unless_another_is_nearer_beyond_chance(opened: Any):
+    study, task = opened
+    best = picked(study, task)
+    default = next(t for t in study.trials("simulation") if t.key == settings_key(task.asked.engine))
+    assert best is not None and best != default and task.objective.worst_ratio(default.metrics) > 1
+    easy = 1.1 * task.objective.worst_ratio(default.metrics)  # the default meets these targets, and not by far
+    limits = tuple(replace(slo, limit_ms=easy * slo.limit_ms) for slo in task.objective.slos)
+    task = replace(task, objective=replace(task.objective, slos=limits))
+    best = picked(study, task)
+    assert best != default, "nothing is known of other orders"
+    put(study, default)
+    put(study, best)
+    assert picked(study, task) == best, "it is better in each"
+    for number, factor in enumerate((0.5, 1.6, 0.6, 1.5, 0.4, 1.7), 1):
+        metrics = {k: v * factor if k.endswith("_ms") else v for k, v in default.metrics.items()}
+        study.add(replace(best, metrics=metrics, where="other orders", repeat=number, number=None))
+    assert picked(study, task) == default, "it is better in three and worse in three"
+    put(study, default, p99_ttft_ms=2.0, p99_itl_ms=2.0)
+    assert picked(study, task) == best, "the default does not meet the targets there"
