@@ -11,7 +11,7 @@ from ..simulator.versions import ASSUMED, numbers_of
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .model_folder import lasting_name
-from .provenance import CLOSED_FORM
+from .provenance import CLOSED_FORM, KERNEL_TABLES
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -131,10 +131,13 @@ def other_graphs(profile: "Profile", settings: Mapping[str, Any], sizes: F64, mo
 
 
 def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, most_tokens: int) -> str | None:
-    """The same where the profile has steps of both sides, but not of the same size."""
-    below, above = profile.step.moved(sizes)
+    """The same where the profile has steps of both sides, but not of the same size. Kernel tables do not tell what a
+    graph is worth: without one a step waits for the host, which no kernel knows."""
+    of_tables = profile.source == KERNEL_TABLES
+    below, above = profile.step.between_borders(sizes) if of_tables else profile.step.moved(sizes)
     if not below < min(above, most_tokens):
         return None
+    effect = "what steps in between wait for the host" if of_tables else "the time of steps in between"
     made_with = f"{profile.step.graph_sizes[-1]:g}"
     asked = {name: settings[name] for name in sorted(CAPTURE_FOLLOWS & settings.keys())}
     by = ", ".join(f"{name}={value}" for name, value in asked.items() if value != profile.defaults.get(name))
@@ -143,7 +146,7 @@ def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, m
         keep = f"cudagraph_capture_sizes up to {made_with} keep it there"
     return (
         f"{by}: moves the largest CUDA graph from {made_with} tokens, where profile {profile.name} was made, to "
-        f"{sizes[-1]:g}; the time of steps in between is not in these numbers; {keep}"
+        f"{sizes[-1]:g}; {effect} is not in these numbers; {keep}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...arrays import F64
 from .tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
@@ -57,6 +58,16 @@ def doubts(tables: KernelTables, known: Comparisons) -> list[str]:
         _slow_reads(tables, known.token_cache_bytes) if tables.is_latent and known.token_cache_bytes else None,
     ]
     return [sentence for sentence in found if sentence]
+
+
+def fewer_graphs(sizes: F64, default: F64) -> list[str]:
+    """A sentence where the largest CUDA graph is smaller than vLLM's own choice: steps beyond it wait for the host."""
+    if sizes[-1] >= default[-1]:
+        return []
+    return [
+        f"the largest CUDA graph has {sizes[-1]:g} tokens, where vLLM itself captures up to {default[-1]:g}: how long "
+        "steps beyond it wait for the host is in no kernel table"
+    ]
 
 
 def _slower_weights(tables: KernelTables, plain: KernelTables) -> str | None:

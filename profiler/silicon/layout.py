@@ -10,8 +10,12 @@ from ..graph_sizes import GRAPH_SETTINGS
 from ..unrepresented import WITHOUT_EFFECT, is_unset
 
 OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
-FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {"speculative_config"}
-"""Settings that an import follows, or that change nothing; what drafting costs is in no table."""
+FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {
+    "speculative_config",
+    "enforce_eager",
+}
+"""Settings that an import follows, or that change nothing; what drafting costs is in no table, and neither is how long
+steps wait for the host without any CUDA graph."""
 CACHE_FORMATS = {"bfloat16": "bfloat16", "float16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 """The tables' names of vLLM's kv_cache_dtype, where they hold it."""
 EXPERT_FORMATS = {"fp8_static": "fp8"}

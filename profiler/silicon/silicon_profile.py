@@ -23,7 +23,7 @@ from ..profile import UNLIMITED_BLOCKS, EngineFacts, Profile
 from ..provenance import KERNEL_TABLES
 from ..surrogate.samples import StepSamples
 from ..surrogate.surrogate import fit
-from .doubts import Comparisons, doubts
+from .doubts import Comparisons, doubts, fewer_graphs
 from .layout import layout_of
 from .memory import GRAPHS_GIB, estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .omitted import OMITTED, OVERHEAD, Omitted
@@ -118,7 +118,7 @@ def import_silicon(
     engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, system)
-    capacity = estimated_kv(tables, GRAPHS_GIB if len(graph_sizes) else 0.0)
+    capacity = estimated_kv(tables, GRAPHS_GIB)
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:
         blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
@@ -139,7 +139,10 @@ def import_silicon(
         samples=samples,
         notes=_notes(tables, engine.async_scheduling, kv_note(capacity, defaults)),
         model_parts=tables.model_parts(),
-        doubts=tuple(doubts(tables, _comparisons(tables))),
+        doubts=(
+            *doubts(tables, _comparisons(tables)),
+            *fewer_graphs(graph_sizes, captured_graph_sizes(engine, {}, system)),
+        ),
     )
 
 

@@ -212,7 +212,16 @@ class KernelTables:
         logits = _sum(self._engine.evaluate_generation_ops(self._decode_ops.logits, batch_size=rows, s=128))
         bandwidth = self.gpu["mem_bw"] * self.gpu["mem_bw_empirical_scaling_factor"]
         sampled_bytes = rows * self.model_info["vocab"] * SAMPLER_BYTES_PER_LOGIT
-        return float(logits + self.omitted.sampler_ms + 1e3 * sampled_bytes / bandwidth)
+        gathered = self._gather_ms(rows)
+        return float(logits + gathered + self.omitted.sampler_ms + 1e3 * sampled_bytes / bandwidth)
+
+    def _gather_ms(self, rows: int) -> float:
+        """The all-gather of logits, of which each GPU makes a part (_gather_logits,
+        vllm/model_executor/layers/logits_processor.py): half of an all-reduce of as many values, which goes both ways.
+        """
+        as_embeddings = max(1, round(rows * self.model_info["vocab"] / self.model_info["hidden_size"]))
+        ops = self._decode_ops.embedding_sum
+        return _sum(self._engine.evaluate_generation_ops(ops, batch_size=as_embeddings, s=128)) / 2 if ops else 0.0
 
     def step_ms(self, step: Composition, graph_sizes: F64, async_scheduling: bool = True) -> float:
         """A whole step, dense layers padded to the CUDA-graph size."""
@@ -236,6 +245,8 @@ class _Ops:
     dense: list[int]
     attention: list[int]
     logits: list[int]
+    embedding_sum: list[int]
+    """The all-reduce of a step's embeddings; none on one GPU, and none of some models."""
 
 
 def _each(evaluate: Callable[[list[int]], list[Operation]]) -> list[Operation]:
@@ -256,7 +267,9 @@ def _split(near: list[Operation], far: list[Operation]) -> _Ops:
     everything = range(len(near))
     attention = [i for i in everything if far[i][1] != near[i][1]]
     logits = [i for i in everything if "logits" in near[i][0]]
-    return _Ops([i for i in everything if i not in attention and i not in logits], attention, logits)
+    embedding_sum = [i for i in everything if near[i][0].endswith("embedding_ar") and near[i][1] > 0]
+    dense = [i for i in everything if i not in attention and i not in logits]
+    return _Ops(dense, attention, logits, embedding_sum)
 
 
 def _sum(operations: list[Operation]) -> float:

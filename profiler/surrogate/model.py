@@ -93,8 +93,11 @@ class FittedStepTime:
     def moved(self, graph_sizes: F64) -> tuple[float, float]:
         """Above and up to how many tokens steps were measured with a CUDA graph and would now run without one, or the
         reverse, where that matters; an empty range where it does not."""
-        if is_unbounded(self.hull) or self.weights_s[EAGER] <= EAGER_MATTERS * self.weights_s[CONSTANT]:
-            return 0.0, 0.0
+        matters = self.weights_s[EAGER] > EAGER_MATTERS * self.weights_s[CONSTANT]
+        return self.between_borders(graph_sizes) if matters and not is_unbounded(self.hull) else (0.0, 0.0)
+
+    def between_borders(self, graph_sizes: F64) -> tuple[float, float]:
+        """The same whether it matters or not."""
         measured, asked = (float(sizes[-1]) if len(sizes) else 0.0 for sizes in (self.graph_sizes, graph_sizes))
         return min(measured, asked), max(measured, asked)
 

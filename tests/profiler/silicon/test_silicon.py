@@ -299,6 +299,7 @@ def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypat
         ({"tensor_parallel_size": 2}, "give it as --tp"),
         ({"pipeline_parallel_size": 2}, "give it as --pp"),
         ({"speculative_config": {"method": "ngram"}}, "leave it out"),
+        ({"enforce_eager": True}, "leave it out, or measure"),
     ],
 )
 def test_settings_that_tables_do_not_follow_are_refused(settings: dict[str, object], mend: str) -> None:

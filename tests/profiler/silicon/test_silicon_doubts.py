@@ -1,8 +1,9 @@
 """Kernel tables that cannot be right: which are doubted, and which are not."""
 
+import numpy as np
 import pytest
 
-from slotune.profiler.silicon.doubts import Comparisons, doubts
+from slotune.profiler.silicon.doubts import Comparisons, doubts, fewer_graphs
 from slotune.profiler.silicon.layout import Layout
 from slotune.profiler.silicon.memory import layer_bytes, token_cache_bytes
 from slotune.profiler.silicon.tables import KernelTables
@@ -48,3 +49,10 @@ def test_what_contradicts_itself_or_the_memory_is_doubted(
     halved = KernelTables(system, model, Layout(layout.tp // 2)) if layout.tp > 1 and not layout.precision else None
     found = doubts(tables, Comparisons(None, halved, tables if layout.tp == 1 else None, layer_bytes(tables), None))
     assert len(found) == (told is not None) and (told or "") in "".join(found)
+
+
+def test_steps_that_vllm_would_have_captured_and_are_not_wait_for_the_host() -> None:
+    default = np.array([1.0, 2.0, 512.0])
+    assert fewer_graphs(default, default) == [] == fewer_graphs(np.array([1024.0]), default)
+    (told,) = fewer_graphs(np.array([1.0, 8.0]), default)
+    assert "has 8 tokens, where vLLM itself captures up to 512" in told

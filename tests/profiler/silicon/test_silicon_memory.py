@@ -58,18 +58,13 @@ def test_two_gpus_share_what_a_token_takes_and_hold_more_of_the_runtime() -> Non
 
 
 def test_a_32b_model_fits_one_h100_but_for_its_whole_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM 0.11 ran it with 18,227 tokens, beside a sampler that took 4 GiB; without CUDA graphs all of it fits."""
+    """vLLM 0.11 ran it with 18,227 tokens, beside a sampler that took 4 GiB."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
-    graphs, eager = (
-        import_silicon("h100_sxm", QWEN_32B, 1, "p", settings=asked) for asked in ({}, {"enforce_eager": True})
-    )
+    graphs = import_silicon("h100_sxm", QWEN_32B, 1, "p")
     with pytest.raises(InputError, match=r"max_model_len=40960: larger than the KV cache of 36880 tokens"):
         graphs.engine_config({"gpu_memory_utilization": 0.92})
     assert graphs.engine_config({"max_model_len": 32768}).num_gpu_blocks == 36896 // 16
-    assert eager.engine_config({}).max_model_len == 40960
-    assert graphs.kv is not None and eager.kv is not None
-    assert graphs.kv.fixed_bytes - eager.kv.fixed_bytes == pytest.approx(GRAPHS_GIB * GIB)
 
 
 @pytest.mark.parametrize(
