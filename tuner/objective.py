@@ -173,7 +173,7 @@ def failed_share(metrics: Metrics) -> float:
 def good_share(metrics: Metrics) -> float:
     """Share of all requests that are good, without the last digits, which dividing by the duration twice makes up."""
     throughput = metrics["request_throughput"]
-    return round(metrics["request_goodput"] / throughput * (1 - failed_share(metrics)), 12) if throughput else 0.0
+    return round(metrics["request_goodput"] / throughput * (1 - failed_share(metrics)), 12) if throughput > 0 else 0.0
 
 
 def share_text(share: float) -> str:

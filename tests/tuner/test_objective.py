@@ -215,6 +215,8 @@ def test_the_share_of_good_requests_is_of_all_that_were_sent():
     half = {"completed": 50.0, "failed": 50.0, "request_throughput": 5.0, "request_goodput": 4.0}
     assert good_share(half) == 0.4
     assert good_share(half | {"completed": 0.0, "request_throughput": 0.0, "request_goodput": 0.0}) == 0.0
+    at_once = half | {"completed": 0.0, "request_throughput": math.nan, "request_goodput": math.nan}
+    assert share_text(good_share(at_once)) == "0.0%", "all turned away as they came: the run took no time"
     assert Objective((TTFT,), goodput={"ttft": 500.0}).good_ratio(half) == pytest.approx(0.99 / 0.4)
 
 
