@@ -59,7 +59,8 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 @click.option(
     "--sort",
     metavar="METRIC",
-    help="Sort by this metric, best first, e.g. p99_ttft_ms; default: headroom under targets, or output_throughput.",
+    help="Sort by this metric, best first, e.g. p99_ttft_ms; default: headroom under targets, or goodput, or "
+    "output_throughput.",
 )
 @slo_option
 @goodput_option
@@ -168,18 +169,21 @@ def _common(
 
 def _print(rows: "list[Screened]", objective: "Objective | None", sort: str | None) -> None:
     from ..profiler.trust_page import extrapolated_text
+    from ..tuner.objective import good_share, share_text
     from ..tuner.screen import meets, setting_names
 
     names, targeted = setting_names(rows), bool(objective and objective.slos)
     targets_of = [slo.key for slo in objective.slos] if objective else []
-    shown = dict.fromkeys([*([sort] if sort else []), *targets_of, *SHOWN])
+    goodput = ["request_goodput"] if objective and objective.goodput else []
+    shown = dict.fromkeys([*([sort] if sort else []), *targets_of, *goodput, *SHOWN])
     shown |= dict.fromkeys(key for key in WRONG if any((row.outcome.metrics or {}).get(key) for row in rows))
-    columns = [*names, *map(labelled, shown), "extrapolated", "targets", "failure"]
+    columns = [*names, *map(labelled, shown), "requests good", "extrapolated", "targets", "failure"]
     lines = []
     for row in rows:
         metrics = row.outcome.metrics or {}
         settings = ["default" if row.settings.get(name) is None else str(row.settings[name]) for name in names]
         targets = bool(meets(row, objective)) if targeted else None
-        told = [extrapolated_text(metrics), targets, row.outcome.message]
+        good = share_text(good_share(metrics)) if goodput and metrics else None
+        told = [good, extrapolated_text(metrics), targets, row.outcome.message]
         lines.append([*settings, *(metrics.get(key) for key in shown), *told])
     table_of_answers(columns, lines)

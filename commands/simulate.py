@@ -120,7 +120,7 @@ def command(
     if requests_out:
         with writing(requests_out):
             write_requests(run.result.requests, requests_out)
-    objective = Objective(slo, (), goodput) if slo else None
+    objective = Objective(slo, (), goodput) if slo or goodput else None
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
     shares = trust_shares(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
@@ -138,7 +138,7 @@ def command(
             "trust": trust,
             "sensitivity": None if steps is None else steps.as_dict(partial(_targets, objective)),
         }
-        emit_json(document | ({"targets": _targets(objective, metrics)} if objective else {}))
+        emit_json(document | ({"targets": _targets(objective, metrics)} if slo else {}))
     else:
         _print(metrics, objective, steps)
         tell_trust(trust, asked["policy"])
@@ -243,7 +243,7 @@ def _simulated(
 
 def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivity | None") -> None:
     from ..simulator.slo import METRICS, OF_ALL
-    from ..tuner.wording import of_targets
+    from ..tuner.wording import of_limits
 
     rows: list[list[object]] = []
     for name in METRICS:
@@ -253,7 +253,7 @@ def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivit
             rows.append([f"  {steps.label}", *(steps.both(partial(_value, key)) for key in keys)])
     table(["ms", *SHOWN], rows)
     lines: list[tuple[str, object]] = [(labelled(k), v) for k, v in metrics.items() if not k.endswith(("_ms", OF_ALL))]
-    for word in of_targets(objective) if objective else ():
+    for word in of_limits(objective) if objective else ():
         lines.append((word.name, word.run(metrics)))
         if steps:
             lines.append((f"  {steps.label}", word.steps(steps)))

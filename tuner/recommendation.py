@@ -22,7 +22,7 @@ from .study.study import Trial
 from .study.task import Task
 from .traffic.steady_load import in_bursts
 from .traffic.warm import finds_others
-from .wording import Wording, of_metric, of_targets
+from .wording import Wording, of_limits, of_metric, of_targets
 
 BURSTS = (
     "requests come in bursts, and the trace holds few of them: similar traffic may wait several times as long, and "
@@ -250,7 +250,7 @@ def _target_lines(recommendation: Recommendation) -> list[str]:
         for goal in objective.effective_goals
     ]
     lines += [
-        f"{word.name}: {word.of(best)} in simulation{_varied(recommendation, word)}" for word in of_targets(objective)
+        f"{word.name}: {word.of(best)} in simulation{_varied(recommendation, word)}" for word in of_limits(objective)
     ]
     return lines
 

@@ -37,6 +37,11 @@ def of_targets(objective: Objective) -> list[Wording]:
     return [*([_of_good(objective)] if objective.good_is_target else []), *map(_of_target, objective.slos)]
 
 
+def of_limits(objective: Objective) -> list[Wording]:
+    """The verdicts and, where goodput is a goal, the share of good requests: their rate hides how many are not."""
+    return [*([_of_share()] if objective.goodput and not objective.good_is_target else []), *of_targets(objective)]
+
+
 def of_metric(key: str) -> Wording:
     """A metric by its name in the results."""
 
@@ -47,6 +52,18 @@ def of_metric(key: str) -> Wording:
         return " to ".join(map(figure, orders.range(itemgetter(key))))
 
     return Wording(key, lambda metrics: True, run, orders, lambda steps: steps.both(run))
+
+
+def _of_share() -> Wording:
+    """How many requests are good."""
+
+    def run(metrics: Metrics) -> str:
+        return share_text(good_share(metrics))
+
+    def orders(orders: "OtherOrders") -> str:
+        return " to ".join(map(share_text, orders.range(good_share)))
+
+    return Wording("requests good", lambda metrics: True, run, orders, lambda steps: steps.both(run))
 
 
 def _of_good(objective: Objective) -> Wording:

@@ -132,8 +132,12 @@ def test_rows_outside_what_was_measured_say_so(slotune, tmp_path):
     assert rows["65536"].endswith("%") and not rows["8192"].endswith("%")
 
 
-def test_what_it_is_sorted_by_is_shown(slotune, files, tmp_path):
+def test_how_many_requests_are_good_is_shown_and_sorted_by(slotune, files, tmp_path):
+    """A rate of good requests alone does not tell how many are not."""
     grid = tmp_path / "grid.yaml"
-    grid.write_text("max_num_seqs: [4, 8]\n")
-    words = ("screen", *files, "--configs", grid, "--goodput", "ttft:500", "--sort", "goodput")
-    assert "request_goodput, requests/s" in slotune(*words).out
+    grid.write_text("max_num_seqs: [1, 64]\n")
+    shown = slotune("screen", *files, "--configs", grid, "--jobs", 1, "--goodput", "ttft:50").out.splitlines()
+    assert "request_goodput, requests/s" in shown[0] and shown[0].endswith("requests good")
+    shares = [float(line.split()[-1].rstrip("%")) for line in shown[1:3]]
+    assert [line.split()[0] for line in shown[1:3]] == ["64", "1"] and shares[0] > shares[1]
+    assert "requests good" not in slotune("screen", *files, "--configs", grid, "--jobs", 1).out

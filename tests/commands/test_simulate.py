@@ -24,6 +24,12 @@ def test_goodput_beside_targets_is_one(slotune, files):
     assert alone["metrics"]["request_goodput"] == 0 and "targets" not in alone
 
 
+def test_the_share_of_good_requests_is_told_without_targets_too(slotune, files):
+    text = slotune("simulate", *files, "--goodput", "ttft:0.1").out
+    assert text.splitlines()[-3].split() == ["requests", "good", "0.0%"]
+    assert "requests good" not in slotune("simulate", *files).out
+
+
 def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):
     words = ("simulate", "--profile", "h200-llama-3.1-8b", *files[2:], "--slo", "p99:ttft:100")
     told = json.loads(slotune(*words, "--json").out)

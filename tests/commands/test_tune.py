@@ -34,6 +34,14 @@ def test_tune_prints_the_recommendation_beside_the_default(slotune, files, tmp_p
     assert "4/4" in ran.err
 
 
+def test_tune_tells_how_many_requests_are_good_where_goodput_is_the_goal(slotune, files, tmp_path):
+    words = ("--goodput", "ttft:0.1", "--trials", 1, "--jobs", 1, "--out", tmp_path / "study")
+    shown = [line.split() for line in slotune("tune", *files, *words).out.splitlines()]
+    assert ["requests", "good", "0.0%", "0.0%"] in shown
+    assert ["in", "6", "other", "orders", "0.0%", "to", "0.0%", "0.0%", "to", "0.0%"] in shown
+    assert "# requests good: 0.0% in simulation; in 6 other" in (tmp_path / "study" / "best.yaml").read_text()
+
+
 def test_tune_exits_with_3_where_nothing_meets_the_targets(slotune, files, tmp_path):
     ran = slotune(
         "tune", *files, "--slo", "p99:tpot:1", "--trials", 4, "--jobs", 1, "--out", tmp_path / "study", "--json"

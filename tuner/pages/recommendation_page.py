@@ -11,7 +11,7 @@ from ..objective import Metrics, Objective
 from ..recommendation import Recommendation, cautions, default_lasts
 from ..study.comparison import changes_text, quantities
 from ..study.study import Trial, settings_key
-from ..wording import Wording, of_metric, of_targets
+from ..wording import Wording, of_limits, of_metric
 from .validation_page import document as validation_document
 from .validation_page import measured_document
 
@@ -57,7 +57,7 @@ def comparison(recommendation: Recommendation) -> list[tuple[str, object, object
         of_default, of_best = (int((trial.metrics or {}).get(key, 0)) for trial in (default, best))
         if of_default or of_best:
             rows.append((label, of_default, of_best))
-    for word in of_targets(task.objective):
+    for word in of_limits(task.objective):
         rows.append((word.name, word.of(default), word.of(best)))
         rows += _varied_rows(recommendation, word)
     return rows

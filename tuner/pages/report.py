@@ -29,7 +29,7 @@ from ..study.export import command_line
 from ..study.ranking import ranked, reference_of
 from ..study.study import Study, Trial, settings_key
 from ..study.task import load_task
-from ..wording import Wording, of_metric, of_targets
+from ..wording import Wording, of_limits, of_metric, of_targets
 from .pictures import effects_section, measured_points, rate_line, trials_picture
 from .plots import BLUE, GREY, LatencyPanel, latency_against_rate, predicted_against_measured
 from .provenance import provenance
@@ -172,7 +172,7 @@ class Page:
     def _varied(self) -> list[str]:
         """What the recommended settings give under other circumstances, where that is known."""
         goals = [of_metric(goal.metric) for goal in self.objective.effective_goals]
-        words = [*goals, *of_targets(self.objective)]
+        words = [*goals, *of_limits(self.objective)]
         orders, longer = self.found.orders_of(self.found.best), self.longer
         steps = self.found.sensitivity_of(self.found.best)
         told = []
