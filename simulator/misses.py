@@ -25,6 +25,9 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
     if nowhere := int((failed & (requests.replica == NOWHERE)).sum()):
         found.append(f"{nowhere} came while no replica was up")
         failed = failed & (requests.replica != NOWHERE)
+    if requests.lost is not None and requests.lost.any():
+        found.append(f"{int(requests.lost.sum())} were lost with their replica")
+        failed = failed & ~requests.lost
     # Preempted, a request computes its answer anew with its prompt.
     too_long = failed & (requests.prompt_tokens + requests.output_tokens > engine.token_budget) & whole
     whole_prompts = too_long & (requests.prompt_tokens > engine.token_budget)
@@ -35,9 +38,7 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
         found.append(f"{grown} were preempted, {outgrew}")
     if remaining := int((failed & ~too_long).sum()):
         held = "vLLM's queue would stand still behind one that does so alone"
-        found.append(
-            f"{remaining} outgrew the KV cache ({held}), preempted each other for ever, or were lost with their replica"
-        )
+        found.append(f"{remaining} outgrew the KV cache ({held}) or preempted each other for ever")
     return found
 
 

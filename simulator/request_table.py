@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ..arrays import F64, I64
+from ..arrays import F64, I64, Mask
 from ..whole_file import whole_file
 
 FINISHED, REJECTED, FAILED = range(3)
@@ -57,12 +56,14 @@ class RequestTable:
     """None means "0", "1", ..."""
     failed_s: F64 | None = None
     """When the client learnt that a request gets no answer (unheeded where it got one); None: as it arrived."""
+    lost: Mask | None = None
+    """Which have failed because they were lost with their replica, in an outage; None: none."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
 
     @property
-    def finished(self) -> npt.NDArray[np.bool_]:
+    def finished(self) -> Mask:
         """Which requests were answered to the end."""
         return np.equal(self.status, FINISHED)
 

@@ -50,6 +50,8 @@ class Service:
         self._outages = outages
         self._up = [True] * len(fleet)
         self._losses = np.zeros(len(sent_s), np.int64)
+        self.lost = np.zeros(len(sent_s), np.bool_)
+        """(requests,): which have failed because they were lost with their replica, once `run` is over."""
         self._planned_rank = self._requests.rank.copy()
         self._priority_class = np.unique(self._requests.priority, return_inverse=True)[1]
         self._moment_s, self._moments = -1.0, 0
@@ -92,6 +94,7 @@ class Service:
         up = [replica for replica in self._fleet if self._up[replica.index]]
         if not up or self._losses[request] > RETRIES:
             self._requests.status[request] = FAILED
+            self.lost[request] = self._losses[request] > 0
             self._requests.finish_s[request] = now_s
             self._answer(now_s)
             return

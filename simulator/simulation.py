@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import F64, I8, I32, I64
+from ..arrays import F64, I8, I32, I64, Mask
 from ..errors import InputError, unknown_name
 from ..traces.content import block_content
 from ..traces.trace import Trace
@@ -130,6 +130,8 @@ class _Served:
     placed: I64
     losses: I64
     """How often each request was lost with its replica."""
+    lost: Mask
+    """Which requests have failed for that."""
 
     def attempts_in_vain(self) -> I64:
         """Of each request, how many attempts, from the first on, may have sent tokens and gave no whole answer."""
@@ -146,7 +148,7 @@ class _Served:
 def _served(asked: _Asked, vain: I64, sink: StepSink | None) -> _Served:
     """Serve the trace on a fleet that is made for as many requests as may go to each replica."""
     rng, replicas, requests = np.random.default_rng(asked.seed), asked.replicas, len(asked.trace)
-    sent_s, losses = np.array(asked.trace.arrival_s), np.zeros(requests, np.int64)
+    sent_s, losses, lost = np.array(asked.trace.arrival_s), np.zeros(requests, np.int64), np.zeros(requests, np.bool_)
     if asked.max_concurrency is None and not asked.outages and (replicas == 1 or asked.router in STATIC_ROUTERS):
         placed = static_choices(asked.router, requests, replicas, rng)
         fleet = _fleet(asked, vain, sink, np.bincount(placed, minlength=replicas))
@@ -155,8 +157,9 @@ def _served(asked: _Asked, vain: I64, sink: StepSink | None) -> _Served:
         placed = np.full(requests, NOWHERE)
         fleet = _fleet(asked, vain, sink, np.full(replicas, requests))
         choose, places, plan = make_router(asked.router, rng), asked.max_concurrency, planned(asked.outages, replicas)
-        losses = Service(fleet, choose, asked.timing.overhead, sent_s, placed, places or math.inf, plan).run()
-    return _Served(fleet, sent_s, placed, losses)
+        service = Service(fleet, choose, asked.timing.overhead, sent_s, placed, places or math.inf, plan)
+        losses, lost = service.run(), service.lost
+    return _Served(fleet, sent_s, placed, losses, lost)
 
 
 def _fleet(asked: _Asked, vain: I64, sink: StepSink | None, shares: I64) -> list[Replica]:
@@ -238,6 +241,7 @@ def _result(trace: Trace, served: _Served, gaps: Gaps, overhead: Overhead) -> Si
         status=requests.status.copy(),
         request_id=trace.request_id,
         failed_s=requests.finish_s + overhead.after_s,
+        lost=served.lost,
     )
     return SimulationResult(
         requests=table,

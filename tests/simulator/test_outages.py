@@ -28,19 +28,21 @@ def served(
     replicas: int = 2,
     async_scheduling: bool = False,
     sink: StepSink | None = None,
+    tokens: int = TOKENS,
+    engine: EngineConfig | None = None,
     **others: Any,
 ) -> SimulationResult:
     n = len(arrivals_s)
     trace = Trace(
         np.array(arrivals_s),
         np.full(n, 8, np.int32),
-        np.full(n, TOKENS, np.int32),
+        np.full(n, tokens, np.int32),
         np.zeros(n, np.int32),
         np.zeros(n + 1, np.int64),
         np.zeros(0, np.int64),
         np.zeros(0, np.int32),
     )
-    engine = EngineConfig(num_gpu_blocks=1000, async_scheduling=async_scheduling)
+    engine = engine or EngineConfig(num_gpu_blocks=1000, async_scheduling=async_scheduling)
     timing = Timing(linear_model(STEP_S, 0.0, 0.0, 0.0))
     return simulate(trace, engine, timing, replicas=replicas, outages=outages, steps_out=sink, **others)
 
@@ -146,11 +148,16 @@ def test_what_comes_while_no_replica_is_up_was_on_none() -> None:
     requests = result.requests
     assert requests.replica.tolist() == [0, NOWHERE, 0]
     told = reasons(requests, np.full(3, TOKENS), EngineConfig(num_gpu_blocks=1000), "vllm-v1")
-    assert told == [
-        "1 came while no replica was up",
-        "1 outgrew the KV cache (vLLM's queue would stand still behind one that does so alone), preempted each other "
-        "for ever, or were lost with their replica",
-    ]
+    assert told == ["1 came while no replica was up", "1 were lost with their replica"]
+
+
+def test_what_is_sent_again_and_outgrows_the_cache_of_another_replica_was_not_lost() -> None:
+    """Its replica dies before the cache is full; on the other one it fails as it would have there."""
+    small = EngineConfig(num_gpu_blocks=3, block_size=16, async_scheduling=False)
+    requests = served([0.0, 0.0], Outage(1, 0.15), engine=small, tokens=40).requests
+    assert requests.status.tolist() == [FAILED, FAILED] and requests.lost.tolist() == [False, False]
+    (told,) = reasons(requests, np.full(2, 40), small, "vllm-v1")
+    assert told.startswith("2 outgrew the KV cache") and "replica" not in told
 
 
 @pytest.mark.parametrize("sizes", [{"replicas": 0}, {"replicas": -1}, {"max_concurrency": 0}])
