@@ -59,6 +59,12 @@ def test_simulate_says_why_requests_were_not_answered(slotune, files):
     assert "Warning" not in slotune("simulate", *files).err
 
 
+def test_latencies_of_those_answered_are_headed_so(slotune, files):
+    """Beside them stand targets, which are held against all requests: two numbers of one percentile."""
+    some, every = (slotune("simulate", *files, *more).out for more in (("--engine", "max_model_len=300"), ()))
+    assert some.startswith("ms, of those answered ") and every.startswith("ms  ")
+
+
 def test_simulate_says_that_more_is_asked_for_than_there_can_be(slotune, files, tmp_path):
     trace = tmp_path / "long.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 50, "output_length": 300}\n')
