@@ -196,16 +196,17 @@ def luck_lines(recommendation: Recommendation) -> list[str]:
     best, orders = recommendation.best, recommendation.orders_of(recommendation.best)
     if orders is None:
         return []
+    total = len(orders.runs)
     met = [
         (word.name, orders.meeting(word.is_met))
         for word in of_targets(recommendation.task.objective)
         if word.is_met(best.metrics or {})
     ]
     return [
-        f"{name} is met only in {count} of {len(orders.runs)} other orders of the requests: similar traffic may miss "
-        f"it {len(orders.runs) - count} times in {len(orders.runs)}; lower --rate or raise the limit to be sure of it"
+        f"{name} is met {f'only in {count}' if count else 'in none'} of {total} other orders of the requests: similar "
+        f"traffic may miss it {total - count} times in {total}; lower --rate or raise the limit to be sure of it"
         for name, count in met
-        if 2 * count <= len(orders.runs)
+        if 2 * count <= total
     ]
 
 

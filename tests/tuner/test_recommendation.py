@@ -29,6 +29,8 @@ def test_a_target_that_few_orders_meet_is_told(found):
     assert luck_lines(replace(few, orders={})) == []
     assert "is met only in 3 of 6" in best_yaml_of(few)
     assert line.endswith("may miss it 3 times in 6; lower --rate or raise the limit to be sure of it")
+    (never,) = luck_lines(replace(few, orders={best.key: OtherOrders(runs[3:])}))
+    assert never.startswith("p99:itl:150 is met in none of 3 other orders")
 
 
 def test_goodput_that_few_orders_reach_is_told_too(found):
