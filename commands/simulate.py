@@ -1,5 +1,6 @@
 """slotune simulate: one configuration on one trace."""
 
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -250,7 +251,7 @@ def _print(metrics: "Metrics", objective: "Objective | None", steps: "Sensitivit
     for name in METRICS:
         keys = [f"{kind}_{name}_ms" for kind in SHOWN]
         rows.append([name.upper(), *(metrics[key] for key in keys)])
-        if steps:
+        if steps and any(not math.isnan(run[key]) for run in runs[1:] for key in keys):
             rows.append([f"  {steps.label}", *(steps.both(partial(_value, key)) for key in keys)])
     # As vLLM has them; the targets below are held against all requests.
     table(["ms, of those answered" if any(run["failed"] for run in runs) else "ms", *SHOWN], rows)

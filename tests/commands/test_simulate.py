@@ -41,6 +41,13 @@ def test_simulate_tells_what_faster_and_slower_steps_would_give(slotune, files):
     assert f"{faster:.4g} / {slower:.4g}" in slotune(*words).out
 
 
+def test_answers_of_one_token_have_no_other_step_times_between_tokens(slotune, files, tmp_path):
+    trace = tmp_path / "one.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 50, "output_length": 1}\n')
+    shown = slotune("simulate", "--profile", "h200-llama-3.1-8b", "--trace", trace).out.splitlines()
+    assert [line.split()[0] for line in shown[1:7]] == ["TTFT", "steps", "TPOT", "ITL", "E2EL", "steps"]
+
+
 def test_simulate_runs_once_where_no_error_is_known_or_the_trace_is_long(slotune, files, monkeypatch):
     assert json.loads(slotune("simulate", *files, "--json").out)["sensitivity"] is None
     monkeypatch.setattr(simulate, "MOST_SIMULATED_AGAIN", 59)
