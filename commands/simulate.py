@@ -149,8 +149,10 @@ def _with_other_steps(
     run: "_Run", summary: "Callable[[SimulationResult], Metrics]", replicas: int, shares: "Metrics"
 ) -> "Sensitivity | None":
     """The metrics with faster and slower steps; None where no error is known, or where it would take long."""
-    from ..tuner.sensitivity import sensitivity
+    from ..tuner.sensitivity import doubt_of, sensitivity
 
+    if doubt_of(run.profile, [shares]) is None:
+        return None
     if len(run.load) * replicas > MOST_SIMULATED_AGAIN:
         told = f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
         click.echo(f"Note: {told}", err=True)
