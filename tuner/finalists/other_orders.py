@@ -63,8 +63,16 @@ def _of(metrics: Metrics, key: str) -> float:
 def _differ(trace: Trace) -> bool:
     """Whether other orders are other than the trace and no worse: requests that are all alike have one order, and
     conversations that an order begins amid find nothing at once."""
-    alike = np.ptp(trace.input_tokens) == np.ptp(trace.output_tokens) == len(trace.run_name) == 0
-    return not alike and not passing_on(trace)
+    return not _alike(trace) and not passing_on(trace)
+
+
+def _alike(trace: Trace) -> bool:
+    """Whether all requests have the same lengths, priority and runs (one system prompt, say)."""
+    runs = np.diff(trace.run_offsets)
+    if any(np.ptp(column) for column in (trace.input_tokens, trace.output_tokens, trace.priority, runs)):
+        return False
+    by_request = (column.reshape(len(trace), runs[0]) for column in (trace.run_name, trace.run_tokens))
+    return all(bool((column == column[0]).all()) for column in by_request)
 
 
 def orders_of(study: Study) -> dict[str, OtherOrders]:

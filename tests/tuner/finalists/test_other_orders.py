@@ -1,5 +1,6 @@
 """The best few on other orders of the requests: what stays, what decides, and that nothing runs twice."""
 
+from contextlib import suppress
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -40,6 +41,19 @@ def all_run(study: Study, task: Task) -> list[Variation]:
     return asked
 
 
+def asked_of(study: Study, task: Task) -> list[Variation]:
+    """What would run; nothing does."""
+    asked: list[Variation] = []
+
+    def run_all(questions: Any) -> Any:
+        asked.extend(questions)
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        run_other_orders(study, task, run_all, lambda trial: None)
+    return asked
+
+
 def put(study: Study, trial: Trial, **factors: float) -> None:
     """Give a trial runs on the other orders: its own metrics, some of them by a factor."""
     for number in range(1, ORDERS + 1):
@@ -77,16 +91,18 @@ def test_requests_that_are_all_alike_and_conversations_have_no_other_order(opene
         run_name=np.tile(np.arange(10), 6),
         run_tokens=np.repeat(500 * np.arange(1, 7), 10).astype(np.int32),
     )
-    for other in (alike, turns):
-        asked: list[Variation] = []
-
-        def run_all(many: Any, asked: list[Variation] = asked) -> Any:
-            asked += many
-            return iter([Outcome(None) for _ in asked])
-
-        run_other_orders(study, replace(task, trace=other), run_all, lambda trial: None)
-        assert asked == []
-    assert len(all_run(study, task)) > 0
+    one_prompt = replace(
+        alike,
+        run_offsets=2 * np.arange(61),
+        run_name=np.tile([-2, -3], 60),
+        run_tokens=np.tile(np.array([50, 20], np.int32), 60),
+    )
+    for other in (alike, one_prompt, turns):
+        assert asked_of(study, replace(task, trace=other)) == []
+    two_prompts = replace(one_prompt, run_name=np.where(np.arange(120) == 7, -4, one_prompt.run_name))
+    two_priorities = replace(one_prompt, priority=np.arange(60, dtype=np.int32) % 2)
+    for other in (task.trace, two_prompts, two_priorities):
+        assert len(asked_of(study, replace(task, trace=other))) > 0
 
 
 def test_the_mean_over_the_orders_decides_between_the_finalists(opened: Any):
