@@ -250,14 +250,16 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
 
 
 def note_read(trace: "Trace", rescaled: bool = False) -> None:
-    """Say on stderr how many requests of a trace's file are not simulated, and where its times seem to be of another
-    unit, unless they are `rescaled`."""
+    """Say on stderr how many requests of a trace's file are not simulated, what its reader doubts, and where its times
+    seem to be of another unit, unless they are `rescaled`."""
     from ..traces.stats import request_rate
 
     if trace.left_out:
         count = "1 request of the file is" if trace.left_out == 1 else f"{trace.left_out:,} requests of the file are"
         why = "without an answer, or not of the lengths that `vllm bench serve` sends"
         click.echo(f"Note: {count} left out: {why}", err=True)
+    for doubt in trace.doubts:
+        click.echo(f"Note: {doubt}", err=True)
     if len(trace) >= FEW and (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
         told = (
             f"{figure(rate)} requests/s: timestamps of JSON lines are milliseconds here, and some tools write seconds"

@@ -74,8 +74,9 @@ class Columns:
         """The run name of a named prefix."""
         return NAMED - self.interned.setdefault(prefix, len(self.interned))
 
-    def trace(self, source: str, *, wall_clock: bool = False) -> Trace:
-        """The requests in order of arrival; equal arrivals keep their order in the file.
+    def trace(self, source: str, *, wall_clock: bool = False, doubts: tuple[str, ...] = ()) -> Trace:
+        """The requests in order of arrival, with the `doubts` of their reader; equal arrivals keep their order in the
+        file.
 
         The first request arrives at 0 if the times are `wall_clock` or if it would arrive so late that the file must be
         a piece of a longer one; otherwise the file's own zero is kept. Raises InputError, naming `source`, if there is
@@ -101,6 +102,7 @@ class Columns:
             request_id=self._ids(source),
             prefix_name=tuple(self.interned),
             left_out=self.left_out,
+            doubts=doubts,
         )
         in_order = bool((arrival_s[1:] >= arrival_s[:-1]).all())
         return trace if in_order else trace.taken(np.argsort(arrival_s, kind="stable"))

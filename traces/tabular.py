@@ -8,9 +8,12 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO
 
+import numpy as np
+
+from ..arrays import F64
 from ..errors import InputError
 from .columns import BadRow, Columns, whole_text
 from .trace import Trace
@@ -20,11 +23,16 @@ AZURE_IMAGES = "NumImages"
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 VIDUR = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 VIDUR_LENGTHS = VIDUR[1:]
+CLOCK_CHANGE_S = 3600.0
+"""By which clocks are set back where summer time ends."""
+OUT_OF_ORDER_S = 600.0
+"""By which lines of a log may be earlier than those before: many logs are written when requests end."""
 
 
 def read_azure(stream: IO[bytes], source: str) -> Trace:
     """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond;
-    failed requests (0 generated tokens) are left out. Of the multimodal ones, requests without images are read."""
+    failed requests (0 generated tokens) are left out. Of the multimodal ones, requests without images are read. Times
+    without a time zone that step back as clocks do are doubted."""
     columns = Columns()
     first: list[datetime] = []
 
@@ -46,7 +54,21 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
             columns.add(arrival_s, prompt_tokens, output_tokens)
 
     _read(stream, source, AZURE, add, optional=[AZURE_IMAGES])
-    return columns.trace(source, wall_clock=True)
+    local = bool(first) and first[0].tzinfo is None
+    doubts = _clock_change(first[0], np.array(columns.arrival_s)) if local else ()
+    return columns.trace(source, wall_clock=True, doubts=doubts)
+
+
+def _clock_change(first: datetime, arrival_s: F64) -> tuple[str, ...]:
+    """What is to be told where (requests,) seconds since `first`, in the order of the file, step back by about
+    CLOCK_CHANGE_S and by no more than OUT_OF_ORDER_S elsewhere: two hours of a log would be read as one."""
+    steps_s = np.diff(arrival_s)
+    (back,) = np.nonzero(steps_s < -OUT_OF_ORDER_S)
+    if not len(back) or np.abs(steps_s[back] + CLOCK_CHANGE_S).max() > CLOCK_CHANGE_S / 2:
+        return ()
+    before, after = (first + timedelta(seconds=arrival_s[row]) for row in (back[0], back[0] + 1))
+    told = f"times step back from {before:%Y-%m-%d %H:%M:%S} to {after:%Y-%m-%d %H:%M:%S}"
+    return (f"{told}: local time where summer time ends? if so, two hours are read as one: give time zones, or UTC",)
 
 
 def read_burstgpt(stream: IO[bytes], source: str) -> Trace:

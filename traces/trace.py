@@ -38,6 +38,8 @@ class Trace:
     """The names of named prefixes, for writing them down again."""
     left_out: int = 0
     """Requests of the file that are not here: they got no answer, or `vllm bench serve` would not send them."""
+    doubts: tuple[str, ...] = ()
+    """What in the file may not be what it seems to be."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)

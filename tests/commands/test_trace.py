@@ -121,6 +121,15 @@ def test_seconds_that_are_read_as_milliseconds_are_asked_about(slotune: Slotune,
     assert told not in slotune(*convert, "--rate", 2).err
 
 
+def test_what_the_reader_doubts_is_told(slotune: Slotune, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2025-10-26 02:59:58,374,44\n2025-10-26 02:00:01,396,109\n"
+    )
+    for command in (("stats",), ("convert", "--out", tmp_path / "t.jsonl")):
+        told = slotune("trace", *command, tmp_path / "log.csv").err
+        assert told.startswith("Note: times step back from 2025-10-26 02:59:58 to 2025-10-26 02:00:01")
+
+
 def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) -> None:
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n' * 2)

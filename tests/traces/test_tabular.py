@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slotune.errors import InputError
@@ -75,6 +76,33 @@ def test_failed_requests_are_counted_and_left_out(file: Path) -> None:
 def test_quotes_and_empty_lines_before_the_header_do_no_harm(file: Path) -> None:
     header = ",".join(f'"{name}"' for name in AZURE.strip().split(","))
     assert shape(read(file, f"\n\n{header}\n2023-11-16 18:15:46,374,44\n")) == [(0.0, 374, 44)]
+
+
+def at(*moments: str) -> str:
+    """A log of requests at these moments."""
+    return AZURE + "".join(f"{moment},374,44\n" for moment in moments)
+
+
+def test_local_times_that_step_back_by_an_hour_are_doubted(file: Path) -> None:
+    trace = read(file, at("2025-10-26 01:00:00", "2025-10-26 02:59:58.5", "2025-10-26 02:00:01", "2025-10-26 03:10:00"))
+    (doubt,) = trace.doubts
+    assert doubt.startswith("times step back from 2025-10-26 02:59:58 to 2025-10-26 02:00:01: local time where summer")
+    assert trace.taken(np.arange(2)).doubts == trace.doubts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        at("2025-10-26 01:59:58", "2025-10-26 03:00:01"),
+        at("2025-10-26 02:59:58", "2025-10-26 02:51:01", "2025-10-26 03:00:01"),  # written when they ended
+        at("2025-10-26 02:59:58+02:00", "2025-10-26 02:00:01+01:00"),
+        at("2025-10-26 02:59:58+00:00", "2025-10-26 02:00:01+00:00"),
+        at("2025-10-26 02:59:58", "2025-10-26 02:00:01", "2025-10-26 00:30:00"),  # in no order
+        at("2025-10-26 02:59:58", "2025-10-26 02:39:58"),
+    ],
+)
+def test_other_times_are_not(file: Path, text: str) -> None:
+    assert read(file, text).doubts == ()
 
 
 @pytest.mark.parametrize(
