@@ -256,8 +256,7 @@ def note_read(trace: "Trace", rescaled: bool = False) -> None:
 
     if trace.left_out:
         count = "1 request of the file is" if trace.left_out == 1 else f"{trace.left_out:,} requests of the file are"
-        why = "without an answer, or not of the lengths that `vllm bench serve` sends"
-        click.echo(f"Note: {count} left out: {why}", err=True)
+        click.echo(f"Note: {count} left out: {trace.left_out_why}", err=True)
     for doubt in trace.doubts:
         click.echo(f"Note: {doubt}", err=True)
     if len(trace) >= FEW and (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:

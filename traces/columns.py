@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import InputError
 from .arrivals import LONGEST_S, idle_s
-from .trace import NAMED, Trace
+from .trace import NAMED, UNANSWERED, Trace
 
 MAX_TOKENS = 2**31 - 1
 LATEST_S = 1e11
@@ -53,6 +53,7 @@ class Columns:
     row_of_id: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
     """Rows that were passed over."""
+    left_out_why: str = UNANSWERED
 
     def add(self, arrival_s: float, input_tokens: int, output_tokens: int, priority: int = 0) -> None:
         """A request with the runs that were added since the last one. BadRow for a time that no clock shows."""
@@ -83,7 +84,7 @@ class Columns:
         no request.
         """
         if not self.arrival_s:
-            which = f" that counts: {self.left_out} failed, or are no benchmark's" if self.left_out else ""
+            which = f" that counts: {self.left_out} {self.left_out_why}" if self.left_out else ""
             raise InputError(f"{source}: no request in it{which}")
         arrival_s = np.frombuffer(self.arrival_s, np.float64)
         start_s = arrival_s.min()
@@ -102,6 +103,7 @@ class Columns:
             request_id=self._ids(source),
             prefix_name=tuple(self.interned),
             left_out=self.left_out,
+            left_out_why=self.left_out_why,
             doubts=doubts,
         )
         in_order = bool((arrival_s[1:] >= arrival_s[:-1]).all())

@@ -13,6 +13,7 @@ from .trace import Trace
 MIN_TOKENS = 4
 MAX_PROMPT_TOKENS = 1024
 MAX_TOTAL_TOKENS = 2048
+NOT_SENT = "not of the turns and lengths that `vllm bench serve` sends"
 
 
 def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
@@ -73,7 +74,7 @@ def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Tra
     if not isinstance(entries, list):
         raise InputError(f"{source}: not a list of conversations")
     pairs = [pair for i, entry in enumerate(entries) if (pair := _pair(entry, f"{source}: entry {i}"))]
-    columns = Columns(left_out=len(entries) - len(pairs))
+    columns = Columns(left_out=len(entries) - len(pairs), left_out_why=NOT_SENT)
     for prompt, output in zip(*(_token_counts([pair[k] for pair in pairs], tokenizer) for k in (0, 1)), strict=True):
         if min(prompt, output) >= MIN_TOKENS and prompt <= MAX_PROMPT_TOKENS and prompt + output <= MAX_TOTAL_TOKENS:
             columns.add(0.0, prompt, output)

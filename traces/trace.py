@@ -12,6 +12,8 @@ import numpy as np
 from ..arrays import F64, I32, I64
 
 NAMED = -2  # run_name of prefix_name[0], then downwards; hash ids are never negative and -1 is the outputs' own name
+UNANSWERED = "without an answer"
+"""Why requests of most files are left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,8 @@ class Trace:
     """The names of named prefixes, for writing them down again."""
     left_out: int = 0
     """Requests of the file that are not here: they got no answer, or `vllm bench serve` would not send them."""
+    left_out_why: str = UNANSWERED
+    """Which of the two."""
     doubts: tuple[str, ...] = ()
     """What in the file may not be what it seems to be."""
 

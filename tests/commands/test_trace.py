@@ -121,6 +121,14 @@ def test_seconds_that_are_read_as_milliseconds_are_asked_about(slotune: Slotune,
     assert told not in slotune(*convert, "--rate", 2).err
 
 
+def test_requests_of_a_log_that_are_left_out_got_no_answer(slotune: Slotune, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2025-10-26 02:59:58,374,0\n2025-10-26 03:00:01,396,109\n"
+    )
+    told = slotune("trace", "stats", tmp_path / "log.csv").err
+    assert told == "Note: 1 request of the file is left out: without an answer\n"
+
+
 def test_what_the_reader_doubts_is_told(slotune: Slotune, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2025-10-26 02:59:58,374,44\n2025-10-26 02:00:01,396,109\n"

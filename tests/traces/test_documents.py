@@ -131,6 +131,7 @@ def test_sharegpt_takes_the_first_two_turns_that_vllm_would_take(file: Path, tok
     assert trace.input_tokens.tolist() == [5, 1024]
     assert trace.output_tokens.tolist() == [4, 1024]
     assert trace.arrival_s.tolist() == [0.0, 0.0]
+    assert (trace.left_out, trace.left_out_why) == (4, "not of the turns and lengths that `vllm bench serve` sends")
 
 
 def test_sharegpt_is_never_guessed(file: Path) -> None:
