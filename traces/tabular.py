@@ -47,7 +47,7 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
             raise BadRow(f"TIMESTAMP {timestamp!r} is not like 2023-11-16 18:15:46.680590") from None
         except TypeError:
             raise BadRow(f"TIMESTAMP {timestamp!r} and the first line's: only one of them names a time zone") from None
-        prompt_tokens, output_tokens = whole_text(prompt, AZURE[1], 1), whole_text(output, AZURE[2], 0)
+        prompt_tokens, output_tokens = whole_text(prompt, AZURE[1], 1), _answer_tokens(output, AZURE[2])
         if output_tokens == 0:
             columns.left_out += 1
         else:
@@ -76,7 +76,7 @@ def read_burstgpt(stream: IO[bytes], source: str) -> Trace:
     columns = Columns()
 
     def add(timestamp: str, prompt: str, output: str) -> None:
-        output_tokens = whole_text(output, BURSTGPT[2], 0)
+        output_tokens = _answer_tokens(output, BURSTGPT[2])
         if output_tokens == 0:
             columns.left_out += 1
         else:
@@ -96,6 +96,13 @@ def read_vidur(stream: IO[bytes], source: str) -> Trace:
 
     _read(stream, source, VIDUR_LENGTHS, add, optional=VIDUR[:1])
     return columns.trace(source)
+
+
+def _answer_tokens(text: str, name: str) -> int:
+    """Output tokens; 0 of a failed request. BadRow for none: it may have failed, or nobody counted."""
+    if not text.strip():
+        raise BadRow(f"{name} is empty: give a failed request 0, and leave out one whose tokens were not counted")
+    return whole_text(text, name, 0)
 
 
 def _seconds(text: str, name: str) -> float:

@@ -110,7 +110,9 @@ def test_other_times_are_not(file: Path, text: str) -> None:
     [
         (AZURE + "2023-11-16 18:15:46,374,44\n18:15,374,44\n", "3: TIMESTAMP '18:15' is not like 2023-11-16"),
         (AZURE + "2023-11-16 18:15:46,374,44\n2023-11-16 18:15:46+00:00,3,4\n", "3: TIMESTAMP '2023-11-16 18:15:46+"),
-        (AZURE + "2023-11-16 18:15:46,374,\n", "2: GeneratedTokens '' is not a whole number"),
+        (AZURE + "2023-11-16 18:15:46,374,\n", "2: GeneratedTokens is empty: give a failed request 0"),
+        (BURSTGPT + "5,GPT-4,472, ,490,API log\n", "2: Response tokens is empty: give a failed request 0"),
+        (AZURE + "2023-11-16 18:15:46,374,x\n", "2: GeneratedTokens 'x' is not a whole number"),
         (AZURE + "2023-11-16 18:15:46,0,4\n", "2: ContextTokens 0 is below 1"),
         (AZURE + "2023-11-16 18:15:46,374\n", "2: 2 fields, the header has 3"),
         (BURSTGPT + "x,GPT-4,1,1,2,API log\n", "2: Timestamp 'x' is not a number of seconds from 0 up"),
