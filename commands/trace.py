@@ -209,6 +209,18 @@ def convert(
 
     Options apply in the order listed here.
 
+    A log of your own can be CSV (other columns are passed over; a request with 0 generated tokens failed and is left
+    out) or JSON lines (answered requests only, times in milliseconds):
+
+    \b
+      TIMESTAMP,ContextTokens,GeneratedTokens
+      2026-03-02 09:15:46.681+00:00,374,44
+    \b
+      {"timestamp": 1250, "input_length": 374, "output_length": 44, "prefix": [["system prompt", 200]]}
+
+    "prefix" names the runs that a prompt begins with and gives their tokens; prompts share what begins with the same
+    names. Without it, as in CSV, prompts share nothing and the prefix cache finds nothing.
+
     \b
     Example:
       slotune trace convert conversation_trace.jsonl --duration 10m --spread --out conversation.jsonl

@@ -67,7 +67,8 @@ def sniffed(head: bytes, source: str) -> str:
     for name, columns in (("azure", AZURE), ("burstgpt", BURSTGPT), ("vidur", VIDUR_LENGTHS)):
         if header.issuperset(columns):
             return name
-    raise InputError(f"{source}:1: no known trace starts with {first[:60]!r}: formats are {', '.join(FORMATS)}")
+    mend = f"a log as CSV has the columns {', '.join(AZURE)}; `slotune trace convert --help` has the rest"
+    raise InputError(f"{source}:1: no known trace starts with {first[:60]!r}: {mend}")
 
 
 def _missing(file: Path) -> InputError:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slotune.commands import trace as trace_command
-from slotune.traces.read import BUNDLED
+from slotune.traces.read import BUNDLED, read_trace
 
 Slotune = Callable[..., Any]
 
@@ -70,6 +70,17 @@ def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None
         '{"timestamp": 0, "input_length": 374, "output_length": 44}\n'
         '{"timestamp": 750, "input_length": 396, "output_length": 109}\n'
     )
+
+
+def test_the_formats_in_the_help_of_convert_are_read_as_it_says(slotune: Slotune, tmp_path: Path) -> None:
+    lines = [line.strip() for line in slotune("trace", "convert", "--help").out.splitlines()]
+    header = next(k for k, line in enumerate(lines) if line.startswith("TIMESTAMP,"))
+    (tmp_path / "t.csv").write_text("\n".join([*lines[header : header + 2], "2026-03-02 09:15:47.681+00:00,9,0"]))
+    (tmp_path / "t.jsonl").write_text(next(line for line in lines if line.startswith("{")))
+    for file, left_out, runs in (("t.csv", 1, 0), ("t.jsonl", 0, 1)):
+        trace = read_trace(tmp_path / file)
+        assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([374], [44])
+        assert (trace.left_out, len(trace.run_name)) == (left_out, runs)
 
 
 @pytest.mark.parametrize(

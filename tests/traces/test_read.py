@@ -31,7 +31,7 @@ def test_a_gzipped_file_is_unpacked_whatever_its_name(tmp_path: Path) -> None:
     [
         (b"", ": no request in it"),
         (b" \n", ": no request in it"),
-        (b"a,b\n1,2\n", ":1: no known trace starts with 'a,b': formats are mooncake, azure"),
+        (b"a,b\n1,2\n", ":1: no known trace starts with 'a,b': a log as CSV has the columns TIMESTAMP, ContextTokens"),
         (b"{broken\n", ":1: not a line of JSON"),
         (b"\x00\x01\x02", ":1: no known trace starts with"),
         (gzip.compress(LINE)[:-9], ": cannot be read: "),
