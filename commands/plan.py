@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 @acceptance_rate_option
 @policy_option
 @click.option(
-    "--rate", type=positive_number, metavar="R", help="A forecast in requests per second: how many replicas serve it?"
+    "--rate",
+    type=positive_number,
+    metavar="R",
+    help="A forecast in requests per second, as the mean over the trace; its busy times grow with it: how many "
+    "replicas serve it?",
 )
 @click.option(
     "--gpu-hour-cost", type=positive_number, metavar="C", help="The price of one GPU for an hour, in any currency."
