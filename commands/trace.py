@@ -166,6 +166,14 @@ def make(
 @click.argument("trace")
 @format_option
 @tokenizer_option
+@click.option(
+    "--from",
+    "from_s",
+    type=seconds,
+    metavar="D",
+    help="Only requests that arrive D after the trace begins, or later; D becomes 0. The busy hour: --from 9h with "
+    "--duration 1h.",
+)
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="Only the first N requests.")
 @click.option("--duration", type=seconds, metavar="D", help="Only requests that arrive in the first D, such as 10m.")
 @click.option(
@@ -195,6 +203,7 @@ def convert(
     trace: str,
     format: str | None,
     tokenizer: Path | None,
+    from_s: float | None,
     requests: int | None,
     duration: float | None,
     spread: bool,
@@ -244,6 +253,7 @@ def convert(
         rate=rate,
         cv=cv,
         superpose=superpose,
+        from_s=from_s,
     )
     _write(result, out, as_json)
 

@@ -20,6 +20,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
     duration_s          from the start of the trace, but for an idle time that no load begins with, to the last arrival
     request_rate        requests / duration_s; prompt_token_rate and output_token_rate likewise
     busiest_minute_rate requests per second in the minute that has the most; None of a trace of less than two minutes
+    busiest_minute_at_s when that minute begins
     interarrival_cv     standard deviation / mean of the gaps between arrivals: 1 for Poisson, above 1 for bursts
     distinct_arrivals   fewer than requests: the times are quantised, or requests come in groups
     prompt_tokens       {"mean", "p50", "p90", "p99", "max"} per request; output_tokens likewise
@@ -28,6 +29,7 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
     prefix_block_hit_share  the same in Mooncake's blocks of 512 tokens, the clipped last one of a prompt included
     """
     duration_s = span_s(trace.arrival_s)
+    busiest_at_s, busiest_rate = _busiest_minute(trace.arrival_s) if duration_s >= 2 * MINUTE_S else (None, None)
     return {
         "requests": len(trace),
         "left_out": trace.left_out,
@@ -35,7 +37,8 @@ def trace_stats(trace: Trace) -> dict[str, Any]:
         "request_rate": _rate(len(trace), duration_s),
         "prompt_token_rate": _rate(trace.input_tokens.sum(), duration_s),
         "output_token_rate": _rate(trace.output_tokens.sum(), duration_s),
-        "busiest_minute_rate": busiest_minute_rate(trace.arrival_s) if duration_s >= 2 * MINUTE_S else None,
+        "busiest_minute_rate": busiest_rate,
+        "busiest_minute_at_s": busiest_at_s,
         "interarrival_cv": interarrival_cv(trace.arrival_s),
         "distinct_arrivals": len(np.unique(trace.arrival_s)),
         "prompt_tokens": _length_stats(trace.input_tokens),
@@ -52,8 +55,13 @@ def request_rate(trace: Trace) -> float:
 
 def busiest_minute_rate(arrival_s: F64) -> float:
     """Requests per second in the minute, begun by a request, that has the most."""
-    ends = np.searchsorted(arrival_s, arrival_s + MINUTE_S, side="left")
-    return float((ends - np.arange(len(arrival_s))).max()) / MINUTE_S
+    return _busiest_minute(arrival_s)[1]
+
+
+def _busiest_minute(arrival_s: F64) -> tuple[float, float]:
+    """When it begins, in seconds, and its requests per second."""
+    counts = np.searchsorted(arrival_s, arrival_s + MINUTE_S, side="left") - np.arange(len(arrival_s))
+    return float(arrival_s[np.argmax(counts)]), float(counts.max()) / MINUTE_S
 
 
 def interarrival_cv(arrival_s: F64) -> float | None:

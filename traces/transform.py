@@ -117,13 +117,16 @@ def converted(
     rate: float | None = None,
     cv: float | None = None,
     superpose: bool = False,
+    from_s: float | None = None,
 ) -> Trace:
-    """What is asked for, one after the other: `head`, `first`, `spread`, then `at_rate` or, given a `cv`, new arrivals,
-    or `superposed`.
+    """What is asked for, one after the other: `since`, `head`, `first`, `spread`, then `at_rate` or, given a `cv`,
+    new arrivals, or `superposed`.
 
     Raises InputError where one of them does.
     """
     rng = np.random.default_rng(seed)
+    if from_s is not None:
+        trace = since(trace, from_s)
     if requests is not None:
         trace = head(trace, requests)
     if duration_s is not None:
@@ -135,3 +138,13 @@ def converted(
     if superpose:
         return superposed(trace, rate, rng)
     return at_rate(trace, rate, seed) if cv is None else with_arrivals(trace, rate, cv, rng)
+
+
+def since(trace: Trace, from_s: float) -> Trace:
+    """The requests that arrive `from_s` seconds after the trace begins, or later; that moment is their 0. Raises
+    InputError if none does."""
+    begin = int(np.searchsorted(trace.arrival_s, from_s))
+    if begin == len(trace):
+        raise InputError(f"no request arrives after the first {from_s:g} s; the last one at {trace.arrival_s[-1]:g} s")
+    later = trace.taken(np.arange(begin, len(trace)))
+    return replace(later, arrival_s=later.arrival_s - from_s)

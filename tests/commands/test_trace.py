@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slotune.commands import trace as trace_command
@@ -60,6 +61,18 @@ def test_more_users_are_copies_of_the_trace(slotune: Slotune, tmp_path: Path) ->
     assert (done.code, done.out) == (0, f"{tmp_path / 'more.jsonl'}: 5000 requests over 167 s\n")
 
 
+def test_the_busy_minutes_are_cut_out(slotune: Slotune, tmp_path: Path) -> None:
+    out = tmp_path / "busy.jsonl"
+    begin_s = json.loads(slotune("trace", "stats", "chat", "--json").out)["busiest_minute_at_s"]
+    done = slotune("trace", "convert", "chat", "--from", f"{begin_s}s", "--duration", "1m", "--out", out)
+    assert done.code == 0
+    cut, whole = read_trace(out), read_trace("chat")
+    begin = np.searchsorted(whole.arrival_s, begin_s)
+    assert cut.input_tokens.tolist() == whole.input_tokens[begin : begin + len(cut)].tolist()
+    assert cut.arrival_s.tolist() == pytest.approx((whole.arrival_s[begin : begin + len(cut)] - begin_s).tolist())
+    assert 59 < cut.arrival_s[-1] < 60
+
+
 def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None:
     (tmp_path / "azure.csv").write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.5,374,44\n2023-11-16 18:15:47.25,396,109\n"
@@ -104,6 +117,7 @@ def test_the_formats_in_the_help_of_convert_are_read_as_it_says(slotune: Slotune
         (("convert", "chat", "--superpose"), "--superpose needs --rate"),
         (("convert", "chat", "--rate", 9, "--cv", 1, "--superpose"), "--superpose keeps the trace's arrivals"),
         (("convert", "chat", "--duration", "10"), "'10' is not a duration"),
+        (("convert", "chat", "--from", "1h"), "no request arrives after the first 3600 s; the last one at 181.8"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(slotune: Slotune, tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:

@@ -23,6 +23,7 @@ def test_counts_rates_and_lengths() -> None:
         "prompt_token_rate": 25.0,
         "output_token_rate": 3.0,
         "busiest_minute_rate": None,
+        "busiest_minute_at_s": None,
         "interarrival_cv": pytest.approx(np.std([1, 3, 0]) / (4 / 3)),
         "distinct_arrivals": 3,
         "prompt_tokens": {"mean": 25.0, "p50": 25.0, "p90": 37.0, "p99": pytest.approx(39.7), "max": 40},
@@ -76,5 +77,7 @@ def test_the_busiest_minute_is_told_of_traces_that_have_several() -> None:
     """Ten minutes of one request a second, and 120 more in the fifth."""
     arrivals = np.sort(np.concatenate([np.arange(600.0), 240 + np.arange(120) / 2]))
     lengths = i32(*[9] * len(arrivals))
-    assert trace_stats(plain(arrivals, lengths, lengths))["busiest_minute_rate"] == pytest.approx(3.0, abs=0.05)
+    stats = trace_stats(plain(arrivals, lengths, lengths))
+    assert stats["busiest_minute_rate"] == pytest.approx(3.0, abs=0.05)
+    assert stats["busiest_minute_at_s"] == pytest.approx(240, abs=1)
     assert trace_stats(plain(arrivals[:100], lengths[:100], lengths[:100]))["busiest_minute_rate"] is None

@@ -207,3 +207,14 @@ def test_fewer_users_or_too_many_are_no_copies() -> None:
         superposed(trace, 1e308, np.random.default_rng(0))
     with pytest.raises(InputError, match=r"at 1e\+09 requests per second for 119\.8.* more than 100,000,000"):
         superposed(trace, 1e9, np.random.default_rng(0))
+
+
+def test_an_hour_within_a_trace_begins_at_0() -> None:
+    trace = arriving(0.0, 5.0, 10.0, 12.5, 19.9, 20.0, 30.0)
+    cut = converted(trace, 0, from_s=10.0, requests=5, duration_s=10.0)
+    assert cut.arrival_s.tolist() == pytest.approx([0.0, 2.5, 9.9])
+    assert cut.input_tokens.tolist() == [3, 4, 5]
+    assert converted(trace, 0, from_s=11.0).arrival_s.tolist() == pytest.approx([1.5, 8.9, 9.0, 19.0])
+    assert converted(trace, 0, from_s=10.0, requests=2).input_tokens.tolist() == [3, 4]
+    with pytest.raises(InputError, match="no request arrives after the first 31 s; the last one at 30 s"):
+        converted(trace, 0, from_s=31.0)
