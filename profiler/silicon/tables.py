@@ -177,15 +177,13 @@ class KernelTables:
         """Attention of `rows` chunks, each after `context` tokens.
 
         The tables' formula for a prefix takes a share of the time of a whole prompt, which leaves out the projections
-        of latent attention: never less than without a context. And of a short chunk it leaves out that all of the
-        context is read: never less than a decode after it takes, or than `_unsplit_ms`.
+        of latent attention: never less than without a context. Of a short chunk it leaves out that all of the context
+        is read: never less than `_unsplit_ms`.
         """
         shared_ms = self.share_ms(rows, chunk, context)
         if self.is_latent:
             return max(shared_ms, self.share_ms(rows, chunk, 0))
-        if not context:
-            return shared_ms
-        return max(shared_ms, self.decode_attention_ms(rows, context), self._unsplit_ms(rows, chunk, context))
+        return max(shared_ms, self._unsplit_ms(rows, chunk, context)) if context else shared_ms
 
     def share_ms(self, rows: int, chunk: int, context: int) -> float:
         """The same as the package has it: a share of the time of the whole prompt."""
@@ -194,14 +192,16 @@ class KernelTables:
 
     def _unsplit_ms(self, rows: int, chunk: int, context: int) -> float:
         """What the context takes where one multiprocessor reads all of it for each tile of queries (UNSPLIT_SMS): as
-        much as for a chunk that gives each of them one tile, for each time that all have one. 0 elsewhere."""
+        much as for a chunk that gives each of them one tile, for each time that all have one, and no less than decodes
+        after it take. 0 elsewhere."""
         multiprocessors = UNSPLIT_SMS.get(int(self.gpu["sm_version"]), 0)
         if not multiprocessors or self.layout.cache_format(self.model_info) != "bfloat16":
             return 0.0
         heads = max(1, int(self.model_info["n"]) // self.layout.tp)
         waves = math.ceil(rows * heads * math.ceil(chunk / UNSPLIT_QUERIES) / multiprocessors)
         width = multiprocessors * UNSPLIT_QUERIES // heads
-        return waves * (self.share_ms(1, width, context) - self.share_ms(1, width, 0))
+        tiles_ms = waves * (self.share_ms(1, width, context) - self.share_ms(1, width, 0))
+        return max(tiles_ms, self.decode_attention_ms(rows, context))
 
     def decode_attention_ms(self, rows: int, context: int) -> float:
         """Attention of `rows` decodes over `context` tokens each."""

@@ -8,7 +8,7 @@ from slotune.profiler.silicon.tables import KernelTables
 LLAMA = "meta-llama/Meta-Llama-3.1-8B"
 
 
-@pytest.mark.parametrize("system", ["h200_sxm", "a100_sxm", "rtx_pro_6000_server"])
+@pytest.mark.parametrize("system", ["l40s", "a100_sxm", "rtx_pro_6000_server"])
 @pytest.mark.parametrize(("rows", "chunk", "context"), [(16, 8, 32768), (64, 2, 8192), (1, 16, 65536)])
 def test_a_short_chunk_reads_the_whole_context(system: str, rows: int, chunk: int, context: int) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
@@ -24,7 +24,7 @@ def test_where_contexts_are_not_split_a_few_queries_take_as_long_as_many() -> No
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     unsplit, split = (KernelTables(system, LLAMA, Layout()) for system in ("rtx_pro_6000_server", "h200_sxm"))
     few, many = (unsplit.prefill_attention_ms(1, chunk, 8192) for chunk in (16, 256))
-    assert few == many == pytest.approx(5.95, rel=0.1)
+    assert few == many == pytest.approx(5.95, rel=0.15)
     assert split.prefill_attention_ms(1, 256, 8192) > 2 * split.prefill_attention_ms(1, 16, 8192)
     long = [tables.prefill_attention_ms(1, 4096, 4096) / tables.share_ms(1, 4096, 4096) for tables in (unsplit, split)]
     assert long == [1.0, 1.0]
