@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from ...arrays import F64
+from ...figures import figure as digits
 
 GREY, BLUE, GREEN, RED, INK = "#7a828e", "#2159c4", "#1a7f4b", "#c2372e", "#1f2430"
 STYLE: Any = {  # matplotlib types its hundreds of keys as literals
@@ -178,7 +179,8 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
             chosen = [p for p in points if p.meets is meets and np.isfinite(p.value)]
             if chosen:
                 axis.scatter([p.number for p in chosen], [p.value for p in chosen], s=12, color=color, label=name)
-        for failed in (p for p in points if not np.isfinite(p.value)):
+        without = [p for p in points if not np.isfinite(p.value)]
+        for failed in without:
             axis.axvline(failed.number, color=RED, linewidth=0.8, alpha=0.4)
         meeting = [p for p in points if p.meets and np.isfinite(p.value)]
         pick = np.minimum if lower_is_better else np.maximum
@@ -188,7 +190,8 @@ def objective_over_trials(points: Sequence[TrialPoint], label: str, *, lower_is_
         finite = [p.value for p in points if np.isfinite(p.value)]
         if finite and min(finite) > 0:
             _log_y(axis)
-        axis.set(xlabel="trial (red line: failed, or too few answers)", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel=f"trial{' (red line: failed, or too few answers)' if without else ''}", ylabel=label)
 
     return draw(1, paint, WIDE_PANEL_INCHES, legend=True)
 
@@ -224,26 +227,48 @@ def _identity(axis: Axes, values: Sequence[float]) -> F64:
     return ends
 
 
+MOST_TIMES = 4.0
+"""The value in use or the limit, if that is more: effects beyond stand at the edge with their number. One value that
+nobody would take left every other panel flat."""
+
+
 def effects_of_settings(panels: Sequence[EffectPanel], label: str, limit: float | None = None) -> str:
-    """A panel a setting, all on one scale; the value in use is filled, a limit within the scale dashed."""
+    """A panel a setting that has an effect, all on one scale; the value in use is filled, a limit within the scale
+    dashed. What lies MOST_TIMES beyond both is told at the upper edge."""
 
     def paint(axes: Sequence[Axes]) -> None:
-        known = [effect for panel in panels for effect in panel.effects if np.isfinite(effect)]
+        low, high = _scale(panels, limit)
         for axis, panel in zip(axes, panels, strict=True):
-            places = np.arange(len(panel.values))
+            places = range(len(panel.values))
             axis.plot(places, panel.effects, color=GREY, linewidth=1, marker="o", markersize=4, markerfacecolor="white")
             if panel.current is not None:
                 axis.plot([panel.current], [panel.effects[panel.current]], marker="o", color=BLUE)
             for place, effect in zip(places, panel.effects, strict=True):
                 if not np.isfinite(effect):
-                    axis.annotate("✗", (place, 0.03), xycoords=("data", "axes fraction"), color=RED, ha="center")
+                    _mark(axis, "✗", place, 0.03, "bottom")
+                elif effect > high:
+                    _mark(axis, f"↑{digits(effect, 2)}", place, 0.97, "top")
             axis.set_xticks(places, panel.values, rotation=40, ha="right")
             axis.set(title=panel.title, ylabel=label)
-            if known and limit is not None and min(known) < limit < max(known):
+            if limit is not None and low < limit < high:
                 axis.axhline(limit, color=RED, linestyle="--", linewidth=1)
-            if known:
-                axis.set_ylim(min(known) * 0.9, max(known) * 1.1)
-            if known and min(known) > 0 and max(known) > 3 * min(known):
+            axis.set_ylim(low * 0.9, high * 1.1)
+            if low > 0 and high > 3 * low:
                 _log_y(axis)
 
     return draw(len(panels), paint)
+
+
+def _scale(panels: Sequence[EffectPanel], limit: float | None) -> tuple[float, float]:
+    """The least and the greatest effect that are drawn at their place."""
+    known = [effect for panel in panels for effect in panel.effects if np.isfinite(effect)]
+    in_use = [panel.effects[panel.current] for panel in panels if panel.current is not None]
+    usual = max([effect for effect in (*in_use, limit or 0.0) if np.isfinite(effect)])
+    edge = max(MOST_TIMES * usual, min(known)) if usual > 0 else np.inf
+    return min(known), max(effect for effect in known if effect <= edge)
+
+
+def _mark(axis: Axes, text: str, place: int, height: float, side: Any) -> None:
+    """Red text at a place of the x axis; its `side`, top or bottom, at a share of the panel's height."""
+    at: Any = ("data", "axes fraction")
+    axis.annotate(text, (place, height), xycoords=at, color=RED, ha="center", va=side, fontsize=8)

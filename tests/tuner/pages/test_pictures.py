@@ -95,3 +95,28 @@ def test_nothing_is_drawn_of_what_has_no_value_anywhere():
     some = [*variations, OneChange("max_num_seqs", 32, metrics(1.0, 90.0))]
     section = effects_section(some, Objective(TARGET), {"max_num_seqs": 8})
     assert section is not None and len(section["pictures"]) == 1
+
+
+def test_a_value_far_beyond_the_target_leaves_the_others_their_scale():
+    """p99 TTFT over a target of 200 ms: 27 times it, 1.5 times it and within."""
+    far = [*changes("far", metrics(1.0, 150.0), metrics(1.0, 5400.0)), *changes("near", metrics(1.0, 300.0))]
+    (picture,) = effects_section([*far, *changes("near", metrics(1.0, 90.0))], Objective(TARGET), {"far": 0})[
+        "pictures"
+    ]
+    assert picture.count("↑27<") == 1
+    numbers = [float(text) for text in re.findall(r"<text[^>]*>([\d.]+)</text>", picture)]
+    assert max(numbers) <= 2
+    (picture,) = effects_section(changes("all", metrics(1.0, 1800.0), metrics(1.0, 5400.0)), Objective(TARGET), {})[
+        "pictures"
+    ]
+    assert "↑9" not in picture
+
+
+def test_red_lines_are_explained_where_there_are_some_and_trials_have_whole_numbers():
+    points = [TrialPoint(number, 1.0 + number, True) for number in range(3)]
+    for some, told in ((points, "trial"), ([*points, TrialPoint(3, float("nan"), False)], "trial (red line: failed")):
+        svg = objective_over_trials(some, RATIO, lower_is_better=True)
+        assert any(text.startswith(told) for text in labels(svg))
+        assert ("red line" in svg) == (some != points)
+        ticks = re.findall(r'<g id="xtick_\d+">.*?<text[^>]*>([^<]*)<', svg, re.DOTALL)
+        assert len(ticks) > 1 and all(tick.isdecimal() for tick in ticks)
