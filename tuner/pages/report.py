@@ -266,9 +266,10 @@ class Page:
         lasts = self.found.best.key in {trial.key for trial in decisive}
         orders = "other orders of the requests" if self.found.orders else "it"
         why = "the measurements" if self.verdict else "the longer load" if lasts else orders
+        plain = f" {PLAIN}: one without its changes that had no effect." if len(tried) < len(self.trials) else ""
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
-            f"recommended one is marked: {why} decided. {PLAIN}: one without its changes that had no effect."
+            f"recommended one is marked: {why} decided.{plain}"
         )
 
 

@@ -114,6 +114,8 @@ def test_the_trials_are_those_that_the_search_counts(searched: Path, tmp_path: P
     after = words_of(write_report(study, jobs=1).read_text())
     count = re.compile(r"\d+ configurations simulated: \d+ meet every target")
     assert count.findall(before) == count.findall(after)
+    plain = "plain: one without its changes that had no effect"
+    assert plain not in before and plain in after
     assert "the recommended one is marked: it decided" in after
 
 
