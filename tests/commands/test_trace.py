@@ -58,7 +58,7 @@ def test_make_convert_and_stats_follow_each_other(slotune: Slotune, tmp_path: Pa
 
 def test_more_users_are_copies_of_the_trace(slotune: Slotune, tmp_path: Path) -> None:
     done = slotune("trace", "convert", "chat", "--rate", 30, "--superpose", "--out", tmp_path / "more.jsonl")
-    assert (done.code, done.out) == (0, f"{tmp_path / 'more.jsonl'}: 5000 requests over 167 s\n")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'more.jsonl'}: 5455 requests over 182 s\n")
 
 
 def test_the_busy_minutes_are_cut_out(slotune: Slotune, tmp_path: Path) -> None:
