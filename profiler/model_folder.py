@@ -12,7 +12,6 @@ OTHER_STATES = (
     "layers_block_type",
     "full_attention_interval",
     "sliding_window_pattern",
-    "attn_type_list",
     "attention_chunk_size",
     "linear_attn_config",
     "ssm_cfg",
@@ -20,6 +19,9 @@ OTHER_STATES = (
     "ssm_state_size",
 )
 """Names in a config.json that tell of layers of several kinds."""
+ATTENTION = 1
+"""Of the kinds in an attn_type_list, the one that keeps every token, and the only one in MiniMax-M2's; 0 is linear
+attention (get_num_layers_by_block_type, vllm/config/model.py)."""
 UNKNOWN_VOCABULARY = 32000
 """Token ids of a model whose config is not at hand, or does not say: no widely used model has fewer."""
 
@@ -34,6 +36,7 @@ def keeps_every_token(config: Mapping[str, Any]) -> bool:
     kinds = text.get("layer_types") or ()
     window, longest = text.get("sliding_window"), text.get("max_position_embeddings") or 0
     forgets = bool(window) and text.get("use_sliding_window") is not False and int(window) < int(longest)
+    forgets |= any(kind != ATTENTION for kind in text.get("attn_type_list") or ())
     return not (forgets or len(set(kinds)) > 1 or any(text.get(name) for name in OTHER_STATES))
 
 

@@ -131,6 +131,9 @@ def test_on_a_device_of_unknown_size_there_are_the_blocks_that_were_seen(monkeyp
         ({"layer_types": ["sliding_attention", "full_attention"]}, False),
         ({"hybrid_override_pattern": "M-M*"}, False),
         ({"full_attention_interval": 4}, False),
+        ({"attn_type_list": [1] * 62}, True),
+        ({"attn_type_list": [0, 0, 1]}, False),
+        ({"attn_type_list": [0, 0]}, False),
     ],
 )
 def test_whether_every_layer_keeps_every_token(config: dict[str, Any], uniform: bool) -> None:
