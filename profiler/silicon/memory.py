@@ -32,6 +32,9 @@ DENSE_ERROR_GIB, MIXTURE_ERROR_GIB = 1.0, 2.0
 modelled."""
 STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
+INDEX_ELEMENTS_A_SCALE = 128
+"""Of the index keys of DeepSeek's sparse attention, which have a byte each and 4 bytes a scale (Indexer,
+vllm/model_executor/models/deepseek_v2.py)."""
 
 
 def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapacity | None:
@@ -49,8 +52,9 @@ def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapa
     share = math.ceil(layers / layout.pp) / layers
     own, asked = (KV_DTYPE_BYTES[of(info)] for of in (own_cache_format, layout.cache_format))
     runtime = GIB * (RUNTIME_GIB + LINK_GIB * math.log2(layout.tp) + graphs_gib)
+    token_bytes = known["kv_size_per_token_bytes"] + _index_correction_bytes(info.get("raw_config", {}), layers)
     return KvCapacity(
-        kv_bytes_per_token=share * known["kv_size_per_token_bytes"] * own / asked,
+        kv_bytes_per_token=share * token_bytes * own / asked,
         total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
         fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
         bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
@@ -88,6 +92,32 @@ def weights_fit(tables: KernelTables, settings: Mapping[str, Any]) -> bool:
     left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes)
     weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, tables.layout)
     return bool(weights < left)
+
+
+def _index_correction_bytes(config: Mapping[str, Any], layers: int) -> float:
+    """What sparse attention's index keys of a token take more than the package counts, in all layers. Each GPU holds
+    all of them, in a format of their own.
+
+    The package counts none of MiniMax-M3, which has bfloat16 ones in its sparse layers (MiniMaxM3IndexerCache,
+    vllm/models/minimax_m3/common/indexer.py), and counts them in every layer of DeepSeek's sparse attention, where
+    layers may take the selection of the one before (DeepseekV2MLAAttention, vllm/model_executor/models/deepseek_v2.py).
+    """
+    text = config.get("text_config", config)
+    if sparse := text.get("sparse_attention_config"):
+        with_keys = sum(map(bool, sparse.get("sparse_attention_freq") or ()))
+        return 2.0 * float(sparse.get("sparse_index_dim") or 0) * with_keys
+    width = int(text.get("index_head_dim") or 0)
+    key_bytes = width + 4 * (width // INDEX_ELEMENTS_A_SCALE)
+    return -float(key_bytes * sum(_takes_selection(text, layer) for layer in range(layers)))
+
+
+def _takes_selection(text: Mapping[str, Any], layer: int) -> bool:
+    """Whether the layer attends to the tokens that one before it selected, and has no index keys."""
+    pattern = text.get("index_topk_pattern")
+    if pattern is not None:
+        return layer < len(pattern) and pattern[layer] == "S"
+    behind = max(layer - int(text.get("index_skip_topk_offset", 2)) + 1, 0)
+    return behind % int(text.get("index_topk_freq", 1)) != 0
 
 
 def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:

@@ -49,6 +49,25 @@ def test_weights_are_those_of_start_logs(model: str, layout: Layout, loaded_gib:
     assert weights == pytest.approx(loaded_gib, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("model", "tp", "token_bytes"),
+    [
+        ("MiniMaxAI/MiniMax-M3", 1, 60 * 4 * 2 * 128 * 2 + 57 * 128 * 2),
+        ("MiniMaxAI/MiniMax-M3", 4, 60 * 1 * 2 * 128 * 2 + 57 * 128 * 2),
+        ("nvidia/MiniMax-M3-NVFP4", 8, 60 * 1 * 2 * 128 * 2 + 57 * 128 * 2),
+        ("zai-org/GLM-5.2-FP8", 8, 78 * 576 * 2 + 21 * 132),
+        ("zai-org/GLM-5-FP8", 8, 78 * 576 * 2 + 78 * 132),
+    ],
+)
+def test_index_keys_are_held_whole_by_each_gpu_and_in_layers_that_have_an_indexer(
+    model: str, tp: int, token_bytes: int
+) -> None:
+    """What vLLM's own KV-cache specs of these models add up to."""
+    system = "b200_sxm" if "NVFP4" in model or tp == 1 else "h200_sxm"
+    capacity = estimate(model, system, Layout(tp))
+    assert capacity.kv_bytes_per_token == token_bytes
+
+
 def test_two_gpus_share_what_a_token_takes_and_hold_more_of_the_runtime() -> None:
     one, two = (estimate(QWEN_32B, layout=Layout(tp)) for tp in (1, 2))
     assert two.kv_bytes_per_token == one.kv_bytes_per_token / 2
