@@ -123,7 +123,7 @@ def compare(start: Start, folder: Path) -> Compared:
     token_bytes = capacity.block_bytes(start.settings) / 16
     left = capacity.cache_bytes(start.settings)
     sampled = left - sampler_excess_bytes(start, capacity, tables.model_info)
-    own = own_estimate(start, model, layout, tables)
+    own = own_estimate(start, model, tables)
     return Compared(start, token_bytes, (own, left / token_bytes, sampled / token_bytes))
 
 
@@ -134,7 +134,7 @@ def sampler_excess_bytes(start: Start, capacity: KvCapacity, model_info: Mapping
     return float(max(0.0, peak - capacity.bytes_per_batched_token * start.max_num_batched_tokens))
 
 
-def own_estimate(start: Start, model: str, layout: Layout, tables: KernelTables) -> float:
+def own_estimate(start: Start, model: str, tables: KernelTables) -> float:
     """What the table package says."""
     from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
@@ -147,7 +147,7 @@ def own_estimate(start: Start, model: str, layout: Layout, tables: KernelTables)
         max_batch_size=start.max_num_seqs,
         memory_fraction_kind="of_total",
         memory_fraction_value=start.gpu_memory_utilization,
-        **layout.arguments(tables.model_info),
+        **tables.arguments,
     )
     return float(found["total_kv_size_tokens"])
 

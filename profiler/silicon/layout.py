@@ -18,6 +18,11 @@ FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) 
 steps wait for the host without any CUDA graph."""
 CACHE_FORMATS = {"bfloat16": "bfloat16", "float16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 """The tables' names of vLLM's kv_cache_dtype, where they hold it."""
+FP8_CACHE_MODELS = frozenset({"GlmMoeDsaForCausalLM"})
+"""Architectures whose cache is in fp8 on data-centre Blackwell unless another format is asked for
+(verify_and_update_config, vllm/model_executor/models/config.py)."""
+BLACKWELL_SM = range(100, 110)
+"""Compute capabilities of data-centre Blackwell."""
 EXPERT_FORMATS = {"fp8_static": "fp8"}
 """The tables' names of the experts' number format where it differs from that of the dense layers."""
 
@@ -35,8 +40,9 @@ class Layout:
     """The tables' name of the weights' number format, such as fp8 or nvfp4; None: the model's own."""
     kv_cache_dtype: str = "auto"
 
-    def arguments(self, model_info: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the package for this layout, and for a model of which it tells `model_info`.
+    def arguments(self, model_info: Mapping[str, Any], sm_version: float) -> dict[str, Any]:
+        """Keyword arguments of the package for this layout, and for a model of which it tells `model_info`, on a GPU of
+        that compute capability.
 
         Raises InputError for a cache of a format that no table holds.
 
@@ -53,13 +59,13 @@ class Layout:
             "moe_ep_size": spread,
             "gemm_quant_mode": self.precision,
             "moe_quant_mode": experts,
-            "kvcache_quant_mode": self.cache_format(model_info),
+            "kvcache_quant_mode": self.cache_format(model_info, sm_version),
         }
 
-    def cache_format(self, model_info: Mapping[str, Any]) -> str:
+    def cache_format(self, model_info: Mapping[str, Any], sm_version: float) -> str:
         """The tables' name of the number format of the KV cache."""
         if self.kv_cache_dtype == "auto":
-            return own_cache_format(model_info)
+            return own_cache_format(model_info, sm_version)
         if self.kv_cache_dtype not in CACHE_FORMATS:
             raise InputError(f"kv_cache_dtype={self.kv_cache_dtype}: kernel tables hold {', '.join(CACHE_FORMATS)}")
         return CACHE_FORMATS[self.kv_cache_dtype]
@@ -68,9 +74,12 @@ class Layout:
         return f"--tp {self.tp}" + (f" --pp {self.pp}" if self.pp > 1 else "")
 
 
-def own_cache_format(model_info: Mapping[str, Any]) -> str:
-    """The format that the checkpoint names for its KV cache, or else the one of an unquantised model."""
-    return "fp8" if model_info.get("raw_config", {}).get("kv_cache_quant_algo") == "fp8" else "bfloat16"
+def own_cache_format(model_info: Mapping[str, Any], sm_version: float) -> str:
+    """The format that the checkpoint names for its KV cache, or vLLM for such a model on such a GPU; or else the one of
+    an unquantised model."""
+    config = model_info.get("raw_config", {})
+    by_default = sm_version in BLACKWELL_SM and not FP8_CACHE_MODELS.isdisjoint(config.get("architectures") or ())
+    return "fp8" if by_default or config.get("kv_cache_quant_algo") == "fp8" else "bfloat16"
 
 
 def layout_of(tp: int, pp: int, precision: str | None, settings: Mapping[str, Any]) -> Layout:

@@ -12,7 +12,7 @@ from typing import Any
 from ...figures import figure
 from ..kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
 from ..model_folder import keeps_every_token
-from .layout import Layout, own_cache_format
+from .layout import BLACKWELL_SM, Layout, own_cache_format
 from .tables import KernelTables
 
 TOTAL_GIB = {"h100_sxm": 79.18, "a100_sxm": 79.25, "h200_sxm": 139.80, "b200_sxm": 178.35, "l40s": 44.39}
@@ -50,9 +50,13 @@ def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapa
         return None
     breakdown, layers = known["memory_breakdown"], int(info["layers"])
     share = math.ceil(layers / layout.pp) / layers
-    own, asked = (KV_DTYPE_BYTES[of(info)] for of in (own_cache_format, layout.cache_format))
+    sm_version = tables.gpu["sm_version"]
+    own = KV_DTYPE_BYTES[own_cache_format(info, sm_version)]
+    asked = KV_DTYPE_BYTES[tables.arguments["kvcache_quant_mode"]]
     runtime = GIB * (RUNTIME_GIB + LINK_GIB * math.log2(layout.tp) + graphs_gib)
     token_bytes = known["kv_size_per_token_bytes"] + _index_correction_bytes(info.get("raw_config", {}), layers)
+    if asked == KV_DTYPE_BYTES["fp8"] and sm_version in BLACKWELL_SM:
+        token_bytes -= layers * _rotary_bytes(info.get("raw_config", {}))
     return KvCapacity(
         kv_bytes_per_token=share * token_bytes * own / asked,
         total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
@@ -120,6 +124,14 @@ def _takes_selection(text: Mapping[str, Any], layer: int) -> bool:
     return behind % int(text.get("index_topk_freq", 1)) != 0
 
 
+def _rotary_bytes(config: Mapping[str, Any]) -> float:
+    """Of an fp8 cache under DeepSeek's sparse attention, what the package counts too much in a layer on data-centre
+    Blackwell: the rotary part of a key is in bfloat16 in Hopper's packed format alone
+    (_canonicalize_sparse_mla_kv_cache_dtype, vllm/model_executor/layers/attention/mla_attention.py)."""
+    is_sparse = config.get("kv_lora_rank") and config.get("index_topk")
+    return float(config["qk_rope_head_dim"]) if is_sparse else 0.0
+
+
 def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
     """How far the estimate may be off, for the notes of a profile whose defaults are `settings`."""
     if capacity is None:
@@ -144,7 +156,7 @@ def _package_estimate(tables: KernelTables) -> dict[str, Any] | None:
             memory_fraction_kind="of_total",
             memory_fraction_value=1.0,
             gpu_memory_capacity_bytes_override=1 << 50,
-            **tables.layout.arguments(tables.model_info),
+            **tables.arguments,
         )
     except ValueError:  # the package lacks what it takes to tell
         return None

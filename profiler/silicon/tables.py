@@ -87,8 +87,11 @@ class KernelTables:
             latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
             if not latent:
                 database.logger.addFilter(_bears_on_plain_attention)
-            arguments = layout.arguments(self.model_info)
-            self._engine = engine.EngineHandle.compile(model, system, "vllm", backend_version=self.version, **arguments)
+            self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+            self.arguments = layout.arguments(self.model_info, self.gpu["sm_version"])
+            self._engine = engine.EngineHandle.compile(
+                model, system, "vllm", backend_version=self.version, **self.arguments
+            )
             self._context_ops, self._decode_ops, names = self._operations()
         except utils.HuggingFaceDownloadError as error:
             raise _no_configuration(model, error) from error
@@ -98,7 +101,6 @@ class KernelTables:
             missing = f"--precision {layout.precision} is unknown" if asked else f"config.json has no {line}"
             named = missing if isinstance(error, KeyError) else line
             raise InputError(f"no kernel tables for --model {model} {layout} on {system}: {named}") from error
-        self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
         self.is_latent = bool(latent) or any("mla" in name for name in names)
         self.mixed_decodes = self._mixed_decodes()
 
@@ -126,7 +128,7 @@ class KernelTables:
         if HOPPER[0] <= self.gpu["sm_version"] < HOPPER[1]:
             return HOPPER_MIXED_DECODES
         packed = not UNPACKED_DECODES[0] <= self.gpu["sm_version"] < UNPACKED_DECODES[1]
-        if packed or self.layout.cache_format(self.model_info) != "bfloat16":  # FlashAttention 2 reads no fp8 cache
+        if packed or self.arguments["kvcache_quant_mode"] != "bfloat16":  # FlashAttention 2 reads no fp8 cache
             return MIXED_DECODES
         heads, kv_heads = (max(1, int(self.model_info[name]) // self.layout.tp) for name in ("n", "n_kv"))
         return heads / kv_heads
@@ -195,7 +197,7 @@ class KernelTables:
         much as for a chunk that gives each of them one tile, for each time that all have one, and no less than decodes
         after it take. 0 elsewhere."""
         multiprocessors = UNSPLIT_SMS.get(int(self.gpu["sm_version"]), 0)
-        if not multiprocessors or self.layout.cache_format(self.model_info) != "bfloat16":
+        if not multiprocessors or self.arguments["kvcache_quant_mode"] != "bfloat16":
             return 0.0
         heads = max(1, int(self.model_info["n"]) // self.layout.tp)
         waves = math.ceil(rows * heads * math.ceil(chunk / UNSPLIT_QUERIES) / multiprocessors)
