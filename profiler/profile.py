@@ -115,7 +115,26 @@ class Profile:
         asked = {**self.defaults, **settings}
         if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
             return self.step.graph_sizes
-        return captured_graph_sizes(self.engine_config(settings), asked, self.engine.device)
+        engine = self.engine_config(settings)
+        return captured_graph_sizes(engine, self._graph_settings(settings) | self._own_limit(asked), self.engine.device)
+
+    def _graph_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Over the defaults, `settings`; sizes among them replace a default limit too."""
+        asked = {**self.defaults, **settings}
+        if settings.get("cudagraph_capture_sizes") is not None and "max_cudagraph_capture_size" not in settings:
+            asked.pop("max_cudagraph_capture_size", None)
+        return asked
+
+    def _own_limit(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The largest size of the profiled engine, where nobody asks for sizes and vLLM's general rule gives another:
+        vLLM then sets a limit for the model, as for gpt-oss, whatever max_num_seqs is (GptOssForCausalLMConfig,
+        vllm/model_executor/models/config.py)."""
+        engine = self.engine_or_none(WHATEVER_MEMORY)
+        if engine is None or not len(self.step.graph_sizes) or any(asked.get(name) for name in GRAPH_SETTINGS):
+            return {}
+        own = int(self.step.graph_sizes[-1])
+        general = captured_graph_sizes(engine, self.defaults, self.engine.device)
+        return {} if own == general[-1] else {"max_cudagraph_capture_size": own}
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.
@@ -133,7 +152,7 @@ class Profile:
         if not {**self.defaults, **settings}.get("hf_overrides"):  # which may make it another model's
             self.engine.check_max_model_len(engine.max_model_len)
         if self.cuda_graphs:
-            captured_graph_sizes(engine, {**self.defaults, **settings}, self.engine.device)
+            captured_graph_sizes(engine, self._graph_settings(settings), self.engine.device)
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))

@@ -26,6 +26,7 @@ from ..surrogate.surrogate import fit
 from .doubts import Comparisons, doubts, fewer_graphs
 from .layout import layout_of
 from .memory import GRAPHS_GIB, estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
+from .model_defaults import model_defaults
 from .omitted import OMITTED, OVERHEAD, Omitted
 from .tables import Composition, KernelTables
 
@@ -112,7 +113,7 @@ def import_silicon(
     tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
-    unasked = {"max_model_len": max_context, **limits}
+    unasked = {"max_model_len": max_context, **limits, **model_defaults(tables.model_info, settings or {})}
     defaults = unasked | dict(settings or {})
     facts = _facts(tables)
     engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)

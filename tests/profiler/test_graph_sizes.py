@@ -166,6 +166,30 @@ def test_fewer_sequences_can_keep_the_largest_graph(profile: Profile) -> None:
     assert far(made, kept) == [] and not made.trust(kept)["not_represented"]
 
 
+@pytest.fixture
+def gpt_oss(profile: Profile) -> Profile:
+    """An engine that captured up to 1024 tokens, as vLLM has it for gpt-oss, and not up to 512 as for others."""
+    sizes = captured_graph_sizes(engine(), {"max_cudagraph_capture_size": 1024})
+    made = with_eager(profile, 0.2)
+    return replace(made, step=replace(made.step, graph_sizes=sizes), defaults={})
+
+
+@pytest.mark.parametrize("settings", [{"max_num_batched_tokens": 4096}, {"max_num_seqs": 33}])
+def test_a_limit_that_the_engine_has_for_its_model_stays_whatever_the_batch_limits_are(
+    gpt_oss: Profile, settings: dict[str, Any]
+) -> None:
+    assert not gpt_oss.trust(settings)["not_represented"]
+    assert gpt_oss.timing(settings).step.numbers.tolist() == gpt_oss.timing().step.numbers.tolist()
+
+
+def test_graph_sizes_that_are_asked_for_replace_the_limit_of_the_model(gpt_oss: Profile) -> None:
+    (told,) = gpt_oss.trust({"max_cudagraph_capture_size": 512})["not_represented"]
+    assert "from 1024 tokens" in told and "to 512;" in told
+    imported = replace(gpt_oss, defaults={"max_cudagraph_capture_size": 1024})
+    (told,) = imported.trust({"cudagraph_capture_sizes": [8, 32]})["not_represented"]
+    assert "to 32;" in told
+
+
 def test_kernel_tables_do_not_tell_what_a_graph_is_worth() -> None:
     """The fit of those of the bundled profile finds next to nothing, so that steps are not FAR."""
     bundled = load_profile("h200-llama-3.1-8b")
