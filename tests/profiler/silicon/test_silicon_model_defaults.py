@@ -1,10 +1,13 @@
 """Settings that vLLM chooses by the model."""
 
+from typing import Any
+
 import pytest
 
 from slotune.profiler.graph_sizes import captured_graph_sizes
 from slotune.profiler.profile import Profile
 from slotune.profiler.silicon import silicon_profile
+from slotune.profiler.silicon.model_defaults import model_defaults
 from slotune.profiler.silicon.silicon_profile import import_silicon
 
 
@@ -22,3 +25,21 @@ def test_graphs_of_gpt_oss_reach_1024_tokens_whatever_max_num_seqs_is(imported: 
     same, others = ({"max_num_seqs": 32}, {"cudagraph_capture_sizes": [1, 4]})
     plain, few, chosen = (imported.timing(settings).step.numbers.tolist() for settings in ({}, same, others))
     assert few == plain != chosen
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_scaling": {"type": "su"}}, 4096),
+        ({"rope_scaling": {"rope_type": "longrope"}}, 4096),
+        ({"rope_parameters": {"rope_type": "longrope"}}, 4096),
+        ({"rope_scaling": {"rope_type": "yarn"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_model_with_longrope_serves_the_context_it_was_first_trained_for(
+    rope: dict[str, Any], context: int | None
+) -> None:
+    """It takes more if asked."""
+    config = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096, **rope}
+    assert model_defaults({"raw_config": config}, {}).get("max_model_len") == context
