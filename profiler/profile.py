@@ -25,6 +25,9 @@ MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
 UNLIMITED_BLOCKS = 1 << 20
 """Blocks where nothing is known of the memory: 16 million tokens at block size 16, more than batch limits let in."""
+KERNEL_BLOCK = 16
+"""Tokens of the smallest block that vLLM's attention kernels for GPUs read (get_supported_kernel_block_sizes,
+vllm/v1/attention/backends/)."""
 ModelPart = Literal["experts", "latent attention", "layers of several kinds", "an image encoder"]
 """What a model has besides plain dense layers, and which measured engines were compared with may have lacked."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
@@ -149,6 +152,7 @@ class Profile:
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))
         blocks = UNLIMITED_BLOCKS if override is None else int(override)
         engine = resolve(settings, {**self.defaults, **self.parallelism}, blocks, self.engine.version)
+        self._check_block_size(engine)
         if not {**self.defaults, **settings}.get("hf_overrides"):  # which may make it another model's
             self.engine.check_max_model_len(engine.max_model_len)
         if self.cuda_graphs:
@@ -156,6 +160,18 @@ class Profile:
         if self.kv is None:
             return engine
         return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engine is known to run on a GPU."""
+        return self.cuda_graphs or self.engine.driver is not None
+
+    def _check_block_size(self, engine: EngineConfig) -> None:
+        """Raise InputError for blocks of which no attention kernel for GPUs reads any ("block_size not supported",
+        vllm/v1/attention/backend.py); what the engine itself ran with, it can read."""
+        size = engine.block_size
+        if self.on_gpu and size % KERNEL_BLOCK and size != self.defaults.get("block_size"):
+            raise InputError(f"block_size={size}: attention kernels for GPUs read multiples of {KERNEL_BLOCK} tokens")
 
     def ignored(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of those settings that change neither the schedule nor the times nor the memory that are predicted.

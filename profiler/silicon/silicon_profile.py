@@ -113,7 +113,8 @@ def import_silicon(
     tables = KernelTables(system, model, layout, omitted)
     max_context = int(tables.model_info["context"])
     limits = _batch_defaults(system, tables.gpu["mem_capacity"])
-    unasked = {"max_model_len": max_context, **limits, **model_defaults(tables.model_info, settings or {})}
+    own = model_defaults(tables.model_info, tables.gpu["sm_version"], settings or {})
+    unasked = {"max_model_len": max_context, **limits, **own}
     defaults = unasked | dict(settings or {})
     facts = _facts(tables)
     engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,3 +312,13 @@ def test_more_blocks_than_there_is_memory_for_are_told(profile: Profile) -> None
     assert known.trust({"num_gpu_blocks_override": fits})["not_represented"] == []
     (told,) = known.trust({"num_gpu_blocks_override": 10 * fits})["not_represented"]
     assert f"num_gpu_blocks_override={10 * fits}: takes" in told
+
+
+@pytest.mark.parametrize("facts", [{"cuda_graphs": True}, {"engine": EngineFacts(driver="570.86")}])
+def test_blocks_that_no_attention_kernel_for_gpus_reads_are_refused(facts: dict[str, Any]) -> None:
+    made = replace(linear_profile(1e-3, 1e-6, 1e-6, 0), **facts)
+    with pytest.raises(InputError, match="block_size=8: attention kernels for GPUs read multiples of 16 tokens"):
+        made.engine_config({"block_size": 8})
+    assert made.engine_config({"block_size": 48}).block_size == 48
+    assert replace(made, defaults={"block_size": 1}).engine_config({}).block_size == 1, "an engine ran with it"
+    assert replace(made, cuda_graphs=False, engine=EngineFacts()).engine_config({"block_size": 8}).block_size == 8

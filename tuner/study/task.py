@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, SlotuneError
-from ...profiler.profile import WHATEVER_MEMORY, Profile
+from ...profiler.profile import KERNEL_BLOCK, WHATEVER_MEMORY, Profile
 from ...profiler.profile_folder import PARTS, bundled_names, bundled_path, load_profile
 from ...simulator.engine_config import EngineConfig
 from ...simulator.policy_names import disobeyed
@@ -123,10 +123,16 @@ def load_task(asked: Asked) -> Task:
             asked.engine,
             made_with=profile.defaults,
             fixed_cache=profile.kv is None or profile.kv.total_bytes is None,
-            without_effect=disobeyed(asked.policy),
+            without_effect=disobeyed(asked.policy) | _kept(profile),
             reach=(profile.step.most("tokens"), profile.step.most("decode_rows")),
         ),
     )
+
+
+def _kept(profile: Profile) -> set[str]:
+    """Of an engine on a GPU that has larger blocks than vLLM's default, their size: its attention kernels may read no
+    smaller ones."""
+    return {"block_size"} if profile.on_gpu and profile.defaults.get("block_size", 0) > KERNEL_BLOCK else set()
 
 
 def objective_of(asked: Asked) -> Objective:

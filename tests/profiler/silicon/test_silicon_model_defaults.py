@@ -42,4 +42,22 @@ def test_a_model_with_longrope_serves_the_context_it_was_first_trained_for(
 ) -> None:
     """It takes more if asked."""
     config = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096, **rope}
-    assert model_defaults({"raw_config": config}, {}).get("max_model_len") == context
+    assert model_defaults({"raw_config": config}, 90, {}).get("max_model_len") == context
+
+
+@pytest.mark.parametrize(
+    ("config", "sm_version", "block_size"),
+    [
+        ({"sparse_attention_config": {"sparse_block_size": 128}}, 90, 128),
+        ({"text_config": {"sparse_attention_config": {"sparse_block_size": 128}}}, 100, 128),
+        ({"kv_lora_rank": 512, "index_topk": 2048}, 90, 64),
+        ({"kv_lora_rank": 512, "index_topk": 2048}, 100, 64),
+        ({"kv_lora_rank": 512}, 100, 32),
+        ({"kv_lora_rank": 512}, 90, None),
+        ({}, 100, None),
+    ],
+)
+def test_blocks_are_as_large_as_the_model_s_attention_kernels_need(
+    config: dict[str, Any], sm_version: int, block_size: int | None
+) -> None:
+    assert model_defaults({"raw_config": config}, sm_version, {}).get("block_size") == block_size

@@ -1,13 +1,20 @@
 """The space offers what vLLM takes, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slotune.errors import InputError
+from slotune.profiler.profile import EngineFacts
+from slotune.profiler.profile_folder import write_profile
 from slotune.simulator.engine_config import EngineConfig, resolve
+from slotune.simulator.slo import parse_slo
+from slotune.traces.mooncake import write_trace
 from slotune.tuner.study.space import build_space, round_values
+from slotune.tuner.study.task import ask, load_task
 
 DEFAULT = EngineConfig(num_gpu_blocks=10_000, max_model_len=8192)
 SPACE = build_space(DEFAULT, {})
@@ -91,6 +98,22 @@ def test_long_models_cannot_do_without_chunked_prefill():
 
 def test_large_default_blocks_mean_a_cpu():
     assert values(build_space(EngineConfig(num_gpu_blocks=100, block_size=128), {}), "block_size") == (32, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("driver", "own", "searched"),
+    [("570.86", 64, (64,)), ("570.86", 128, (128,)), ("570.86", 16, (16, 32, 64)), (None, 128, (32, 64, 128))],
+)
+def test_larger_blocks_than_vllm_s_default_are_kept_on_a_gpu(
+    tmp_path, small_profile, small_trace, driver, own, searched
+):
+    """Its attention kernels may read no others."""
+    made = replace(small_profile, engine=EngineFacts(driver=driver), defaults={"block_size": own})
+    write_profile(made, tmp_path / "profile")
+    write_trace(small_trace(), tmp_path / "trace.jsonl")
+    slos = [parse_slo("p99:ttft:500")]
+    task = load_task(ask(str(tmp_path / "profile"), str(tmp_path / "trace.jsonl"), slos=slos))
+    assert values(task.space, "block_size") == searched
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=7, max_size=7))
