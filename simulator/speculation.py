@@ -24,6 +24,14 @@ GONE = frozenset({"medusa", "mlp_speculator"})
 GONE_SINCE = (0, 33)
 """Methods that vLLM no longer has, from that version on."""
 METHODS = tuple(sorted(ASYNCHRONOUS | GONE | {"ngram"}))
+_MTP_NAMES = """
+    deepseek_mtp dots3_note_mtp mimo_mtp mimo_v2_mtp glm4_moe_mtp glm4_moe_lite_mtp glm_ocr_mtp ernie_mtp nemotron_h_mtp
+    exaone_moe_mtp exaone4_5_mtp qwen3_next_mtp qwen4_exp_mtp qwen3_5_mtp longcat_flash_mtp bailing_hybrid_v3_mtp
+    minimax_m3_mtp bailing_hybrid_mtp kimi_k3_mtp pangu_ultra_moe_mtp step3p5_mtp hy_v3_mtp hy_v4_mtp gemma4_mtp
+    inkling_mtp glm5_next_mtp
+"""
+MTP_NAMES = tuple(_MTP_NAMES.split())
+"""Names that vLLM takes for mtp (MTPModelTypes and SpeculativeConfig.__post_init__)."""
 NEEDS_DRAFTER = frozenset(METHODS) - {"ngram", "ngram_gpu", "mtp"}
 """Methods that draft with a model of their own."""
 MOST_TOKENS = 127
@@ -148,6 +156,9 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
         if given[name]:
             raise InputError(f"speculative_config: {name} is not simulated")
     method, tokens = given.get("method"), given.get("num_speculative_tokens")
+    if method is None:
+        told = "vLLM infers it from the draft model, here name it"
+        raise InputError(f"speculative_config: has no method; {told}, one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
     if version is not None:
@@ -263,13 +274,14 @@ def without_acceptance(config: Mapping[str, Any] | str) -> dict[str, Any]:
 
 
 def _mapping(config: Mapping[str, Any] | str) -> dict[str, Any]:
+    """The keys of a `speculative_config`, a method of MTP_NAMES as mtp."""
     try:
         found = json.loads(config) if isinstance(config, str) else config
     except json.JSONDecodeError as error:
         raise InputError(f"speculative_config: not JSON: {error}") from error
     if not isinstance(found, Mapping):
         raise InputError(f"speculative_config={config!r}: expected a mapping with method and num_speculative_tokens")
-    return dict(found)
+    return {**found, "method": "mtp"} if found.get("method") in MTP_NAMES else dict(found)
 
 
 def _acceptance_rates(given: Mapping[str, Any], tokens: int) -> tuple[float, ...]:

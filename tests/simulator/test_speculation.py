@@ -157,6 +157,8 @@ def test_a_mean_length_is_spread_as_vllm_spreads_it() -> None:
     ("changed", "said"),
     [
         ({"method": "eegle"}, "method 'eegle' is not one of"),
+        ({"method": "eegle_mtp"}, "method 'eegle_mtp' is not one of"),
+        ({"method": None}, "has no method; vLLM infers it from the draft model, here name it, one of dflash,"),
         ({"num_speculative_tokens": 0}, "must be 1 to"),
         ({"synthetic_acceptance_rates": [0.5, 0.6, 0.1]}, "not rise"),
         ({"synthetic_acceptance_rates": [0.5]}, "expected 3"),
@@ -172,6 +174,14 @@ def test_a_mean_length_is_spread_as_vllm_spreads_it() -> None:
 def test_what_vllm_refuses_is_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         parse_speculation(assume_acceptance(CONFIG, "0.5") | changed)
+
+
+@pytest.mark.parametrize("method", ["deepseek_mtp", "qwen3_next_mtp"])
+def test_old_names_of_mtp_are_mtp_as_in_vllm(method: str) -> None:
+    config = assume_acceptance(CONFIG | {"method": method}, "0.5")
+    assert parse_speculation(CONFIG | config) == parse_speculation(config | {"method": "mtp"})
+    assert parse_speculation(json.dumps(config | {"method": method})).method == "mtp"
+    assert without_acceptance({"method": method}) == {"method": "mtp"}
 
 
 def test_what_is_no_name_or_no_number_of_drafts_is_refused_at_once() -> None:
