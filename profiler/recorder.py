@@ -99,6 +99,11 @@ class Recorder:
             self.max_num_scheduled_tokens = min(int(asked[1]) or limit, limit)
         return super().add_request(request, *args, **kwargs)
 
+    def set_pause_state(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's pause with mode "keep" holds requests back for as long as it likes: no step has that time."""
+        self._busy = False
+        return super().set_pause_state(*args, **kwargs)
+
     def shutdown(self, *args: Any, **kwargs: Any) -> Any:
         self._writer.close()
         return super().shutdown(*args, **kwargs)
@@ -220,6 +225,14 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
 
 
 def _base_scheduler(config: Any) -> Any:
+    """The class that vLLM would have used: where nobody names one, diffusion models have their own since vLLM has it
+    (VllmConfig.__post_init__, vllm/config/vllm.py)."""
+    if getattr(config, "diffusion_config", None) is not None:
+        with contextlib.suppress(ImportError):  # of a version that does not have it yet
+            from vllm.v1.core.sched import diffusion_scheduler as diffusion
+
+            asynchronous = config.scheduler_config.async_scheduling
+            return diffusion.DiffusionAsyncScheduler if asynchronous else diffusion.DiffusionScheduler
     if config.scheduler_config.async_scheduling:
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 

@@ -2,11 +2,12 @@
 
 import errno
 import json
+import sys
 import threading
 import time
 from functools import partialmethod
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,9 @@ class Scheduler:
 
     def _preempt_request(self, request: Any, timestamp: float) -> None:
         request.num_computed_tokens = 0
+
+    def set_pause_state(self, state: str) -> None:
+        self.pause_state = state
 
     def shutdown(self) -> None:
         self.closed = True
@@ -242,6 +246,41 @@ def test_a_writer_that_cannot_keep_up_drops_steps_instead_of_filling_the_memory(
     scheduler.shutdown()
     assert scheduler._writer.dropped >= 6
     assert scheduler._writer.written == 10 - scheduler._writer.dropped
+
+
+def test_no_step_has_the_time_for_which_the_engine_was_paused(tmp_path: Path, clock: Clock) -> None:
+    scheduler = recorded(tmp_path / "steps.jsonl", ["a"])
+    step(scheduler, clock, {"a": 1}, at=1.0, until=1.010)
+    scheduler.set_pause_state("all")
+    scheduler.set_pause_state("none")
+    step(scheduler, clock, {"a": 1}, at=3.0, until=3.010)
+    step(scheduler, clock, {"a": 1}, at=3.012, until=3.020)
+    scheduler.shutdown()
+    assert scheduler.pause_state == "none"
+    assert [line["start_ms"] for line in lines(tmp_path / "steps.jsonl")] == [1000.0, 3000.0, 3010.0]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_diffusion_models_keep_their_own_scheduler_where_vllm_has_one(
+    monkeypatch: pytest.MonkeyPatch, asynchronous: bool, is_known: bool
+) -> None:
+    places = {"Scheduler": "scheduler", "AsyncScheduler": "async_scheduler"}
+    if is_known:
+        places |= dict.fromkeys(("DiffusionScheduler", "DiffusionAsyncScheduler"), "diffusion_scheduler")
+    for package in ("vllm", "vllm.v1", "vllm.v1.core", "vllm.v1.core.sched"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    sched = sys.modules["vllm.v1.core.sched"]
+    for name, place in places.items():
+        module = sys.modules.get(f"{sched.__name__}.{place}") or ModuleType(place)
+        setattr(module, name, name)
+        monkeypatch.setitem(sys.modules, f"{sched.__name__}.{place}", module)
+        monkeypatch.setattr(sched, place, module, raising=False)
+    config = SimpleNamespace(scheduler_config=SimpleNamespace(async_scheduling=asynchronous), diffusion_config=object())
+    plain = "AsyncScheduler" if asynchronous else "Scheduler"
+    assert recorder._base_scheduler(config) == f"{'Diffusion' if is_known else ''}{plain}"
+    config.diffusion_config = None
+    assert recorder._base_scheduler(config) == plain
 
 
 def test_an_unasked_recorder_leaves_the_scheduler_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
