@@ -54,6 +54,9 @@ class KvCapacity:
     kv_cache_memory_bytes: float | None = None
     element_bytes: float = 2.0
     """Bytes of one element of kv_bytes_per_token."""
+    index_bytes_per_token: float = 0.0
+    """Of kv_bytes_per_token, those of sparse attention's index keys, which have a format of their own, whatever
+    kv_cache_dtype is."""
     error_bytes: float = 0.0
     """How far the reservations may be off where no start has told them."""
     observations: tuple[KvObservation, ...] = ()
@@ -89,7 +92,8 @@ class KvCapacity:
         """Bytes of one block of block_size tokens in all layers."""
         dtype = str(settings.get("kv_cache_dtype", "auto"))
         element_bytes = KV_DTYPE_BYTES.get(dtype, self.element_bytes)
-        return int(settings["block_size"]) * self.kv_bytes_per_token * element_bytes / self.element_bytes
+        followed = (self.kv_bytes_per_token - self.index_bytes_per_token) * element_bytes / self.element_bytes
+        return int(settings["block_size"]) * (followed + self.index_bytes_per_token)
 
     def num_gpu_blocks(self, settings: Mapping[str, Any]) -> int:
         """Blocks that the engine would make; 0 where it would find no memory for any."""

@@ -54,15 +54,17 @@ def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapa
     own = KV_DTYPE_BYTES[own_cache_format(info, sm_version)]
     asked = KV_DTYPE_BYTES[tables.arguments["kvcache_quant_mode"]]
     runtime = GIB * (RUNTIME_GIB + LINK_GIB * math.log2(layout.tp) + graphs_gib)
-    token_bytes = known["kv_size_per_token_bytes"] + _index_correction_bytes(info.get("raw_config", {}), layers)
+    counted, index = (share * each for each in _index_bytes(info.get("raw_config", {}), layers))
+    followed = share * known["kv_size_per_token_bytes"] - counted
     if asked == KV_DTYPE_BYTES["fp8"] and sm_version in BLACKWELL_SM:
-        token_bytes -= layers * _rotary_bytes(info.get("raw_config", {}))
+        followed -= share * layers * _rotary_bytes(info.get("raw_config", {}))
     return KvCapacity(
-        kv_bytes_per_token=share * token_bytes * own / asked,
+        kv_bytes_per_token=followed * own / asked + index,
         total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
         fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
         bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
         element_bytes=own,
+        index_bytes_per_token=index,
         error_bytes=GIB * (MIXTURE_ERROR_GIB if tables.is_mixture else DENSE_ERROR_GIB),
     )
 
@@ -98,9 +100,9 @@ def weights_fit(tables: KernelTables, settings: Mapping[str, Any]) -> bool:
     return bool(weights < left)
 
 
-def _index_correction_bytes(config: Mapping[str, Any], layers: int) -> float:
-    """What sparse attention's index keys of a token take more than the package counts, in all layers. Each GPU holds
-    all of them, in a format of their own.
+def _index_bytes(config: Mapping[str, Any], layers: int) -> tuple[float, float]:
+    """What the index keys of sparse attention take of a token in all layers: as the package counts them, and in vLLM.
+    Each GPU holds all of them, in a format of their own.
 
     The package counts none of MiniMax-M3, which has bfloat16 ones in its sparse layers (MiniMaxM3IndexerCache,
     vllm/models/minimax_m3/common/indexer.py), and counts them in every layer of DeepSeek's sparse attention, where
@@ -109,10 +111,13 @@ def _index_correction_bytes(config: Mapping[str, Any], layers: int) -> float:
     text = config.get("text_config", config)
     if sparse := text.get("sparse_attention_config"):
         with_keys = sum(map(bool, sparse.get("sparse_attention_freq") or ()))
-        return 2.0 * float(sparse.get("sparse_index_dim") or 0) * with_keys
-    width = int(text.get("index_head_dim") or 0)
-    key_bytes = width + 4 * (width // INDEX_ELEMENTS_A_SCALE)
-    return -float(key_bytes * sum(_takes_selection(text, layer) for layer in range(layers)))
+        return 0.0, 2.0 * float(sparse.get("sparse_index_dim") or 0) * with_keys
+    if not (text.get("kv_lora_rank") and text.get("index_topk")):
+        return 0.0, 0.0
+    width = int(text["index_head_dim"])
+    key_bytes = float(width + 4 * (width // INDEX_ELEMENTS_A_SCALE))
+    with_keys = sum(not _takes_selection(text, layer) for layer in range(layers))
+    return key_bytes * layers, key_bytes * with_keys
 
 
 def _takes_selection(text: Mapping[str, Any], layer: int) -> bool:
@@ -128,8 +133,9 @@ def _rotary_bytes(config: Mapping[str, Any]) -> float:
     """Of an fp8 cache under DeepSeek's sparse attention, what the package counts too much in a layer on data-centre
     Blackwell: the rotary part of a key is in bfloat16 in Hopper's packed format alone
     (_canonicalize_sparse_mla_kv_cache_dtype, vllm/model_executor/layers/attention/mla_attention.py)."""
-    is_sparse = config.get("kv_lora_rank") and config.get("index_topk")
-    return float(config["qk_rope_head_dim"]) if is_sparse else 0.0
+    text = config.get("text_config", config)
+    is_sparse = text.get("kv_lora_rank") and text.get("index_topk")
+    return float(text["qk_rope_head_dim"]) if is_sparse else 0.0
 
 
 def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:

@@ -147,6 +147,12 @@ def test_a_block_takes_what_its_elements_do(dtype: str, elements: float) -> None
     assert plain == (16 * 131072 if dtype == "auto" else elements * 2 * 16 * 131072)
 
 
+def test_index_keys_take_the_same_in_a_cache_of_any_format() -> None:
+    with_index = replace(FORMULA, kv_bytes_per_token=131072.0 + 1024, index_bytes_per_token=1024.0)
+    found = [with_index.block_bytes(asked(kv_cache_dtype=dtype)) for dtype in ("auto", "fp8", "float32")]
+    assert found == [16 * (131072 * elements + 1024) for elements in (1, 0.5, 2)]
+
+
 def test_the_null_block_alone_is_no_cache() -> None:
     assert FORMULA.num_gpu_blocks(asked(gpu_memory_utilization=0.1)) == 0, "and not fewer"
     for blocks in (0, 1):

@@ -69,6 +69,13 @@ def test_index_keys_are_held_whole_by_each_gpu_and_in_layers_that_have_an_indexe
     assert capacity.kv_bytes_per_token == token_bytes
 
 
+@pytest.mark.parametrize(("made_with", "expected"), [("auto", 60 * 256 * 2), ("fp8", 60 * 256)])
+def test_index_keys_keep_their_format_whatever_the_cache_has(made_with: str, expected: int) -> None:
+    capacity = estimate("MiniMaxAI/MiniMax-M3", layout=Layout(8, kv_cache_dtype=made_with))
+    assert capacity.block_bytes(SETTINGS | {"kv_cache_dtype": made_with}) == 16 * (expected + 57 * 256)
+    assert capacity.block_bytes(SETTINGS | {"kv_cache_dtype": "fp8"}) == 16 * (60 * 256 + 57 * 256)
+
+
 def test_two_gpus_share_what_a_token_takes_and_hold_more_of_the_runtime() -> None:
     one, two = (estimate(QWEN_32B, layout=Layout(tp)) for tp in (1, 2))
     assert two.kv_bytes_per_token == one.kv_bytes_per_token / 2
