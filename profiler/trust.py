@@ -48,6 +48,10 @@ MOST_EXTRAPOLATED = 0.05
 SHARES = ("extrapolated_share", "extrapolated_prefill_share", "far_share", "api_server_share", "piled_up_share")
 """Of the metrics of a simulation (tuner/evaluate.py), those that bear on how far to believe the others."""
 
+SLOWED = 0.1
+"""By so much more than predicted the slowest stretches of a recording take before something else is to blame: 6 % where
+each step scatters by 30 % (lognormal), below 1 % where by 2 %; 15 to 90 % with clocks, neighbours and stragglers."""
+
 ENOUGH_COMPOSITIONS = 20
 """Kinds of steps of a regime whose total time tells more than what one of them is off by."""
 
@@ -64,12 +68,12 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     tells it.
 
     For measured steps it is the median error of one that was held out, of any kind or of one, or that of the total of
-    all, or of all of one kind, or of all of one part of the recording, where it is larger, as with stalls or a machine
-    that drifts; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
-    prefill, lie outside what was measured. For kernel tables it is the median error of TPOT on measured engines, and
-    not known of those that are in doubt. Steps that were held out tell nothing of those that lie far outside, nor of a
-    kind that the profile was made without, which all do; and where none beyond the others could be held out, nothing
-    tells of the extrapolated.
+    all, or of all of one kind, or of all of one part of the recording, or of its slowest stretches, where it is larger,
+    as with stalls or a machine that drifts or is shared; or of those beyond the others where more than
+    MOST_EXTRAPOLATED of a run's steps, or of those with a prefill, lie outside what was measured. For kernel tables it
+    is the median error of TPOT on measured engines, and not known of those that are in doubt. Steps that were held out
+    tell nothing of those that lie far outside, nor of a kind that the profile was made without, which all do; and where
+    none beyond the others could be held out, nothing tells of the extrapolated.
     """
     known = list(runs)
     if largest_share(known, "far_share") > MOST_FAR:
@@ -80,7 +84,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if everything is None:
         return None
     over_time = profile.step.error_of(OVER_TIME)
-    parts = over_time.mean if over_time else 0.0
+    parts = max(over_time.mean if over_time else 0.0, _slowed(over_time, everything))
     usual = max(_least_known(profile).median, abs(_most_biased(profile).bias), parts)
     if max(map(extrapolated_share, known), default=0.0) <= MOST_EXTRAPOLATED:
         return usual
@@ -95,6 +99,13 @@ def later_s(profile: "Profile") -> float:
     told_s = profile.overhead.before_s + profile.overhead.after_s
     measured = profile.source in (STEP_RECORDS, MEASURED) and told_s > 0
     return 0.0 if measured or profile.source == CLOSED_FORM else max(USUALLY_OUTSIDE_S - told_s, 0.0)
+
+
+def _slowed(parts: RegimeError | None, everything: RegimeError) -> float:
+    """By what share something else slowed the machine in the slowest stretches of the recording; 0 where they took
+    hardly longer than an error of the fit explains."""
+    slowest = (parts and parts.slowest) or 0.0
+    return slowest if slowest > max(SLOWED, 2 * everything.median) else 0.0
 
 
 def _by_kind(profile: "Profile") -> list[RegimeError]:
@@ -179,10 +190,11 @@ def _sentence(profile: "Profile") -> str:
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     worst, bias = _least_known(profile), _bias(everything, _most_biased(profile))
     kind = f", {worst.regime} steps by {worst.median:.1%}" if worst.median > everything.median else ""
+    parts = profile.step.error_of(OVER_TIME)
+    changing = _over_time(parts, everything) + _spells(parts, everything)
     return (
         f"for traffic like that measured, expect step times to be off by {everything.median:.1%} (median on kinds of "
-        f"steps held out{within}){kind}{bias}{_over_time(profile.step.error_of(OVER_TIME), everything)}; waiting times "
-        "are off by more near saturation"
+        f"steps held out{within}){kind}{bias}{changing}; waiting times are off by more near saturation"
     )
 
 
@@ -192,6 +204,17 @@ def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
         return ""
     told = f"whole parts of the recording to be off by {parts.mean:.1%} (mean of {parts.compositions})"
     return f", and {told}, because the machine's speed changed"
+
+
+def _spells(parts: RegimeError | None, everything: RegimeError) -> str:
+    """That something slowed the machine for a while, again and again, which no simulated step knows."""
+    slowed = _slowed(parts, everything)
+    if not slowed:
+        return ""
+    return (
+        f"; some stretches of the recording took {slowed:.0%} longer than their rows tell: something else slowed the "
+        "machine then, and p99s and other loads may be off by as much"
+    )
 
 
 def _tables_sentence(profile: "Profile") -> str:

@@ -48,6 +48,9 @@ class RegimeError:
     known."""
     bias: float
     """Total predicted time over total measured time of single steps, less one: what a mean latency inherits."""
+    slowest: float | None = None
+    """By what share the slowest hundredth of all stretches of some hundred steps, one after the other, took longer than
+    predicted, where there are stretches enough: of OVER_TIME only."""
 
     def as_dict(self) -> dict[str, Any]:
         """Shares as they stand in JSON: `median_error` 0.02 is 2 %."""
@@ -57,6 +60,7 @@ class RegimeError:
             "mean_error": self.mean,
             "p90_error": self.p90,
             "bias": self.bias,
+            **({} if self.slowest is None else {"slowest_stretches": self.slowest}),
         }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from slotune.profiler.kv_capacity import KvCapacity, KvObservation
 from slotune.profiler.profile import EngineFacts, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile, write_profile
 from slotune.profiler.provenance import MEASURED
+from slotune.profiler.surrogate.model import OVER_TIME, RegimeError
 from slotune.profiler.surrogate.samples import StepSamples, read_samples
 from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import totals_of
@@ -71,6 +73,17 @@ def test_it_comes_back_as_it_was(profile: Profile, folder: Path) -> None:
     assert profile.samples is not None
     steps = profile.samples.totals
     assert step_times_s(loaded.timing().step, steps) == pytest.approx(step_times_s(profile.timing().step, steps))
+
+
+def test_how_slow_the_slowest_stretches_were_comes_back_and_older_folders_do_not_say_it(
+    profile: Profile, folder: Path
+) -> None:
+    spells = RegimeError(OVER_TIME, 20, 0.1, 0.1, 0.2, 0.0, 0.9)
+    write_profile(replace(profile, step=replace(profile.step, held_out=(spells,))), folder)
+    assert load_profile(folder).step.held_out == (spells,)
+    (written,) = json.loads((folder / "profile.json").read_text())["held_out"]
+    edit(folder, held_out=[{name: value for name, value in written.items() if name != "slowest"}])
+    assert load_profile(folder).step.held_out == (replace(spells, slowest=None),)
 
 
 def test_the_samples_come_back(profile: Profile, folder: Path) -> None:

@@ -99,6 +99,22 @@ def test_a_machine_whose_speed_changed_is_in_the_error_of_the_parts_of_the_recor
     assert ("speed changed" in lines(profile.trust())[1]) == (error == 0.05)
 
 
+@pytest.mark.parametrize(("median", "slowest", "error"), [(0.02, 0.9, 0.9), (0.02, 0.1, 0.02), (0.3, 0.5, 0.3)])
+def test_what_slows_the_machine_for_a_while_is_told_and_counts_where_no_error_of_the_fit_explains_it(
+    measured: Profile, median: float, slowest: float, error: float
+) -> None:
+    """Twentieths of the recording average over such spells."""
+    errors = (
+        RegimeError("all", 100, median, 0.03, 0.08, 0.0),
+        RegimeError(OVER_TIME, 20, 0.01, 0.01, 0.01, 0.0, slowest),
+    )
+    profile = replace(measured, step=replace(measured.step, held_out=errors))
+    assert step_time_error(profile) == error
+    told = "; some stretches of the recording took 90% longer than their rows tell: something else slowed the machine"
+    assert (told in lines(profile.trust())[1]) == ("stretches" in lines(profile.trust())[1]) == (slowest == error)
+    assert profile.trust()["step_time_error"][OVER_TIME]["slowest_stretches"] == slowest
+
+
 @pytest.mark.parametrize(
     ("median", "bias", "share", "error"),
     [

@@ -5,7 +5,7 @@ import pytest
 
 from slotune.errors import InputError
 from slotune.profiler.surrogate.errors import regime_names
-from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, conformal_quantile
+from slotune.profiler.surrogate.model import BEYOND, conformal_quantile
 from slotune.profiler.surrogate.samples import BELIEVED_STEPS, StepSamples
 from slotune.profiler.surrogate.surrogate import (
     KNEES,
@@ -147,61 +147,6 @@ def test_what_is_cut_off_stalls_is_told_as_bias() -> None:
     everything = fitted.error_of("all")
     assert everything is not None and everything.bias == pytest.approx(52 / 99 - 1, abs=0.01)
     assert stalled_share(fitted, StepSamples(steps, durations)) == pytest.approx(47 / 99, abs=0.01)
-
-
-def noisy_s(steps: np.ndarray, seed: int) -> np.ndarray:
-    return linear_s(steps) * np.random.default_rng(seed).lognormal(0, 0.02, len(steps))
-
-
-def test_parts_of_a_recording_that_are_of_machines_of_different_speed_are_told() -> None:
-    """Each kind of step is right in the median of both and wrong on each by a fifth; one machine is told nothing of."""
-    steps = np.concatenate([random_steps(400, seed=1)] * 2)
-    took = noisy_s(steps, 2)
-    alike, mixed = (
-        fit(StepSamples(steps, took * speed), in_order=True).error_of(OVER_TIME)
-        for speed in (np.ones(800), np.repeat([1.0, 1.5], 400))
-    )
-    assert alike.mean < 0.01 and alike.compositions == 20
-    assert 0.15 < mixed.mean < 0.3
-
-
-def wandering(count: int, mean: float, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """Values each of which is near the one before, and which come back to the mean."""
-    values = np.empty(count)
-    at = mean
-    for k in range(count):
-        at += 0.03 * (mean - at) + spread * rng.normal()
-        values[k] = at
-    return values
-
-
-@pytest.mark.parametrize("seed", [5, 6])
-def test_a_second_machine_is_told_where_batch_and_contexts_tell_the_time(seed: int) -> None:
-    """As in traffic, a step is like the one before it: trees that have seen a part of the recording know it by that."""
-    rng = np.random.default_rng(seed)
-    rows, contexts = wandering(2000, 32, 2, rng).clip(4), wandering(2000, 1500, 90, rng).clip(200)
-    steps = [
-        totals_of(np.ones(int(n), np.int64), np.full(int(n), int(at))) for n, at in zip(rows, contexts, strict=True)
-    ]
-    took = noisy_s(np.array(steps), seed)
-    alike, mixed = (
-        fit(StepSamples(np.array(steps), took * np.repeat([1.0, factor], 1000)), in_order=True).error_of(OVER_TIME)
-        for factor in (1.0, 1.4)
-    )
-    assert alike.mean < 0.01
-    assert 0.12 < mixed.mean < 0.2
-
-
-def test_errors_are_those_of_steps_as_they_were_where_a_drift_was_taken_out() -> None:
-    """A quarter of the time everything took twice as long: that is in the mean, and in what is promised."""
-    steps = random_steps(800, seed=3)
-    steady = noisy_s(steps, 4)
-    slowed = steady * np.where(np.arange(800) % 400 < 100, 2.0, 1.0)
-    found = fit(StepSamples(steps, steady), in_order=True, as_measured_s=slowed)
-    predicted = step_times_s(found.model, steps)
-    assert predicted.sum() / slowed.sum() == pytest.approx(1, abs=0.02)
-    assert abs(found.error_of("all").bias) < 0.03 and found.error_of("all").median > 0.15
-    assert found.error_of(OVER_TIME).mean > 0.15
 
 
 def test_the_same_steps_give_the_same_fit_in_any_order() -> None:
