@@ -78,6 +78,7 @@ def fitted_profile(
             *beyond,
             *_assumed_limits(samples, ran, settings),
             *_graphs_taken(settings, sizes, cuda_graphs),
+            *_overlap_taken(settings, ran),
             *_stalls(stalled_share(step, samples)),
             *filter(None, [first_use_note(step, samples)]),
             *(blocks.notes(ran.block_size) if blocks and "num_gpu_blocks_override" not in settings else ()),
@@ -130,6 +131,17 @@ def _graphs_taken(settings: Mapping[str, Any], sizes: F64, cuda_graphs: bool) ->
     if not len(sizes) or GRAPH_SETTINGS & settings.keys():
         return []
     return [f"CUDA graphs of up to {sizes[-1]:g} tokens are assumed; --engine enforce_eager=true assumes none"]
+
+
+def _overlap_taken(settings: Mapping[str, Any], ran: EngineConfig) -> list[str]:
+    """That steps are taken to be scheduled ahead where the settings do not say it: a request that arrives then waits
+    one step more, and nothing in the records tells it."""
+    if "async_scheduling" in settings or not ran.async_scheduling:
+        return []
+    return [
+        "async_scheduling=true is assumed, vLLM's default on a GPU: give --engine async_scheduling=false if the engine "
+        "ran without (the recorder writes what it ran with to the file that SLOTUNE_FACTS names)"
+    ]
 
 
 def _stalls(share: float) -> list[str]:
