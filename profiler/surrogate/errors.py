@@ -21,6 +21,8 @@ from .samples import SIZES, StepSamples
 FOLDS = 5
 BLOCKS = 20
 """Of time: so few that a block is longer than a disturbance, so many that each fold has some of every part."""
+LEAST_OF_PART = 50
+"""Steps: the total of fewer tells what single steps are off by, and not how fast the machine was."""
 STRETCH = 200
 """Steps, some seconds: about as long as a request lasts, whose latency is no better than these steps are predicted."""
 STRETCHES = 100
@@ -78,8 +80,9 @@ def outer_parts(samples: StepSamples, largest: F64, least: int) -> list[tuple[Ma
     return [(outer, asked) for outer, asked in parts if asked.sum() >= least]
 
 
-def error_over_time(predicted_s: F64, seen_s: F64, measured_s: F64) -> RegimeError:
-    """By how much the total predicted time of each of BLOCKS parts of the recording is off.
+def error_over_time(predicted_s: F64, seen_s: F64, measured_s: F64) -> tuple[RegimeError, ...]:
+    """By how much the total predicted time of each of BLOCKS parts of the recording is off, or of fewer where these
+    would have less than LEAST_OF_PART steps each; none where there are not two.
 
     Where the machine's speed changes, or the parts are of several machines, each kind of step has a median that is
     right nowhere; nothing that is told of single kinds of steps would show it.
@@ -90,19 +93,21 @@ def error_over_time(predicted_s: F64, seen_s: F64, measured_s: F64) -> RegimeErr
         seen_s: (steps,) by the fit to all steps.
         measured_s: (steps,), stalls cut off.
     """
-    part = np.arange(len(measured_s)) * BLOCKS // len(measured_s)
-    off = np.bincount(part, predicted_s)[np.unique(part)] / np.bincount(part, measured_s)[np.unique(part)] - 1
-    bias = float(predicted_s.sum() / measured_s.sum() - 1)
-    off_by = np.abs(off)
-    return RegimeError(
+    parts = min(BLOCKS, len(measured_s) // LEAST_OF_PART)
+    if parts < 2:
+        return ()
+    part = np.arange(len(measured_s)) * parts // len(measured_s)
+    off_by = np.abs(np.bincount(part, predicted_s) / np.bincount(part, measured_s) - 1)
+    error = RegimeError(
         OVER_TIME,
-        len(off),
+        parts,
         float(np.median(off_by)),
         float(off_by.mean()),
         conformal_quantile(off_by),
-        bias,
+        float(predicted_s.sum() / measured_s.sum() - 1),
         _slowest_stretches(np.maximum(predicted_s, seen_s), measured_s),
     )
+    return (error,)
 
 
 def _slowest_stretches(predicted_s: F64, measured_s: F64) -> float | None:

@@ -163,7 +163,7 @@ def fit(
         told = later[owner]
         times_s = (later_s[best] * scale)[owner[told]]
         seen_s = step_times_s(fitted.model, raw.totals[told]) * scale
-        errors += (error_over_time(times_s, seen_s, np.minimum(raw.duration_s[told], OUTLIER * times_s)),)
+        errors += error_over_time(times_s, seen_s, np.minimum(raw.duration_s[told], OUTLIER * times_s))
     for outer, asked in outer_parts(medians, greatest_believed(samples.totals[:, SIZES]), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, judged, singles),)

@@ -34,7 +34,7 @@ def test_parts_of_a_recording_that_are_of_machines_of_different_speed_are_told()
         fit(StepSamples(steps, took * speed), in_order=True).error_of(OVER_TIME)
         for speed in (np.ones(800), np.repeat([1.0, 1.5], 400))
     )
-    assert alike.mean < 0.01 and alike.compositions == 20
+    assert alike.mean < 0.01 and alike.compositions == 16, "of 50 steps"
     assert 0.15 < mixed.mean < 0.3
 
 
@@ -76,6 +76,13 @@ def test_spells_that_are_shorter_than_a_part_of_the_recording_are_told() -> None
     parts = [one.error_of(OVER_TIME) for one in (alone, shared)]
     assert parts[0].slowest < 0.01 and parts[1].slowest > 0.5
     assert parts[1].mean < 0.2 < 2 * shared.error_of("all").median + 0.5
+
+
+def test_scattered_steps_of_a_short_recording_are_not_blamed_on_the_machine() -> None:
+    """Each of twenty parts would be one step."""
+    steps = random_steps(20, seed=1)
+    fitted = fit(StepSamples(steps, noisy_s(steps, 2)), in_order=True)
+    assert fitted.error_of("all") is not None and fitted.error_of(OVER_TIME) is None
 
 
 def test_errors_are_those_of_steps_as_they_were_where_a_drift_was_taken_out() -> None:
