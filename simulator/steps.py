@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import InputError
 
+GZIP = b"\x1f\x8b"
+"""The first two bytes of a compressed file (RFC 1952, section 2.3.1)."""
 MOST_WHOLE = 2**53
 """Up to which a float64, as the totals of a step are summed in, holds every whole number."""
 
@@ -51,7 +53,8 @@ def read_steps(path: Path) -> Iterator[StepRecord]:
     """The records of a file, one a line. Raises InputError with file and line for anything that is not a step.
 
     Blank lines, those that hold an object without "step" (a trailer, such as the reference schedules have) and, after
-    others, a last one that was cut off (by a kill, a full disk, a copy of what is being written) are passed over.
+    others, a last one that was cut off (by a kill, a full disk, a copy of what is being written), or whose place a loss
+    of power left full of zeros, are passed over.
     """
     try:
         with path.open(encoding="utf-8") as lines:
@@ -61,13 +64,19 @@ def read_steps(path: Path) -> Iterator[StepRecord]:
                 document = _parse(line, f"{path}:{number}")
                 if "step" in document:
                     yield _record(document, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        if error.object.startswith(GZIP):
+            raise InputError(f"{path}: is compressed with gzip; unpack it first") from error
+        raise InputError(f"{path}: cannot be read as step records: {error}") from error
+    except OSError as error:
         raise InputError(f"{path}: cannot be read as step records: {error}") from error
 
 
 def _is_cut_off(line: str) -> bool:
-    """Whether a line, the last one of its file, ends within an object."""
-    return line.startswith("{") and not line.endswith("\n") and not line.rstrip().endswith("}")
+    """Whether a line, the last one of its file, ends within an object; or holds but the zeros that a loss of power left
+    where lines were."""
+    ends_within = line.startswith("{") and not line.endswith("\n") and not line.rstrip().endswith("}")
+    return ends_within or not line.strip("\0\n ")
 
 
 def parse_step(line: str, where: str) -> StepRecord:

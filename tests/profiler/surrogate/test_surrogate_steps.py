@@ -1,5 +1,6 @@
 """Which time belongs to which recorded step."""
 
+import gzip
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -170,6 +171,28 @@ def test_a_last_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> 
     assert len(samples_of_files([file])) == 2
     file.write_text(numbered(1, 2, 3)[:-20] + "\n")
     with pytest.raises(InputError, match=r"steps\.jsonl:3: not JSON"):
+        samples_of_files([file])
+
+
+@pytest.mark.parametrize(("kept", "steps"), [(None, 3), (-20, 2)], ids=["after a line", "within one"])
+def test_zeros_that_a_loss_of_power_left_at_the_end_take_no_step_with_them(
+    tmp_path: Path, kept: int | None, steps: int
+) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text(numbered(1, 2, 3)[:kept] + 3000 * "\0")
+    assert len(samples_of_files([file])) == steps
+    file.write_text(3000 * "\0")
+    with pytest.raises(InputError, match=r"steps\.jsonl:1: not JSON"):
+        samples_of_files([file])
+
+
+def test_a_compressed_file_is_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl.gz"
+    file.write_bytes(gzip.compress(numbered(1, 2, 3).encode()))
+    with pytest.raises(InputError, match=r"steps\.jsonl\.gz: is compressed with gzip; unpack it first"):
+        samples_of_files([file])
+    file.write_bytes("{} é".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot be read as step records"):
         samples_of_files([file])
 
 
