@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from slotune.errors import EngineError, InfeasibleError, InputError
+from slotune.simulator.slo import parse_slo
 from slotune.tuner.conclusion import concluded
 from slotune.tuner.hardware.campaign import Progressed
 from slotune.tuner.hardware.engine_run import model_to_serve
 from slotune.tuner.hardware.shortlist import promising, shortlist
 from slotune.tuner.hardware.validation import Validation, measured_yaml, require_targets, validation_of
+from slotune.tuner.hardware.verdict import decide
+from slotune.tuner.objective import Objective
 from slotune.tuner.pages.tables import Side, Table, answer_table
 from slotune.tuner.pages.validation_page import cache_lines, document, notes, rows
 from slotune.tuner.recommendation import best_yaml_of
@@ -41,9 +44,30 @@ def hardware(folder: Path) -> list[Any]:
         return study.trials("hardware")
 
 
-def test_orders_rotate_so_that_none_always_comes_first():
-    orders = ["".join(round_order("ABC", number)) for number in range(4)]  # type: ignore[arg-type]
-    assert orders == ["ABC", "CAB", "BCA", "ABC"]
+def test_orders_rotate_and_turn_so_that_none_always_comes_first_or_after_another():
+    orders = ["".join(round_order("ABC", number)) for number in range(7)]  # type: ignore[arg-type]
+    assert orders == ["ABC", "CBA", "CAB", "BAC", "BCA", "ACB", "ABC"]
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+@pytest.mark.parametrize("others", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("faster", [0.98, 1.02])
+def test_of_equals_on_a_machine_that_steadily_changes_none_is_proven_better(faster: float, others: int, repeats: int):
+    members: list[dict[str, Any]] = [{}, *({"max_num_seqs": 1 + one} for one in range(others))]
+    order = [(number, settings) for number in range(repeats) for settings in round_order(members, number)]
+    served = {"request_throughput": 10.0, "completed": 100.0, "failed": 0.0}
+    found = [
+        Compared(
+            f"#{one}" if one else "default",
+            settings,
+            None,
+            {r: served | {"p99_ttft_ms": 100 * faster**k} for k, (r, ran) in enumerate(order) if ran == settings},
+        )
+        for one, settings in enumerate(members)
+    ]
+    verdict = decide(found, Objective(slos=(parse_slo("p99:ttft:500"),)))
+    assert verdict is not None
+    assert verdict.recommended.name == "default"
 
 
 def test_every_round_runs_every_configuration_once_and_keeps_it(study: Path, fake_engine: Any):
@@ -51,8 +75,8 @@ def test_every_round_runs_every_configuration_once_and_keeps_it(study: Path, fak
     first, second = ({**one.settings} for one in validation.found[1:])
     assert fake.calls == [
         *((DEFAULT, 1), (first, 1), (second, 1)),
-        *((second, 2), (DEFAULT, 2), (first, 2)),
-        *((first, 3), (second, 3), (DEFAULT, 3)),
+        *((second, 2), (first, 2), (DEFAULT, 2)),
+        *((second, 3), (DEFAULT, 3), (first, 3)),
     ]
     kept = hardware(study)
     assert [(dict(t.settings), t.repeat + 1) for t in kept] == fake.calls
@@ -245,7 +269,7 @@ def test_the_corrected_model_goes_on_until_it_promises_nothing_or_the_budget_is_
         better = promising(opened, load_task(opened.asked), 3)
     assert better[0]["max_num_batched_tokens"] >= 640
     more, fake = run(study, fake_engine, ttft_slower=3.0, budget_s=1e9)
-    assert fake.calls[:3] == [(DEFAULT, 4), (better[0], 4), (better[1], 4)]
+    assert fake.calls[:3] == [(better[0], 4), (DEFAULT, 4), (better[1], 4)]
     assert more.verdict is not None
     assert more.verdict.meets_targets
     assert more.verdict.proven
