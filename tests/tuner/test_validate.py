@@ -17,7 +17,7 @@ from slotune.tuner.hardware.validation import Validation, measured_yaml, require
 from slotune.tuner.hardware.verdict import decide
 from slotune.tuner.objective import Objective
 from slotune.tuner.pages.tables import Side, Table, answer_table
-from slotune.tuner.pages.validation_page import cache_lines, document, notes, rows
+from slotune.tuner.pages.validation_page import TITLE, cache_lines, document, notes, rows
 from slotune.tuner.recommendation import best_yaml_of
 from slotune.tuner.study import ranking
 from slotune.tuner.study.comparison import Compared, default_trial
@@ -217,6 +217,14 @@ def test_when_nothing_runs_the_first_reason_is_the_error(study: Path, fake_engin
     assert len(fake.calls) > 2  # each candidate was given its chance
     with pytest.raises(EngineError, match="crashed: it said crashed"):
         require_targets(validation)
+
+
+def test_proof_is_said_to_be_of_the_requests_that_were_served(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine)
+    served = f"every run served the same {len(validation.task.trace):,} requests: intervals and proof are of these"
+    assert any(line.startswith(served) for line in notes(validation))
+    assert f"# {served}" in (study / "best.yaml").read_text()
+    assert "mean over runs of the same requests" in TITLE
 
 
 def test_an_engine_that_misses_every_target_is_infeasible(study: Path, fake_engine: Any):

@@ -80,11 +80,12 @@ def measured_yaml(validation: Validation, verdict: Verdict) -> str:
 
 
 def ran_lines(validation: Validation) -> list[str]:
-    """What the runs were of, a line; none where nothing ran."""
-    ran = validation.ran
+    """What the runs were of, and what their intervals then are of, a line each; none where nothing ran."""
+    ran, requests = validation.ran, len(validation.task.trace)
     version = [f"vLLM {ran['vllm_version']}"] if "vllm_version" in ran else []
     what = ", ".join(filter(None, [ran.get("model"), *version, ran.get("device")]))
-    return [f"measured: {what}"] if what else []
+    served = f"every run served the same {requests:,} requests: intervals and proof are of these, not of others"
+    return [f"measured: {what}", served] if what else []
 
 
 def _target_lines(one: Compared, objective: Objective) -> list[str]:

@@ -1,8 +1,8 @@
 """What the measurements on the engine allow to be said: which configuration to run, and whether it is really better.
 
 A configuration is recommended over the default when it meets the targets on average over its runs and its advantage,
-paired by round, exceeds the noise between runs. Picking the best of K and then testing it is K comparisons, so the
-intervals are Bonferroni's.
+paired by round, exceeds the noise between runs. All runs serve the same requests: nothing is said of others. Picking
+the best of K and then testing it is K comparisons, so the intervals are Bonferroni's.
 """
 
 import math
@@ -19,6 +19,8 @@ MANIFOLD = 5.0
 """From here on a change is told as a factor."""
 AS_GOOD = 1.1
 """An interval within this factor shows that there is little between two configurations; a wider one shows nothing."""
+PROVEN = "beyond the noise between runs of the same requests"
+"""What an advantage is where its interval says so. Other requests of the same traffic were not sent."""
 
 Merit = Callable[[Metrics], float]
 """A run's figure of merit: positive, lower is better."""
@@ -63,8 +65,7 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
         return _over_missing_default(best, default, advantage, objective, rounds_alone(comparisons(found)))
     if advantage.high < 1:
         each = _each_goal(best, default, objective)
-        what = f"{_better(advantage, objective)}{each}, beyond the noise between runs."
-        return Verdict(best, True, True, advantage, f"Measured {what}")
+        return Verdict(best, True, True, advantage, f"Measured {_better(advantage, objective)}{each}, {PROVEN}.")
     told = _as_good(best, default, advantage, objective, rounds_alone(comparisons(found)))
     return Verdict(default, True, True, advantage, told)
 
@@ -233,7 +234,8 @@ def _over_missing_default(
 ) -> Verdict:
     worst = Objective(slos=objective.limits)  # the goals do not count where the default misses
     if advantage.high < 1:
-        sentence = f"Meets the targets, which the default misses; {_better(advantage, worst)}{_price(best, default)}."
+        how = f"{_better(advantage, worst)}, {PROVEN}{_price(best, default)}"
+        sentence = f"Meets the targets, which the default misses; {how}."
         return Verdict(best, True, True, advantage, sentence)
     if math.isinf(advantage.value):
         doubt = "not in every round"

@@ -15,7 +15,10 @@ from .tables import validation_table
 
 OTHER_CACHE = 0.1
 """Of the engine's tokens; less hardly moves a number."""
-TITLE = f"Predicted and measured (mean over runs, {CONFIDENCE:.0%} intervals; changes are paired by round)"
+TITLE = (
+    f"Predicted and measured (mean over runs of the same requests, {CONFIDENCE:.0%} intervals; changes are paired by "
+    "round)"
+)
 HEADS = (
     "configuration",
     "",

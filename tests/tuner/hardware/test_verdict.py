@@ -62,6 +62,7 @@ def test_an_advantage_beyond_the_noise_wins():
     assert found.proven
     assert found.advantage.value == pytest.approx(0.502, abs=0.01)
     assert found.sentence.startswith("Measured 50 % better")
+    assert found.sentence.endswith("beyond the noise between runs of the same requests.")
 
 
 def test_an_advantage_within_the_noise_leaves_the_default():
@@ -89,6 +90,7 @@ def test_a_default_that_misses_loses_to_one_that_meets_and_the_noise_is_admitted
     clear = decide([default, measured("#1", 300, 320, 310)], TTFT)
     assert (clear.recommended.name, clear.proven) == ("#1", True)
     assert "which the default misses" in clear.sentence
+    assert clear.sentence.endswith("beyond the noise between runs of the same requests.")
     noisy = decide([measured("default", 505, 400, 700), measured("#1", 480, 520, 450)], TTFT)
     assert (noisy.recommended.name, noisy.proven) == ("#1", False)
     assert "within the noise" in noisy.sentence
