@@ -7,7 +7,7 @@ the best of K and then testing it is K comparisons, so the intervals are Bonferr
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...figures import figure
 from ...simulator.slo import Slo
@@ -43,8 +43,20 @@ def decide(found: Sequence[Compared], objective: Objective) -> Verdict | None:
     """The verdict on the default (first in `found`) and the others; None where none ran without failing, or the default
     has not run for what may be nobody's fault.
 
-    One whose failures are held against it is not recommended, however good its other runs were.
+    One whose failures are held against it is not recommended, however good its other runs were. Of one that meets the
+    targets, it is told where chance may have helped it to.
     """
+    verdict = _decided(found, objective)
+    doubts = unsure_targets(verdict.recommended, objective) if verdict and verdict.meets_targets else {}
+    if verdict is None or not doubts:
+        return verdict
+    who = "The default" if verdict.recommended is found[0] else verdict.recommended.name
+    told = "; ".join(f"{target}: {doubt}" for target, doubt in doubts.items())
+    return replace(verdict, sentence=f"{verdict.sentence} {who} meets the targets on average ({told}).")
+
+
+def _decided(found: Sequence[Compared], objective: Objective) -> Verdict | None:
+    """The verdict, and what speaks for it."""
     default, others = found[0], [one for one in found[1:] if one.is_steady]
     if not default.is_steady and (not others or (default.failures and not default.is_barred)):
         return None
@@ -81,6 +93,22 @@ def mean_ratio(one: Compared, slo: Slo) -> float:
     a run."""
     mean_ms = mean_interval([slo.value_ms(metrics) for metrics in one.runs.values()]).value
     return max(map(slo.ratio, one.runs.values())) if math.isnan(mean_ms) else slo.ratio_of(mean_ms)
+
+
+def unsure_targets(one: Compared, objective: Objective) -> dict[str, str]:
+    """Targets that the mean over the runs meets and its interval does not, each with how far that reaches; without
+    those of which one run alone gives no interval."""
+    told = {}
+    for slo in objective.slos:
+        high = slo.ratio_of(mean_interval([slo.value_ms(metrics) for metrics in one.runs.values()]).high)
+        if mean_ratio(one, slo) <= 1 < high:
+            over = f"{figure(100 * (high - 1), 2)} % above" if high < MANIFOLD else f"{figure(high, 3)} times"
+            told[str(slo)] = f"the interval reaches {over} the limit"
+    if objective.good_is_target and mean_good_share(one) >= GOOD_SHARE:
+        low = mean_interval(list(map(good_share, one.runs.values()))).low
+        if low < GOOD_SHARE:
+            told[f"{GOOD_SHARE:.0%} of requests good"] = f"the interval reaches down to {share_text(low)}"
+    return told
 
 
 def mean_good_share(one: Compared) -> float:
@@ -235,7 +263,7 @@ def _over_missing_default(
     worst = Objective(slos=objective.limits)  # the goals do not count where the default misses
     if advantage.high < 1:
         how = f"{_better(advantage, worst)}, {PROVEN}{_price(best, default)}"
-        sentence = f"Meets the targets, which the default misses; {how}."
+        sentence = f"Meets the targets on average and the default does not; {how}."
         return Verdict(best, True, True, advantage, sentence)
     if math.isinf(advantage.value):
         doubt = "not in every round"

@@ -89,11 +89,43 @@ def test_a_default_that_misses_loses_to_one_that_meets_and_the_noise_is_admitted
     default = measured("default", 900, 1100, 1000)
     clear = decide([default, measured("#1", 300, 320, 310)], TTFT)
     assert (clear.recommended.name, clear.proven) == ("#1", True)
-    assert "which the default misses" in clear.sentence
+    assert clear.sentence.startswith("Meets the targets on average and the default does not; 69 % better")
     assert clear.sentence.endswith("beyond the noise between runs of the same requests.")
     noisy = decide([measured("default", 505, 400, 700), measured("#1", 480, 520, 450)], TTFT)
     assert (noisy.recommended.name, noisy.proven) == ("#1", False)
     assert "within the noise" in noisy.sentence
+
+
+def test_targets_that_are_met_by_less_than_the_noise_are_said_to_be_met_on_average():
+    found = decide([measured("default", 480, 500, 490)], TTFT)
+    assert found.meets_targets
+    assert found.sentence.endswith(
+        "The default meets the targets on average (p99:ttft:500: the interval reaches 3.1 % above the limit)."
+    )
+    other = decide([measured("default", 900, 900, 900), measured("#1", 480, 500, 490)], TTFT)
+    assert " #1 meets the targets on average (p99:ttft:500: " in other.sentence
+    worlds_apart = decide([measured("default", 1, 900)], TTFT)
+    assert "the interval reaches" in worlds_apart.sentence and "times the limit" in worlds_apart.sentence
+
+
+@pytest.mark.parametrize("ttft_ms", [(450, 460, 455), (500, 500, 500), (499,), (600, 500, 550)])
+def test_nothing_is_said_of_targets_that_are_surely_met_or_missed_or_that_one_run_alone_meets(
+    ttft_ms: tuple[float, ...],
+):
+    assert "the interval reaches" not in decide([measured("default", *ttft_ms)], TTFT).sentence
+
+
+def test_a_share_of_good_requests_that_is_met_by_less_than_the_noise_is_said_to_be_met_on_average():
+    both = Objective(slos=(parse_slo("p99:e2el:500"),), goodput={"ttft": 500.0})
+
+    def shares(*of_good: float) -> Compared:
+        one = good("default", *(20 * share for share in of_good))
+        return Compared("default", {}, None, {r: {**run, "p99_e2el_ms": 100.0} for r, run in one.runs.items()})
+
+    close = decide([shares(0.991, 0.999, 0.989)], both)
+    assert close.meets_targets
+    assert close.sentence.endswith("(99% of requests good: the interval reaches down to 97.9%).")
+    assert "the interval" not in decide([shares(1, 1, 1)], both).sentence
 
 
 def test_the_targets_come_before_the_goal():
