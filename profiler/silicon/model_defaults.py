@@ -16,8 +16,8 @@ MINIMAX_M3_BLOCK = 128
 INDEXER_BLOCK = 64
 """Of DeepSeek's sparse attention (DeepseekV32IndexerBackend, vllm/v1/attention/backends/mla/indexer.py)."""
 BLACKWELL_MLA_BLOCK = 32
-"""Of FlashInfer's latent attention (vllm/v1/attention/backends/mla/flashinfer_mla.py), which vLLM prefers on data-centre
-Blackwell (_get_backend_priorities, vllm/platforms/cuda.py)."""
+"""Of FlashInfer's latent attention (vllm/v1/attention/backends/mla/flashinfer_mla.py), which vLLM prefers on
+data-centre Blackwell (_get_backend_priorities, vllm/platforms/cuda.py)."""
 
 
 def model_defaults(model_info: Mapping[str, Any], sm_version: float, settings: Mapping[str, Any]) -> dict[str, int]:
