@@ -89,7 +89,7 @@ def confidence_line(plans: Sequence[Plan]) -> str | None:
 def is_confident(one: Plan) -> bool:
     """Whether the interval is of a kind that was found to hold the rate of such traffic as often as it says."""
     rates, trace = one.drawn_rates, one.scenario.trace
-    lasts = span_s(trace.arrival_s) > 0 and not busy_times(trace)
+    lasts = span_s(trace.arrival_s) > 0 and not busy_times(trace) and not in_bursts(trace)
     return bool(rates) and 0.0 not in rates and len(trace) >= _enough(one) and lasts
 
 

@@ -20,6 +20,9 @@ from ..traffic.steady_load import ordered
 DRAWS = 8
 CONFIDENCE = 0.9
 """How often an interval is to hold the rate of the traffic that the trace is a sample of."""
+APART = 1.5
+"""Times as far as the draws of one trace samples of the traffic are taken to lie apart: no draw has what the trace
+lacks. benchmarks/plan_interval.py counts the intervals that hold the rate."""
 FIRST_SEED = 1000
 """Of draws: orderings are drawn too, with the seeds from 0 on."""
 
@@ -39,11 +42,12 @@ def drawn(trace: Trace, number: int) -> Trace:
 
 def rate_interval(rate: float, drawn_rates: Sequence[float]) -> tuple[float, float]:
     """Where the rate of the traffic lies with CONFIDENCE, given that of a trace and those of its draws: Student's t on
-    logarithms, around the trace's. What the draws span, from 0, where one meets the targets at no rate."""
+    logarithms, around the trace's, APART times as wide. What the draws span, from 0, where one meets the targets at no
+    rate."""
     from scipy.stats import t
 
     if 0.0 in drawn_rates or len(drawn_rates) < 2:
         return min([rate, *drawn_rates]), max([rate, *drawn_rates])
     spread = float(np.log(drawn_rates).std(ddof=1))
-    factor = math.exp(float(t.ppf((1 + CONFIDENCE) / 2, len(drawn_rates) - 1)) * spread)
+    factor = math.exp(float(t.ppf((1 + CONFIDENCE) / 2, len(drawn_rates) - 1)) * APART * spread)
     return rate / factor, rate * factor

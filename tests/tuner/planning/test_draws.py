@@ -10,7 +10,7 @@ from scipy.stats import t
 from slotune.traces.generate import make_trace, parse_lengths
 from slotune.traces.lengths import constant
 from slotune.traces.transform import head
-from slotune.tuner.planning.draws import CONFIDENCE, DRAWS, drawable, drawn, rate_interval
+from slotune.tuner.planning.draws import APART, CONFIDENCE, DRAWS, drawable, drawn, rate_interval
 
 LENGTHS = parse_lengths("1155/1020/4142"), parse_lengths("211/129/601")
 
@@ -58,15 +58,15 @@ def test_conversations_are_not_drawn():
 
 def test_the_interval_is_students_on_logarithms():
     rates = [10.0, 10.5, 11.0, 9.5]
-    factor = math.exp(t.ppf(0.5 + CONFIDENCE / 2, 3) * np.std(np.log(rates), ddof=1))
+    factor = math.exp(t.ppf(0.5 + CONFIDENCE / 2, 3) * APART * np.std(np.log(rates), ddof=1))
     assert rate_interval(20.0, rates) == pytest.approx((20.0 / factor, 20.0 * factor))
 
 
 def test_nine_in_ten_intervals_hold_the_rate_that_samples_scatter_about():
-    """Of a rate that scatters by 5 % from sample to sample, and from draw to draw."""
+    """Of a rate that scatters by 5 % from sample to sample, and less from draw to draw."""
     rng = np.random.default_rng(0)
     intervals = [
-        rate_interval(sample := math.exp(0.05 * rng.normal()), sample * np.exp(0.05 * rng.normal(size=DRAWS)))
+        rate_interval(sample := math.exp(0.05 * rng.normal()), sample * np.exp(0.05 / APART * rng.normal(size=DRAWS)))
         for _ in range(4000)
     ]
     assert np.mean([low <= 1.0 <= high for low, high in intervals]) == pytest.approx(CONFIDENCE, abs=0.02)

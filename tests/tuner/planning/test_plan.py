@@ -246,7 +246,10 @@ def test_a_rate_that_changes_is_told_to_be_levelled(base, small_trace):
     assert not is_confident(one)
     at_once = replace(one, scenario=replace(base, trace=replace(trace, arrival_s=np.zeros(1000))))
     assert any("Poisson arrivals were assumed" in line for line in warnings([at_once])) and not is_confident(at_once)
+    bursts = replace(trace, arrival_s=np.repeat(trace.arrival_s[::20], 20))
+    assert not is_confident(replace(one, scenario=replace(base, trace=bursts)))
     even = replace(one, scenario=replace(base, trace=trace))
+    assert is_confident(even)
     assert not any("Poisson" in line for line in warnings([even]))
     assert not any("the trace's rate varies" in line for line in warnings([even]))
 
