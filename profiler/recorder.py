@@ -284,6 +284,7 @@ def _facts(config: Any, kv_cache_config: Any) -> dict[str, Any]:
         facts["num_gpu_blocks"] = kv_cache_config.num_blocks
         facts["kv_cache_groups"] = [type(group.kv_cache_spec).__name__ for group in kv_cache_config.kv_cache_groups]
         facts["kv_bytes_per_block"] = _bytes_per_block(kv_cache_config)
+        facts["kv_index_bytes_per_token"] = _index_bytes(config, kv_cache_config)
     return facts
 
 
@@ -300,3 +301,16 @@ def _bytes_per_block(kv_cache_config: Any) -> float | None:
     sizes = [tensor.size for tensor in tensors]
     total_bytes = float(sum(sizes) if own else max(sizes))
     return total_bytes / int(kv_cache_config.num_blocks)
+
+
+def _index_bytes(config: Any, kv_cache_config: Any) -> float:
+    """Of those bytes, what sparse attention's index keys of a token take, which have a format of their own: a byte an
+    element and 4 bytes for 128 of them (DeepseekV32IndexerCache, vllm/model_executor/models/deepseek_v2.py), or
+    bfloat16 (MiniMaxM3IndexerCache, vllm/models/minimax_m3/common/indexer.py)."""
+    names = [name for group in kv_cache_config.kv_cache_groups for name in group.layer_names]
+    text = getattr(config.model_config, "hf_text_config", None)
+    width = getattr(text, "index_head_dim", None) or 0
+    deepseek_bytes = (width + width // 128 * 4) * sum(name.endswith(".indexer.k_cache") for name in names)
+    sparse = getattr(text, "sparse_attention_config", None) or {}
+    minimax_bytes = 2 * sparse.get("sparse_index_dim", 0) * sum(name.endswith(".index_cache") for name in names)
+    return float(deepseek_bytes + minimax_bytes)

@@ -1,6 +1,7 @@
 """A profile made of what was measured on a running engine."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,25 +161,33 @@ def measured_kv(
     if used is not None and "kv_cache_dtype" not in settings:
         element = used
     blocks, block_size = int(facts["num_gpu_blocks"]), int(facts["block_size"])
-    per_token = bytes_per_block / block_size * element / (used or element)
+    index = float(facts.get("kv_index_bytes_per_token") or 0.0)
+    per_token = _in_format(bytes_per_block / block_size, index, element / (used or element))
+    capacity_of = partial(KvCapacity, element_bytes=element, index_bytes_per_token=index)
     if fixed_share := facts.get("kv_cache_memory_bytes"):
         if not facts.get("num_gpu_blocks_override"):  # of pipeline stages, the one with the most layers bounds all
-            per_token = max(per_token, fixed_share / (blocks * block_size) * element / (used or element))
-        return KvCapacity(per_token, kv_cache_memory_bytes=float(fixed_share), element_bytes=element), None
+            shared = _in_format(fixed_share / (blocks * block_size), index, element / (used or element))
+            per_token = max(per_token, shared)
+        return capacity_of(per_token, kv_cache_memory_bytes=float(fixed_share)), None
     devices = gpus()
     if not devices or not devices[0].total_bytes:
-        seen = KvCapacity(per_token, kv_cache_memory_bytes=float(blocks * bytes_per_block), element_bytes=element)
+        seen = capacity_of(per_token, kv_cache_memory_bytes=float(blocks * bytes_per_block))
         return seen, (
             f"KV capacity is what one start had ({blocks} blocks of {block_size}), whatever the batch limits and "
             "gpu_memory_utilization: nvidia-smi does not tell the device's memory"
         )
     total_bytes = devices[0].total_bytes
-    capacity = KvCapacity(per_token, total_bytes=total_bytes, element_bytes=element)
+    capacity = capacity_of(per_token, total_bytes=total_bytes)
     capacity = capacity.observed([observation_of(facts), *starts])
     if starts:
         return capacity, None
     known = f"KV capacity is known from one start ({blocks} blocks of {block_size} on {total_bytes / GIB:.0f} GiB)"
     return capacity, f"{known}: how it depends on the batch limits was not measured"
+
+
+def _in_format(token_bytes: float, index_bytes: float, ratio: float) -> float:
+    """Bytes of a token in a format of `ratio` times the bytes, which those of index keys do not follow."""
+    return (token_bytes - index_bytes) * ratio + index_bytes
 
 
 def _layers(groups: Sequence[str]) -> str:

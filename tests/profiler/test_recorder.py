@@ -344,6 +344,20 @@ def test_bytes_of_a_block_in_the_forms_that_versions_of_vllm_tell_them(tensors: 
     assert recorder._bytes_per_block(SimpleNamespace(kv_cache_tensors=tensors, num_blocks=10)) == 70
 
 
+@pytest.mark.parametrize(
+    ("names", "text", "token_bytes"),
+    [
+        (["m.0.self_attn.attn", "m.0.self_attn.indexer.k_cache"], {"index_head_dim": 128}, 132),
+        (["m.0.attn", "m.3.indexer.index_cache"] * 2, {"sparse_attention_config": {"sparse_index_dim": 128}}, 512),
+        (["m.0.self_attn.attn"], {}, 0),
+    ],
+)
+def test_bytes_of_index_keys_are_told_apart(names: list[str], text: dict[str, Any], token_bytes: int) -> None:
+    model = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=SimpleNamespace(**text)))
+    cache = SimpleNamespace(kv_cache_groups=[SimpleNamespace(layer_names=names)])
+    assert recorder._index_bytes(model, cache) == token_bytes
+
+
 def test_the_engine_s_thread_pays_little(tmp_path: Path) -> None:
     """256 rows: under 1 % of a 10 ms step, measured on the thread itself."""
     names = [f"cmpl-{index}-0-0a1b2c3d" for index in range(256)]

@@ -112,6 +112,16 @@ def test_latent_attention_is_counted_in_the_engine_s_own_bytes() -> None:
     assert found.num_gpu_blocks(LIMITS) == pytest.approx(112_000, abs=1)
 
 
+@pytest.mark.parametrize(("dtype", "made_with"), [("auto", 60 * 256 * 2), ("fp8", 60 * 256)])
+def test_index_keys_do_not_follow_the_format_of_the_cache(dtype: str, made_with: int) -> None:
+    index = 57 * 128 * 2
+    known = facts(cache_dtype=dtype, kv_bytes_per_block=16.0 * (made_with + index), kv_index_bytes_per_token=index)
+    found, _ = measured_kv({} if dtype == "auto" else {"kv_cache_dtype": dtype}, known)
+    assert found is not None
+    plain, halved = (found.block_bytes(LIMITS | {"kv_cache_dtype": asked}) for asked in ("auto", "fp8"))
+    assert (plain, halved) == (16 * (60 * 512 + index), 16 * (60 * 256 + index))
+
+
 def test_on_a_device_of_unknown_size_there_are_the_blocks_that_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured_profile, "gpus", list)
     found, note = measured_kv({}, facts())
