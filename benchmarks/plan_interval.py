@@ -92,6 +92,8 @@ def made() -> Iterator[Traffic]:
     )
     code = parse_lengths("2048/1500/7000"), parse_lengths("28/10/150")
     yield Traffic("code", make_trace(LONG, 5.0, code, seed=SEED), CODE_TARGETS, 130.0)
+    equal = parse_lengths("512"), parse_lengths("16")
+    yield Traffic("equal requests", make_trace(LONG, 5.0, equal, seed=SEED), ("p99:ttft:100",), 350.0)
     short = parse_lengths("200/1000"), parse_lengths("100/600")
     shared = make_trace(LONG, 5.0, short, seed=SEED, system_prompts=8, system_prompt_tokens=1500)
     yield Traffic("8 system prompts", shared, ("p90:e2el:8000",), 420.0)
