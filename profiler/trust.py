@@ -68,9 +68,9 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     tells it.
 
     For measured steps it is the median error of one that was held out, of any kind or of one, or that of the total of
-    all, or of all of one kind, or of all of one part of the recording, or of its slowest stretches, where it is larger,
-    as with stalls or a machine that drifts or is shared; or of those beyond the others where more than
-    MOST_EXTRAPOLATED of a run's steps, or of those with a prefill, lie outside what was measured. For kernel tables it
+    all, or of all of one kind, or of all of one part of the recording, where it is larger, as with stalls or a machine
+    that drifts; or of those beyond the others where more than MOST_EXTRAPOLATED of a run's steps, or of those with a
+    prefill, lie outside what was measured. For kernel tables it
     is the median error of TPOT on measured engines, and not known of those that are in doubt. Steps that were held out
     tell nothing of those that lie far outside, nor of a kind that the profile was made without, which all do; and where
     none beyond the others could be held out, nothing tells of the extrapolated.
@@ -84,7 +84,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if everything is None:
         return None
     over_time = profile.step.error_of(OVER_TIME)
-    parts = max(over_time.mean if over_time else 0.0, _slowed(over_time, everything))
+    parts = over_time.mean if over_time else 0.0
     usual = max(_least_known(profile).median, abs(_most_biased(profile).bias), parts)
     if max(map(extrapolated_share, known), default=0.0) <= MOST_EXTRAPOLATED:
         return usual
@@ -101,11 +101,12 @@ def later_s(profile: "Profile") -> float:
     return 0.0 if measured or profile.source == CLOSED_FORM else max(USUALLY_OUTSIDE_S - told_s, 0.0)
 
 
-def _slowed(parts: RegimeError | None, everything: RegimeError) -> float:
+def slowed_by(profile: "Profile") -> float:
     """By what share something else slowed the machine in the slowest stretches of the recording; 0 where they took
-    hardly longer than an error of the fit explains."""
+    hardly longer than an error of the fit explains, and where none are known."""
+    parts, everything = profile.step.error_of(OVER_TIME), profile.step.error_of("all")
     slowest = (parts and parts.slowest) or 0.0
-    return slowest if slowest > max(SLOWED, 2 * everything.median) else 0.0
+    return slowest if everything and slowest > max(SLOWED, 2 * everything.median) else 0.0
 
 
 def _by_kind(profile: "Profile") -> list[RegimeError]:
@@ -191,7 +192,7 @@ def _sentence(profile: "Profile") -> str:
     worst, bias = _least_known(profile), _bias(everything, _most_biased(profile))
     kind = f", {worst.regime} steps by {worst.median:.1%}" if worst.median > everything.median else ""
     parts = profile.step.error_of(OVER_TIME)
-    changing = _over_time(parts, everything) + _spells(parts, everything)
+    changing = _over_time(parts, everything) + _spells(profile)
     return (
         f"for traffic like that measured, expect step times to be off by {everything.median:.1%} (median on kinds of "
         f"steps held out{within}){kind}{bias}{changing}; waiting times are off by more near saturation"
@@ -206,9 +207,9 @@ def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
     return f", and {told}, because the machine's speed changed"
 
 
-def _spells(parts: RegimeError | None, everything: RegimeError) -> str:
+def _spells(profile: "Profile") -> str:
     """That something slowed the machine for a while, again and again, which no simulated step knows."""
-    slowed = _slowed(parts, everything)
+    slowed = slowed_by(profile)
     if not slowed:
         return ""
     return (

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..figures import figure
 from ..profiler.profile import Profile
-from ..profiler.trust import later_s, step_time_error
+from ..profiler.trust import later_s, slowed_by, step_time_error
 from ..simulator.timing import Pace
 from .objective import Metrics
 
@@ -25,6 +25,8 @@ class Doubt:
     """Steps may be faster and slower by this share."""
     later_s: float
     """Seconds that the way to the engine may take beyond what is assumed."""
+    slowed_by: float = 0.0
+    """Steps may be slower by this share, where it is more: for a while, something else slowed the machine."""
 
     @property
     def faster(self) -> Pace:
@@ -32,21 +34,22 @@ class Doubt:
 
     @property
     def slower(self) -> Pace:
-        return Pace(1 + self.step_time_error, self.later_s)
+        return Pace(1 + self._slower_by, self.later_s)
 
     @property
     def label(self) -> str:
         """What tables call the two together."""
-        return f"steps {self._share} faster / slower{self._later}"
+        faster, slower = _share(self.step_time_error), _share(self._slower_by)
+        return f"steps {faster} faster / {slower + ' ' if slower != faster else ''}slower{self._later}"
 
     @property
     def labels(self) -> tuple[str, str]:
         """What tables call each, faster first."""
-        return f"steps {self._share} faster", f"steps {self._share} slower{self._later}"
+        return f"steps {_share(self.step_time_error)} faster", f"steps {_share(self._slower_by)} slower{self._later}"
 
     @property
-    def _share(self) -> str:
-        return f"{figure(100 * self.step_time_error, 2)}%"
+    def _slower_by(self) -> float:
+        return max(self.step_time_error, self.slowed_by)
 
     @property
     def _later(self) -> str:
@@ -54,13 +57,21 @@ class Doubt:
 
     def as_dict(self) -> dict[str, float]:
         """As JSON has it."""
-        return {"step_time_error": self.step_time_error, "later_ms": 1e3 * self.later_s}
+        return {
+            "step_time_error": self.step_time_error,
+            "slower_by": self._slower_by,
+            "later_ms": 1e3 * self.later_s,
+        }
+
+
+def _share(value: float) -> str:
+    return f"{figure(100 * value, 2)}%"
 
 
 def doubt_of(profile: Profile, runs: Iterable[Metrics]) -> Doubt | None:
     """By what predictions of `runs` may be off; None where nothing tells it."""
     error = step_time_error(profile, runs)
-    return None if error is None else Doubt(error, later_s(profile))
+    return None if error is None else Doubt(error, later_s(profile), slowed_by(profile))
 
 
 @dataclass(frozen=True, slots=True)

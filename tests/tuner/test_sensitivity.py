@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slotune.profiler.profile import Profile
+from slotune.profiler.profile import Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.provenance import KERNEL_TABLES, MEASURED
-from slotune.profiler.surrogate.model import BEYOND, RegimeError
+from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
 from slotune.profiler.trust import TABLES_TPOT_ERROR, USUALLY_OUTSIDE_S
 from slotune.simulator.slo import Slo
 from slotune.simulator.step_time import unbounded_hull
@@ -23,7 +23,7 @@ from slotune.tuner.objective import Objective
 from slotune.tuner.pages.plan_page import document
 from slotune.tuner.planning.capacity import Scenario
 from slotune.tuner.planning.plan import plan, what_if, with_other_step_times
-from slotune.tuner.sensitivity import Doubt, sensitivity
+from slotune.tuner.sensitivity import Doubt, doubt_of, sensitivity
 from slotune.tuner.study.study import Study, settings_key
 from slotune.tuner.study.task import Task, load_task
 
@@ -100,6 +100,19 @@ def test_a_way_that_was_measured_is_not_doubted(small_profile: Profile, before_s
     measured = replace(small_profile, source=MEASURED, step=step, overhead=Overhead(before_s))
     found = sensitivity(measured, lambda pace: {})
     assert found is not None and found.doubt == Doubt(0.02, later_s)
+
+
+def test_a_machine_that_something_slowed_for_a_while_may_be_slower_only():
+    held_out = (
+        RegimeError("all", 30, 0.02, 0.03, 0.05, 0.0),
+        RegimeError(OVER_TIME, 20, 0.01, 0.01, 0.01, 0.0, 0.9),
+    )
+    profile = linear_profile(4e-3, 4e-5, 1e-4, 2e-7)
+    doubt = doubt_of(replace(profile, source=MEASURED, step=replace(profile.step, held_out=held_out)), [])
+    assert doubt is not None
+    assert (doubt.faster.step_factor, doubt.slower.step_factor) == (1 / 1.02, 1.9)
+    assert doubt.label.startswith("steps 2% faster / 90% slower") and doubt.labels[1].startswith("steps 90% slower")
+    assert doubt.as_dict()["slower_by"] == 0.9
 
 
 def test_the_default_and_the_finalists_run_once_faster_and_slower(opened: Any):
