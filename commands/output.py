@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -239,7 +240,7 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
     if note := version_note(profile.engine.version):
         click.echo(f"Warning: {note}", err=True)
     trust = profile.trust(*settings)
-    for text in trust["not_represented"]:
+    for text in _once(trust["not_represented"]):
         click.echo(f"Warning: {text}", err=True)
     ignored = dict.fromkeys(name for one in settings for name in profile.ignored(one) if name not in trust["left_out"])
     if ignored:
@@ -247,6 +248,15 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
     if others:
         click.echo(f"Note: without effect under the {policy} policy: {', '.join(others)}", err=True)
+
+
+def _once(lines: Iterable[str]) -> Iterator[str]:
+    """One of the lines that say the same of many configurations, whose settings stand before a colon."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        alike.setdefault(re.sub(r"^\w+=\S+(, \w+=\S+)*: |\d+", "", line), []).append(line)
+    for first, *others in alike.values():
+        yield first + (f" (likewise in {len(others)} more)" if others else "")
 
 
 def note_read(trace: "Trace", rescaled: bool = False) -> None:

@@ -137,7 +137,7 @@ class Profile:
             return {}
         own = int(self.step.graph_sizes[-1])
         general = captured_graph_sizes(engine, self.defaults, self.engine.device)
-        return {} if own == general[-1] else {"max_cudagraph_capture_size": own}
+        return {} if own <= general[-1] else {"max_cudagraph_capture_size": own}
 
     def engine_config(self, settings: Mapping[str, Any]) -> EngineConfig:
         """The engine that would run with these settings on the profiled machine.

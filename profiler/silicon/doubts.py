@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from ...arrays import F64
 from .tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
@@ -60,12 +59,12 @@ def doubts(tables: KernelTables, known: Comparisons) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def fewer_graphs(sizes: F64, default: F64) -> list[str]:
+def fewer_graphs(largest: float, usual: float) -> list[str]:
     """A sentence where the largest CUDA graph is smaller than vLLM's own choice: steps beyond it wait for the host."""
-    if sizes[-1] >= default[-1]:
+    if largest >= usual:
         return []
     return [
-        f"the largest CUDA graph has {sizes[-1]:g} tokens, where vLLM itself captures up to {default[-1]:g}: how long "
+        f"the largest CUDA graph has {largest:g} tokens, where vLLM itself captures up to {usual:g}: how long "
         "steps beyond it wait for the host is in no kernel table"
     ]
 

@@ -125,8 +125,9 @@ def _takes_selection(text: Mapping[str, Any], layer: int) -> bool:
     pattern = text.get("index_topk_pattern")
     if pattern is not None:
         return layer < len(pattern) and pattern[layer] == "S"
-    behind = max(layer - int(text.get("index_skip_topk_offset", 2)) + 1, 0)
-    return behind % int(text.get("index_topk_freq", 1)) != 0
+    offset = text.get("index_skip_topk_offset")
+    behind = max(layer - int(2 if offset is None else offset) + 1, 0)
+    return behind % int(text.get("index_topk_freq") or 1) != 0
 
 
 def _rotary_bytes(config: Mapping[str, Any]) -> float:

@@ -14,7 +14,7 @@ from scipy.stats import qmc
 
 from ...arrays import F64
 from ...errors import InputError
-from ...simulator.engine_config import resolve
+from ...simulator.engine_config import EngineConfig, resolve
 from ...simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from ..graph_sizes import captured_graph_sizes
 from ..measurement.design import geometric_between
@@ -25,7 +25,7 @@ from ..surrogate.samples import StepSamples
 from ..surrogate.surrogate import fit
 from .doubts import Comparisons, doubts, fewer_graphs
 from .layout import layout_of
-from .memory import GRAPHS_GIB, estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
+from .memory import estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .model_defaults import model_defaults
 from .omitted import OMITTED, OVERHEAD, Omitted
 from .tables import Composition, KernelTables
@@ -120,7 +120,7 @@ def import_silicon(
     engine = resolve({**(settings or {}), "pipeline_parallel_size": pp}, unasked, UNLIMITED_BLOCKS)
     facts.check_max_model_len(engine.max_model_len)
     graph_sizes = captured_graph_sizes(engine, defaults, system)
-    capacity = estimated_kv(tables, GRAPHS_GIB)
+    capacity = estimated_kv(tables)
     blocks = UNLIMITED_BLOCKS
     if capacity is not None:
         blocks = capacity.num_gpu_blocks({**defaults, "block_size": engine.block_size})
@@ -143,9 +143,15 @@ def import_silicon(
         model_parts=tables.model_parts(),
         doubts=(
             *doubts(tables, _comparisons(tables)),
-            *fewer_graphs(graph_sizes, captured_graph_sizes(engine, {}, system)),
+            *fewer_graphs(graph_sizes[-1], _usual_graph(tables, engine)),
         ),
     )
+
+
+def _usual_graph(tables: KernelTables, engine: EngineConfig) -> float:
+    """Tokens of the largest CUDA graph that vLLM itself would choose for the model and these batch limits."""
+    own = model_defaults(tables.model_info, tables.gpu["sm_version"], {})
+    return float(captured_graph_sizes(engine, own, tables.system)[-1])
 
 
 def _facts(tables: KernelTables) -> EngineFacts:

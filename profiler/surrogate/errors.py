@@ -112,7 +112,8 @@ def error_over_time(predicted_s: F64, seen_s: F64, measured_s: F64) -> tuple[Reg
 
 def _slowest_stretches(predicted_s: F64, measured_s: F64) -> float | None:
     """The share by which the slowest hundredth of all stretches of STRETCH steps took longer than predicted; None with
-    fewer than STRETCHES of them.
+    fewer than STRETCHES of them, and 0 where as many steps taken at random are about as slow: single steps scatter,
+    such as prefills, and nothing slowed the machine for a while.
 
     Twentieths of a recording average over many spells in which another tenant, a low clock or one slow replica of many
     makes every step longer, and a p99 is made of these. What is predicted is the longer of two times: a fit to other
@@ -122,10 +123,14 @@ def _slowest_stretches(predicted_s: F64, measured_s: F64) -> float | None:
     count = len(measured_s) // STRETCH
     if count < STRETCHES:
         return None
-    predicted, measured = (
-        one[: count * STRETCH].reshape(count, STRETCH).sum(axis=1) for one in (predicted_s, measured_s)
-    )
-    return float(np.quantile(measured / predicted - 1, 0.99))
+
+    def slowest(order: I64) -> float:
+        measured, predicted = (one[order].reshape(count, STRETCH).sum(axis=1) for one in (measured_s, predicted_s))
+        return float(np.quantile(measured / predicted - 1, 0.99))
+
+    used = np.arange(count * STRETCH)
+    in_order, by_chance = slowest(used), slowest(np.random.default_rng(0).permutation(used))
+    return in_order if in_order >= 2 * by_chance else 0.0
 
 
 def simplest(predicted_s: F64, measured_s: F64) -> int:

@@ -359,7 +359,9 @@ def _missing_share(fitted: FittedStepTime, samples: StepSamples) -> float:
 
 
 def stalled_share(fitted: FittedStepTime, samples: StepSamples) -> float:
-    """The share of the recorded time that is cut off at OUTLIER, and so in no prediction."""
+    """The share of the recorded time that is cut off at OUTLIER, and so in no prediction; without first uses, which are
+    no stalls."""
+    samples = samples[~first_uses(samples, fitted.graph_sizes)]
     rest_s = samples.duration_s - OUTLIER * step_times_s(fitted.model, samples.totals)
     return float(np.maximum(rest_s, 0.0).sum() / samples.duration_s.sum())
 

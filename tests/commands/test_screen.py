@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from slotune.commands.output import note_ignored
+from slotune.profiler.profile_folder import load_profile
+
 P31 = ("--slo", "p31:ttft:1e9", "--slo", "p31:itl:1e9")
 """A percentile that is reported for these targets alone."""
 NGRAM = '{"method": "ngram", "num_speculative_tokens": 3}'
@@ -141,3 +144,10 @@ def test_how_many_requests_are_good_is_shown_and_sorted_by(slotune, files, tmp_p
     shares = [float(line.split()[-1].rstrip("%")) for line in shown[1:3]]
     assert [line.split()[0] for line in shown[1:3]] == ["64", "1"] and shares[0] > shares[1]
     assert "requests good" not in slotune("screen", *files, "--configs", grid, "--jobs", 1).out
+
+
+def test_what_many_configurations_are_warned_of_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    bundled = load_profile("h200-llama-3.1-8b")
+    note_ignored(bundled, "vllm-v1", *({"max_num_seqs": count} for count in (8, 16, 32, 512)))
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
+    assert "max_num_seqs=8: moves the largest CUDA graph" in told and told.endswith("(likewise in 2 more)")

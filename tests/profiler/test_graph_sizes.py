@@ -182,6 +182,13 @@ def test_a_limit_that_the_engine_has_for_its_model_stays_whatever_the_batch_limi
     assert gpt_oss.timing(settings).step.numbers.tolist() == gpt_oss.timing().step.numbers.tolist()
 
 
+def test_sizes_that_vllm_rounded_to_whole_drafts_are_no_limit_of_the_model(gpt_oss: Profile) -> None:
+    """adjust_cudagraph_sizes_for_spec_decode, vllm/config/compilation.py: 504 is left of 512."""
+    sizes = np.arange(3.0, 505.0, 3.0)
+    made = replace(gpt_oss, step=replace(gpt_oss.step, graph_sizes=sizes))
+    assert made._graph_sizes({"max_num_seqs": 32})[-1] == 64
+
+
 def test_graph_sizes_that_are_asked_for_replace_the_limit_of_the_model(gpt_oss: Profile) -> None:
     (told,) = gpt_oss.trust({"max_cudagraph_capture_size": 512})["not_represented"]
     assert "from 1024 tokens" in told and "to 512;" in told

@@ -75,7 +75,7 @@ def test_spells_that_are_shorter_than_a_part_of_the_recording_are_told() -> None
     )
     parts = [one.error_of(OVER_TIME) for one in (alone, shared)]
     assert parts[0].slowest < 0.01 and parts[1].slowest > 0.5
-    assert parts[1].mean < 0.2 < 2 * shared.error_of("all").median + 0.5
+    assert parts[1].mean < 0.2 and shared.error_of("all").median < 0.2
 
 
 def test_scattered_steps_of_a_short_recording_are_not_blamed_on_the_machine() -> None:
