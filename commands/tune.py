@@ -90,7 +90,8 @@ def command(
     """Search in the simulator for the settings that meet the targets.
 
     Settings given with --engine are fixed; the rest are searched. Without a goal, the configuration with the most
-    headroom under the targets wins. Exit code 3: no configuration meets the targets; the nearest is printed anyway.
+    headroom under the targets wins; a default that meets them stays unless that is beyond chance. Exit code 3: no
+    configuration meets the targets; the nearest is printed anyway.
 
     \b
     Example:
@@ -186,7 +187,12 @@ def _print(found: "Recommendation") -> None:
         click.echo(FRONT_NOTE)
     for line in [*keep_line(found), *measured_lines(found)]:
         click.echo(line)
-    tell_trust(found.trust(), found.task.asked.policy)
+    task, trust = found.task, found.trust()
+    told = task.profile.trust(task.asked.with_model(task.asked.engine))["not_represented"]  # before the search
+    for line in trust["not_represented"]:
+        if line not in told:
+            click.echo(line)
+    tell_trust(trust, task.asked.policy)
     for line in cautions(found):
         click.echo(line)
     count = f"{found.trials} configuration{'s' * (found.trials != 1)}"

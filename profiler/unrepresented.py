@@ -140,6 +140,8 @@ def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, m
     effect = "what steps in between wait for the host" if of_tables else "the time of steps in between"
     made_with = f"{profile.step.graph_sizes[-1]:g}"
     asked = {name: settings[name] for name in sorted(CAPTURE_FOLLOWS & settings.keys())}
+    if sizes[-1] < profile.step.graph_sizes[-1] <= asked.get("max_num_batched_tokens", 0):
+        del asked["max_num_batched_tokens"]  # so many do not lower it
     by = ", ".join(f"{name}={value}" for name, value in asked.items() if value != profile.defaults.get(name))
     keep = f"max_cudagraph_capture_size={made_with} keeps it there"
     if "cudagraph_capture_sizes" in {**profile.defaults, **settings}:

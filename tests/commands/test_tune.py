@@ -124,3 +124,14 @@ def test_an_engine_that_cannot_be_started_is_told_before_the_search(slotune, fil
     ran = slotune("tune", *files, *asked, *engine, *wrong)
     assert ran.code == 2 and told in ran.err
     assert not (tmp_path / "study").exists()
+
+
+def test_what_is_not_in_the_numbers_of_the_recommended_settings_is_told(slotune, tmp_path):
+    """Fewer seats lower the largest CUDA graph, and no kernel table tells what a step without one waits for."""
+    words = ("--profile", "h200-llama-3.1-8b", "--trace", "chat", "--rate", 10, "--slo", "p99:ttft:1000")
+    words += ("--slo", "p99:tpot:30", "--trials", 16, "--jobs", 1, "--out", tmp_path / "study")
+    ran = slotune("tune", *words)
+    seats = next(line.split() for line in ran.out.splitlines() if line.startswith("max_num_seqs"))
+    assert int(seats[-1]) < 256
+    (told,) = [line for line in ran.out.splitlines() if "moves the largest CUDA graph" in line]
+    assert told.startswith(f"max_num_seqs={seats[-1]}: ") and "wait for the host is not in these numbers" in told

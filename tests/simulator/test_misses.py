@@ -13,8 +13,8 @@ ENGINE = EngineConfig(num_gpu_blocks=11, block_size=16, max_model_len=200, max_n
 """160 tokens of KV cache beside the block that vLLM keeps."""
 WHOLE = replace(ENGINE, enable_chunked_prefill=False, max_num_batched_tokens=200, max_num_scheduled_tokens=64)
 LOST = (
-    "outgrew the KV cache (vLLM's queue would stand still behind one that does so alone), preempted each other for "
-    "ever, or were lost with their replica"
+    "outgrew the KV cache (vLLM's queue would stand still behind one that does so alone) or preempted each other for "
+    "ever"
 )
 OVER = "have more tokens to compute than the 64 of a step, and may not be chunked"
 GROWN = "were preempted, outgrew the 64 tokens of a step with their answers, and may not be chunked"

@@ -143,8 +143,9 @@ def test_what_misses_a_target_on_both_loads_is_the_nearest(
 @pytest.mark.parametrize(("met", "orders", "told"), [(0, 6, True), (3, 6, True), (4, 6, False), (2, 5, True)])
 def test_luck_is_told_up_to_half_of_the_orders(read: Recommendation, met: int, orders: int, told: bool) -> None:
     runs = [{"p99_itl_ms": 100.0 if order < met else 200.0} for order in range(orders)]
-    line = f"p99:itl:150 is met only in {met} of {orders} other orders of the requests: similar traffic may miss "
-    line += f"it {orders - met} times in {orders}; lower --rate or raise the limit to be sure of it"
+    line = f"p99:itl:150 is met {f'only in {met}' if met else 'in none'} of {orders} other orders of the requests: "
+    line += f"similar traffic may miss it {orders - met} times in {orders}; "
+    line += "lower --rate or raise the limit to be sure of it"
     assert luck_lines(with_runs(read, {}, orders=runs)) == [line] * told
     assert luck_lines(with_runs(read, {"p99_itl_ms": 151.0}, orders=runs)) == [], "it is missed on the trace too"
 

@@ -52,7 +52,7 @@ def _suffices(study: Study, task: Task, default: Trial) -> bool:
 
 
 def _is_surely_nearer(study: Study, task: Task, best: Trial, default: Trial) -> bool:
-    """Whether `best` has more headroom than the default beyond chance, by the other orders in pairs.
+    """Whether `best` meets the targets in the other orders too, with more headroom than the default beyond chance.
 
     Else its lead is a part of the luck of the few requests that all trials ran on, the longer load included: of new
     ones, it may miss the targets. True where there are no other orders.
@@ -60,6 +60,8 @@ def _is_surely_nearer(study: Study, task: Task, best: Trial, default: Trial) -> 
     orders = orders_of(study)
     if best.key not in orders or default.key not in orders:
         return True
+    if not all(map(task.objective.meets, orders[best.key].runs)):
+        return False
     ratios = ([task.objective.worst_ratio(run) for run in orders[one.key].runs] for one in (best, default))
     return paired_ratio(*ratios).high < 1
 

@@ -265,7 +265,10 @@ class Page:
         decisive = decided_by(candidates, self.task, longer)
         lasts = self.found.best.key in {trial.key for trial in decisive}
         orders = "other orders of the requests" if self.found.orders else "it"
+        kept = self.found.best.key == self.found.default.key and default_lasts(self.found)
         why = "the measurements" if self.verdict else "the longer load" if lasts else orders
+        if kept and not (self.verdict or self.objective.effective_goals):
+            why = "the default meets the targets and none is better beyond chance, which"
         plain = f" {PLAIN}: one without its changes that had no effect." if len(tried) < len(self.trials) else ""
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "

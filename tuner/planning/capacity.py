@@ -215,7 +215,7 @@ def find_capacity(scenario: Scenario, seed: int, alone: Probe, stay_s: float) ->
     tried = partial(probe, scenario, stay_s=stay_s, seed=seed)
     try:
         found = highest_rate(partial(tried, least=least), replace(alone, rate=0.0), 1 / stay_s)
-        return confirmed(partial(tried, least=CONFIRMING_REQUESTS), found)
+        return found if least == CONFIRMING_REQUESTS else confirmed(partial(tried, least=CONFIRMING_REQUESTS), found)
     except InfeasibleError as error:
         raise InfeasibleError(f"{scenario.name}: {error}") from error
 
