@@ -52,8 +52,8 @@ def test_one_engine_takes_the_median_of_the_orderings_and_what_stops_most_of_the
     assert (one.max_request_rate, one.spanned, one.binding) == (6.0, (4.0, 10.5), "p99:ttft:200")
     assert one.interval == (4.0, 10.5), "nothing else is known"
     assert replace(one, drawn_rates=(0.0, 12.0)).interval == (0.0, 12.0)
-    low, high = replace(one, drawn_rates=(2.0, 18.0)).interval  # t(0.95, 1) = 6.313752
-    factor = 9 ** (6.313752 / 2**0.5)
+    low, high = replace(one, drawn_rates=(2.0, 18.0)).interval  # APART = 1.5 times t(0.95, 1) = 6.3137515
+    factor = 9 ** (1.5 * 6.3137515 / 2**0.5)
     assert (low, high) == pytest.approx((6 / factor, 6 * factor))
     assert replace(one, drawn_rates=(6.0,) * DRAWS).interval == (4.0, 10.5), "no less than the orderings span"
     assert one.shown is orderings[0].best and [run["rate"] for run in one.runs] == [4, 10, 5, 7, 6]
