@@ -75,7 +75,8 @@ def test_steps_on_a_side_of_the_largest_graph_that_was_not_measured_are_told(
     profile = replace(measured, step=replace(measured.step, graph_sizes=np.array([8.0, 512.0]), hull=hull))
     found = profile.trust(settings)["not_represented"]
     assert [told in text for text in found] == [True] if told else not found
-    assert not load_profile("h200-llama-3.1-8b").trust(settings)["not_represented"]
+    both_sides = load_profile("h200-llama-3.1-8b").trust(settings)["not_represented"]
+    assert all("what steps in between wait for the host is not in these numbers" in text for text in both_sides)
 
 
 @pytest.mark.parametrize(

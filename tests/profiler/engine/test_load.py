@@ -178,10 +178,10 @@ class OneToken(BaseHTTPRequestHandler):
 
 def test_a_connection_that_lay_idle_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server may be closing it at this very moment."""
-    monkeypatch.setattr(load, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(load, "KEEP_ALIVE_S", 1.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), OneToken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        calls = [Call([1], 1, at_s=at_s) for at_s in (0.0, 0.1, 0.8)]
+        calls = [Call([1], 1, at_s=at_s) for at_s in (0.0, 0.1, 2.5)]
         _, answers = send(calls, f"http://127.0.0.1:{server.server_port}", "m")
         server.shutdown()
     assert [answer.error for answer in answers] == [None] * 3

@@ -311,7 +311,7 @@ def test_draws_that_meet_the_targets_at_no_rate_are_told(base):
 
 def test_a_change_of_drafts_is_planned_with_the_acceptance_that_was_said(base):
     drafting = what_if(base, "spec_tokens=2", "0.5")  # of no method
-    with pytest.raises(InputError, match="method None"):
+    with pytest.raises(InputError, match="has no method"):
         base.profile.engine_config(drafting.settings)
     ngram = 'speculative_config={"method": "ngram", "num_speculative_tokens": 1}'
     known = replace(base, settings=what_if(base, ngram, "1").settings)
