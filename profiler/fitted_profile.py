@@ -24,8 +24,8 @@ OFTEN = 20
 UNITS = {"max_num_batched_tokens": "tokens", "max_num_seqs": "rows"}
 """Of a step, what the batch limits bound."""
 MOST_STALLED = 0.001
-"""Of the recorded time. A stall of 0.3 s in 5,000 steps is 0.9 % of it, and without it a p99 TTFT is a quarter too low;
-recordings without stalls have none at all, also where steps scatter by 30 % or a neighbour doubles them by turns."""
+"""Of the recorded time. A stall holds up every request that is under way, so that a p99 lacks it long before a mean
+does; recordings without stalls have none at all."""
 _FACTS = frozenset(
     {
         "tensor_parallel_size",

@@ -49,8 +49,8 @@ SHARES = ("extrapolated_share", "extrapolated_prefill_share", "far_share", "api_
 """Of the metrics of a simulation (tuner/evaluate.py), those that bear on how far to believe the others."""
 
 SLOWED = 0.1
-"""By so much more than predicted the slowest stretches of a recording take before something else is to blame: 6 % where
-each step scatters by 30 % (lognormal), below 1 % where by 2 %; 15 to 90 % with clocks, neighbours and stragglers."""
+"""By so much more than predicted the slowest stretches of a recording take before something else is to blame: more than
+where single steps scatter by themselves."""
 
 ENOUGH_COMPOSITIONS = 20
 """Kinds of steps of a regime whose total time tells more than what one of them is off by."""

@@ -28,10 +28,11 @@ takes 1.2 to 3.1 times as long, most with many long decodes. The rule was looked
 slower than predicted (benchmarks/accuracy/public_runs.py); its value is not fitted to them."""
 UNSPLIT_SMS = {80: 108, 89: 142, 120: 188}
 """Multiprocessors of the GPUs in the tables, by compute capability, whose FlashAttention 2 lets one of them read all of
-a context for UNSPLIT_QUERIES queries of a prompt (kBlockM of a head of 128 in its flash_fwd_launch_template.h): a short
-chunk after a long context takes as long as the first such tile does, where the package takes a share of a whole
-prompt's time, up to 13 times too little (benchmarks/accuracy/chunks_after_context.py has an RTX PRO 6000)."""
+a context for UNSPLIT_QUERIES queries of a prompt: a short chunk after a long context takes as long as the first such
+tile does, where the package takes a share of a whole prompt's time, down to a ninth of what an RTX PRO 6000 takes
+(benchmarks/accuracy/chunks_after_context.py)."""
 UNSPLIT_QUERIES = 64
+"""kBlockM of run_mha_fwd_splitkv_dispatch, csrc/flash_attn/src/flash_fwd_launch_template.h, which paged caches take."""
 HOPPER = (90, 100)
 """GPUs from the first to below the second of these compute capabilities (H100, H200) run FlashAttention 3, which packs
 the query heads of a KV head into one tile in every step of rows of several lengths (should_pack_gqa in its

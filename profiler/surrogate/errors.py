@@ -117,8 +117,8 @@ def _slowest_stretches(predicted_s: F64, measured_s: F64) -> float | None:
 
     Twentieths of a recording average over many spells in which another tenant, a low clock or one slow replica of many
     makes every step longer, and a p99 is made of these. What is predicted is the longer of two times: a fit to other
-    times may lack a kind of step that a benchmark made in one part only, as a batch of a thousand (45 % on recorded
-    steps of an H100, 5 % with both); the fit to all may know a part by its contexts.
+    times may lack a kind of step that a benchmark made in one part only, as a batch of a thousand; the fit
+    to all may know a part by its contexts.
     """
     count = len(measured_s) // STRETCH
     if count < STRETCHES:

@@ -199,7 +199,7 @@ NGRAM = {
 def test_that_steps_are_taken_to_be_scheduled_ahead_is_told_where_nobody_says_it(
     settings: dict[str, object], assumed: bool
 ) -> None:
-    """A request that arrives waits for one step more: mean TTFTs were 30 % too long of an engine that did not."""
+    """A request that arrives waits for one step more, which it does not where an engine ran without."""
     steps = np.array([totals_of(np.ones(rows, np.int64), np.full(rows, 500)) for rows in range(1, 41)])
     samples = StepSamples(steps, 5e-3 + 1e-4 * steps[:, DECODE_ROWS])
     notes = fitted_profile(samples, {"enforce_eager": True} | settings, "day").notes
