@@ -176,13 +176,17 @@ class OneToken(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_connection_that_lay_idle_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server may be closing it at this very moment."""
-    monkeypatch.setattr(load, "KEEP_ALIVE_S", 1.0)
+@pytest.mark.parametrize(("keep_alive_s", "connections"), [(3600.0, 1), (0.0, 3)])
+def test_a_connection_is_used_again_unless_it_lay_idle_for_too_long(
+    keep_alive_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may be closing it at this very moment. However slow the machine, each call waits for the last."""
+    monkeypatch.setattr(load, "KEEP_ALIVE_S", keep_alive_s)
+    monkeypatch.setattr(OneToken, "connections", 0)
     with ThreadingHTTPServer(("127.0.0.1", 0), OneToken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        calls = [Call([1], 1, at_s=at_s) for at_s in (0.0, 0.1, 2.5)]
+        calls = [Call([1], 1, follows=before, tokens_before=2) for before in (None, 0, 1)]
         _, answers = send(calls, f"http://127.0.0.1:{server.server_port}", "m")
         server.shutdown()
     assert [answer.error for answer in answers] == [None] * 3
-    assert OneToken.connections == 2
+    assert OneToken.connections == connections
