@@ -289,6 +289,14 @@ def note_load(trace: "Trace", rate: float | None) -> None:
         click.echo(f"Note: nothing arrives in the first {late} s; throughputs count them, as in vLLM", err=True)
 
 
+def note_few_requests(trace: "Trace", percentiles: "Sequence[float]") -> None:
+    """Say on stderr where a trace is too short for the percentiles that were asked for."""
+    from ..tuner.traffic.sample import few_requests
+
+    if few := few_requests(trace, percentiles):
+        click.echo(f"Note: {few}", err=True)
+
+
 def announce_compilation() -> None:
     """Say on stderr, once, that the simulator is being compiled, if that happens in this process.
 

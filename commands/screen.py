@@ -26,6 +26,7 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
+    note_few_requests,
     note_ignored,
     note_load,
     progress,
@@ -163,6 +164,7 @@ def _common(
     objective = Objective(slo, (), goodput) if slo or goodput else None
     shown = percentile_of(sort or "")
     percentiles = tuple(target.percentile for target in slo) + (() if shown is None else (shown,))
+    note_few_requests(load, (*percentiles, *(objective.percentiles if objective else ())))
     run = SimulatedRun(load_profile(profile), load, goodput, policy, max_concurrency, seed, percentiles)
     return run, parse_settings(engine, engine_config), objective
 

@@ -31,6 +31,7 @@ from .output import (
     check_outputs,
     emit_json,
     labelled,
+    note_few_requests,
     note_ignored,
     note_load,
     table,
@@ -122,6 +123,7 @@ def command(
         with writing(requests_out):
             write_requests(run.result.requests, requests_out)
     objective = Objective(slo, (), goodput) if slo or goodput else None
+    note_few_requests(run.load, objective.percentiles if objective else ())
     summary = partial(_summary, slo, goodput)
     metrics = summary(run.result)
     shares = trust_shares(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])

@@ -20,6 +20,7 @@ from .sensitivity import Sensitivity
 from .study.best_yaml import best_yaml
 from .study.study import Trial
 from .study.task import Task
+from .traffic.sample import few_requests
 from .traffic.steady_load import in_bursts
 from .traffic.warm import finds_others
 from .wording import Wording, of_limits, of_metric, of_targets
@@ -161,7 +162,8 @@ def cautions(recommendation: Recommendation) -> list[str]:
     """What is to be known beside the numbers before the settings are used, a sentence each."""
     kinds = lost_lines, luck_lines, fallen_lines, unlimited_lines, edge_lines
     told = [line for kind in kinds for line in kind(recommendation)]
-    return told + ([BURSTS] if in_bursts(recommendation.task.trace) else [])
+    few = few_requests(recommendation.task.trace, recommendation.task.objective.percentiles)
+    return [*told, *([few] if few else []), *([BURSTS] if in_bursts(recommendation.task.trace) else [])]
 
 
 def default_lasts(recommendation: Recommendation) -> bool:

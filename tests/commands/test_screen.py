@@ -49,6 +49,15 @@ def test_metrics_to_sort_by_have_the_names_of_goals_and_targets(slotune, files, 
     assert refused.code == 2 and "--goodput" in refused.err
 
 
+def test_a_trace_too_short_for_its_percentiles_is_told_to_be(slotune, files, tmp_path):
+    (tmp_path / "grid.yaml").write_text("max_num_seqs: [4]\n")
+    screen = ("screen", *files, "--configs", tmp_path / "grid.yaml", "--jobs", 1)
+    for words in (screen, ("simulate", *files)):
+        assert "the trace has only" not in slotune(*words).err
+        assert "fewer than the 1,000 that the percentiles" in slotune(*words, "--slo", "p99:ttft:60000").err
+    assert "fewer than the 10,000 that" in slotune(*screen, "--sort", "p99.9_ttft_ms").err
+
+
 @pytest.mark.parametrize("metric", ["mean_ttft_ms", "median_ttft_ms", "p95_ttft_ms", "p31_ttft_ms", "p31_itl_ms"])
 def test_a_configuration_that_turns_requests_away_is_not_the_fastest(slotune, files, tmp_path, metric):
     (tmp_path / "list.yaml").write_text("- max_num_seqs: 2\n- {max_num_seqs: 2, max_num_queued_reqs: 3}\n")

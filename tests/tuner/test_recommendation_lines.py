@@ -230,6 +230,21 @@ def test_bursts_are_cautioned_of(read: Recommendation) -> None:
     assert cautions(replace(found, task=replace(found.task, trace=bursts)))[-1] == BURSTS
 
 
+def test_few_requests_are_cautioned_of(read: Recommendation) -> None:
+    """A p99 needs a thousand; with a goal alone, its percentile counts too."""
+
+    def few(requests: int, objective: Objective) -> list[str]:
+        trace = make_trace(requests, 5.0, (constant(100), constant(10)), seed=1)
+        found = with_runs(read, {}, objective=objective)
+        told = cautions(replace(found, task=replace(found.task, trace=trace)))
+        return [line for line in told if line.startswith("the trace has only ")]
+
+    targets = Objective((Slo(99.0, "ttft", 500.0),))
+    assert not few(1000, targets)
+    assert "only 999 requests, fewer than the 1,000" in few(999, targets)[0]
+    assert "fewer than the 200" in few(199, Objective((), (Goal("p95_ttft_ms", maximize=False),)))[0]
+
+
 def test_best_yaml_tells_each_number_under_all_circumstances(read: Recommendation) -> None:
     objective = Objective((ITL,), (Goal("p99_ttft_ms", False),))
     orders = [{"p99_ttft_ms": 1800.0, "p99_itl_ms": 160.0}, {"p99_ttft_ms": 2200.0, "p99_itl_ms": 90.0}]

@@ -6,16 +6,14 @@ from typing import Any
 from ...simulator.misses import unanswered
 from ...traces.arrivals import span_s
 from ...traces.lasting_prefixes import passing_on
-from ..planning.capacity import least_requests
 from ..planning.draws import CONFIDENCE
 from ..planning.fleet import ORDERINGS, OTHERS_TEXT
 from ..planning.plan import Plan
 from ..traffic.overlay import busy_times, is_overlaid, peak
+from ..traffic.sample import enough_requests
 from ..traffic.steady_load import in_bursts
 
 SECONDS_PER_HOUR = 3600.0
-FEW = 100
-"""Requests of a trace, of which fewer are no sample of a service's traffic, whatever the percentile."""
 IN_TURNS = (
     "requests build on the text of others, as in conversations, or share prefixes too rarely to be told from those: "
     "the interval spans only other starting points in this trace, not other samples; rates of similar traffic lie "
@@ -95,7 +93,7 @@ def is_confident(one: Plan) -> bool:
 
 def _enough(one: Plan) -> int:
     """Requests on which every percentile of the targets can stand."""
-    return max([FEW, *(least_requests(slo.percentile) for slo in one.scenario.objective.limits)])
+    return enough_requests(one.scenario.objective.percentiles)
 
 
 def warnings(plans: Sequence[Plan], steps: Sequence[Plan] = ()) -> list[str]:

@@ -18,19 +18,19 @@ from ...simulator.misses import unanswered
 from ...simulator.policy_names import DEFAULT_POLICY
 from ...simulator.settings import Settings
 from ...simulator.simulation import simulate
-from ...simulator.slo import ROUNDING
 from ...simulator.timing import AS_TOLD, Pace
 from ...traces.trace import Trace
 from ...traces.transform import head
 from ..evaluate import SimulatedRun, judged
 from ..objective import GOOD_SHARE, Metrics, Objective
+from ..traffic.sample import least_requests
 from ..traffic.steady_load import MOST_REQUESTS, is_steady, queue_is_steady
 from ..traffic.warm import finds_others, warmed
 
 TOLERANCE = 0.02
 """Relative width at which bisection stops; one ordering's answer is no more exact than that."""
-BEYOND, LEAST_REQUESTS = 10, 1000
-"""A percentile stands on at least so many requests beyond it, a load on at least so many in all."""
+LEAST_REQUESTS = 1000
+"""A load has at least so many, whatever the percentiles of the targets."""
 CONFIRMING_REQUESTS = 10_000
 """And the load on which a rate that was found must hold: long waits come in bursts, which a short load may lack."""
 STAYS = 20.0
@@ -125,11 +125,6 @@ def _fewest(scenario: Scenario, replicas: int, least: int) -> int:
     """At least `least` requests a replica, and enough for every percentile that is a limit."""
     enough = max([least * replicas, *(least_requests(slo.percentile) for slo in scenario.objective.limits)])
     return min(enough, _most(replicas))
-
-
-def least_requests(percentile: float) -> int:
-    """Requests of which BEYOND lie beyond a percentile."""
-    return math.ceil(100 * BEYOND / (100 - percentile) * (1 - ROUNDING)) if percentile < 100 else 0
 
 
 def _run(
