@@ -6,6 +6,7 @@ requests in the engine grows with the load.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -97,7 +98,8 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
         # A copy ends where the trace does, not where the load began: all conversations would find nothing at once.
         copy, rows = np.divmod(_going_on(len(trace), copies, seed, replicas), len(trace))
     else:
-        rows = np.concatenate([_drawn(gaps, rng) for _ in range(copies)])
+        blocks = np.split(np.arange(len(trace)), _block_starts(gaps))
+        rows = np.concatenate([_drawn(blocks, len(trace), rng) for _ in range(copies)])
         copy = np.arange(len(rows))
     repeated = in_copies(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
     if span_s(trace.arrival_s) == 0:  # Poisson arrivals of one copy are few, and come again in the next
@@ -129,13 +131,12 @@ def _going_on(requests: int, copies: int, seed: int, replicas: int) -> I64:
     return going_on
 
 
-def _drawn(gaps_s: F64, rng: np.random.Generator) -> I64:
-    everything = np.arange(len(gaps_s))
-    blocks = np.split(everything, _block_starts(gaps_s))
+def _drawn(blocks: Sequence[I64], requests: int, rng: np.random.Generator) -> I64:
+    """(requests,): blocks at random, with replacement, as many as it takes; the last may be cut."""
     drawn = np.empty(0, np.int64)
-    while len(drawn) < len(everything):
+    while len(drawn) < requests:
         drawn = np.concatenate([drawn, *(blocks[i] for i in rng.integers(0, len(blocks), len(blocks)))])
-    return drawn[: len(everything)]
+    return drawn[:requests]
 
 
 def _block_starts(gaps_s: F64) -> I64:
