@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..figures import figure
 from .options import duration as seconds
 from .options import json_option, out_file_option, positive_number, seed_option
 from .output import check_outputs, emit_json, note_read, table, writing
@@ -244,6 +245,8 @@ def convert(
     check_outputs({"--out": out}, trace)
     load = read_trace(trace, format=format, tokenizer=tokenizer)
     note_read(load, rescaled=bool(rate))
+    if from_s is not None or duration is not None:
+        _note_idle(load)
     result = converted(
         load,
         seed,
@@ -256,6 +259,15 @@ def convert(
         from_s=from_s,
     )
     _write(result, out, as_json)
+
+
+def _note_idle(trace: "Trace") -> None:
+    """Say on stderr where the times by which a trace is cut begin long before its load does."""
+    from ..traces.arrivals import idle_s
+
+    if late_s := idle_s(trace.arrival_s):
+        late = f"nothing arrives in the first {figure(late_s, 2)} s of the file"
+        click.echo(f"Note: {late}, which --from and --duration count", err=True)
 
 
 def _write(trace: "Trace", out: Path, as_json: bool) -> None:

@@ -2,17 +2,22 @@
 
 import json
 import math
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError
 from .columns import BadRow, Columns, whole
+from .tabular import VIDUR_LENGTHS
 from .trace import Trace
 
 # What vLLM's benchmark keeps of ShareGPT (vllm/benchmarks/datasets/datasets.py, is_valid_sequence)
 MIN_TOKENS = 4
 MAX_PROMPT_TOKENS = 1024
 MAX_TOTAL_TOKENS = 2048
+CLIENT_GAP_S = 2e-3
+"""Between the requests of a client that sends all at once, at most: making and writing one takes some of it."""
 NOT_SENT = "not of the turns and lengths that `vllm bench serve` sends"
 
 
@@ -36,7 +41,9 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
             _add_measured(columns, *row)
         except BadRow as error:
             raise InputError(f"{source}: request {i}: {error}") from None
-    return columns.trace(source, wall_clock=True)
+    if _sent_at_once(result, columns.arrival_s):
+        columns.arrival_s = array("d", bytes(8 * len(columns.arrival_s)))
+    return columns.trace(source, wall_clock=True, doubts=_doubts(result))
 
 
 def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: Any, error: Any) -> None:
@@ -50,11 +57,40 @@ def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: 
     columns.add(start - wait, whole(prompt, "input_lens", 1), whole(output, "output_lens", 1))
 
 
+def _sent_at_once(result: dict[str, Any], arrival_s: Sequence[float]) -> bool:
+    """Whether requests were sent without a rate: their times then tell how fast the client was, or the engine that the
+    next in turn waited for. A trace that brings its times has no rate either, but gaps that no client makes."""
+    if result.get("request_rate") != "inf" or not arrival_s:
+        return False
+    return _hides_waits(result) or max(arrival_s) - min(arrival_s) < CLIENT_GAP_S * len(arrival_s)
+
+
+def _hides_waits(result: dict[str, Any]) -> bool:
+    """Whether requests waited for others under --max-concurrency and it does not say for how long."""
+    places = result.get("max_concurrency")
+    return type(places) is int and places < len(result["start_times"]) and not result.get("queue_times")
+
+
+def _doubts(result: dict[str, Any]) -> tuple[str, ...]:
+    if not _hides_waits(result):
+        return ()
+    told = f"how long requests waited under --max-concurrency {result['max_concurrency']} is not in the file"
+    if result.get("request_rate") == "inf":
+        return (f"{told}: sent without a rate, all are taken to arrive at once",)
+    told += ", which vLLM saves from 0.32 on: arrivals follow the pace of the engine that was measured"
+    return (f"{told}; `slotune trace convert FILE --rate R --cv 1 --out T.jsonl` makes others",)
+
+
 def _list(result: dict[str, Any], key: str, source: str) -> list[Any]:
     value = result.get(key)
-    if not isinstance(value, list):
-        raise InputError(f"{source}: no list {key!r}: save it with --save-result --save-detailed")
-    return value
+    if isinstance(value, list):
+        return value
+    if key == "start_times" and isinstance(result.get("input_lens"), list):
+        raise InputError(
+            f"{source}: no list {key!r}: vLLM before 0.15 does not save when requests began; run it with a newer one, "
+            f"or give the lengths alone as CSV with the columns {', '.join(VIDUR_LENGTHS)}"
+        )
+    raise InputError(f"{source}: no list {key!r}: save it with --save-result --save-detailed")
 
 
 def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Trace:
@@ -65,14 +101,19 @@ def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Tra
     4 tokens, prompts over 1,024 and sums over 2,048 are left out. Raises InputError with the entry's number for a bad
     one, and where no tokenizer is given.
     """
+    entries = _document(stream, source)
+    if not isinstance(entries, list):
+        raise InputError(f"{source}: not a list of conversations")
+    if entries and not any(isinstance(entry, dict) and "conversations" in entry for entry in entries):
+        raise InputError(
+            f"{source}: a list without 'conversations' is not ShareGPT; requests are read from JSON lines, one a line "
+            f"with timestamp, input_length and output_length: `jq -c '.[]' {source}` makes lines of a list"
+        )
     if tokenizer is None:
         raise InputError(
             f"{source}: ShareGPT holds text, not lengths: count its tokens once with "
             f"`slotune trace convert {source} --tokenizer FOLDER --out T.jsonl`, FOLDER being the model's"
         )
-    entries = _document(stream, source)
-    if not isinstance(entries, list):
-        raise InputError(f"{source}: not a list of conversations")
     pairs = [pair for i, entry in enumerate(entries) if (pair := _pair(entry, f"{source}: entry {i}"))]
     columns = Columns(left_out=len(entries) - len(pairs), left_out_why=NOT_SENT)
     for prompt, output in zip(*(_token_counts([pair[k] for pair in pairs], tokenizer) for k in (0, 1)), strict=True):

@@ -7,6 +7,7 @@ the last one clipped to the prompt. Optional: "id", "priority", and instead of h
 
 import gzip
 import json
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from pydantic_core import from_json  # three times as fast as json.loads on shor
 from ..errors import InputError
 from ..whole_file import whole_file
 from .columns import LATEST_S, MAX_TOKENS, BadRow, Columns, whole
+from .doubts import Sessions
 from .trace import NAMED, Trace
 
 HASH_TOKENS = 512
@@ -30,12 +32,16 @@ MAX_HASH_ID = 2**63 - 1
 REQUIRED = ("timestamp", "input_length", "output_length")
 KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
 TYPO_SIMILARITY = 0.7  # takes "prefixes" for "prefix", leaves "chat_id" and "session_id" of other tools alone
+OF_PROMPTS = re.compile("prompt|context|input|request", re.IGNORECASE)
+LINE = (
+    'a line is like {"timestamp": ms, "input_length": n, "output_length": n}; `slotune trace convert --help` tells more'
+)
 
 
 def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
     """Read JSON lines; blank ones are skipped. Raises InputError with `source`:line and what is wrong there."""
     columns = Columns()
-    known = set(KEYS)
+    known, sessions = set(KEYS), Sessions()
     for number, line in enumerate(lines, 1):
         if line.isspace():
             continue
@@ -46,12 +52,15 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
             if not row.keys() <= known:
                 known |= _checked_keys(row)
             _add(columns, row)
+            if "session_id" in row:
+                sessions.add(row["session_id"], row)
         except BadRow as error:
             raise InputError(f"{source}:{number}: {error}") from None
         except ValueError as error:
             problem = str(error).replace(" at line 1 column", " at column")
-            raise InputError(f"{source}:{number}: not a line of JSON: {problem}") from None
-    trace = columns.trace(source)
+            mend = f": {LINE}" if number == 1 else ""
+            raise InputError(f"{source}:{number}: not a line of JSON: {problem}{mend}") from None
+    trace = columns.trace(source, doubts=sessions.doubts())
     _check_block_size(trace, source)
     return trace
 
@@ -79,7 +88,8 @@ def _checked_keys(row: dict[str, Any]) -> set[str]:
     not there."""
     absent = KEYS - row.keys()
     for key in sorted(row.keys() - KEYS):
-        near = get_close_matches(key.lower(), absent, n=1, cutoff=TYPO_SIMILARITY)
+        likely = absent - {"output_length"} if OF_PROMPTS.search(key) else absent
+        near = get_close_matches(key.lower(), likely, n=1, cutoff=TYPO_SIMILARITY)
         if near:
             raise BadRow(f"unknown key {key!r}: did you mean {near[0]!r}?")
     return {key for key in row if not get_close_matches(key.lower(), KEYS, n=1, cutoff=TYPO_SIMILARITY)}
@@ -88,7 +98,7 @@ def _checked_keys(row: dict[str, Any]) -> set[str]:
 def _add(columns: Columns, row: dict[str, Any]) -> None:
     for key in REQUIRED:
         if key not in row:
-            raise BadRow(f"no key {key!r}")
+            raise BadRow(f"no key {key!r}: {_instead(row)}")
     timestamp = row["timestamp"]
     if type(timestamp) not in (int, float) or not 0 <= timestamp <= 1000 * LATEST_S:
         raise BadRow(
@@ -112,6 +122,12 @@ def _add(columns: Columns, row: dict[str, Any]) -> None:
     columns.add(timestamp / 1000, prompt, output, 0 if priority is None else whole(priority, "priority", -MAX_TOKENS))
 
 
+def _instead(row: dict[str, Any]) -> str:
+    if "delay" in row:
+        return "turns that are timed by 'delay' are not read; give each line its timestamp"
+    return LINE
+
+
 def _add_hash_ids(columns: Columns, hash_ids: Any, prompt: int) -> None:
     if type(hash_ids) is not list or not {int}.issuperset(map(type, hash_ids)):
         raise BadRow("hash_ids is not a list of whole numbers")
@@ -122,7 +138,8 @@ def _add_hash_ids(columns: Columns, hash_ids: Any, prompt: int) -> None:
     blocks = -(-prompt // HASH_TOKENS)
     if len(hash_ids) > blocks:
         told = f"{prompt} prompt tokens are {blocks} blocks of {HASH_TOKENS}"
-        raise BadRow(f"{len(hash_ids)} hash_ids, but {told}; those of other tools may be smaller")
+        mend = f"those of other tools may be smaller: keep the last of every {HASH_TOKENS} tokens"
+        raise BadRow(f"{len(hash_ids)} hash_ids, but {told}; {mend}")
     lengths = array("i", [HASH_TOKENS]) * len(hash_ids)
     lengths[-1] = min(HASH_TOKENS, prompt - HASH_TOKENS * (len(hash_ids) - 1))
     columns.run_name.extend(hash_ids)

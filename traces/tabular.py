@@ -62,6 +62,8 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
 def _clock_change(first: datetime, arrival_s: F64) -> tuple[str, ...]:
     """What is to be told where (requests,) seconds since `first`, in the order of the file, step back by about
     CLOCK_CHANGE_S and by no more than OUT_OF_ORDER_S elsewhere: two hours of a log would be read as one."""
+    if len(arrival_s) > 2 and np.median(np.diff(arrival_s)) < 0:  # the newest line comes first
+        arrival_s = arrival_s[::-1]
     steps_s = np.diff(arrival_s)
     (back,) = np.nonzero(steps_s < -OUT_OF_ORDER_S)
     if not len(back) or np.abs(steps_s[back] + CLOCK_CHANGE_S).max() > CLOCK_CHANGE_S / 2:

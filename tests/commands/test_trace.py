@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from slotune.commands import trace as trace_command
+from slotune.traces.mooncake import LINE
 from slotune.traces.read import BUNDLED, read_trace
 
 Slotune = Callable[..., Any]
@@ -171,11 +172,20 @@ def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) 
     assert trace.read_text().count("\n") == 2
 
 
+def test_a_cut_of_a_trace_that_begins_late_tells_from_when_its_times_count(slotune: Slotune, tmp_path: Path) -> None:
+    line = '{{"timestamp": {}, "input_length": 1, "output_length": 1}}\n'
+    (tmp_path / "t.jsonl").write_text("".join(line.format(42_000 + 10 * i) for i in range(100)))
+    cut = ("trace", "convert", tmp_path / "t.jsonl", "--out", tmp_path / "cut.jsonl")
+    told = "nothing arrives in the first 42 s of the file, which --from and --duration count"
+    assert told in slotune(*cut, "--duration", "60s").err and told in slotune(*cut, "--from", "42s").err
+    assert told not in slotune(*cut, "--requests", 5).err
+
+
 def test_a_bad_line_is_named_on_stderr(slotune: Slotune, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}\n{"timestamp": 0}\n')
     done = slotune("trace", "stats", tmp_path / "t.jsonl", "--json")
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"Error: {tmp_path}/t.jsonl:2: no key 'input_length'\n"
+    assert done.err == f"Error: {tmp_path}/t.jsonl:2: no key 'input_length': {LINE}\n"
 
 
 def test_an_output_that_cannot_be_written_fails_in_one_line(slotune: Slotune, tmp_path: Path) -> None:

@@ -47,6 +47,39 @@ def test_older_results_have_no_queue_times(file: Path) -> None:
     assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 2.5]
 
 
+def test_a_client_that_sends_all_at_once_makes_no_arrivals(file: Path) -> None:
+    """Its times are its own: a rate would stretch the pauses between them to a load that nobody sent."""
+    jitter = RESULT | {"request_rate": "inf", "start_times": [100.0, 100.0001, 100.005], "queue_times": 3 * [0.0]}
+    file.write_text(json.dumps(jitter))
+    assert read_trace(file).arrival_s.tolist() == [0.0, 0.0, 0.0] and not read_trace(file).doubts
+    file.write_text(json.dumps(jitter | {"request_rate": 20000.0}))
+    assert read_trace(file).arrival_s.max() > 0, "at a rate that was asked for"
+    file.write_text(json.dumps(jitter | {"start_times": [100.0, 100.5, 103.0]}))
+    assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 3.0], "of a trace that brings its times"
+
+
+def test_waits_that_are_not_in_the_file_are_told(file: Path) -> None:
+    """Under --max-concurrency each begins when another ends: at the pace of the engine that was measured."""
+    capped = {key: value for key, value in RESULT.items() if key != "queue_times"} | {"max_concurrency": 2}
+    file.write_text(json.dumps(capped | {"request_rate": 4.0}))
+    read = read_trace(file)
+    assert read.arrival_s.tolist() == [0.0, 0.5, 2.5]
+    assert "arrivals follow the pace of the engine that was measured" in read.doubts[0]
+    file.write_text(json.dumps(capped | {"request_rate": "inf"}))
+    read = read_trace(file)
+    assert read.arrival_s.tolist() == [0.0, 0.0, 0.0] and "taken to arrive at once" in read.doubts[0]
+    for waited_for_none in ({"max_concurrency": None}, {"max_concurrency": 3}, {"queue_times": [0.0, 0.0, 2.25]}):
+        file.write_text(json.dumps(capped | {"request_rate": 4.0} | waited_for_none))
+        assert not read_trace(file).doubts
+
+
+@pytest.mark.parametrize("entries", [[{"messages": []}], [{"timestamp": 0, "input_length": 1, "output_length": 1}]])
+def test_a_list_of_something_else_is_not_called_sharegpt(file: Path, entries: list[Any]) -> None:
+    file.write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=r"without 'conversations' is not ShareGPT.*`jq -c"):
+        read_trace(file)
+
+
 def test_a_result_is_known_by_what_stands_before_its_metadata(file: Path) -> None:
     """`--metadata` comes fifth, at any length."""
     file.write_text(json.dumps({"date": "20261129-041500", "num_prompts": 3, "notes": 5000 * "x", **RESULT}))
@@ -66,7 +99,15 @@ def test_results_that_were_appended_to_one_another_are_to_be_given_one_by_one(fi
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
-        ({"start_times": None}, "no list 'start_times': save it with --save-result --save-detailed"),
+        (
+            {"start_times": None, "input_lens": None},
+            "no list 'start_times': save it with --save-result --save-detailed",
+        ),
+        (
+            {"start_times": None},
+            "no list 'start_times': vLLM before 0.15 does not save when requests began; run it with a newer one, or "
+            "give the lengths alone as CSV with the columns num_prefill_tokens, num_decode_tokens",
+        ),
         ({"input_lens": [10, 20]}, "its lists per request differ in length"),
         ({"output_lens": [1, -1, 3]}, "request 1: output_lens -1 is below 1"),
         ({"start_times": [100.5, "x", 103.0]}, "request 1: start time 'x' and queue time 0.0 are not numbers"),

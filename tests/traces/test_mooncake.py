@@ -142,6 +142,13 @@ def test_rows_without_an_id_are_named_by_their_number() -> None:
         ({**GOOD, "prefix": {"a": 5}}, 'prefix is not a list of ["name", tokens]'),
         ({**GOOD, "prefix": [["a", 5]], "hash_ids": [1]}, "both hash_ids and prefix"),
         ({**GOOD, "hash_id": [1]}, "unknown key 'hash_id': did you mean 'hash_ids'?"),
+        ({"timestamp": 1, "input_len": 5, "output_len": 2}, "unknown key 'input_len': did you mean 'input_length'?"),
+        (
+            {"timestamp": 1, "prompt_length": 5, "completion_length": 2},
+            "unknown key 'prompt_length': did you mean 'input",
+        ),
+        ({"timestamp": 1, "tokens": 5}, "no key 'input_length': a line is like {"),
+        ({"delay": 1, "input_length": 5, "output_length": 2}, "no key 'timestamp': turns that are timed by 'delay'"),
         ({**GOOD, "Priority": 1}, "unknown key 'Priority': did you mean 'priority'?"),
         ({**GOOD, "prefixes": [["a", 5]]}, "unknown key 'prefixes': did you mean 'prefix'?"),
     ],

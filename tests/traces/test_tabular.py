@@ -90,6 +90,13 @@ def test_local_times_that_step_back_by_an_hour_are_doubted(file: Path) -> None:
     assert trace.taken(np.arange(2)).doubts == trace.doubts
 
 
+def test_a_log_with_the_newest_line_first_steps_back_only_where_its_clock_does(file: Path) -> None:
+    quiet = ("2025-10-26 03:10:00", "2025-10-26 03:05:00", "2025-10-26 02:20:00", "2025-10-26 02:18:00")
+    assert not read(file, at(*quiet)).doubts
+    changed = ("2025-10-26 03:10:00", "2025-10-26 02:00:01", "2025-10-26 02:59:58.5", "2025-10-26 02:50:00")
+    assert "step back from 2025-10-26 02:59:58 to 2025-10-26 02:00:01" in read(file, at(*changed)).doubts[0]
+
+
 @pytest.mark.parametrize(
     "text",
     [

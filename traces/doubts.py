@@ -1,0 +1,58 @@
+"""What a reader doubts in a file that it could read: rounded times, and turns that may not be whole prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..arrays import F64
+
+FEW = 100
+"""Requests, of which some may come in the same second by chance."""
+DISTINCT = 0.9
+"""Of the requests of a load whose times are not rounded, at least so many come at times of their own."""
+
+
+def whole_seconds(arrival_s: F64) -> tuple[str, ...]:
+    """What is to be told of (requests,) arrivals that were rounded to seconds, as BurstGPT's are: they come in bursts
+    that no service saw, and first tokens wait twice as long."""
+    times = len(np.unique(arrival_s))
+    rounded = bool((np.rint(arrival_s) == arrival_s).all())
+    if len(arrival_s) < FEW or not rounded or not 1 < times < DISTINCT * len(arrival_s):
+        return ()
+    told = f"all times are whole seconds, and {len(arrival_s):,} requests come at {times:,} of them, which makes bursts"
+    return (f"{told}: `slotune trace convert FILE --spread --out T.jsonl` spreads them over their seconds",)
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Lines that share a `session_id`: turns of a conversation in AIPerf's files, where a line without hash ids, or
+    with ids of its own, holds what the turn adds and not the whole prompt (AIPerf, conversation-context-mode)."""
+
+    first_run: dict[str, Any] = field(default_factory=dict)
+    """By session, the hash id or the name with which its first prompt begins."""
+    later: int = 0
+    apart: int = 0
+    """Of the later turns, those that do not begin as the first one did."""
+
+    def add(self, session: object, row: Mapping[str, Any]) -> None:
+        """A line that was read without fault."""
+        run = (row.get("hash_ids") or row.get("prefix") or [None])[0]
+        run = run[0] if isinstance(run, list) else run
+        name = repr(session)
+        if name in self.first_run:
+            self.later += 1
+            self.apart += run is None or run != self.first_run[name]
+        else:
+            self.first_run[name] = run
+
+    def doubts(self) -> tuple[str, ...]:
+        """What is to be told where most turns share nothing with the first of their session."""
+        if 2 * self.apart <= self.later:
+            return ()
+        return (
+            f"{self.apart:,} lines go on with the session_id of an earlier one and share no text with it: input_length "
+            "is read as the whole prompt; if it is what a turn adds, as in AIPerf's files, prompts are far longer: "
+            "give whole prompts, and in prefix or hash_ids what they share",
+        )
