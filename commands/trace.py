@@ -180,7 +180,8 @@ def make(
 @click.option(
     "--spread",
     is_flag=True,
-    help="Spread requests of the same arrival time at random up to the next one; for rounded times such as Mooncake's.",
+    help="Spread requests of the same arrival time at random over what times are rounded to, such as 3 s in Mooncake's "
+    "and 1 s in BurstGPT's.",
 )
 @click.option(
     "--rate",

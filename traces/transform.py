@@ -17,6 +17,8 @@ APART_GAPS = 50.0
 """Of the trace, on average, within which they begin where that is more: each of its requests would be a burst else."""
 LEAST_SHARE = 0.05
 """Of a trace's length, within which they begin where that is less: its busiest tenth is to stay one."""
+SMALLEST = 0.01
+"""Share of the gaps between rounded times that stray ones may make smaller than what they are rounded to."""
 MOST_REQUESTS = 10**8
 """Beyond, the memory of a machine ends before the trace does."""
 
@@ -95,15 +97,18 @@ def first(trace: Trace, duration_s: float) -> Trace:
 
 
 def spread(trace: Trace, rng: np.random.Generator) -> Trace:
-    """Requests of one arrival time, spread at random until the next arrival time; the last ones over a median gap.
+    """Requests of one arrival time, spread at random over what the times are rounded to: all but the smallest gap
+    between them (SMALLEST), which stray times may make smaller.
 
-    For traces whose times are quantised (Mooncake's: to about 3 s), where every bin would be a burst. Order is kept.
+    For traces whose times are quantised (Mooncake's to about 3 s, BurstGPT's to 1 s), where every bin would be a burst.
+    Order is kept.
     """
     start_s, group = np.unique(trace.arrival_s, return_inverse=True)
     if len(start_s) == 1:
         raise InputError("all requests have one arrival time, so there is no gap to spread them over; give a rate")
     gaps_s = np.diff(start_s)
-    width_s = np.append(gaps_s, np.median(gaps_s))
+    bin_s = np.quantile(gaps_s, SMALLEST, method="lower")
+    width_s = np.append(np.minimum(gaps_s, bin_s), bin_s)
     return replace(trace, arrival_s=np.sort(start_s[group] + rng.random(len(trace)) * width_s[group]))
 
 

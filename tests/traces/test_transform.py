@@ -67,11 +67,11 @@ def test_head_and_first_keep_what_belongs_to_a_request() -> None:
         first(arriving(1.0, 2.0), 0.5)
 
 
-def test_spread_fills_each_bin_up_to_the_next_and_keeps_the_order() -> None:
+def test_spread_fills_each_bin_and_no_empty_one_and_keeps_the_order() -> None:
     times = np.repeat([0.0, 3.0, 9.0, 12.0], 500)
     trace = spread(arriving(*times), np.random.default_rng(0))
     assert trace.input_tokens.tolist() == list(range(1, 2001))
-    for group, (low, high) in enumerate([(0, 3), (3, 9), (9, 12), (12, 15)]):
+    for group, (low, high) in enumerate([(0, 3), (3, 6), (9, 12), (12, 15)]):
         inside = trace.arrival_s[500 * group : 500 * (group + 1)]
         assert low <= inside.min() < low + 0.05
         assert high - 0.05 < inside.max() <= high
