@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..figures import figure
+from ..traces.limits import MOST_REQUESTS, MOST_SYSTEM_PROMPTS
 from .options import duration as seconds
 from .options import json_option, out_file_option, positive_number, seed_option
 from .output import check_outputs, emit_json, note_read, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace
-
-MOST_REQUESTS, MOST_SYSTEM_PROMPTS = 10**8, 10**6
-"""Beyond, the memory of a machine ends before the trace does."""
 
 format_option = click.option(
     "--format",

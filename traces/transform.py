@@ -9,6 +9,7 @@ from ..errors import InputError
 from .arrivals import LONGEST_S, arrival_times, idle_s, span_s
 from .copies import in_copies
 from .lasting_prefixes import lasting, passing_on
+from .limits import MOST_REQUESTS
 from .trace import Trace
 
 APART_S = 30.0
@@ -19,8 +20,6 @@ LEAST_SHARE = 0.05
 """Of a trace's length, within which they begin where that is less: its busiest tenth is to stay one."""
 SMALLEST = 0.01
 """Share of the gaps between rounded times that stray ones may make smaller than what they are rounded to."""
-MOST_REQUESTS = 10**8
-"""Beyond, the memory of a machine ends before the trace does."""
 
 
 def rescaled(trace: Trace, rate: float) -> Trace:
