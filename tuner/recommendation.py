@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InfeasibleError
 from ..figures import digits, figure
 from ..profiler.trust_page import lines as trust_lines
+from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
 from ..simulator.slo import milliseconds
 from .finalists.longer_load import LongerLoad, lasts_only, lost_targets, without_chance
@@ -115,8 +116,7 @@ def _nearest_miss(recommendation: Recommendation) -> str:
     worst, run, where = max(misses, key=lambda miss: miss[0].ratio(miss[1]))
     told = f"none of {recommendation.trials} configurations meets the targets"
     if math.isinf(worst.ratio(run)):
-        lost = f"{run['failed']:.0f} requests are not answered{where}"
-        return f"{told}; with the nearest overall, {lost}: `slotune simulate` tells why"
+        return f"{told}; with the nearest overall{where}, {unanswered(run)[0]}: `slotune simulate` tells why"
     return (
         f"{told}; the nearest overall has {worst.key} {milliseconds(worst.value_ms(run))}{where}, where the limit is "
         f"{digits(worst.limit_ms)}: raise the limit, lower --rate, or plan for more replicas"

@@ -84,12 +84,12 @@ def with_runs(
         (
             {"p99_itl_ms": 300.0, "failed": 1.0, "completed": 79.0},
             None,
-            "with the nearest overall, 1 requests are not answered: `slotune simulate` tells why",
+            "with the nearest overall, 1 of 80 requests are not answered, each a miss: `slotune simulate` tells why",
         ),
         (
             {"p99_itl_ms": 300.0},
             {"failed": 1234.0, "completed": 79.0},
-            "overall, 1234 requests are not answered if the same traffic lasts 30 times as long: `slotune simulate`",
+            "overall if the same traffic lasts 30 times as long, 1,234 of 1,313 requests are not answered, each a miss",
         ),
     ],
 )

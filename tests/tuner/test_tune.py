@@ -214,7 +214,7 @@ def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
     with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms, where the limit is 2"):
         require_targets(replace(found, best=one_lost))
     many_lost = replace(slow, metrics={**(slow.metrics or {}), "completed": 900, "failed": 100})
-    with pytest.raises(InfeasibleError, match="with the nearest overall, 100 requests are not answered"):
+    with pytest.raises(InfeasibleError, match="with the nearest overall, 100 of 1,000 requests are not answered"):
         require_targets(replace(found, best=many_lost))
 
 
