@@ -299,9 +299,14 @@ def _check_model(model: str, model_info: dict[str, Any], layout: Layout) -> None
     guessed, without which the package leaves out keys and values."""
     raw = model_info.get("raw_config", {})
     text = raw.get("text_config", raw)
-    for name, kind in (("rope_scaling", dict), ("rope_parameters", dict), ("sliding_window", int)):
+    kinds = {"rope_scaling": dict, "rope_parameters": dict, "sparse_attention_config": dict, "sliding_window": int}
+    for name, kind in kinds.items():
         if not isinstance(text.get(name), kind | None):
             raise InputError(f"--model {model}: config.json: {name} is {text[name]!r}")
+    sparse = text.get("sparse_attention_config") or {}
+    if not isinstance(layers_with := sparse.get("sparse_attention_freq"), list | None):
+        told = f"sparse_attention_freq is {layers_with!r}, and vLLM reads a list, a number for each layer"
+        raise InputError(f"--model {model}: config.json: {told}")
     layers, kv_heads = int(model_info["layers"]), int(model_info.get("n_kv") or 0)
     if layers < 1 or layout.pp > layers:
         raise InputError(f"--model {model} --pp {layout.pp}: it has {layers} layers, and each stage needs one")

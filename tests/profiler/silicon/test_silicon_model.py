@@ -63,6 +63,8 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
         ({}, Layout(1, pp=37), "--pp 37: it has 36 layers"),
         ({"num_hidden_layers": 0}, Layout(1), "it has 0 layers"),
         ({"rope_scaling": "yarn"}, Layout(1), "rope_scaling is 'yarn'"),
+        ({"sparse_attention_config": {"sparse_attention_freq": 3}}, Layout(1), "freq is 3, and vLLM reads a list"),
+        ({"sparse_attention_config": [1]}, Layout(1), "sparse_attention_config is [1]"),
         ({"sliding_window": "none"}, Layout(1), "sliding_window is 'none'"),
         ({"num_hidden_layers": "36"}, Layout(1), "no kernel tables for --model"),
         ({"num_attention_heads": None}, Layout(1), "no kernel tables for --model"),
