@@ -89,7 +89,7 @@ def step_time_error(profile: "Profile", runs: Iterable[Mapping[str, float]] = ()
     if max(map(extrapolated_share, known), default=0.0) <= MOST_EXTRAPOLATED:
         return usual
     beyond = profile.step.error_of(BEYOND)
-    return None if beyond is None else max(usual, beyond.median, abs(beyond.bias))
+    return None if beyond is None else max(usual, beyond.largest)
 
 
 def later_s(profile: "Profile") -> float:

@@ -1,6 +1,7 @@
 """How well a fit predicts steps that it has not seen: folds, the choice of the simplest model, errors by regime."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ...simulator.features import (
     REGIME_NAMES,
     regime_of,
 )
-from .model import OVER_TIME, RegimeError, conformal_quantile
+from .model import BEYOND, OVER_TIME, RegimeError, conformal_quantile
 from .samples import SIZES, StepSamples
 
 FOLDS = 5
@@ -200,3 +201,9 @@ def regime_error(regime: str, predicted_s: F64, mask: Mask, samples: StepSamples
         p90=conformal_quantile(scattered),
         bias=float(predicted.sum() / measured.sum() - 1),
     )
+
+
+def with_largest_beyond(errors: tuple[RegimeError, ...]) -> tuple[RegimeError, ...]:
+    """The errors with that of the one way beyond what was fitted in which it is largest, where any could be told."""
+    beyond = max((error for error in errors if error.regime == BEYOND), key=attrgetter("largest"), default=None)
+    return tuple(error for error in errors if error.regime != BEYOND or error is beyond)

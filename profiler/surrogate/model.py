@@ -52,6 +52,11 @@ class RegimeError:
     """By what share the slowest hundredth of all stretches of some hundred steps, one after the other, took longer than
     predicted, where there are stretches enough: of OVER_TIME only."""
 
+    @property
+    def largest(self) -> float:
+        """The larger of what a kind of step is off by, and the total of all."""
+        return max(self.median, abs(self.bias))
+
     def as_dict(self) -> dict[str, Any]:
         """Shares as they stand in JSON: `median_error` 0.02 is 2 %."""
         return {

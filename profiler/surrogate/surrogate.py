@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import lightgbm as lgb
 import numpy as np
@@ -58,8 +57,9 @@ from .errors import (
     regime_error,
     regimes_of,
     simplest,
+    with_largest_beyond,
 )
-from .model import BEYOND, FittedStepTime, RegimeError
+from .model import BEYOND, FittedStepTime
 from .samples import BELIEVED_STEPS, SIZES, StepSamples, believed, greatest_believed
 
 MIN_COMPOSITIONS = 5
@@ -167,7 +167,7 @@ def fit(
     for outer, asked in outer_parts(medians, greatest_believed(samples.totals[:, SIZES]), MIN_COMPOSITIONS):
         beyond_s = form.held_out(medians, counts, [outer])[0][best] * scale
         errors += (regime_error(BEYOND, beyond_s, asked, judged, singles),)
-    return replace(fitted, weights_s=weights * scale, held_out=_largest_beyond(errors))
+    return replace(fitted, weights_s=weights * scale, held_out=with_largest_beyond(errors))
 
 
 def are_enough(samples: StepSamples) -> bool:
@@ -336,12 +336,6 @@ class _Form:
                 predicted[i, held] = base_s * ratio
             known |= held
         return predicted, known
-
-
-def _largest_beyond(errors: tuple[RegimeError, ...]) -> tuple[RegimeError, ...]:
-    """The errors with that of the one way beyond what was fitted in which it is largest, where any could be told."""
-    beyond = max((error for error in errors if error.regime == BEYOND), key=attrgetter("median"), default=None)
-    return tuple(error for error in errors if error.regime != BEYOND or error is beyond)
 
 
 def _fewest_trees(predicted: F64, known: Mask, samples: StepSamples) -> int:

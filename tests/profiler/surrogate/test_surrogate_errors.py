@@ -13,8 +13,9 @@ from slotune.profiler.surrogate.errors import (
     regime_error,
     regime_names,
     simplest,
+    with_largest_beyond,
 )
-from slotune.profiler.surrogate.model import OVER_TIME, RegimeError
+from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
 from slotune.profiler.surrogate.samples import StepSamples
 from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS, TOTALS
 
@@ -176,3 +177,11 @@ def test_only_regimes_with_predictions_are_told() -> None:
     told = errors_by_regime(PREDICTED_S, KNOWN, MERGED, SINGLES)
     assert [(one.regime, one.compositions) for one in told] == [("all", 3), ("decode small", 2), ("decode large", 1)]
     assert told[2].median == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("bias", [0.3, -0.3])
+def test_of_the_ways_beyond_that_is_told_whose_median_or_total_is_off_by_most(bias: float) -> None:
+    everything = RegimeError("all", 90, 0.5, 0.5, None, 0.5)
+    scattered, short = RegimeError(BEYOND, 9, 0.2, 0.2, None, 0.0), RegimeError(BEYOND, 9, 0.1, 0.2, None, bias)
+    assert with_largest_beyond((everything, scattered, short)) == (everything, short)
+    assert with_largest_beyond((everything,)) == (everything,)
