@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .notes import announce_compilation, note, note_ignored, note_read, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -20,7 +21,8 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, note_read, progress, table_of_answers, tell_trust
+from .output import emit_json, table_of_answers, tell_trust
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..simulator.slo import Slo
@@ -103,17 +105,16 @@ def command(
     note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", steps_of(scenarios, rate)) as bar:
-        plans = on_workers(scenarios, on_done=lambda done, note: bar.update(done, note=note))
+        plans = on_workers(scenarios, on_done=lambda done, now: bar.update(done, note=now))
     steps = with_other_step_times(plans[0])
     with progress("plan for other step times", steps_of(steps, rate)) as bar:
-        sides = on_workers(steps, on_done=lambda done, note: bar.update(done, note=note), after=plans)
+        sides = on_workers(steps, on_done=lambda done, now: bar.update(done, note=now), after=plans)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))
     else:
         _print([plans[0], *sides, *plans[1:]], gpu_hour_cost)
         tell_trust(trust_of(plans), first.policy)
-    for line in warnings(plans, sides):
-        click.echo(f"Warning: {line}", err=True)
+    warn(warnings(plans, sides))
     if not first.settings and plans[0].capacities:
         _note_defaults(plans[0].max_request_rate)
     require_targets(plans)
@@ -121,7 +122,7 @@ def command(
 
 def _note_defaults(rate: float) -> None:
     told = f"find better settings with `slotune tune --rate {rate:.3g} ...`"
-    click.echo(f"Note: planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml", err=True)
+    note(f"planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml")
 
 
 def _scenario(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .notes import warn
 from .options import (
     acceptance_rate_option,
     duration,
@@ -89,13 +90,11 @@ def linear(
       slotune profile linear --base-ms 5 --prefill-token-ms 0.02 --decode-seq-ms 0.05 --context-token-ms 0.00002 --out p
     """
     from ..profiler.profile import linear_profile
-    from ..profiler.profile_folder import write_profile
 
     profile = linear_profile(
         base_ms / 1e3, prefill_token_ms / 1e3, decode_seq_ms / 1e3, context_token_ms / 1e3, out.name, version
     )
-    with writing(out):
-        write_profile(profile, out)
+    _write(profile, out)
     if as_json:
         _show(profile, as_json)
     else:
@@ -138,7 +137,7 @@ def fit(
     """
     from ..profiler.fitted_profile import fitted_profile
     from ..profiler.model_folder import read_model_folder
-    from ..profiler.profile_folder import check_target, write_profile
+    from ..profiler.profile_folder import check_target
     from ..profiler.recorded_blocks import RecordedBlocks
     from ..profiler.surrogate.steps import samples_of_files
     from ..simulator.settings import parse_settings
@@ -154,8 +153,7 @@ def fit(
     samples = samples_of_files(steps, drafts_of(settings), blocks.add)
     profile = fitted_profile(samples, settings, out.name, model, seed, version, blocks)
     profile.check_given(settings)
-    with writing(out):
-        write_profile(profile, out)
+    _write(profile, out)
     _show(profile, as_json)
 
 
@@ -191,7 +189,7 @@ def measure(
     from ..profiler.measurement.measure import Measurement, measure
     from ..profiler.model_folder import read_model_folder
     from ..simulator.settings import parse_settings
-    from .output import progress
+    from .progress import progress
 
     read_model_folder(model)  # before an engine is looked for: a slip of the pen is told first
     task = Measurement(model, parse_settings(engine, engine_config), out, budget, seed)
@@ -255,7 +253,7 @@ def silicon(
     Example:
       slotune profile import silicon --system h200_sxm --model meta-llama/Meta-Llama-3.1-8B --tp 1 --out h200-8b
     """
-    from ..profiler.profile_folder import check_target, write_profile
+    from ..profiler.profile_folder import check_target
     from ..profiler.silicon.silicon_profile import import_silicon
     from ..simulator.settings import parse_settings
 
@@ -263,8 +261,7 @@ def silicon(
     settings = parse_settings(engine, engine_config)
     profile = import_silicon(system, model, tp, out.name, seed, pp=pp, precision=precision, settings=settings)
     profile.check_given(settings)
-    with writing(out):
-        write_profile(profile, out)
+    _write(profile, out)
     _show(profile, as_json)
 
 
@@ -285,6 +282,13 @@ def show(profile: str, as_json: bool) -> None:
     _show(load_profile(profile), as_json)
 
 
+def _write(profile: "Profile", out: Path) -> None:
+    from ..profiler.profile_folder import write_profile
+
+    with writing(out):
+        write_profile(profile, out)
+
+
 def _show(profile: "Profile", as_json: bool) -> None:
     """Tell what the profile holds, as a page or as one JSON document."""
     from ..profiler.profile_page import as_document, warnings
@@ -294,8 +298,7 @@ def _show(profile: "Profile", as_json: bool) -> None:
         emit_json(as_document(profile))
     else:
         _print_page(profile)
-    for line in warnings(profile):
-        click.echo(f"Warning: {line}", err=True)
+    warn(warnings(profile))
 
 
 def _print_page(profile: "Profile") -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from .notes import announce_compilation
 from .options import jobs_option, json_option
-from .output import announce_compilation, emit_json, progress
+from .output import emit_json
+from .progress import progress
 
 
 @click.command()

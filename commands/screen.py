@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .notes import announce_compilation, note_few_requests, note_ignored, note_load
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -21,19 +22,8 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import (
-    announce_compilation,
-    check_outputs,
-    emit_json,
-    labelled,
-    note_few_requests,
-    note_ignored,
-    note_load,
-    progress,
-    table_of_answers,
-    tell_trust,
-    writing,
-)
+from .output import check_outputs, emit_json, labelled, table_of_answers, tell_trust, writing
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..simulator.settings import Settings
@@ -160,7 +150,7 @@ def _common(
 
     load = read_trace(trace)
     note_load(load, rate)
-    load = at_rate(load, rate, seed) if rate else load
+    load = at_rate(load, rate, seed)
     objective = Objective(slo, (), goodput) if slo or goodput else None
     shown = percentile_of(sort or "")
     percentiles = tuple(target.percentile for target in slo) + (() if shown is None else (shown,))

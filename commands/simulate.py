@@ -10,6 +10,7 @@ import click
 
 from ..figures import figure
 from ..simulator.policy_names import ROUTERS
+from .notes import announce_compilation, note, note_few_requests, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
     engine_config_option,
@@ -25,19 +26,7 @@ from .options import (
     slo_option,
     trace_option,
 )
-from .output import (
-    announce_compilation,
-    cell,
-    check_outputs,
-    emit_json,
-    labelled,
-    note_few_requests,
-    note_ignored,
-    note_load,
-    table,
-    tell_trust,
-    writing,
-)
+from .output import cell, check_outputs, emit_json, labelled, table, tell_trust, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,8 +118,7 @@ def command(
     shares = trust_shares(run.result, run.result.requests, run.load.output_tokens, metrics["duration"])
     steps = _with_other_steps(run, summary, asked["replicas"], shares)
     _note_outages(asked["outage"], metrics["duration"])
-    for line in _warnings(run, asked["policy"]):
-        click.echo(f"Warning: {line}", err=True)
+    warn(_warnings(run, asked["policy"]))
     trust = run.profile.trust(run.settings, runs=[shares])
     if as_json:
         document = {
@@ -156,8 +144,7 @@ def _with_other_steps(
     if doubt_of(run.profile, [shares]) is None:
         return None
     if len(run.load) * replicas > MOST_SIMULATED_AGAIN:
-        told = f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps"
-        click.echo(f"Note: {told}", err=True)
+        note(f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps")
         return None
     return sensitivity(run.profile, lambda pace: summary(run.at(pace)), shares)
 
@@ -168,7 +155,7 @@ def _note_outages(outages: tuple["Outage", ...], duration_s: float) -> None:
         if outage.start_s >= duration_s:
             told = f"the outage of replica {outage.replica} from {figure(outage.start_s)} s on begins after the run"
             why = "changes nothing; times count from the start of the trace"
-            click.echo(f"Note: {told} ({figure(duration_s)} s) and {why}", err=True)
+            note(f"{told} ({figure(duration_s)} s) and {why}")
 
 
 def _warnings(run: "_Run", policy: str) -> list[str]:
@@ -232,7 +219,7 @@ def _simulated(
     note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
     note_load(load, rate)
-    load = at_rate(load, rate, seed) if rate else load
+    load = at_rate(load, rate, seed)
     timing = known.timing(settings)
 
     def run(timing: "Timing", writer: StepWriter | None = None) -> "SimulationResult":

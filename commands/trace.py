@@ -7,9 +7,10 @@ import click
 
 from ..figures import figure
 from ..traces.limits import MOST_REQUESTS, MOST_SYSTEM_PROMPTS
+from .notes import note_read
 from .options import duration as seconds
 from .options import json_option, out_file_option, positive_number, seed_option
-from .output import check_outputs, emit_json, note_read, table, writing
+from .output import check_outputs, emit_json, table, writing
 
 if TYPE_CHECKING:
     from ..traces.trace import Trace

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .notes import announce_compilation, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -24,7 +25,9 @@ from .options import (
     trace_option,
     vllm_python_option,
 )
-from .output import announce_compilation, emit_json, note_ignored, note_load, progress, table, tell_trust
+from .output import emit_json, table, tell_trust
+from .progress import progress
+from .validate import validated
 
 if TYPE_CHECKING:
     from ..simulator.slo import Slo
@@ -102,7 +105,7 @@ def command(
     from ..traces.read import read_trace
     from ..tuner.hardware import validation
     from ..tuner.pages.recommendation_page import document
-    from ..tuner.recommendation import require_targets
+    from ..tuner.recommendation import after_measuring, require_targets
     from ..tuner.tune import tune
     from ..tuner.validate import to_start
 
@@ -124,35 +127,14 @@ def command(
     if not as_json:
         _print(found)
     if validate_best:
-        found = _validated(found, validate_best, vllm_python, model, as_json)
+        measured = validated(found.folder, as_json, top=validate_best, vllm_python=vllm_python, model=model)
+        found = after_measuring(found, measured)
     if as_json:
         emit_json(document(found))
-    for line in unanswered(found.best.metrics or {}):
-        click.echo(f"Warning: with the recommended settings {line}", err=True)
+    warn(f"with the recommended settings {line}" for line in unanswered(found.best.metrics or {}))
     if validate_best and found.measured and found.measured.verdict is None:
         validation.require_targets(found.measured)
     require_targets(found)
-
-
-def _validated(
-    found: "Recommendation", top: int, vllm_python: str | None, model: str | None, as_json: bool
-) -> "Recommendation":
-    """Go on as `slotune validate` does; what was measured decides."""
-    from ..tuner.recommendation import after_measuring
-    from ..tuner.validate import validate
-    from .validate import print_validation, show
-
-    with progress("validate") as bar:
-        measured = validate(
-            found.folder,
-            top=top,
-            vllm_python=vllm_python,
-            model=model,
-            watch=lambda progressed: show(bar, progressed),
-        )
-    if not as_json:
-        print_validation(measured)
-    return after_measuring(found, measured)
 
 
 def _asked(

@@ -1,12 +1,13 @@
 """slotune validate: the proof on the real engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import duration, json_option, served_model_option, vllm_python_option
-from .output import Progress, emit_json, progress, table
+from .output import emit_json, table
+from .progress import Progress, progress
 
 if TYPE_CHECKING:
     from ..tuner.hardware.campaign import Progressed
@@ -53,26 +54,26 @@ def command(
     """
     from ..tuner.hardware.validation import require_targets
     from ..tuner.pages.validation_page import document
-    from ..tuner.validate import validate
 
-    with progress("validate") as bar:
-        found = validate(
-            study,
-            top=top,
-            budget_s=budget or 0.0,
-            repeats=repeats,
-            vllm_python=vllm_python,
-            model=model,
-            watch=lambda progressed: show(bar, progressed),
-        )
+    how = {"top": top, "budget_s": budget or 0.0, "repeats": repeats, "vllm_python": vllm_python, "model": model}
+    found = validated(study, as_json, **how)
     if as_json:
         emit_json(document(found))
-    else:
-        print_validation(found)
     require_targets(found)
 
 
-def show(bar: Progress, progressed: "Progressed") -> None:
+def validated(study: Path, as_json: bool, **how: Any) -> "Validation":
+    """Measure the best of a study as `how` says (tuner/validate.py); print what was found unless as JSON."""
+    from ..tuner.validate import validate
+
+    with progress("validate") as bar:
+        found = validate(study, watch=lambda progressed: _show(bar, progressed), **how)
+    if not as_json:
+        _print(found)
+    return found
+
+
+def _show(bar: Progress, progressed: "Progressed") -> None:
     """Tell of a run on the engine, and of its end."""
     bar.update(progressed.done, progressed.total, progressed.text)
     trial = progressed.trial
@@ -81,7 +82,7 @@ def show(bar: Progress, progressed: "Progressed") -> None:
         bar.line(f"round {trial.repeat + 1}, {progressed.text}: {came} ({trial.duration_s:.0f} s)")
 
 
-def print_validation(found: "Validation") -> None:
+def _print(found: "Validation") -> None:
     """Predicted beside measured, the verdict, and how far to trust both."""
     from ..tuner.pages.validation_page import HEADS, TITLE, notes, rows
 

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from slotune import cli
-from slotune.commands import options, output
+from slotune.commands import options, output, progress
 from slotune.errors import EngineError, InfeasibleError, InputError, SlotuneError
 
 Slotune = Callable[..., Any]
@@ -239,10 +239,10 @@ def test_settings_that_another_policy_does_not_obey_are_named(slotune: Slotune, 
 
 def test_progress_in_a_log_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     now_s = 0.0
-    progress = output.PlainProgress("tune", total=10, clock=lambda: now_s)
+    told = progress.PlainProgress("tune", total=10, clock=lambda: now_s)
     for done in range(11):
         now_s = 2.0 * done
-        progress.update(done, note=f"step {done}")
+        told.update(done, note=f"step {done}")
     assert capsys.readouterr().err.splitlines() == [
         "tune: 0/10 (0 %), step 0",
         "tune: 3/10 (30 %), 14 s left, step 3",

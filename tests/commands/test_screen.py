@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from slotune.commands.output import note_ignored
+from slotune.commands.notes import note_ignored
 from slotune.profiler.profile_folder import load_profile
 
 P31 = ("--slo", "p31:ttft:1e9", "--slo", "p31:itl:1e9")
