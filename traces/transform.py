@@ -41,8 +41,11 @@ def with_arrivals(trace: Trace, rate: float, cv: float, rng: np.random.Generator
     return replace(trace, arrival_s=arrival_times(len(trace), rate, cv, rng))
 
 
-def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
-    """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at once."""
+def at_rate(trace: Trace, rate: float | None, seed: int) -> Trace:
+    """The trace at `rate` requests a second: its arrivals rescaled, or Poisson ones where all come at once; as it is
+    where no rate is asked."""
+    if not rate:
+        return trace
     if span_s(trace.arrival_s) > 0:
         return rescaled(trace, rate)
     return with_arrivals(trace, rate, 1.0, np.random.default_rng(seed))
@@ -137,11 +140,11 @@ def converted(
         trace = first(trace, duration_s)
     if spread_bins:
         trace = spread(trace, rng)
-    if rate is None:
-        return trace
-    if superpose:
+    if rate is not None and superpose:
         return superposed(trace, rate, rng)
-    return at_rate(trace, rate, seed) if cv is None else with_arrivals(trace, rate, cv, rng)
+    if rate is not None and cv is not None:
+        return with_arrivals(trace, rate, cv, rng)
+    return at_rate(trace, rate, seed)
 
 
 def since(trace: Trace, from_s: float) -> Trace:

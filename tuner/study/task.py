@@ -115,7 +115,7 @@ def load_task(asked: Asked) -> Task:
     return Task(
         asked,
         profile,
-        at_rate(trace, asked.rate, asked.seed) if asked.rate else trace,
+        at_rate(trace, asked.rate, asked.seed),
         objective_of(asked),
         default,
         build_space(
