@@ -1,16 +1,15 @@
-"""The step loop of one engine: arrivals, schedule, time, outputs. Compiled.
+"""The step loop of one engine: arrivals (admission.py), schedule, time, outputs (outputs.py). Compiled.
 
 The order of events is that of vLLM's EngineCore (vllm/v1/engine/core.py, step and step_with_batch_queue): arrivals join
 at a step boundary; with asynchronous scheduling or pipeline stages the next step is scheduled before the last one ends.
 """
 
-from . import kv_cache, policies, queue, scheduler
+from . import admission, outputs, policies, queue, scheduler
 from .clock import tick
 from .compiled import entry, inner
 from .features import PREFILL_ROWS, add_row
 from .outcome import end_request
-from .request_table import FAILED, FINISHED, REJECTED
-from .state import RUNNING, VLLM_V0, WAITING
+from .request_table import FAILED
 from .step_time import COUNTS_DRAFTS, reach_of, step_time_s
 
 # Why `advance` came back.
@@ -34,7 +33,7 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             return HORIZON, state.now_s
         if state.num_ended >= stop_after:
             return REQUEST_ENDED, state.now_s
-        _admit_arrivals(engine, state.now_s)
+        admission.admit(engine, state.now_s)
         if not _has_work(engine):
             if state.next_arrival == state.num_arrivals:
                 return IDLE, state.now_s
@@ -60,8 +59,8 @@ def advance(engine, model, memo, totals, horizon_s, stop_after, record, compared
             state.holds = end_s > horizon_s
             if state.holds:
                 return HORIZON, end_s
-            _admit_arrivals(engine, end_s)  # shed by what the client knows then
-        _end_step(engine)
+            admission.admit(engine, end_s)  # shed by what the client knows then
+        outputs.end_step(engine)
 
 
 @entry
@@ -69,14 +68,14 @@ def admit_arrivals(engine, until_s):
     """Let in, or refuse, what has reached a busy engine by `until_s`: at once, as its API server does, and not when the
     step in flight ends. An idle one begins with it then (`advance`)."""
     if engine.state[0].holds or engine.state[0].now_s >= until_s:
-        _admit_arrivals(engine, until_s)
+        admission.admit(engine, until_s)
 
 
 @entry
 def mark_never_served(engine, never):
     """Set in `never` (requests,) which ones the engine will refuse whenever they get there."""
     for index in range(len(never)):
-        never[index] = _cannot_run(engine, engine.requests[index])
+        never[index] = admission.cannot_run(engine, engine.requests[index])
 
 
 @inner
@@ -96,65 +95,6 @@ def _has_requests(engine):
 def _schedules_again(engine):
     """Whether the engine schedules ahead after a schedule without rows."""
     return engine.rules[0].schedules_past_empty and _has_requests(engine)
-
-
-@inner
-def _admit_arrivals(engine, until_s):
-    state = engine.state[0]
-    while state.next_arrival < state.num_arrivals:
-        index = engine.arrivals[state.next_arrival]
-        request = engine.requests[index]
-        if request.ready_s > until_s:
-            break
-        state.next_arrival += 1
-        if _is_refused(engine, request):
-            end_request(engine, index, REJECTED, request.ready_s)
-        else:
-            request.status = WAITING
-            queue.append(engine, index)
-
-
-@inner
-def _is_refused(engine, request):
-    """Whether the engine refuses the request: it can never run, asks for more than max_model_len, or is too many.
-
-    Sources: InputProcessor (vllm/v1/engine/input_processor.py) and, for the tokens asked for, TokenizeParams
-    (vllm/renderers/params.py) for max_model_len; AsyncLLM's admission check (vllm/v1/engine/async_llm.py) for
-    max_num_queued_*. A prompt larger than the whole KV cache would block vLLM's queue for ever; here it is refused.
-    What may not be chunked and is larger than the budget waits, as in vLLM: a part of it may be in the prefix cache
-    when it comes to the front (`_fail_stuck`).
-    """
-    rules, state = engine.rules[0], engine.state[0]
-    if _cannot_run(engine, request):
-        return True
-    if 0 < rules.max_queued_reqs < state.num_running + state.num_waiting + 1:
-        return True
-    return 0 < rules.max_queued_tokens <= _prefill_tokens(engine)
-
-
-@inner
-def _cannot_run(engine, request):
-    rules = engine.rules[0]
-    if request.prompt >= rules.max_model_len or request.max_tokens > rules.max_model_len:
-        return True
-    if not rules.cuts_long_answers and request.prompt + request.max_tokens > rules.max_model_len:
-        return True
-    if kv_cache.exceeds_cache(engine, request.prompt):
-        return True
-    return rules.policy == VLLM_V0 and request.prompt > rules.token_budget
-
-
-@inner
-def _prefill_tokens(engine):
-    """Prompt tokens of the requests that have sent nothing yet (AsyncLLM.get_num_queued_tokens)."""
-    tokens = 0
-    for k in range(engine.state[0].heap_size):
-        request = engine.requests[engine.heap[k]]
-        tokens += request.prompt * (request.sent == 0)
-    for k in range(engine.state[0].num_running):
-        request = engine.requests[engine.running[k]]
-        tokens += request.prompt * (request.sent == 0)
-    return tokens
 
 
 @inner
@@ -277,123 +217,3 @@ def _fail_stuck(engine):
     if state.num_running == 0 and index >= 0:
         queue.pop(engine)
         end_request(engine, index, FAILED, state.now_s)
-
-
-@inner
-def _end_step(engine):
-    """Scheduler.update_from_output for the step that has been in flight longest."""
-    state, place = engine.state[0], engine.state[0].first_in_flight
-    flight = engine.flights[place]
-    rows = flight.rows
-    state.free_before = state.free_blocks
-    state.now_s = max(state.now_s, flight.end_s)
-    state.first_in_flight = (place + 1) % len(engine.flights)
-    state.num_in_flight -= 1
-    flight.rows = 0
-    together = stopped = sampled = 0
-    for k in range(rows):
-        row = engine.rows[place, k]
-        request = engine.requests[row.request]
-        request.in_flight -= row.tokens
-        is_stale = request.stale > 0
-        if is_stale:
-            request.stale -= row.tokens
-        if row.samples and request.status < FINISHED:
-            sampled = 1
-            accepted = _verify_drafts(engine, row, is_stale)
-            stopped += _add_tokens(engine, row.request, 1 + accepted, is_stale)
-            together += _emit(engine, request)
-    if together > 0:
-        _log_gap(engine, state.now_s - state.last_emission_s, together)
-    if rows > 0:
-        state.last_emission_s = state.now_s
-    if sampled > 0:
-        state.fruitless = 0
-    if stopped > 0:
-        _drop_ended(engine)
-
-
-@inner
-def _verify_drafts(engine, row, is_stale):
-    """How many of the row's drafts are accepted; the others were computed in vain."""
-    if row.drafts == 0:
-        return 0
-    request = engine.requests[row.request]
-    accepted = 0
-    if not row.padded:
-        accepted = min(row.drafts, engine.accepted[request.first_accepted + request.known - request.prompt])
-    if not is_stale:
-        if request.computed > 0:
-            request.computed -= row.drafts - accepted
-        if request.placeholders > 0:
-            request.placeholders -= row.drafts - accepted
-    return accepted
-
-
-@inner
-def _add_tokens(engine, index, count, is_stale):
-    """Sampled tokens arrive, as many as the request's limits let in (check_stop in sched/utils.py); returns whether a
-    running request is done by them."""
-    rules, request = engine.rules[0], engine.requests[index]
-    count = min(count, rules.max_model_len - request.known, request.max_tokens - (request.known - request.prompt))
-    request.known += count
-    was_running = request.status == RUNNING
-    if rules.asynchronous and not is_stale:
-        request.placeholders -= count
-    if was_running and (rules.asynchronous or rules.publishes_verified):
-        kv_cache.publish(engine, index, min(request.computed - request.placeholders, request.known - 1))
-    if request.known < rules.max_model_len and request.known - request.prompt < request.max_tokens:
-        if not rules.asynchronous:
-            request.drafts = rules.draft_tokens
-        return False
-    if was_running:
-        kv_cache.release(engine, index)
-    else:
-        engine.state[0].num_waiting -= 1  # it stays in the heap, which drops ended requests at the front
-        engine.state[0].num_deferred -= request.deferred
-    end_request(engine, index, FINISHED, engine.state[0].now_s)
-    return was_running
-
-
-@inner
-def _emit(engine, request):
-    """Send new tokens to the client if stream_interval lets them go (OutputProcessor.make_request_output).
-
-    Returns whether the gap since its last chunk is the engine's gap between two steps; any other gap is logged here.
-    """
-    state = engine.state[0]
-    outputs = request.known - request.prompt
-    if request.sent == 0:
-        request.first_token_s = request.last_emission_s = state.now_s
-        request.sent = outputs
-        return False
-    if request.status != FINISHED and outputs - request.sent < engine.rules[0].stream_interval:
-        return False
-    last_s = request.last_emission_s
-    request.sent = outputs
-    request.last_emission_s = state.now_s
-    if request.vain > 0:
-        return False
-    if last_s == state.last_emission_s:
-        return True
-    _log_gap(engine, state.now_s - last_s, 1)
-    return False
-
-
-@inner
-def _log_gap(engine, gap_s, requests):
-    gap = engine.gap_log[engine.state[0].logged_gaps]
-    gap.gap_s, gap.count = gap_s, requests
-    engine.state[0].logged_gaps += 1
-
-
-@inner
-def _drop_ended(engine):
-    state = engine.state[0]
-    kept = 0
-    for place in range(state.num_running):
-        index = engine.running[place]
-        if engine.requests[index].status == RUNNING:
-            engine.running[kept] = index
-            kept += 1
-    state.num_running = kept

@@ -12,7 +12,7 @@ from .request_table import FAILED, NOWHERE, REJECTED, RequestTable
 def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConfig, policy: str) -> list[str]:
     """A phrase for each reason, with how many requests it struck; empty where all were answered.
 
-    The rules are those of `_is_refused` in loop.py.
+    The rules are those of `_is_refused` in admission.py.
     """
     refused, failed = (np.equal(requests.status, status) for status in (REJECTED, FAILED))
     found, left = [], refused
