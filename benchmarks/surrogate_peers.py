@@ -12,9 +12,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 
 from slotune.arrays import F64
+from slotune.profiler.surrogate.baseline import BASES, fit_baseline
 from slotune.profiler.surrogate.errors import regime_names
 from slotune.profiler.surrogate.samples import StepSamples
-from slotune.profiler.surrogate.surrogate import BASES, fit, fit_baseline
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import (
     DECODE_CONTEXT,
     DECODE_ROWS,

@@ -1,4 +1,4 @@
-"""The fit of step times: non-negative baseline on physics features, LightGBM on what it leaves, held-out errors.
+"""The fit of step times: a baseline (baseline.py), LightGBM on what it leaves, held-out errors.
 
 A step's time is baseline(physics) * exp(residual(shape)). The baseline extrapolates, since its terms grow as the work
 does; the residual corrects where there are data and is constant beyond them. Trees alone err by about 40 % out of
@@ -7,47 +7,19 @@ range, this form by 2-3 %.
 How rich the baseline is and how many trees follow is decided on held-out steps, for the simpler where both do well.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import lightgbm as lgb
 import numpy as np
-from scipy.optimize import nnls
 
 from ...arrays import F64, I64, Mask
 from ...errors import InputError
-from ...simulator.features import (
-    CONSTANT,
-    DECODE_CONTEXT,
-    DECODE_ROWS,
-    DENSE_TOKENS,
-    FIRST_CAP,
-    FIRST_KNEE,
-    MAX_CONTEXT,
-    MIXED_DECODE_CONTEXT,
-    MIXED_DECODE_ROWS,
-    PHYSICS,
-    PREFILL_CONTEXT,
-    PREFILL_ROWS,
-    PREFILL_WORK,
-    REGIME_NAMES,
-    TOKEN_CAPS,
-    TOKEN_KNEES,
-    physics_of,
-)
-from ...simulator.step_time import (
-    BINNED,
-    LEAST_CONTEXT,
-    RESIDUAL_GROUPS,
-    pack_model,
-    shapes_of,
-    step_times_s,
-    unmeasured_hull,
-)
+from ...simulator.features import DECODE_CONTEXT, MAX_CONTEXT, PREFILL_CONTEXT, PREFILL_WORK, REGIME_NAMES
+from ...simulator.step_time import BINNED, RESIDUAL_GROUPS, shapes_of, step_times_s, unmeasured_hull
+from .baseline import BASES, DENSE_BASES, MIN_COMPOSITIONS, OUTLIER, PLAIN, fit_baseline, importance_of, positive_s
 from .errors import (
-    NEGLIGIBLE,
     Singles,
     blocks_of_time,
     error_over_time,
@@ -62,38 +34,12 @@ from .errors import (
 from .model import BEYOND, FittedStepTime
 from .samples import BELIEVED_STEPS, SIZES, StepSamples, believed, greatest_believed
 
-MIN_COMPOSITIONS = 5
-"""Fewer different steps than this say nothing about held-out error."""
-KNEES = tuple(range(FIRST_KNEE, FIRST_CAP))
-CAPS = tuple(range(FIRST_CAP, PHYSICS))
-MIXED_DECODES = (MIXED_DECODE_ROWS, MIXED_DECODE_CONTEXT)
-PLAIN = tuple(i for i in range(PHYSICS) if i not in (*KNEES, *CAPS, *MIXED_DECODES, MAX_CONTEXT))
-BASES = tuple(
-    PLAIN + sum(extras, ())
-    for count in range(5)
-    for extras in itertools.combinations((KNEES, MIXED_DECODES, (MAX_CONTEXT,), CAPS), count)
-)
-"""Physics features that a baseline may use, from simple to rich: knees, decodes that a prefill slows, stragglers and
-caps must show in held-out steps, since a steep term found in a few noisy steps would be carried far out of range."""
-DENSE_BASES = tuple(basis for basis in BASES if not set(CAPS) & set(basis))
-_CONTEXTS = (PREFILL_WORK, PREFILL_CONTEXT, DECODE_CONTEXT, MIXED_DECODE_CONTEXT, MAX_CONTEXT)
-LEAST_REACH = dict.fromkeys(_CONTEXTS, LEAST_CONTEXT) | {FIRST_KNEE + i: knee / 2 for i, knee in enumerate(TOKEN_KNEES)}
-"""Fewer tokens of context than this cost nothing that shows, and steps a little beyond a knee do not show its slope: a
-weight found for them would be noise. So would that of fewer kinds of steps than MIN_COMPOSITIONS: one alone is met
-exactly, whatever disturbed it."""
 ROUNDS = (0, 25, 50, 100, 200)
-"""Numbers of trees, likewise; 0 is the baseline alone."""
-OUTLIER = 3.0
-"""A step longer than this factor times its prediction is a stall of the machine, and counts as that factor."""
+"""Numbers of trees, from simple to rich; 0 is the baseline alone."""
 FIRST_USE = 1.5
 """Rules made of other steps are off by less than this factor up to a few times beyond them; a compilation is not."""
-REWEIGHTINGS = 30
-CONVERGED = 1e-5
-"""Relative change of the predictions at which reweighting ends."""
 BASIS_STEPS = 2000
 """Steps enough to choose a basis by."""
-LEAST_DEVIATION = 1e-3
-"""Where the absolute deviation is rounded off, so that its weight stays finite."""
 ALIKE_PER_OCTAVE = 16
 """Contexts within a factor of 2 ** (1 / this), 4 %, make steps alike: what they differ by is noise."""
 
@@ -201,83 +147,6 @@ def merge_alike(samples: StepSamples) -> tuple[StepSamples, I64, I64]:
     return middle, owner, places
 
 
-def fit_baseline(samples: StepSamples, counts: F64, graph_sizes: F64, basis: Sequence[int] = PLAIN) -> F64:
-    """Non-negative weights of the physics features of `basis` that minimise the sum of |measured / predicted - 1|.
-
-    Least absolute deviations by iteratively reweighted non-negative least squares (Lawson and Hanson, 1974;
-    Schlossmacher, JASA 1973). Deviations are relative to the prediction, which makes it the median of what was
-    measured; relative to the measurement it would be drawn towards steps that happened to be short. Unpadded,
-    DENSE_TOKENS is but the sum of two others and is left out.
-    """
-    everything = physics_of(samples.totals, graph_sizes)
-    varies = np.ptp(everything, axis=0) > 0  # what is always the same is the constant
-    used = [
-        i
-        for i in basis
-        # The constant always is, however few the steps: without any column NNLS ends the process.
-        if i == CONSTANT or (varies[i] and _shows(everything[:, i], i) and (i != DENSE_TOKENS or len(graph_sizes)))
-    ]
-    features = everything[:, used]
-    scale = (features / samples.duration_s[:, None]).max(axis=0)  # NNLS's tolerance is absolute
-    scaled, importance = features / scale, importance_of(samples, counts)
-    reference, reweighting = samples.duration_s, importance
-    scaled_weights, predicted = np.zeros(len(used)), np.zeros(len(samples))
-    for _ in range(REWEIGHTINGS):
-        rooted = np.sqrt(reweighting) / reference
-        scaled_weights = _nnls(scaled * rooted[:, None], samples.duration_s * rooted)
-        before, predicted = predicted, scaled @ scaled_weights
-        if np.abs(predicted - before).max() < CONVERGED * predicted.max():
-            break
-        reference = np.clip(predicted, samples.duration_s / OUTLIER, samples.duration_s * OUTLIER)
-        deviation = np.abs(samples.duration_s - predicted) / reference
-        reweighting = importance / np.maximum(deviation, LEAST_DEVIATION)
-    weights = np.zeros(PHYSICS)
-    shares = scaled_weights * (scaled / samples.duration_s[:, None]).mean(axis=0)
-    weights[used] = np.where(shares < NEGLIGIBLE, 0.0, scaled_weights / scale)
-    return weights
-
-
-def _shows(values: F64, feature: int) -> bool:
-    """Whether the steps have enough of a feature, and enough of them, to tell its weight.
-
-    Rows whose number is always the same cannot be told from the constant: a client that sends one request at a time
-    would make each further row cost a whole step. A cap is told by steps below it and steps at it, enough of either.
-    """
-    if feature in CAPS:
-        below = int((values < TOKEN_CAPS[feature - FIRST_CAP]).sum())
-        return MIN_COMPOSITIONS <= below <= len(values) - MIN_COMPOSITIONS
-    if feature in (PREFILL_ROWS, DECODE_ROWS):
-        least = float(values.min(where=values > 0, initial=np.inf))
-    else:
-        least = LEAST_REACH.get(feature, -np.inf)
-    return int((values > least).sum()) >= MIN_COMPOSITIONS
-
-
-def importance_of(samples: StepSamples, counts: F64) -> F64:
-    """(steps,): how much each step weighs in the fit, 1 in the mean.
-
-    By the root of the number that it stands for; and a regime by no more than the root of its steps' number, since a
-    design makes mostly mixed steps, traffic mostly decodes, and neither may be had at the other's cost.
-    """
-    importance = np.sqrt(counts)
-    regimes = regimes_of(samples.totals)
-    sums = np.bincount(regimes, importance, len(REGIME_NAMES))
-    balanced: F64 = importance / np.sqrt(sums[regimes])
-    return balanced / float(balanced.mean())
-
-
-def _nnls(features: F64, target: F64) -> F64:
-    """Non-negative least squares on as many rows as columns: a square root of the Gram matrix has the same minimum.
-
-    No BLAS is called on the many rows, whose threads would make the last digits depend on the machine.
-    """
-    both = np.column_stack([features, target])
-    values, vectors = np.linalg.eigh(np.einsum("ij,ik->jk", both, both))
-    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    weights: F64 = nnls(root[:, :-1], root[:, -1], maxiter=50 * PHYSICS)[0]
-    return weights
-
-
 def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, rounds: int) -> lgb.Booster:
     """LightGBM on the log of measured over baseline time, by the shape features, least absolute deviations."""
     data = lgb.Dataset(
@@ -287,12 +156,6 @@ def fit_residual(samples: StepSamples, counts: F64, baseline_s: F64, seed: int, 
     )
     leaf = max(2, len(samples) // 100)
     return lgb.train({**LIGHTGBM, "min_data_in_leaf": leaf, "seed": seed}, data, num_boost_round=rounds)
-
-
-def _positive_s(samples: StepSamples, weights_s: F64, graph_sizes: F64) -> F64:
-    """The baseline's times; never 0, as where a fold without any step of a regime leaves that no weight at all."""
-    times: F64 = step_times_s(pack_model(weights_s, graph_sizes), samples.totals)
-    return np.maximum(times, 1e-9)
 
 
 def _choose_basis(
@@ -305,7 +168,7 @@ def _choose_basis(
     for held in [part[some] for part in parts]:
         for i, basis in enumerate(bases):
             weights = fit_baseline(samples[~held], counts[~held], graph_sizes, basis)
-            predicted[i, held] = _positive_s(samples[held], weights, graph_sizes)
+            predicted[i, held] = positive_s(samples[held], weights, graph_sizes)
     return bases[simplest(predicted, samples.duration_s)] if parts else PLAIN
 
 
@@ -320,7 +183,7 @@ class _Form:
     def fitted(self, samples: StepSamples, counts: F64, rounds: int) -> tuple[F64, lgb.Booster | None]:
         """The baseline's weights, and the residual of so many trees; None of none."""
         weights = fit_baseline(samples, counts, self.graph_sizes, self.basis)
-        base_s = _positive_s(samples, weights, self.graph_sizes)
+        base_s = positive_s(samples, weights, self.graph_sizes)
         return weights, fit_residual(samples, counts, base_s, self.seed, rounds) if rounds else None
 
     def held_out(self, samples: StepSamples, counts: F64, parts: Sequence[Mask]) -> tuple[F64, Mask]:
@@ -330,7 +193,7 @@ class _Form:
             weights, booster = self.fitted(samples[~held], counts[~held], ROUNDS[-1])
             assert booster is not None
             shapes = shapes_of(samples[held].totals)[:, :BINNED]
-            base_s = _positive_s(samples[held], weights, self.graph_sizes)
+            base_s = positive_s(samples[held], weights, self.graph_sizes)
             for i, rounds in enumerate(ROUNDS):
                 ratio = np.exp(booster.predict(shapes, num_iteration=rounds, num_threads=1)) if rounds else 1.0
                 predicted[i, held] = base_s * ratio
@@ -370,7 +233,7 @@ def first_uses(samples: StepSamples, graph_sizes: F64) -> Mask:
     if len(medians) < MIN_COMPOSITIONS:
         return np.zeros(len(samples), np.bool_)
     weights = fit_baseline(medians, np.bincount(owner).astype(np.float64), graph_sizes, BASES[-1])
-    return alone & (samples.duration_s > FIRST_USE * _positive_s(samples, weights, graph_sizes))
+    return alone & (samples.duration_s > FIRST_USE * positive_s(samples, weights, graph_sizes))
 
 
 def first_use_note(fitted: FittedStepTime, samples: StepSamples) -> str | None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from slotune.profiler.surrogate.baseline import BASES, CAPS, PLAIN, fit_baseline
 from slotune.profiler.surrogate.samples import StepSamples
-from slotune.profiler.surrogate.surrogate import BASES, CAPS, PLAIN, fit, fit_baseline
+from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import DECODE_CONTEXT, DECODE_ROWS, FIRST_CAP, PREFILL_TOKENS, TOKEN_CAPS, totals_of
 from slotune.simulator.step_time import step_times_s
 

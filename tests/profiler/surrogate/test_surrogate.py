@@ -4,17 +4,14 @@ import numpy as np
 import pytest
 
 from slotune.errors import InputError
+from slotune.profiler.surrogate.baseline import KNEES, PLAIN, fit_baseline, importance_of
 from slotune.profiler.surrogate.errors import regime_names
 from slotune.profiler.surrogate.model import BEYOND, conformal_quantile
 from slotune.profiler.surrogate.samples import BELIEVED_STEPS, StepSamples
 from slotune.profiler.surrogate.surrogate import (
-    KNEES,
-    PLAIN,
     first_use_note,
     fit,
-    fit_baseline,
     hull_of,
-    importance_of,
     merge_alike,
     stalled_share,
 )
