@@ -10,7 +10,7 @@ from ..simulator.features import DECODE_ROWS, PREFILL_ROWS, PREFILL_TOKENS
 from ..simulator.speculation import drafts_of
 from .graph_sizes import GRAPH_SETTINGS, captured_graph_sizes
 from .model_folder import lasting_name
-from .profile import UNLIMITED_BLOCKS, EngineFacts, Profile
+from .profile import CHOICES, PARALLELISM, UNLIMITED_BLOCKS, EngineFacts, Profile
 from .provenance import STEP_RECORDS
 from .recorded_blocks import RecordedBlocks
 from .surrogate.samples import StepSamples
@@ -26,17 +26,6 @@ UNITS = {"max_num_batched_tokens": "tokens", "max_num_seqs": "rows"}
 MOST_STALLED = 0.001
 """Of the recorded time. A stall holds up every request that is under way, so that a p99 lacks it long before a mean
 does; recordings without stalls have none at all."""
-_FACTS = frozenset(
-    {
-        "tensor_parallel_size",
-        "pipeline_parallel_size",
-        "dtype",
-        "kv_cache_dtype",
-        "quantization",
-        "attention_backend",
-    }
-)
-"""Settings that are facts of the engine whose steps were recorded."""
 
 
 def fitted_profile(
@@ -56,9 +45,9 @@ def fitted_profile(
     records that cannot be fitted.
     """
     refuse_stages(settings)
-    facts = {key: settings[key] for key in _FACTS if key in settings}
+    facts = {key: settings[key] for key in (*PARALLELISM, *CHOICES) if key in settings}
     engine = EngineFacts(version=version, model=model and lasting_name(model), **facts)
-    defaults = {key: value for key, value in settings.items() if key not in _FACTS}
+    defaults = {key: value for key, value in settings.items() if key not in facts}
     ran = resolve(settings, {}, UNLIMITED_BLOCKS, version)
     beyond = _beyond(samples, ran, settings)
     sizes = captured_graph_sizes(ran, settings)

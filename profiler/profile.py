@@ -28,6 +28,10 @@ UNLIMITED_BLOCKS = 1 << 20
 KERNEL_BLOCK = 16
 """Tokens of the smallest block that vLLM's attention kernels for GPUs read (get_supported_kernel_block_sizes,
 vllm/v1/attention/backends/)."""
+PARALLELISM = ("tensor_parallel_size", "pipeline_parallel_size")
+"""Facts of an engine that say how the model is cut over GPUs, as vLLM's arguments have it."""
+CHOICES = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")
+"""Those that are somebody's choice or, where nobody made one, the engine's."""
 ModelPart = Literal["experts", "latent attention", "layers of several kinds", "an image encoder"]
 """What a model has besides plain dense layers, and which measured engines were compared with may have lacked."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
@@ -56,7 +60,7 @@ class EngineFacts:
     """The longest context of the model, by its config."""
 
     def __post_init__(self) -> None:
-        for name in ("dtype", "kv_cache_dtype", "quantization", "attention_backend"):
+        for name in CHOICES:
             value = getattr(self, name)
             if not (value is None or isinstance(value, str)):
                 raise InputError(f"{name}={value}: takes a name, not {type(value).__name__}")
@@ -262,8 +266,8 @@ class Profile:
 
     @property
     def parallelism(self) -> dict[str, int]:
-        """How the model is cut over GPUs, as vLLM's arguments have it."""
-        return {name: getattr(self.engine, name) for name in ("tensor_parallel_size", "pipeline_parallel_size")}
+        """How the model is cut over GPUs."""
+        return {name: getattr(self.engine, name) for name in PARALLELISM}
 
     @property
     def provenance(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from ...profiler.kv_capacity import DEFAULT_MEMORY_SHARE
-from ...profiler.profile import UNLIMITED_BLOCKS, Profile
+from ...profiler.profile import CHOICES, UNLIMITED_BLOCKS, Profile
 from ...profiler.provenance import KERNEL_TABLES, MEASURED
 from ...simulator.engine_config import EngineConfig, resolve
 from ...simulator.settings import Settings
@@ -17,8 +17,6 @@ VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig) if fiel
 """What vLLM takes where nobody asks for anything; the block size it takes by the device."""
 BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
 NO_WEIGHTS = ("load_format", "dummy")
-GIVEN = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")
-"""Facts of an engine that are somebody's choice where the profile does not come from an engine that slotune started."""
 TABLE_FORMATS = {"fp8": "fp8"}
 """vLLM's quantization of a plain checkpoint for the tables' formats; any other needs a checkpoint of that format."""
 
@@ -44,7 +42,7 @@ def served(profile: Profile, settings: Mapping[str, Any]) -> Settings:
 def _given(profile: Profile) -> Settings:
     if profile.source == MEASURED:  # there the defaults hold what was given, and the engine chose the rest
         return {}
-    facts = {name: getattr(profile.engine, name) for name in GIVEN}
+    facts = {name: getattr(profile.engine, name) for name in CHOICES}
     if profile.source == KERNEL_TABLES:
         facts["quantization"] = TABLE_FORMATS.get(facts["quantization"])
     return {name: value for name, value in facts.items() if value is not None}
