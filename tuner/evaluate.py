@@ -24,7 +24,7 @@ from ..simulator.step_time import FAR, OUTSIDE
 from ..simulator.timing import AS_TOLD, Pace
 from ..traces.trace import Trace
 from ..traces.transform import head
-from .traffic.steady_load import engine_growth
+from .traffic.growth import engine_growth
 from .traffic.warm import judged_requests
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from ..study.comparison import quantities
 from ..study.ranking import alike
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
-from ..traffic.steady_load import MOST_REQUESTS, STEADY_GROWTH, drifts
+from ..traffic.growth import STEADY_GROWTH
+from ..traffic.steady_load import MOST_REQUESTS, drifts
 from ..traffic.warm import finds_others
 
 TIMES = 30

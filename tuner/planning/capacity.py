@@ -1,7 +1,7 @@
 """Capacity: the highest rate that one engine serves within the targets.
 
 The rate is found by bisection over the trace's arrivals, rescaled. It counts when every target is met and the queue
-does not grow (see steady_load).
+does not grow (traffic/growth.py).
 """
 
 import math
@@ -23,8 +23,9 @@ from ...traces.trace import Trace
 from ...traces.transform import head
 from ..evaluate import SimulatedRun, judged
 from ..objective import GOOD_SHARE, Metrics, Objective
+from ..traffic.growth import is_steady, queue_is_steady
 from ..traffic.sample import least_requests
-from ..traffic.steady_load import MOST_REQUESTS, is_steady, queue_is_steady
+from ..traffic.steady_load import MOST_REQUESTS
 from ..traffic.warm import finds_others, warmed
 
 TOLERANCE = 0.02

@@ -1,8 +1,7 @@
-"""A load that is long enough to judge a rate by, and whether the engine keeps up with it.
+"""A load that is long enough to judge a rate by.
 
 A queue that grows all the time still looks fine on a trace that ends soon. So a trace is repeated until it lasts many
-times as long as a request stays under that load, and a rate counts only where neither the queue nor the number of
-requests in the engine grows with the load.
+times as long as a request stays under that load (whether the engine keeps up with it: growth.py).
 """
 
 import math
@@ -14,8 +13,6 @@ import numpy.typing as npt
 
 from ...arrays import F64, I64
 from ...errors import InputError
-from ...simulator.request_table import RequestTable
-from ...simulator.simulation import SimulationResult
 from ...traces.arrivals import span_s
 from ...traces.copies import in_copies
 from ...traces.lasting_prefixes import lasting, passing_on
@@ -28,15 +25,9 @@ MOST_REQUESTS = 50_000
 """For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Multiples of it lie far from each other within 0 to 1."""
-LARGEST_GROWTH = 0.02
-"""Of the requests that arrive, the share that may pile up in the queue: the tolerance of the rate itself."""
-STEADY_GROWTH = 0.01
-"""And in the batch, which takes longer to tell, so that a load is made longer until it does."""
 BURST_GAP = 0.01
 """Of the mean gap: requests that follow each other sooner are one burst. Were only long gaps chosen to begin blocks,
 loads would swing less than the trace does."""
-
-
 BURSTY = 2.0
 """Standard deviation over mean of the gaps between requests: 1 is Poisson, and what is above comes in bursts."""
 SPANS = 10
@@ -149,47 +140,6 @@ def _block_starts(gaps_s: F64) -> I64:
     between = np.flatnonzero(_between_bursts(gaps_s))
     starts: I64 = np.unique(between[np.searchsorted(between, wanted) % len(between)])
     return starts[starts > 0]
-
-
-def queue_growth(result: SimulationResult) -> float:
-    """Requests that piled up without a first token, of those that are answered: `_growth`."""
-    return _growth(result.requests, result.requests.first_token_s)
-
-
-def engine_growth(result: SimulationResult) -> float:
-    """Requests that piled up in the queue and in the batch, of those that are answered: `_growth`."""
-    return _growth(result.requests, result.requests.finish_s)
-
-
-def _growth(requests: RequestTable, until_s: F64) -> float:
-    """What piled up between the second and the last quarter of the arrivals, as a share of those that arrived
-    meanwhile. Near 0 in a steady state, the overload where there is one.
-    """
-    answered = requests.finished
-    arrival_s = requests.arrival_s
-    quarter_s = (arrival_s[-1] - arrival_s[0]) / 4
-    if quarter_s == 0:
-        return 0.0
-    piles = [
-        _mean_number(arrival_s[answered], until_s[answered], arrival_s[0] + i * quarter_s, quarter_s) for i in (1, 3)
-    ]
-    return (piles[1] - piles[0]) / (len(arrival_s) / 2)
-
-
-def _mean_number(arrival_s: F64, until_s: F64, from_s: float, span_s: float) -> float:
-    """Mean number of requests over a window, each from its arrival to its end."""
-    overlap = np.minimum(until_s, from_s + span_s) - np.maximum(arrival_s, from_s)
-    return float(np.maximum(overlap, 0.0).sum() / span_s)
-
-
-def queue_is_steady(result: SimulationResult) -> bool:
-    """Whether the queue is steady: what piles up is less than the tolerance of the rate."""
-    return queue_growth(result) <= LARGEST_GROWTH
-
-
-def is_steady(result: SimulationResult) -> bool:
-    """Whether queue and batch are; while the batch grows towards its limit, the load was too short to judge by."""
-    return queue_is_steady(result) and engine_growth(result) <= STEADY_GROWTH
 
 
 def scaled_lengths(trace: Trace, *, inputs: float = 1.0, outputs: float = 1.0) -> Trace:

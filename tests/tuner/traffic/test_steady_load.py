@@ -14,15 +14,12 @@ from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant, lognormal
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
+from slotune.tuner.traffic.growth import engine_growth, is_steady, queue_growth, queue_is_steady
 from slotune.tuner.traffic.steady_load import (
     drifts,
-    engine_growth,
     in_bursts,
-    is_steady,
     lasting_seed,
     ordered,
-    queue_growth,
-    queue_is_steady,
     scaled_lengths,
 )
 
