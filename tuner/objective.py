@@ -20,6 +20,8 @@ LATENCIES = tuple(f"{what}_{metric}_ms" for metric in METRICS for what in ("mean
 
 GOOD_SHARE = 0.99
 """With --goodput: the share of requests that must be good, as in vLLM's recipes."""
+ENOUGH_GOOD = f"{GOOD_SHARE:.0%} of requests good"
+"""That target in words."""
 
 KEEPS_UP = 0.9
 """Of the default's requests a second: below it a queue grows that does not grow under the default."""
@@ -179,6 +181,11 @@ def good_share(metrics: Metrics) -> float:
 def share_text(share: float) -> str:
     """A share of good requests in per cent, rounded down: 98.96 % are not the 99.0 that are needed."""
     return f"{math.floor(1000 * share + ROUNDING) / 10:.1f}%"
+
+
+def met_or_missed(is_met: bool) -> str:
+    """What became of a target."""
+    return "met" if is_met else "missed"
 
 
 def keeps_up(metrics: Metrics, reference: Metrics) -> bool:

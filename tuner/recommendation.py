@@ -16,7 +16,7 @@ from .finalists.longer_load import LongerLoad, lasts_only, lost_targets, without
 from .finalists.other_orders import OtherOrders
 from .hardware import validation
 from .hardware.validation import Validation
-from .objective import GOOD_SHARE, good_share, share_text
+from .objective import GOOD_SHARE, Metrics, good_share, share_text
 from .sensitivity import Sensitivity
 from .study.best_yaml import best_yaml
 from .study.study import Trial
@@ -76,6 +76,11 @@ class Recommendation:
         """What a configuration gave with faster and slower steps, where that is known."""
         return self.sensitivities.get(trial.key)
 
+    def runs_of(self, trial: Trial) -> list[Metrics]:
+        """What a configuration gave on the trace and, where that is known, on the longer load."""
+        longer = self.longer_load_of(trial)
+        return [trial.metrics or {}, *([longer.metrics] if longer else [])]
+
     def trust(self) -> dict[str, Any]:
         """How far to believe the prediction of the recommended configuration (`Profile.trust`)."""
         run = without_chance(self.best.metrics or {}, self.longer_load_of(self.best), self.task.trace)
@@ -134,9 +139,8 @@ def after_measuring(recommendation: Recommendation, measured: Validation) -> Rec
 
 def called(recommendation: Recommendation) -> str:
     """What the best configuration is: recommended, unless it is predicted to miss a target, also on the longer load."""
-    best, objective = recommendation.best, recommendation.task.objective
-    judged = (best.metrics or {}, *(load.metrics for load in [recommendation.longer_load_of(best)] if load))
-    return "recommended" if recommendation.measured or any(map(objective.meets, judged)) else "nearest"
+    meets = map(recommendation.task.objective.meets, recommendation.runs_of(recommendation.best))
+    return "recommended" if recommendation.measured or any(meets) else "nearest"
 
 
 def best_yaml_of(recommendation: Recommendation) -> str:
@@ -168,9 +172,7 @@ def cautions(recommendation: Recommendation) -> list[str]:
 
 def default_lasts(recommendation: Recommendation) -> bool:
     """Whether the default meets the targets, also on the longer load where that is known."""
-    default, longer = recommendation.default, recommendation.longer_load_of(recommendation.default)
-    judged = [default.metrics or {}, *([longer.metrics] if longer else [])]
-    return all(map(recommendation.task.objective.meets, judged))
+    return all(map(recommendation.task.objective.meets, recommendation.runs_of(recommendation.default)))
 
 
 def lost_lines(recommendation: Recommendation) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..figures import figure
 from ..simulator.slo import Slo, milliseconds
-from .objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
+from .objective import ENOUGH_GOOD, Metrics, Objective, good_share, met_or_missed, share_text
 
 if TYPE_CHECKING:  # `simulate` tells targets too, and these would load the search's libraries
     from .finalists.other_orders import OtherOrders
@@ -73,13 +73,13 @@ def _of_good(objective: Objective) -> Wording:
         return objective.good_ratio(metrics) == 0
 
     def run(metrics: Metrics) -> str:
-        return f"{'met' if is_met(metrics) else 'missed'} ({share_text(good_share(metrics))})"
+        return f"{met_or_missed(is_met(metrics))} ({share_text(good_share(metrics))})"
 
     def orders(orders: "OtherOrders") -> str:
         low, high = orders.range(good_share)
         return f"met in {orders.meeting(is_met)} ({share_text(low)} to {share_text(high)})"
 
-    return Wording(f"{GOOD_SHARE:.0%} of requests good", is_met, run, orders, lambda steps: steps.both(run))
+    return Wording(ENOUGH_GOOD, is_met, run, orders, lambda steps: steps.both(run))
 
 
 def _of_target(slo: Slo) -> Wording:
@@ -93,7 +93,7 @@ def _target_text(slo: Slo, metrics: Metrics) -> str:
 
 
 def _met(slo: Slo, metrics: Metrics) -> str:
-    return "met" if slo.is_met(metrics) else "missed"
+    return met_or_missed(slo.is_met(metrics))
 
 
 def met_text(orders: "OtherOrders", slo: Slo) -> str:

@@ -14,7 +14,7 @@ from ...profiler.trust import MOST_PILED_UP
 from ...simulator.slo import milliseconds
 from ...traces.stats import request_rate
 from ...traces.trace import Trace
-from ..objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
+from ..objective import ENOUGH_GOOD, Metrics, Objective, good_share, share_text
 from ..study.comparison import quantities
 from ..study.ranking import alike
 from ..study.study import Study, Trial, settings_key
@@ -136,7 +136,7 @@ def lost_targets(
         if slo.is_met(metrics) and not slo.is_met(longer.metrics)
     ]
     if objective.good_ratio(longer.metrics) and not objective.good_ratio(metrics):
-        lost.append(f"{GOOD_SHARE:.0%} of requests good ({share_text(good_share(longer.metrics))})")
+        lost.append(f"{ENOUGH_GOOD} ({share_text(good_share(longer.metrics))})")
     if not lost:
         return []
     return [

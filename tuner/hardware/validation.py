@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import EngineError, InfeasibleError
 from ...simulator.slo import milliseconds
 from ..intervals import spread
-from ..objective import GOOD_SHARE, Objective, share_text
+from ..objective import ENOUGH_GOOD, GOOD_SHARE, Objective, met_or_missed, share_text
 from ..study.best_yaml import best_yaml
 from ..study.comparison import Compared, Quantity, compared, quantities
 from ..study.study import Study
@@ -92,12 +92,12 @@ def _target_lines(one: Compared, objective: Objective) -> list[str]:
     lines = []
     for slo in objective.slos:
         mean_ms = one.measured(Quantity(str(slo), "ms", slo.key, slo)).value
-        met = "met" if mean_ratio(one, slo) <= 1 else "missed"
+        met = met_or_missed(mean_ratio(one, slo) <= 1)
         lines.append(f"{slo}: {met} ({milliseconds(mean_ms)}), mean over the runs")
     if objective.good_is_target:
         share = mean_good_share(one)
-        met = "met" if share >= GOOD_SHARE else "missed"
-        lines.append(f"{GOOD_SHARE:.0%} of requests good: {met} ({share_text(share)}), mean over the runs")
+        met = met_or_missed(share >= GOOD_SHARE)
+        lines.append(f"{ENOUGH_GOOD}: {met} ({share_text(share)}), mean over the runs")
     return lines
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ...figures import figure
 from ...simulator.slo import Slo
 from ..intervals import Interval, alone_in, mean_interval, paired_ratio, rounds_alone
-from ..objective import GOOD_SHARE, KEEPS_UP, Metrics, Objective, good_share, share_text
+from ..objective import ENOUGH_GOOD, GOOD_SHARE, KEEPS_UP, Metrics, Objective, good_share, share_text
 from ..study.comparison import Compared, Quantity, changes_text, comparisons
 
 MANIFOLD = 5.0
@@ -107,7 +107,7 @@ def unsure_targets(one: Compared, objective: Objective) -> dict[str, str]:
     if objective.good_is_target and mean_good_share(one) >= GOOD_SHARE:
         low = mean_interval(list(map(good_share, one.runs.values()))).low
         if low < GOOD_SHARE:
-            told[f"{GOOD_SHARE:.0%} of requests good"] = f"the interval reaches down to {share_text(low)}"
+            told[ENOUGH_GOOD] = f"the interval reaches down to {share_text(low)}"
     return told
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...figures import NONE, digits, figure
 from ..hardware.verdict import mean_good_share, mean_ratio, percent
 from ..intervals import Interval
-from ..objective import GOOD_SHARE, Metrics, Objective, good_share, share_text
+from ..objective import GOOD_SHARE, Metrics, Objective, good_share, met_or_missed, share_text
 from ..study.comparison import Compared, Quantity, changes_text, comparisons
 from ..study.study import Trial
 
@@ -89,7 +89,7 @@ def _good(side: Side) -> list[Cell]:
     shares = [math.nan if side.predicted is None else good_share(side.predicted)]
     shares += [mean_good_share(side.measured)] if side.measured and side.measured.runs else []
     return [
-        Cell(NONE) if math.isnan(share) else Cell(share_text(share), "met" if share >= GOOD_SHARE else "missed")
+        Cell(NONE) if math.isnan(share) else Cell(share_text(share), met_or_missed(share >= GOOD_SHARE))
         for share in shares
     ]
 
@@ -108,9 +108,7 @@ def _measured(quantity: Quantity, one: Compared) -> Cell:
 
 
 def _status(ratio: float) -> str:
-    if math.isnan(ratio):
-        return ""
-    return "met" if ratio <= 1 else "missed"
+    return "" if math.isnan(ratio) else met_or_missed(ratio <= 1)
 
 
 def changes_table(settings: Mapping[str, Any], default: Mapping[str, Any], asked: Mapping[str, Any]) -> Table:
