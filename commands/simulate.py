@@ -139,14 +139,15 @@ def _with_other_steps(
     run: "_Run", summary: "Callable[[SimulationResult], Metrics]", replicas: int, shares: "Metrics"
 ) -> "Sensitivity | None":
     """The metrics with faster and slower steps; None where no error is known, or where it would take long."""
-    from ..tuner.sensitivity import doubt_of, sensitivity
+    from ..tuner.sensitivity import doubt_of
 
-    if doubt_of(run.profile, [shares]) is None:
+    doubt = doubt_of(run.profile, [shares])
+    if doubt is None:
         return None
     if len(run.load) * replicas > MOST_SIMULATED_AGAIN:
         note(f"over {MOST_SIMULATED_AGAIN:,} requests times replicas: not simulated with faster and slower steps")
         return None
-    return sensitivity(run.profile, lambda pace: summary(run.at(pace)), shares)
+    return doubt.tried(lambda pace: summary(run.at(pace)))
 
 
 def _note_outages(outages: tuple["Outage", ...], duration_s: float) -> None:

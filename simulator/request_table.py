@@ -15,6 +15,8 @@ FINISHED, REJECTED, FAILED = range(3)
 NOWHERE = -1
 """In place of a replica: no replica was up when the request came."""
 STATUS_NAMES = ("finished", "rejected", "failed")
+ROWS_AT_ONCE = 1 << 16
+"""Of the CSV, so that it is never as a whole in memory as text."""
 
 COLUMNS = (
     "request_id",
@@ -90,13 +92,10 @@ def write_requests(table: RequestTable, path: Path) -> None:
         out = io.TextIOWrapper(raw, encoding="utf-8", newline="")
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
-        for start in range(0, len(table), CHUNK):
-            writer.writerows(_rows(table, start, min(start + CHUNK, len(table))))
+        for start in range(0, len(table), ROWS_AT_ONCE):
+            writer.writerows(_rows(table, start, min(start + ROWS_AT_ONCE, len(table))))
         out.flush()
         out.detach()  # the file below is finished by who opened it
-
-
-CHUNK = 1 << 16
 
 
 def _rows(table: RequestTable, start: int, stop: int) -> Iterator[tuple[object, ...]]:

@@ -50,10 +50,7 @@ REQUEST = np.dtype(
         ("sampled_s", np.float64),  # when the last token that it was scheduled for has left the last pipeline stage
         ("key", np.int64),  # place in the waiting queue: lower is nearer to the front
         ("sent", np.int64),  # output tokens sent to the client
-        (
-            "vain",
-            np.int64,
-        ),  # attempts from this one on that give no whole answer: the client's gaps in them do not count
+        ("vain", np.int64),  # attempts from this one on that give no whole answer, whose gaps do not count
         ("cached", np.int64),  # prompt tokens found in the prefix cache at first admission; -1 before
         ("preemptions", np.int64),
         ("first_token_s", np.float64),

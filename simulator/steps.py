@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..traces.read import GZIP_MAGIC
 
-GZIP = b"\x1f\x8b"
-"""The first two bytes of a compressed file (RFC 1952, section 2.3.1)."""
 MOST_WHOLE = 2**53
 """Up to which a float64, as the totals of a step are summed in, holds every whole number."""
 
@@ -65,7 +64,7 @@ def read_steps(path: Path) -> Iterator[StepRecord]:
                 if "step" in document:
                     yield _record(document, f"{path}:{number}")
     except UnicodeDecodeError as error:
-        if error.object.startswith(GZIP):
+        if error.object.startswith(GZIP_MAGIC):
             raise InputError(f"{path}: is compressed with gzip; unpack it first") from error
         raise InputError(f"{path}: cannot be read as step records: {error}") from error
     except OSError as error:

@@ -20,6 +20,7 @@ HEAD_BYTES = 4096
 VLLM_BENCH_KEYS = (b'"num_prompts"', b'"request_throughput"', b'"input_lens"')
 """One of them comes early: the first stands before whatever --metadata adds (vllm/benchmarks/serve.py)."""
 GZIP_MAGIC = b"\x1f\x8b"
+"""The first two bytes of a compressed file (RFC 1952, section 2.3.1)."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 

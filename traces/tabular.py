@@ -133,7 +133,7 @@ def _read(
                 continue
             if len(row) <= max(index):
                 raise BadRow(f"{len(row)} fields, the header has {len(header)}")
-            if not all(map(_is_utf8, row)):
+            if not all(map(is_utf8, row)):
                 raise BadRow("not CSV text: not UTF-8")
             add(*[row[i] for i in index])
     except BadRow as error:
@@ -142,6 +142,6 @@ def _read(
         raise InputError(f"{source}:{max(rows.line_num, 1)}: not CSV text: {error}") from None
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     """Bytes that are not are read as lone surrogates, so that an error has the number of their line."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -30,8 +30,6 @@ BURSTS = (
     "requests come in bursts, and the trace holds few of them: similar traffic may wait several times as long, and "
     "miss targets that are met here"
 )
-
-
 MUCH = 2.0
 """Times as long, from which a latency that nobody named is told."""
 

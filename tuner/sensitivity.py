@@ -55,6 +55,10 @@ class Doubt:
     def _later(self) -> str:
         return f", TTFT +{figure(1e3 * self.later_s, 3)} ms" if self.later_s else ""
 
+    def tried(self, run: Callable[[Pace], Metrics]) -> "Sensitivity":
+        """What `run`, which simulates at a pace, gives with faster and with slower steps."""
+        return Sensitivity(self, run(self.faster), run(self.slower))
+
     def as_dict(self) -> dict[str, float]:
         """As JSON has it."""
         return {
@@ -97,10 +101,3 @@ class Sensitivity:
         return self.doubt.as_dict() | {
             name: {"metrics": dict(metrics), "targets": targets(metrics)} for name, metrics in sides
         }
-
-
-def sensitivity(profile: Profile, run: Callable[[Pace], Metrics], shares: Metrics | None = None) -> Sensitivity | None:
-    """The sensitivity of a run, which `run` simulates at a pace; None where the profile's error is not known. `shares`
-    are the run's metrics, which tell how many of its steps are extrapolated."""
-    doubt = doubt_of(profile, [shares or {}])
-    return None if doubt is None else Sensitivity(doubt, run(doubt.faster), run(doubt.slower))

@@ -1,5 +1,6 @@
 """What a prediction becomes with faster and slower steps: in a study, in a plan, and where no error is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from slotune.tuner.objective import Objective
 from slotune.tuner.pages.plan_page import document
 from slotune.tuner.planning.capacity import Scenario
 from slotune.tuner.planning.plan import plan, what_if, with_other_step_times
-from slotune.tuner.sensitivity import Doubt, doubt_of, sensitivity
+from slotune.tuner.sensitivity import Doubt, Sensitivity, doubt_of
 from slotune.tuner.study.study import Study, settings_key
 from slotune.tuner.study.task import Task, load_task
 
@@ -57,6 +58,11 @@ def all_run(study: Study, task: Task) -> list[Variation]:
 
     run_other_step_times(study, task, run_all, lambda trial: None)
     return asked
+
+
+def sensitivity(profile: Profile, run: Callable[[Pace], dict[str, float]]) -> Sensitivity | None:
+    doubt = doubt_of(profile, [{}])
+    return None if doubt is None else doubt.tried(run)
 
 
 def test_steps_are_faster_and_slower_by_the_error_of_the_profile_where_it_is_known(

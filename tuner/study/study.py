@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import InputError, SlotuneError
 from ...profiler.folder_lock import hold
 from ...simulator.policy_names import DEFAULT_POLICY
+from ...traces.tabular import is_utf8
 from ...whole_file import UNFINISHED, write_text
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Study:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; give a folder to --out")
         for name in filter(None, (asked.trace, asked.profile)):
-            if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            if not is_utf8(name):
                 raise InputError(f"{name!r}: a study cannot hold a name that is not UTF-8: rename it")
         if (folder / ASKED_FILE).exists():
             _check_same(folder, read_asked(folder), asked)
