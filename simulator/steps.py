@@ -33,21 +33,6 @@ class StepRecord:
     replica: int = 0
 
 
-def format_step(record: StepRecord, with_replica: bool) -> str:
-    """The record as one line of JSON."""
-    document: dict[str, Any] = {
-        "step": record.step,
-        "start_ms": record.start_s * 1e3,
-        "end_ms": record.end_s * 1e3,
-        "rows": record.rows,
-        "preempted": record.preempted,
-        "free_blocks": record.free_blocks,
-    }
-    if with_replica:
-        document["replica"] = record.replica
-    return json.dumps(document, separators=(",", ":"))
-
-
 def read_steps(path: Path) -> Iterator[StepRecord]:
     """The records of a file, one a line. Raises InputError with file and line for anything that is not a step.
 

@@ -15,7 +15,8 @@ from layer_times import CONTEXTS, LayerTimes, Row, read_layer_times
 from layer_times_engine import MeasuredEngine, read_engine
 
 from slotune.simulator.engine_config import EngineConfig
-from slotune.simulator.steps import StepRecord, format_step
+from slotune.simulator.steps import StepRecord
+from slotune.tests.step_lines import format_step
 
 
 def compositions(engine: EngineConfig, count: int, rng: np.random.Generator) -> list[list[Row]]:

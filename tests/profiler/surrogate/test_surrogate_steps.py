@@ -16,7 +16,8 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.surrogate.steps import samples_of, samples_of_files
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
-from slotune.simulator.steps import StepRecord, format_step
+from slotune.simulator.steps import StepRecord
+from slotune.tests.step_lines import format_step
 
 DRAFTS = "speculative_config=" + json.dumps(
     {
