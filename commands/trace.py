@@ -7,7 +7,7 @@ import click
 
 from ..figures import figure
 from ..traces.limits import MOST_REQUESTS, MOST_SYSTEM_PROMPTS
-from .notes import note_read
+from .notes import note, note_read
 from .options import duration as seconds
 from .options import json_option, out_file_option, positive_number, seed_option
 from .output import check_outputs, emit_json, table, writing
@@ -266,8 +266,7 @@ def _note_idle(trace: "Trace") -> None:
     from ..traces.arrivals import idle_s
 
     if late_s := idle_s(trace.arrival_s):
-        late = f"nothing arrives in the first {figure(late_s, 2)} s of the file"
-        click.echo(f"Note: {late}, which --from and --duration count", err=True)
+        note(f"nothing arrives in the first {figure(late_s, 2)} s of the file, which --from and --duration count")
 
 
 def _write(trace: "Trace", out: Path, as_json: bool) -> None:
