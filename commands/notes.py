@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +44,13 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
     if others:
         note(f"without effect under the {policy} policy: {', '.join(others)}")
+
+
+def note_config_file(path: Path) -> None:
+    """Say on stderr what vLLM would make of a `vllm serve --config` file that is not what is simulated."""
+    from ..simulator.config_file import passed_over
+
+    warn(passed_over(path))
 
 
 def _once(lines: Iterable[str]) -> Iterator[str]:

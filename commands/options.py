@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..simulator.policy_names import POLICIES
+from .notes import note_config_file
 
 if TYPE_CHECKING:
     from ..simulator.outage import Outage
@@ -71,6 +72,12 @@ def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     return dict(limits)
 
 
+def _engine_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value:
+        note_config_file(value)
+    return value
+
+
 # profile: str
 profile_option = click.option(
     "--profile", required=True, metavar="P", help="A profile's folder, or the name of a bundled one."
@@ -90,6 +97,7 @@ engine_option = click.option(
 engine_config_option = click.option(
     "--engine-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_engine_config,
     metavar="FILE.yaml",
     help="Engine settings from the file that `vllm serve --config` reads; --engine overrides it.",
 )

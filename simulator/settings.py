@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,16 @@ import numpy as np
 import yaml
 
 from ..errors import InputError, unknown_name
+from .argument_names import servers_argument_names, spelled, vllm_argument_names
+from .config_file import NOT_YAML, engine_arguments, without_the_servers
 from .engine_config import EngineConfig
 from .speculation import with_drafts, with_spec_arguments
-from .versions import argument_versions
 
 Settings = dict[str, Any]
 """What somebody asked for: vLLM argument names and values, nothing else. Travels through studies and exports."""
 
 LARGEST = 1 << 50
 """Of the whole numbers that a setting can have: a petabyte."""
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises; a ValueError for what looks like a date and is none, too many digits, and bytes not UTF-8."""
 HUMAN_READABLE = frozenset(
     {
         "kv_cache_memory_bytes",
@@ -69,19 +67,6 @@ _NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
 """How vLLM's command line reads those kinds."""
 
 
-@cache
-def vllm_argument_names() -> frozenset[str]:
-    """Names of vLLM's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py)."""
-    return frozenset(argument_versions())
-
-
-@cache
-def vllm_serve_argument_names() -> frozenset[str]:
-    """Names of what `vllm serve` takes for its server, such as port (vllm/entrypoints/launchers/cli_args.py)."""
-    text = files(__package__).joinpath("vllm-serve-arguments.txt").read_text(encoding="utf-8")
-    return frozenset(text.split())
-
-
 def parse_settings(
     assignments: Iterable[str] = (),
     config_file: str | Path | None = None,
@@ -95,7 +80,7 @@ def parse_settings(
     be that of the `defaults` of a profile.
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
-    settings = _read_config_file(Path(config_file)) if config_file else {}
+    settings = settings_of(engine_arguments(Path(config_file)), str(config_file)) if config_file else {}
     for text in assignments:
         name, found, value = text.partition("=")
         if not found:
@@ -114,8 +99,10 @@ def checked(settings: Mapping[str, Any]) -> Settings:
     a value of the wrong type.
     """
     plain = {name: _plain(value) for name, value in settings.items()}
-    nothing = [name for name, value in plain.items() if value is None and "None" not in (_kind(_key(name)) or "None")]
-    given = _without_the_servers({k: v for k, v in plain.items() if k not in nothing})
+    nothing = [
+        name for name, value in plain.items() if value is None and "None" not in (_kind(spelled(name)) or "None")
+    ]
+    given = without_the_servers({k: v for k, v in plain.items() if k not in nothing})
     return with_spec_arguments(settings_of(given, "settings"))
 
 
@@ -131,18 +118,6 @@ def nothing_drafted(acceptance: str) -> InputError:
     return InputError(f"--acceptance-rate {acceptance}: needs --engine speculative_config='{{...}}'")
 
 
-def _read_config_file(path: Path) -> Settings:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except NOT_YAML as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
-    return settings_of(_without_the_servers(content), str(path))
-
-
 def settings_of(content: Mapping[Any, Any], where: str) -> Settings:
     """The settings that a mapping in a file names. Raises InputError, which begins with `where`, for one that `setting`
     refuses, and for one that is named twice."""
@@ -155,28 +130,19 @@ def settings_of(content: Mapping[Any, Any], where: str) -> Settings:
     return settings
 
 
-def _without_the_servers(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    served = vllm_serve_argument_names() - vllm_argument_names()
-    return {name: value for name, value in content.items() if _key(str(name)).removeprefix("no_") not in served}
-
-
-def _key(name: str) -> str:
-    return name.strip().lstrip("-").replace("-", "_")
-
-
 def setting(name: str, value: Any, where: str) -> Settings:
     """One setting, checked, under vLLM's name; `no-NAME` is NAME off, and where it is false nothing, as in vLLM.
 
     Raises InputError, which begins with `where`, for a name that vLLM does not have and a value of the wrong type.
     """
-    key = _key(name)
+    key = spelled(name)
     valid = vllm_argument_names()
     if key not in valid and key.startswith("no_") and key[3:] in valid:
         parsed = _parsed(value, f"{where}: {key}")
         if not isinstance(parsed, bool):
             raise InputError(f"{where}: {key} takes bool, not {value!r}")
         return {key[3:]: False} if parsed else {}
-    if key in vllm_serve_argument_names() - valid:
+    if key in servers_argument_names():
         raise InputError(f"{where}: {key} is the server's, not the engine's; slotune sets what it needs of the server")
     if key not in valid:
         raise InputError(f"{where}: {unknown_name('engine setting', name, valid)}")

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from ..errors import InputError
+from .argument_names import SWITCH, argument_lines
 
 OLDEST, NEWEST = (0, 20), (0, 33)
 """The versions whose rules are known."""
@@ -131,8 +131,7 @@ def argument_versions() -> dict[str, tuple[str | None, str | None]]:
 
     Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
     """
-    lines = files(__package__).joinpath("vllm-arguments.txt").read_text(encoding="utf-8").splitlines()
-    return {name: _lifetime(versions) for name, *versions in map(str.split, lines)}
+    return {name: _lifetime([word for word in words if word != SWITCH]) for name, words in argument_lines().items()}
 
 
 def _lifetime(versions: list[str]) -> tuple[str | None, str | None]:

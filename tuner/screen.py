@@ -15,7 +15,8 @@ import yaml
 from ..errors import InfeasibleError, InputError, unknown_name
 from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
-from ..simulator.settings import NOT_YAML, Settings, nothing_drafted, settings_of
+from ..simulator.config_file import NOT_YAML
+from ..simulator.settings import Settings, nothing_drafted, settings_of
 from ..simulator.slo import OF_ALL, Slo, percentile_of
 from ..simulator.speculation import with_drafts
 from ..whole_file import write_text

@@ -1,0 +1,52 @@
+"""The names of vLLM's arguments: which there are, how they may be spelled, and which are switches."""
+
+from functools import cache
+from importlib.resources import files
+
+SWITCH = "switch"
+"""Behind a name in vllm-arguments.txt: on or off, a word alone on a command line (argparse.BooleanOptionalAction)."""
+
+ON_BY_DEFAULT = frozenset(
+    {
+        "async_scheduling",
+        "enable_chunked_prefill",
+        "enable_flashinfer_autotune",
+        "enable_prefix_caching",
+        "scheduler_reserve_full_isl",
+        "swa_bounded_replay",
+    }
+)
+"""Switches that are on where nobody names them, for most models and machines, and change a schedule or times
+(EngineArgs, vllm/engine/arg_utils.py, and VllmConfig, vllm/config/vllm.py)."""
+
+
+@cache
+def argument_lines() -> dict[str, tuple[str, ...]]:
+    """vLLM's engine arguments (fields of AsyncEngineArgs, vllm/engine/arg_utils.py) and what stands behind each in
+    vllm-arguments.txt: versions (versions.argument_versions) and marks."""
+    lines = files(__package__).joinpath("vllm-arguments.txt").read_text(encoding="utf-8").splitlines()
+    return {name: tuple(words) for name, *words in map(str.split, lines)}
+
+
+@cache
+def vllm_argument_names() -> frozenset[str]:
+    """Names of vLLM's engine arguments."""
+    return frozenset(argument_lines())
+
+
+@cache
+def servers_argument_names() -> frozenset[str]:
+    """Names of what `vllm serve` takes for its server alone, such as port (vllm/entrypoints/launchers/cli_args.py)."""
+    text = files(__package__).joinpath("vllm-serve-arguments.txt").read_text(encoding="utf-8")
+    return frozenset(text.split()) - vllm_argument_names()
+
+
+def spelled(name: str) -> str:
+    """An argument's name as vLLM's own code spells it."""
+    return name.strip().lstrip("-").replace("-", "_")
+
+
+def is_switch(key: str) -> bool:
+    """Whether this, or what this is the no_ of, is a switch."""
+    lines = argument_lines()
+    return SWITCH in lines.get(key, lines.get(key.removeprefix("no_"), ()))
