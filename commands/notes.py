@@ -46,11 +46,15 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
         note(f"without effect under the {policy} policy: {', '.join(others)}")
 
 
-def note_config_file(path: Path) -> None:
-    """Say on stderr what vLLM would make of a `vllm serve --config` file that is not what is simulated."""
-    from ..simulator.config_file import passed_over
+def note_config_file(path: Path, left_out_of: str | None) -> None:
+    """Say on stderr what vLLM would make of a `vllm serve --config` file that is not what is simulated, and what of it
+    is not even in the file `left_out_of` that the command writes."""
+    from ..simulator.config_file import of_the_server, passed_over
 
     warn(passed_over(path))
+    if names := of_the_server(path):
+        written = f" and not taken over into {left_out_of}" if left_out_of else ""
+        note(f"{path}: the server's own, not simulated{written}: {', '.join(names)}")
 
 
 def _once(lines: Iterable[str]) -> Iterator[str]:

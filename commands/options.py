@@ -74,7 +74,7 @@ def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
 def _engine_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     if value:
-        note_config_file(value)
+        note_config_file(value, "best.yaml" if ctx.info_name == "tune" else None)
     return value
 
 

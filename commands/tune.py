@@ -146,11 +146,13 @@ def _asked(
     **rest: Any,
 ) -> "Asked":
     from ..profiler.profile_folder import load_profile
+    from ..simulator.config_file import of_the_server
     from ..simulator.settings import parse_settings
     from ..tuner.study.task import ask
 
     settings = parse_settings(engine, engine_config, acceptance_rate, load_profile(profile).defaults)
-    return ask(profile, slos=slo, engine=settings, **rest)
+    left_out = tuple(of_the_server(engine_config)) if engine_config else ()
+    return ask(profile, slos=slo, engine=settings, of_the_server=left_out, **rest)
 
 
 def _print(found: "Recommendation") -> None:

@@ -32,6 +32,11 @@ def without_the_servers(content: Mapping[Any, Any]) -> dict[Any, Any]:
     return {name: value for name, value in content.items() if not _is_the_servers(name)}
 
 
+def of_the_server(path: Path) -> list[str]:
+    """The names in the file that are of the server alone, as they stand there."""
+    return [str(name) for name in _content(path) if _is_the_servers(name)]
+
+
 def passed_over(path: Path) -> list[str]:
     """Lines on what the file turns off and `vllm serve --config` leaves on.
 

@@ -75,7 +75,8 @@ def parse_settings(
 ) -> Settings:
     """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
 
-    What the file says of the server and not of the engine, such as its port, is passed over.
+    What the file says of the server and not of the engine, such as its port, is passed over
+    (config_file.of_the_server).
     `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of), which may
     be that of the `defaults` of a profile.
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError
-from slotune.simulator.config_file import passed_over
+from slotune.simulator.config_file import of_the_server, passed_over
 from slotune.simulator.settings import parse_settings
 
 
@@ -41,3 +41,8 @@ def test_a_switch_with_a_quoted_value_is_refused_as_by_vllm(line: str, file: Pat
     with pytest.raises(InputError, match=r"engine.yaml: [a-z-]+: '[a-z]+' is text, which vLLM refuses here; write it"):
         parse_settings([], file)
     assert parse_settings(["enable_prefix_caching=false"]) == {"enable_prefix_caching": False}
+
+
+def test_what_is_the_server_s_is_named_as_it_stands_in_the_file(file: Path) -> None:
+    file.write_text("port: 1\nmax-num-seqs: 8\nno-enable-log-outputs: true\napi_server_count: 8\n")
+    assert of_the_server(file) == ["port", "no-enable-log-outputs", "api_server_count"]

@@ -83,6 +83,8 @@ class Asked(BaseModel):
     engine: dict[str, Any] = {}
     model: str | None = None
     """What is to be served where the settings name another model than the profile: not simulated, but deployed."""
+    of_the_server: tuple[str, ...] = ()
+    """What the file of settings says of the server alone, such as its port, by name: not simulated, nor recommended."""
     slos: tuple[str, ...] = ()
     goodput: dict[str, float] = {}
     maximize: tuple[str, ...] = ()
@@ -97,7 +99,7 @@ class Asked(BaseModel):
         return {**settings, **({"model": self.model} if self.model else {})}
 
 
-MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace", "model"})
+MAY_DIFFER = frozenset({"trials", "versions", "profile", "trace", "model", "of_the_server"})
 """Of profile and trace the digests count, not the paths they were read from."""
 
 
