@@ -91,7 +91,8 @@ engine_option = click.option(
     "--engine",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An engine setting under vLLM's argument name, e.g. max_num_seqs=64 (repeatable).",
+    help="An engine setting as on vLLM's command line, e.g. max_num_seqs=64, tp=2, no-enable-prefix-caching or "
+    "compilation-config.mode=3 (repeatable).",
 )
 # engine_config: Path | None
 engine_config_option = click.option(

@@ -19,6 +19,36 @@ ON_BY_DEFAULT = frozenset(
 """Switches that are on where nobody names them, for most models and machines, and change a schedule or times
 (EngineArgs, vllm/engine/arg_utils.py, and VllmConfig, vllm/config/vllm.py)."""
 
+SHORT_NAMES = {
+    "O": "optimization_level",
+    "ac": "attention_config",
+    "asc": "api_server_count",
+    "cc": "compilation_config",
+    "dc": "diffusion_config",
+    "dcp": "decode_context_parallel_size",
+    "dp": "data_parallel_size",
+    "dpa": "data_parallel_address",
+    "dpb": "data_parallel_backend",
+    "dpe": "data_parallel_external_lb",
+    "dph": "data_parallel_hybrid_lb",
+    "dpl": "data_parallel_size_local",
+    "dpm": "data_parallel_multi_port_external_lb",
+    "dpn": "data_parallel_rank",
+    "dpp": "data_parallel_rpc_port",
+    "dpr": "data_parallel_start_rank",
+    "ep": "enable_expert_parallel",
+    "n": "nnodes",
+    "pcp": "prefill_context_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "q": "quantization",
+    "r": "node_rank",
+    "sc": "speculative_config",
+    "tp": "tensor_parallel_size",
+}
+"""What vLLM's command line takes with one dash, and no file does (add_cli_args, vllm/engine/arg_utils.py)."""
+OTHER_NAMES = {"device_memory_utilization": "gpu_memory_utilization"}
+"""A second name that both take."""
+
 
 @cache
 def argument_lines() -> dict[str, tuple[str, ...]]:
@@ -43,7 +73,8 @@ def servers_argument_names() -> frozenset[str]:
 
 def spelled(name: str) -> str:
     """An argument's name as vLLM's own code spells it."""
-    return name.strip().lstrip("-").replace("-", "_")
+    key = name.strip().lstrip("-").replace("-", "_")
+    return OTHER_NAMES.get(key, key)
 
 
 def is_switch(key: str) -> bool:

@@ -8,6 +8,7 @@ import yaml
 
 from ..errors import InputError
 from .argument_names import ON_BY_DEFAULT, is_switch, servers_argument_names, spelled
+from .dotted import is_dotted
 from .engine_config import SIMULATED
 
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -18,12 +19,17 @@ def engine_arguments(path: Path) -> dict[Any, Any]:
     """What the file says of the engine, under the names and with the values that it has there.
 
     What it says of the server, such as its port, is passed over. Raises InputError for what is no such file, and for a
-    switch whose value is text: vLLM takes that for a word without an argument, and refuses it.
+    switch whose value is text and a part of an argument whose value is none or several: vLLM takes the text for a word
+    without an argument, and the next word of the file for the value.
     """
     arguments = without_the_servers(_content(path))
     for name, value in arguments.items():
         if isinstance(value, str) and is_switch(spelled(str(name))):
             raise InputError(f"{path}: {name}: {value!r} is text, which vLLM refuses here; write it without quotes")
+        if is_dotted(str(name)) and (value is True or isinstance(value, list)):
+            head, *_ = str(name).split(".")
+            told = f"a file of vLLM has neither switches nor lists behind a dot; write them as a mapping under {head}"
+            raise InputError(f"{path}: {name}: {told}")
     return arguments
 
 
@@ -69,4 +75,5 @@ def _content(path: Path) -> dict[Any, Any]:
 
 
 def _is_the_servers(name: Any) -> bool:
-    return spelled(str(name)).removeprefix("no_") in servers_argument_names()
+    head, *_ = str(name).split(".")
+    return spelled(head).removeprefix("no_") in servers_argument_names()

@@ -1,6 +1,5 @@
 """Settings as people write them, under vLLM's own names: `name=value` texts and `vllm serve --config` files, typed."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
@@ -12,9 +11,11 @@ import numpy as np
 import yaml
 
 from ..errors import InputError, unknown_name
-from .argument_names import servers_argument_names, spelled, vllm_argument_names
+from .argument_names import SHORT_NAMES, is_switch, servers_argument_names, spelled, vllm_argument_names
 from .config_file import NOT_YAML, engine_arguments, without_the_servers
+from .dotted import Written, folded, is_dotted
 from .engine_config import EngineConfig
+from .number_texts import decimal, human_readable
 from .speculation import with_drafts, with_spec_arguments
 
 Settings = dict[str, Any]
@@ -75,18 +76,21 @@ def parse_settings(
 ) -> Settings:
     """Settings from `name=value` texts and a `vllm serve --config` YAML file; the texts win.
 
+    A text may also be a switch alone (`enable_lora`, `no-enable-prefix-caching`) or have a short name (`tp=2`). Either
+    may name a part of a setting (`speculative-config.method`, dotted.folded).
     What the file says of the server and not of the engine, such as its port, is passed over
     (config_file.of_the_server).
     `acceptance` is how many drafts of a `speculative_config` are accepted (speculation.acceptance_rates_of), which may
     be that of the `defaults` of a profile.
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
-    settings = settings_of(engine_arguments(Path(config_file)), str(config_file)) if config_file else {}
-    for text in assignments:
-        name, found, value = text.partition("=")
-        if not found:
-            raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
-        settings |= setting(name, value, f"--engine {text}")
+    in_file = _written(engine_arguments(Path(config_file)), str(config_file)) if config_file else []
+    texts = [_assignment(text) for text in assignments]
+    settings = _whole(in_file)
+    for name, value, where in texts:
+        if not is_dotted(name):
+            settings |= setting(name, value, where)
+    settings = _with_parts(settings, [*in_file, *texts])
     told = with_drafts(settings, defaults or {}, acceptance)
     if acceptance and not {**(defaults or {}), **told}.get("speculative_config"):
         raise nothing_drafted(acceptance)
@@ -122,12 +126,42 @@ def nothing_drafted(acceptance: str) -> InputError:
 def settings_of(content: Mapping[Any, Any], where: str) -> Settings:
     """The settings that a mapping in a file names. Raises InputError, which begins with `where`, for one that `setting`
     refuses, and for one that is named twice."""
+    written = _written(content, where)
+    return _with_parts(_whole(written), written)
+
+
+def _written(content: Mapping[Any, Any], where: str) -> list[Written]:
+    return [(str(name), value, where) for name, value in content.items()]
+
+
+def _assignment(text: str) -> Written:
+    """What a `name=value` says, or a switch alone."""
+    name, found, value = text.partition("=")
+    head, dot, parts = name.strip().lstrip("-").partition(".")
+    key = SHORT_NAMES.get(head, head)
+    if not found and not is_switch(spelled(key)):
+        raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
+    return f"{key}{dot}{parts}", value if found else True, f"--engine {text}"
+
+
+def _whole(written: Iterable[Written]) -> Settings:
+    """The settings that these name whole, each once."""
     settings: Settings = {}
-    for name, value in content.items():
-        given = setting(str(name), value, where)
+    for name, value, where in written:
+        given = {} if is_dotted(name) else setting(name, value, where)
         if twice := given.keys() & settings.keys():
             raise InputError(f"{where}: {', '.join(twice)} is named twice, under two spellings")
         settings |= given
+    return settings
+
+
+def _with_parts(settings: Settings, written: Iterable[Written]) -> Settings:
+    """`settings` and those of which these name parts. Raises InputError where one is among both: vLLM would forget one
+    of them."""
+    for name, (parts, where) in folded(written).items():
+        if name in settings:
+            raise InputError(f"{where}: {name} is given both whole and in parts; give it in one of these ways")
+        settings = settings | setting(name, parts, where)
     return settings
 
 
@@ -162,9 +196,9 @@ def typed(name: str, value: Any, where: str) -> Any:
     kind = _kind(name)
     read = _NUMBERS.get((kind or "").split(" ")[0])
     if read and parsed is not None and isinstance(value, str):
-        parsed = _decimal(value, read)
+        parsed = decimal(value, read)
     if name in HUMAN_READABLE and isinstance(parsed, str):
-        parsed = _human_readable(parsed)
+        parsed = human_readable(parsed)
     if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
         raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
@@ -199,24 +233,6 @@ def _parsed(value: Any, where: str) -> Any:
         return yaml.safe_load(value) if isinstance(value, str) else value
     except NOT_YAML as error:
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def _decimal(text: str, read: Callable[[str], float]) -> float | str:
-    """A number as vLLM's command line reads it, where YAML has octal ones (010), base 60 (1:30) and neither 08 nor
-    1e-2; other text as it is."""
-    try:
-        return read(text)
-    except ValueError:
-        return text
-
-
-def _human_readable(text: str) -> int | str:
-    """`25.6k` or `2G` as vLLM takes them (vllm/utils/argparse_utils.py, human_readable_int); other text as it is."""
-    match = re.fullmatch(r"(\d+)(\.\d+)?([kmgt])", text) or re.fullmatch(r"(\d+)()([KMGT])", text)
-    if match is None:
-        return text
-    power = "kmgt".index(match[3].lower()) + 1
-    return int(float(match[1] + (match[2] or "")) * (1000 if match[3].islower() else 1024) ** power)
 
 
 @cache
