@@ -5,6 +5,9 @@ from importlib.resources import files
 
 SWITCH = "switch"
 """Behind a name in vllm-arguments.txt: on or off, a word alone on a command line (argparse.BooleanOptionalAction)."""
+FLAGLESS = "flagless"
+"""Behind a name there: of Python's interface alone; the command line of 0.32 has no such argument."""
+MARKS = (SWITCH, FLAGLESS)
 
 ON_BY_DEFAULT = frozenset(
     {
@@ -75,6 +78,11 @@ def spelled(name: str) -> str:
     """An argument's name as vLLM's own code spells it."""
     key = name.strip().lstrip("-").replace("-", "_")
     return OTHER_NAMES.get(key, key)
+
+
+def is_flagless(key: str) -> bool:
+    """Whether vLLM's command line, and so its file, has no such argument."""
+    return FLAGLESS in argument_lines().get(key, ())
 
 
 def is_switch(key: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from .argument_names import ON_BY_DEFAULT, is_switch, servers_argument_names, spelled
+from .argument_names import ON_BY_DEFAULT, is_flagless, is_switch, servers_argument_names, spelled
 from .dotted import is_dotted
 from .engine_config import SIMULATED
 
@@ -18,12 +18,14 @@ NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 def engine_arguments(path: Path) -> dict[Any, Any]:
     """What the file says of the engine, under the names and with the values that it has there.
 
-    What it says of the server, such as its port, is passed over. Raises InputError for what is no such file, and for a
-    switch whose value is text and a part of an argument whose value is none or several: vLLM takes the text for a word
-    without an argument, and the next word of the file for the value.
+    What it says of the server, such as its port, is passed over. Raises InputError for what is no such file and for
+    what `vllm serve` takes from none: an argument without a flag, a switch with text (to vLLM a stray word), and
+    a part of an argument that is true or a list (for true vLLM takes the next word of the file).
     """
     arguments = without_the_servers(_content(path))
     for name, value in arguments.items():
+        if is_flagless(spelled(str(name))):
+            raise InputError(f"{path}: {name}: `vllm serve` has no such argument")
         if isinstance(value, str) and is_switch(spelled(str(name))):
             raise InputError(f"{path}: {name}: {value!r} is text, which vLLM refuses here; write it without quotes")
         if is_dotted(str(name)) and (value is True or isinstance(value, list)):

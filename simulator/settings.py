@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from ..errors import InputError, unknown_name
-from .argument_names import SHORT_NAMES, is_switch, servers_argument_names, spelled, vllm_argument_names
+from .argument_names import SHORT_NAMES, is_flagless, is_switch, servers_argument_names, spelled, vllm_argument_names
 from .config_file import NOT_YAML, engine_arguments, without_the_servers
 from .dotted import Written, folded, is_dotted
 from .engine_config import EngineConfig
@@ -141,6 +141,8 @@ def _assignment(text: str) -> Written:
     key = SHORT_NAMES.get(head, head)
     if not found and not is_switch(spelled(key)):
         raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
+    if is_flagless(spelled(key)):
+        raise InputError(f"--engine {text}: `vllm serve` has no such argument")
     return f"{key}{dot}{parts}", value if found else True, f"--engine {text}"
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import InputError
-from .argument_names import SWITCH, argument_lines
+from .argument_names import MARKS, argument_lines
 
 OLDEST, NEWEST = (0, 20), (0, 33)
 """The versions whose rules are known."""
@@ -131,7 +131,7 @@ def argument_versions() -> dict[str, tuple[str | None, str | None]]:
 
     Source: fields of AsyncEngineArgs (vllm/engine/arg_utils.py) in every version.
     """
-    return {name: _lifetime([word for word in words if word != SWITCH]) for name, words in argument_lines().items()}
+    return {name: _lifetime([word for word in words if word not in MARKS]) for name, words in argument_lines().items()}
 
 
 def _lifetime(versions: list[str]) -> tuple[str | None, str | None]:

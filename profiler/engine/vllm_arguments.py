@@ -9,16 +9,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...simulator.argument_names import is_flagless
+
 ONLY_ON = frozenset({"aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats"})
 """Switches without a `--no-` form: off is how they are when nobody names them."""
 
 
 def flags(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under the spelling of vLLM's flags; what is off as `no-name: true`, None left out."""
+    """Settings under the spelling of vLLM's flags; what is off as `no-name: true`. None is left out, and
+    what has no flag."""
     named: dict[str, Any] = {}
     for name, value in settings.items():
         flag = name.replace("_", "-")
-        if value is None or (value is False and name in ONLY_ON):
+        if value is None or (value is False and name in ONLY_ON) or is_flagless(name):
             continue
         if value is False:
             named[f"no-{flag}"] = True

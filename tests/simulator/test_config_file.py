@@ -46,3 +46,10 @@ def test_a_switch_with_a_quoted_value_is_refused_as_by_vllm(line: str, file: Pat
 def test_what_is_the_server_s_is_named_as_it_stands_in_the_file(file: Path) -> None:
     file.write_text("port: 1\nmax-num-seqs: 8\nno-enable-log-outputs: true\napi_server_count: 8\n")
     assert of_the_server(file) == ["port", "no-enable-log-outputs", "api_server_count"]
+
+
+def test_what_vllm_has_in_python_alone_is_refused_in_files_and_on_the_command_line(file: Path) -> None:
+    file.write_text("mamba-config: {a: 1}\n")
+    for texts, path in ([], file), (["model_weights=x"], None):
+        with pytest.raises(InputError, match="`vllm serve` has no such argument"):
+            parse_settings(texts, path)
