@@ -1,5 +1,6 @@
 """Settings as people write them, under vLLM's own names: `name=value` texts and `vllm serve --config` files, typed."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
@@ -54,7 +55,13 @@ _CACHE_DTYPES = """
 """
 CACHE_DTYPES = tuple(_CACHE_DTYPES.split())
 """Values of kv_cache_dtype (CacheDType, vllm/config/cache.py)."""
+CHOICES = {
+    "kv_cache_dtype": CACHE_DTYPES,
+    "prefix_caching_hash_algo": ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor"),
+}
+"""Settings that are one of few words (for the second, PrefixCachingHashAlgo there)."""
 _KINDS_BESIDES = {
+    "prefix_caching_hash_algo": "str",
     "num_gpu_blocks_override": "int | None",
     "kv_cache_memory_bytes": "int | None",
     "gpu_memory_utilization": "float",
@@ -62,7 +69,7 @@ _KINDS_BESIDES = {
     "cudagraph_capture_sizes": "list[int] | None",
     "max_cudagraph_capture_size": "int | None",
 }
-"""Types of settings that a profile follows and EngineConfig does not have."""
+"""Types of settings that EngineConfig does not have, and that a profile follows or vLLM has no None for."""
 
 _NUMBERS: dict[str, Callable[[str], float]] = {"int": int, "float": float}
 """How vLLM's command line reads those kinds."""
@@ -201,8 +208,10 @@ def typed(name: str, value: Any, where: str) -> Any:
         parsed = decimal(value, read)
     if name in HUMAN_READABLE and isinstance(parsed, str):
         parsed = human_readable(parsed)
-    if name == "kv_cache_dtype" and parsed not in CACHE_DTYPES:
-        raise InputError(f"{where}: {unknown_name(name, str(value), CACHE_DTYPES)}")
+    if name in CHOICES and parsed not in CHOICES[name]:
+        raise InputError(f"{where}: {unknown_name(name, str(value), CHOICES[name])}")
+    if isinstance(parsed, dict):
+        parsed = _mapping(name, value, where)
     if kind is None or name == "speculative_config" or (parsed is None and "None" in kind):
         return parsed
     if not _fits(kind, parsed):
@@ -210,6 +219,17 @@ def typed(name: str, value: Any, where: str) -> Any:
     if kind.startswith("int") and abs(parsed) > LARGEST:
         raise InputError(f"{where}: {name}={parsed} is out of range")
     return float(parsed) if kind.startswith("float") else parsed
+
+
+def _mapping(name: str, value: Any, where: str) -> Any:
+    """A mapping, of text as JSON reads it, which is all that vLLM takes."""
+    try:
+        mapping = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: {name}: not JSON, which vLLM takes here: {error}") from error
+    if name == "kv_transfer_config" and mapping.get("kv_connector") and not mapping.get("kv_role"):
+        raise InputError(f"{where}: {name}: has no kv_role, which vLLM asks for: kv_producer, kv_consumer or kv_both")
+    return mapping
 
 
 def _fits(kind: str, value: Any) -> bool:

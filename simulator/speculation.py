@@ -161,6 +161,7 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
         raise InputError(f"speculative_config: has no method; {told}, one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
+    _check_lookup(given)
     if version is not None:
         _check_version(given, version)
     tokens = _checked_tokens(tokens)
@@ -182,6 +183,17 @@ def _check_version(given: Mapping[str, Any], version: tuple[int, int]) -> None:
         if version < since:
             told = f"came with vLLM {since[0]}.{since[1]}, and the profile's engine is older"
             raise InputError(f"speculative_config: {name} {told}")
+
+
+def _check_lookup(given: Mapping[str, Any]) -> None:
+    """The lengths of what ngram looks up (SpeculativeConfig.__post_init__)."""
+    lengths = {name: given[name] for name in ("prompt_lookup_min", "prompt_lookup_max") if given.get(name) is not None}
+    for name, length in lengths.items():
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise InputError(f"speculative_config: {name}={length!r}: must be a whole number, at least 1")
+    least, most = (lengths.get(f"prompt_lookup_{end}") for end in ("min", "max"))
+    if given["method"] in ("ngram", "ngram_gpu") and least and most and least > most:
+        raise InputError("speculative_config: prompt_lookup_min is above prompt_lookup_max")
 
 
 def _checked_tokens(tokens: Any) -> int:

@@ -102,6 +102,10 @@ def test_text_stays_text_whatever_yaml_would_make_of_it(text: str):
         ("enforce_eager=maybe", "enforce_eager takes bool, not 'maybe'"),
         ("api_server_count=2", "is the server's"),
         ("kv_cache_dtype=fp9", "unknown kv_cache_dtype 'fp9': did you mean fp8"),
+        ("prefix-caching-hash-algo=builtin", "unknown prefix_caching_hash_algo 'builtin'"),
+        ('kv_transfer_config={"kv_connector": "X"}', "kv_transfer_config: has no kv_role, which vLLM asks for"),
+        ("compilation_config={cudagraph_mode: NONE}", "compilation_config: not JSON, which vLLM takes here: "),
+        ("speculative_config={method: ngram}", "speculative_config: not JSON, which vLLM takes here: "),
         ("kv_cache_dtype=[fp8]", "unknown kv_cache_dtype '[fp8]'"),
     ],
 )
@@ -149,3 +153,14 @@ def test_a_value_of_a_file_that_is_no_yaml_is_named(tmp_path: Path):
 def test_a_setting_of_the_server_is_told_as_one():
     with pytest.raises(InputError, match="port is the server's, not the engine's"):
         parse_settings(["port=8000"])
+
+
+def test_a_mapping_in_text_is_what_json_makes_of_it_and_one_of_a_file_what_yaml_does(tmp_path: Path):
+    assert parse_settings(['hf_overrides={"a": 1e-3, "b": [true]}']) == {"hf_overrides": {"a": 0.001, "b": [True]}}
+    file = tmp_path / "engine.yaml"
+    file.write_text("hf-overrides: {a: text}\nkv-transfer-config: {kv_connector: X, kv_role: kv_both}\n")
+    told = {"hf_overrides": {"a": "text"}, "kv_transfer_config": {"kv_connector": "X", "kv_role": "kv_both"}}
+    assert parse_settings([], file) == told
+    file.write_text("compilation-config: '{cudagraph_mode: NONE}'\n")
+    with pytest.raises(InputError, match=r"engine.yaml: compilation_config: not JSON"):
+        parse_settings([], file)

@@ -168,6 +168,11 @@ def test_a_mean_length_is_spread_as_vllm_spreads_it() -> None:
             {"num_speculative_tokens_per_batch_size": [[1, 8, 4]]},
             "num_speculative_tokens_per_batch_size is not simulated",
         ),
+        ({"prompt_lookup_max": 0}, "prompt_lookup_max=0: must be a whole number, at least 1"),
+        (
+            {"method": "ngram", "prompt_lookup_min": 3, "prompt_lookup_max": 2},
+            "prompt_lookup_min is above prompt_lookup_max",
+        ),
         ({"disable_padded_drafter_batch": True}, "disable_padded_drafter_batch is not simulated"),
     ],
 )
