@@ -43,7 +43,7 @@ def test_best_yaml_and_what_is_exported_name_what_they_lack_of_the_server(slotun
     words = ("--slo", "p99:tpot:100", "--trials", 1, "--jobs", 1, "--out", tmp_path / "study")
     ran = slotune("tune", *files, "--engine-config", file, *words)
     assert "the server's own, not simulated and not taken over into best.yaml: api-key, port\n" in ran.err
-    lacks = "# of the server and not in this file: api-key, port\n"
+    lacks = "# given for the server and not in this file: api-key, port\n"
     assert lacks in (tmp_path / "study" / "best.yaml").read_text()
     exported = slotune("export", tmp_path / "study", "--model", "m").out
     assert lacks in exported and "secret" not in exported

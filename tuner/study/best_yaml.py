@@ -38,7 +38,11 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
     asked = task.asked
     return [
         *filter(None, [checkpoint_note(task.profile)]),
-        *([f"of the server and not in this file: {', '.join(asked.of_the_server)}"] if asked.of_the_server else []),
+        *(
+            [f"given for the server and not in this file: {', '.join(asked.of_the_server)}"]
+            if asked.of_the_server
+            else []
+        ),
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *filter(None, [policy_note(asked.policy)]),
         *_acceptance(asked.engine.get("speculative_config")),
