@@ -12,8 +12,9 @@ from typing import Any
 from ...figures import figure
 from ..kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
 from ..model_folder import keeps_every_token
-from .layout import BLACKWELL_SM, Layout, own_cache_format
+from .layout import BLACKWELL_SM, own_cache_format
 from .tables import KernelTables
+from .weights import weights_bytes
 
 TOTAL_GIB = {"h100_sxm": 79.18, "a100_sxm": 79.25, "h200_sxm": 139.80, "b200_sxm": 178.35, "l40s": 44.39}
 """A GPU's whole memory as CUDA reports it, which gpu_memory_utilization is a share of: "Free memory on device
@@ -26,10 +27,11 @@ LINK_GIB = 0.42
 """More of it for every doubling of the GPUs that a layer is cut over: 0.55 GiB with two, in the same logs."""
 GRAPHS_GIB = 1.2
 """Estimate of the CUDA graphs, which vLLM subtracts since 0.21 (vllm/v1/worker/gpu_worker.py,
-determine_available_memory): what the start of an 8B model implies; others say 0.5 to 1.65."""
-DENSE_ERROR_GIB, MIXTURE_ERROR_GIB = 1.0, 2.0
+determine_available_memory): what the start of an 8B model implies; others say 0.2 to 3.5."""
+DENSE_ERROR_GIB, CUT_ERROR_GIB, MIXTURE_ERROR_GIB, LATENT_ERROR_GIB = 1.0, 1.5, 2.0, 3.0
 """How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.8. The workspace of its kernels is not
-modelled."""
+modelled. Graphs of large models that are cut over several GPUs take up to 2 GiB more than GRAPHS_GIB. No log is of
+latent attention, whose weights are harder to count."""
 STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
 INDEX_ELEMENTS_A_SCALE = 128
@@ -61,11 +63,11 @@ def estimated_kv(tables: KernelTables, graphs_gib: float = GRAPHS_GIB) -> KvCapa
     return KvCapacity(
         kv_bytes_per_token=followed * own / asked + index,
         total_bytes=_total_bytes(tables.system, tables.gpu["mem_capacity"]),
-        fixed_bytes=breakdown["weights_bytes"] - _second_embedding_bytes(info, layout) + runtime,
+        fixed_bytes=weights_bytes(tables, breakdown["weights_bytes"]) + runtime,
         bytes_per_batched_token=_token_bytes(info, layout.tp) or breakdown["activations_bytes"] / STEP_TOKENS,
         element_bytes=own,
         index_bytes_per_token=index,
-        error_bytes=GIB * (MIXTURE_ERROR_GIB if tables.is_mixture else DENSE_ERROR_GIB),
+        error_bytes=GIB * _error_gib(tables),
     )
 
 
@@ -96,8 +98,7 @@ def weights_fit(tables: KernelTables, settings: Mapping[str, Any]) -> bool:
     cache_bytes = settings.get("kv_cache_memory_bytes") or 0  # none given, as in vLLM
     share = 1.0 if cache_bytes else settings.get("gpu_memory_utilization", DEFAULT_MEMORY_SHARE)
     left = float(share) * _total_bytes(tables.system, tables.gpu["mem_capacity"]) - float(cache_bytes)
-    weights = known["memory_breakdown"]["weights_bytes"] - _second_embedding_bytes(tables.model_info, tables.layout)
-    return bool(weights < left)
+    return weights_bytes(tables, known["memory_breakdown"]["weights_bytes"]) < left
 
 
 def _index_bytes(config: Mapping[str, Any], layers: int) -> tuple[float, float]:
@@ -174,11 +175,12 @@ def _total_bytes(system: str, nominal_bytes: float) -> float:
     return GIB * TOTAL_GIB[system] if system in TOTAL_GIB else REPORTED_SHARE * nominal_bytes
 
 
-def _second_embedding_bytes(model_info: Mapping[str, Any], layout: Layout) -> float:
-    """Of tied embeddings, in bfloat16: the package counts them twice, as the first and last of several stages do."""
-    if layout.pp > 1 or not model_info.get("raw_config", {}).get("tie_word_embeddings"):
-        return 0.0
-    return 2.0 * float(model_info["vocab"]) * float(model_info["hidden_size"]) / layout.tp
+def _error_gib(tables: KernelTables) -> float:
+    if tables.is_latent:
+        return LATENT_ERROR_GIB
+    if tables.is_mixture:
+        return MIXTURE_ERROR_GIB
+    return CUT_ERROR_GIB if tables.layout.tp > 1 else DENSE_ERROR_GIB
 
 
 def _token_bytes(model_info: Mapping[str, Any], tp: int) -> float:

@@ -49,6 +49,20 @@ def test_weights_are_those_of_start_logs(model: str, layout: Layout, loaded_gib:
     assert weights == pytest.approx(loaded_gib, abs=0.06)
 
 
+def test_weights_of_a_mixture_are_those_of_its_parameters() -> None:
+    """DeepSeek-V3 has 671e9 in fp8, its embeddings in bfloat16; three of its 61 layers are dense, and eight GPUs share
+    the embeddings. The package has 6.5 GiB more."""
+    embeddings = 2 * 129_280 * 7168
+    weights = estimate("deepseek-ai/DeepSeek-V3", "h200_sxm", Layout(8), graphs_gib=0.0).fixed_bytes / GIB
+    parameters_gib = (671e9 + embeddings) / 8 / GIB
+    assert weights - 0.13 - 3 * LINK_GIB == pytest.approx(parameters_gib, abs=1.0)
+
+
+def test_a_model_without_dense_layers_has_the_mixtures_that_are_counted() -> None:
+    weights = estimate("Qwen/Qwen3-235B-A22B-FP8", layout=Layout(4), graphs_gib=0.0).fixed_bytes / GIB
+    assert weights - 0.13 - 2 * LINK_GIB == pytest.approx(235e9 / 4 / GIB, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("model", "tp", "token_bytes"),
     [
@@ -191,5 +205,7 @@ def test_the_runtime_grows_with_every_doubling_of_the_gpus() -> None:
     assert four - (0.13 + 1.2 + 2 * 0.42) == pytest.approx((one - 0.13 - 1.2) / 4, rel=0.01)
 
 
-def test_the_estimate_of_a_mixture_may_be_off_by_twice_as_much() -> None:
+def test_estimates_may_be_off_by_more_the_more_a_model_is_cut_and_mixed() -> None:
     assert [estimate(model).error_bytes / GIB for model in (LLAMA, "Qwen/Qwen3-30B-A3B")] == [1.0, 2.0]
+    assert estimate(LLAMA, layout=Layout(2)).error_bytes / GIB == 1.5
+    assert estimate("deepseek-ai/DeepSeek-V3", "h200_sxm", Layout(8)).error_bytes / GIB == 3.0
