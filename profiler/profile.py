@@ -112,13 +112,18 @@ class Profile:
     def timing(self, settings: Mapping[str, Any] | None = None) -> Timing:
         """Step times and overhead; `settings` choose the CUDA-graph sizes that the engine would capture.
 
-        Where they change none of what the sizes follow, the sizes are those of the profiled engine.
+        Where they change none of what the sizes follow, the sizes are those of the profiled engine. Where it captured
+        some, enforce_eager leaves them: how long a step without any waits for the host is not known.
         """
         sizes = self._graph_sizes(checked(settings or {}))
         unchanged = sizes is self.step.graph_sizes
         return Timing(self.step.model if unchanged else self.step.model_with(sizes), self.overhead)
 
     def _graph_sizes(self, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+        if self.cuda_graphs and settings.get("enforce_eager"):  # without padding alone, eager steps would look cheaper
+            settings = {name: value for name, value in settings.items() if name not in GRAPH_SETTINGS}
+            if self.engine_or_none(settings) is None:
+                return self.step.graph_sizes
         asked = {**self.defaults, **settings}
         if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
             return self.step.graph_sizes
@@ -241,6 +246,8 @@ class Profile:
         )
 
     def _other_graphs(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
+        if settings.get("enforce_eager"):
+            return None
         sizes = self._graph_sizes(settings)
         return other_graphs(self, settings, sizes, engine.max_num_batched_tokens) if len(sizes) else None
 

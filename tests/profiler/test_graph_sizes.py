@@ -109,13 +109,36 @@ def test_other_settings_count_over_the_profile_s_own(profile: Profile) -> None:
     assert (
         profile.timing({"max_num_batched_tokens": 12}).step.numbers.tolist() != profile.timing().step.numbers.tolist()
     )
-    eager = profile.timing({"enforce_eager": True}).step.numbers.tolist()
-    assert (
-        eager
-        == replace(profile, cuda_graphs=False, step=replace(profile.step, graph_sizes=profile.step.graph_sizes[:0]))
-        .timing()
-        .step.numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_num_batched_tokens": 12},
+        {"max_num_batched_tokens": 4},  # which would leave no size to capture
+        {"gpu_memory_utilization": 0.8},
+    ],
+)
+def test_without_graphs_steps_are_not_predicted_to_be_faster_than_with_them(
+    profile: Profile, settings: dict[str, Any]
+) -> None:
+    """What padding costs is known and what the host takes without graphs is not; a line says so."""
+    eager = {**settings, "enforce_eager": True}
+    same = {} if settings.get("max_num_batched_tokens") == 4 else settings
+    assert profile.timing(eager).step.numbers.tolist() == profile.timing(same).step.numbers.tolist()
+    assert profile.timing({**eager, "cudagraph_capture_sizes": [1]}).step.numbers.tolist() == (
+        profile.timing(same).step.numbers.tolist()
     )
+    (told,) = profile.trust(eager)["not_represented"]
+    assert told.startswith("enforce_eager=True: profile linear was made with False; its effect on step times")
+
+
+def test_a_profile_of_an_engine_without_graphs_stays_as_it_is(profile: Profile) -> None:
+    step = replace(profile.step, graph_sizes=profile.step.graph_sizes[:0])
+    eager = replace(profile, cuda_graphs=False, step=step, defaults={"enforce_eager": True})
+    assert eager.timing({"enforce_eager": True}).step.numbers.tolist() == eager.timing().step.numbers.tolist()
+    assert eager.timing().step.numbers.tolist() != profile.timing().step.numbers.tolist()
 
 
 def with_eager(profile: Profile, share: float) -> Profile:
