@@ -19,7 +19,7 @@ from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, older_runner, other_blocks, other_chunks, other_graphs, unrepresented
+from .unrepresented import NOT_SIMULATED, other_engine, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -219,7 +219,7 @@ class Profile:
         settings = checked(settings)
         engine = self.engine_or_none(settings)
         told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
-        told += [older_runner(engine), other_blocks(self, engine), other_chunks(engine)] if engine else []
+        told += other_engine(self, engine) if engine else []
         return [*unrepresented(self, settings).values(), *filter(None, [*told, self._other_cache(settings)])]
 
     def _other_cache(self, settings: Mapping[str, Any]) -> str | None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import F64
-from ..simulator.engine_config import PROFILED, SIMULATED, EngineConfig
-from ..simulator.speculation import SPEC_ARGUMENTS, drafting_method, without_acceptance
+from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, EngineConfig
+from ..simulator.speculation import NEEDS_DRAFTER, SPEC_ARGUMENTS, drafting_method, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
@@ -41,6 +41,12 @@ RESERVES_LOOKAHEAD_SINCE = (0, 28)
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
+OWN_CONTEXT = (
+    "past the drafter's own context (max_position_embeddings of its config; 2,048 in many EAGLE heads) vLLM may stop "
+    "drafting for the whole batch, or fail, which is not simulated"
+)
+"""Its V1 model runner stops (GPUModelRunner._input_fits_in_drafter, vllm/v1/worker/gpu_model_runner.py); and vLLM issue
+48894: an EAGLE head read beyond its table of positions."""
 _NAMES_AND_LOGS = """
     tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
     download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
@@ -88,9 +94,10 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
 def _upper_limit(config: Any) -> str:
     """What of drafting is not in the numbers of a profile that was made without it."""
     told = "what drafting takes of time and memory is not in these numbers: the gain is an upper limit"
-    if drafting_method(config) != "ngram":
-        return told
-    return f"{told}, and of ngram a match at every decode is taken for granted unless a benchmark tells otherwise"
+    method = drafting_method(config)
+    if method == "ngram":
+        return f"{told}, and of ngram a match at every decode is taken for granted unless a benchmark tells otherwise"
+    return f"{told}; {OWN_CONTEXT}" if method in NEEDS_DRAFTER else told
 
 
 def _timed(name: str, value: Any) -> Any:
@@ -152,7 +159,13 @@ def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, m
     )
 
 
-def older_runner(engine: EngineConfig) -> str | None:
+def other_engine(profile: "Profile", engine: EngineConfig) -> list[str]:
+    """A line for each way in which vLLM may schedule this engine otherwise than is simulated."""
+    found = (_older_runner(engine), _other_blocks(profile, engine), _other_chunks(engine), _shorter_drafter(engine))
+    return [line for line in found if line]
+
+
+def _older_runner(engine: EngineConfig) -> str | None:
     """A line where vLLM may run pipeline stages with its older model runner, which holds one step less in flight
     (VllmConfig.max_concurrent_batches and use_v2_model_runner, vllm/config/vllm.py); None where it does not."""
     first, last = TWO_RUNNERS
@@ -165,7 +178,7 @@ def older_runner(engine: EngineConfig) -> str | None:
     )
 
 
-def other_chunks(engine: EngineConfig) -> str | None:
+def _other_chunks(engine: EngineConfig) -> str | None:
     """A line where a model may have several MTP modules, which each read one token further: the config of the engine
     does not tell (SpeculativeConfig.use_multi_module_mtp, vllm/config/speculative.py, and
     Scheduler._reserve_prefill_lookahead, vllm/v1/core/sched/scheduler.py); None elsewhere."""
@@ -180,7 +193,18 @@ def other_chunks(engine: EngineConfig) -> str | None:
     )
 
 
-def other_blocks(profile: "Profile", engine: EngineConfig) -> str | None:
+def _shorter_drafter(engine: EngineConfig) -> str | None:
+    """A line where the drafter is given a context and how long the engine's is, is not known; None elsewhere."""
+    drafts = engine.speculative_config
+    if drafts is None or drafts.max_model_len is None or engine.max_model_len != UNLIMITED_MODEL_LEN:
+        return None
+    return (
+        f"speculative_config: max_model_len={drafts.max_model_len}: vLLM stops drafting, or fails, for requests that "
+        "are longer, which is not simulated"
+    )
+
+
+def _other_blocks(profile: "Profile", engine: EngineConfig) -> str | None:
     """A line where prefixes are cached and layers of several kinds share the blocks: with Mamba or linear attention
     vLLM makes a block as large as a state (_align_hybrid_block_size, vllm/platforms/interface.py) and ends the chunks
     of a prompt at the edges of blocks (_mamba_block_aligned_split, vllm/v1/core/sched/scheduler.py); None elsewhere.

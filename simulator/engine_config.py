@@ -208,8 +208,19 @@ def _check_speculation(engine: EngineConfig, speculation: Speculation) -> None:
             f"long_prefill_token_threshold={engine.long_prefill_token_threshold}: must be above the "
             f"{speculation.num_speculative_tokens} draft tokens of speculative_config; vLLM's scheduler fails otherwise"
         )
+    _check_drafter_context(engine.max_model_len, speculation.max_model_len)
     if engine.pipeline_parallel_size > 1:
         raise InputError("speculative_config: is not simulated with pipeline_parallel_size above 1")
+
+
+def _check_drafter_context(context: int, drafted: int | None) -> None:
+    """SpeculativeConfig._maybe_override_draft_max_model_len (vllm/config/speculative.py); what shorter ones do is in
+    GPUModelRunner._input_fits_in_drafter (vllm/v1/worker/gpu_model_runner.py). Without a known context none is refused.
+    """
+    if drafted is None or context == UNLIMITED_MODEL_LEN or drafted == context:
+        return
+    told = "vLLM stops drafting, or fails, past it: not simulated" if drafted < context else "vLLM refuses more"
+    raise InputError(f"speculative_config: max_model_len={drafted}: the engine has max_model_len={context}; {told}")
 
 
 def _check_scheduled_tokens(engine: EngineConfig, scheduled: int) -> None:

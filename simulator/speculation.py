@@ -32,7 +32,9 @@ _MTP_NAMES = """
 """
 MTP_NAMES = tuple(_MTP_NAMES.split())
 """Names that vLLM takes for mtp (MTPModelTypes and SpeculativeConfig.__post_init__)."""
-NEEDS_DRAFTER = frozenset(METHODS) - {"ngram", "ngram_gpu", "mtp"}
+MATCHES_TEXT = frozenset({"ngram", "ngram_gpu"})
+"""Methods that draft without any model."""
+NEEDS_DRAFTER = frozenset(METHODS) - MATCHES_TEXT - {"mtp"}
 """Methods that draft with a model of their own."""
 MOST_TOKENS = 127
 UNSIMULATED = frozenset(
@@ -88,6 +90,8 @@ class Speculation:
     parallel_drafting: bool = False
     disable_eagle_block_drop: bool = False
     disable_lookahead_block_hashes: bool = False
+    max_model_len: int | None = None
+    """Context that the drafter is given; None: vLLM takes the shorter of its own and the engine's."""
 
     @property
     def reads_hidden_states(self) -> bool:
@@ -172,6 +176,7 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
         parallel_drafting=bool(given.get("parallel_drafting")) or method == "dflash",
         disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop", False)),
         disable_lookahead_block_hashes=bool(given.get("disable_lookahead_block_hashes", False)),
+        max_model_len=None if method in MATCHES_TEXT else _checked_context(given.get("max_model_len")),
     )
 
 
@@ -200,6 +205,12 @@ def _checked_tokens(tokens: Any) -> int:
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST_TOKENS:
         raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be 1 to {MOST_TOKENS}")
     return tokens
+
+
+def _checked_context(tokens: Any) -> int | None:
+    if tokens is None or (isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1):
+        return tokens
+    raise InputError(f"speculative_config: max_model_len={tokens!r}: must be a whole number, at least 1")
 
 
 def assume_acceptance(config: Mapping[str, Any] | str, given: str) -> dict[str, Any]:

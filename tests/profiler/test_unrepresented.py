@@ -45,6 +45,26 @@ def test_of_ngram_a_match_at_every_decode_is_told_to_be_assumed(measured: Profil
     assert ("of ngram a match at every decode is taken for granted" in line) == told
 
 
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [("eagle3", True), ("draft_model", True), ("mtp", False), ("ngram", False), ("ngram_gpu", False)],
+)
+def test_of_a_drafter_that_is_a_model_its_own_context_is_told_to_be_left_out(
+    measured: Profile, method: str, told: bool
+) -> None:
+    config = assume_acceptance({"method": method, "num_speculative_tokens": 1}, "0.5")
+    (line,) = measured.trust({"speculative_config": config})["not_represented"]
+    assert ("past the drafter's own context (max_position_embeddings of its config" in line) == told
+
+
+def test_a_context_of_the_drafter_is_told_where_that_of_the_engine_is_not_known() -> None:
+    config = assume_acceptance({"method": "eagle", "num_speculative_tokens": 1, "max_model_len": 2048}, "0.5")
+    formula, drafts = linear_profile(4e-3, 4e-5, 1e-4, 2e-7), {"speculative_config": config}
+    (told,) = formula.trust(drafts)["not_represented"]
+    assert told.startswith("speculative_config: max_model_len=2048: vLLM stops drafting, or fails, for requests that")
+    assert formula.trust({**drafts, "max_model_len": 2048})["not_represented"] == []
+
+
 @pytest.mark.parametrize(("value", "known"), [("fp8", True), ("nvfp4", False)])
 def test_memory_that_is_in_the_numbers_is_not_told_to_be_missing(measured: Profile, value: str, known: bool) -> None:
     modelled = replace(measured, kv=KvCapacity(131072, kv_cache_memory_bytes=8.0 * GIB))

@@ -241,3 +241,27 @@ def test_a_change_of_drafts_is_over_those_that_there_were() -> None:
 def test_an_acceptance_that_is_no_share_is_named_as_it_was_given() -> None:
     with pytest.raises(InputError, match=r"--acceptance-rate 70: must lie in \[0, 1\]"):
         acceptance_rates_of("70", 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "drafted", "told"),
+    [
+        ("eagle3", 2048, "vLLM stops drafting, or fails, past it: not simulated"),
+        ("mtp", 2048, "vLLM stops drafting, or fails, past it: not simulated"),
+        ("eagle3", 9000, "vLLM refuses more"),
+        ("eagle3", "2k", "must be a whole number"),
+        ("eagle3", 4096, None),
+        ("eagle3", None, None),
+        ("ngram", 2048, None),  # which has no model
+    ],
+)
+def test_a_drafter_with_a_shorter_context_than_the_engine_is_refused(
+    method: str, drafted: Any, told: str | None
+) -> None:
+    config = assume_acceptance({"method": method, "num_speculative_tokens": 3, "max_model_len": drafted}, "0.5")
+    asked = {"speculative_config": config, "max_model_len": 4096}
+    if told is None:
+        assert resolve(asked, {}, 1000).max_model_len == 4096
+        return
+    with pytest.raises(InputError, match=f"^speculative_config: max_model_len={drafted!r}: .*{told}".replace("'", ".")):
+        resolve(asked, {}, 1000)
