@@ -19,7 +19,7 @@ from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, other_engine, other_graphs, unrepresented
+from .unrepresented import NOT_SIMULATED, made_with_value, other_engine, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -185,12 +185,15 @@ class Profile:
     def ignored(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of those settings that change neither the schedule nor the times nor the memory that are predicted.
 
-        A fact of the profiled engine that is asked for as it is, is none of them.
+        What the profile was made with, asked for as it is, is none of them.
         """
         settings = checked(settings)
         blocks = {"num_gpu_blocks_override"} if self.kv is None else PROFILED
         heeded = simulated_by(self.engine.version) | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
-        return [name for name in settings if name not in heeded and getattr(self.engine, name, None) != settings[name]]
+        heeded |= NOT_SIMULATED.keys()  # which are as they have to be
+        if self.source == CLOSED_FORM:  # was made with nothing, but may name an engine
+            return [k for k, v in settings.items() if k not in heeded and getattr(self.engine, k, None) != v]
+        return [k for k, v in settings.items() if k not in heeded and made_with_value(self, k) != v]
 
     def engine_or_none(self, settings: Mapping[str, Any]) -> EngineConfig | None:
         """`engine_config`, or None where vLLM refuses the settings, as is told where they are run."""

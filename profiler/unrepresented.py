@@ -41,6 +41,10 @@ RESERVES_LOOKAHEAD_SINCE = (0, 28)
 TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 """Settings that the schedule or the memory follows, but that also change what a step costs, which was measured with one
 value of them."""
+TABLES_DTYPE = "bfloat16"
+"""The dtype that kernel tables were measured with."""
+SAME_FORMATS = {"half": "float16", "float": "float32", "fp8_e4m3": "fp8"}
+"""Second names of number formats (_STR_DTYPE_TO_TORCH_DTYPE, vllm/config/model.py, and CacheConfig.cache_dtype)."""
 OWN_CONTEXT = (
     "past the drafter's own context (max_position_embeddings of its config; 2,048 in many EAGLE heads) vLLM may stop "
     "drafting for the whole batch, or fail, which is not simulated"
@@ -79,8 +83,10 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         known -= TIMED
     lines = _other_schedules({**profile.defaults, **settings})
     for name, asked in settings.items():
-        value, made_with = (_timed(name, one) for one in (asked, _made_with(profile, name)))
-        if name in known or value == made_with or (made_with is None and (is_unset(value) or name == "model")):
+        value, made_with = (_timed(name, one) for one in (asked, made_with_value(profile, name)))
+        if name in known or value == made_with or (is_unset(value) and _unset_in(profile, name)):
+            continue
+        if name == "model" and made_with is None:
             continue
         how = "without it" if made_with is None else f"with {made_with}"
         memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
@@ -105,6 +111,8 @@ def _timed(name: str, value: Any) -> Any:
     named."""
     if name == "model" and value:
         return lasting_name(str(value))
+    if name in ("dtype", "kv_cache_dtype"):
+        return SAME_FORMATS.get(str(value), value)
     return without_acceptance(value) if name == "speculative_config" and value else value
 
 
@@ -218,10 +226,28 @@ def _other_blocks(profile: "Profile", engine: EngineConfig) -> str | None:
     )
 
 
-def _made_with(profile: "Profile", name: str) -> Any:
+def made_with_value(profile: "Profile", name: str) -> Any:
     """The value under which the profile's steps were measured; None where that is not known."""
     if name == "async_scheduling":
         return profile.defaults.get(name, True)
     if name == "enforce_eager":
         return profile.defaults.get(name, not profile.cuda_graphs)
+    own = _given(profile, name)
+    if name == "dtype" and profile.source == KERNEL_TABLES and is_unset(own):
+        return TABLES_DTYPE
+    if name == "kv_cache_dtype" and is_unset(own) and profile.kv:
+        dtype = made_with_value(profile, "dtype")  # of an "auto" cache too, unless the checkpoint names another
+        return dtype if KV_DTYPE_BYTES.get(str(dtype)) == profile.kv.element_bytes else own
+    return own
+
+
+def _given(profile: "Profile", name: str) -> Any:
     return profile.defaults.get(name, getattr(profile.engine, name, None))
+
+
+def _unset_in(profile: "Profile", name: str) -> bool:
+    """Whether the profile was made with what vLLM takes where nobody gives the setting."""
+    if name in ("async_scheduling", "enforce_eager"):
+        return False
+    given = _given(profile, name)
+    return given is None or (name == "kv_cache_dtype" and is_unset(given))

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import InputError
 from ...simulator.engine_config import PROFILED, SIMULATED
 from ..graph_sizes import GRAPH_SETTINGS
-from ..unrepresented import WITHOUT_EFFECT, is_unset
+from ..unrepresented import NOT_SIMULATED, TABLES_DTYPE, WITHOUT_EFFECT, is_unset
 
 OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
 FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {
@@ -16,6 +16,8 @@ FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) 
 }
 """Settings that an import follows, or that change nothing; what drafting costs is in no table, and neither is how long
 steps wait for the host without any CUDA graph."""
+AS_TABLES = {**dict.fromkeys(NOT_SIMULATED, 1), "dtype": TABLES_DTYPE}
+"""Other settings, and the value that an import has for them."""
 CACHE_FORMATS = {"bfloat16": "bfloat16", "float16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 """The tables' names of vLLM's kv_cache_dtype, where they hold it."""
 FP8_CACHE_MODELS = frozenset({"GlmMoeDsaForCausalLM"})
@@ -88,7 +90,7 @@ def layout_of(tp: int, pp: int, precision: str | None, settings: Mapping[str, An
         if int(settings.get(name, value)) != value:
             raise InputError(f"{name}={settings[name]}: give it as --{'tp' if name.startswith('tensor') else 'pp'}")
     for name, value in settings.items():
-        if name not in FOLLOWED and not is_unset(value):
+        if name not in FOLLOWED and not is_unset(value) and value != AS_TABLES.get(name):
             mend = "give --precision" if name == "quantization" else "leave it out, or measure such an engine"
             raise InputError(f"{name}={value}: kernel tables do not tell what it does to a step; {mend}")
     expert_parallel = bool(settings.get("enable_expert_parallel"))

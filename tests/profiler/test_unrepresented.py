@@ -46,6 +46,36 @@ def test_of_ngram_a_match_at_every_decode_is_told_to_be_assumed(measured: Profil
 
 
 @pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"dtype": "bfloat16"}, None),
+        ({"dtype": "auto", "kv_cache_dtype": "auto"}, None),
+        ({"kv_cache_dtype": "bfloat16"}, None),
+        ({"data_parallel_size": 1}, None),
+        ({"dtype": "float16"}, "dtype=float16: profile h200-llama-3.1-8b was made with bfloat16;"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype=fp8: profile h200-llama-3.1-8b was made with bfloat16;"),
+    ],
+)
+def test_what_kernel_tables_hold_may_be_asked_for(settings: dict[str, object], told: str | None) -> None:
+    bundled = load_profile("h200-llama-3.1-8b")
+    found = bundled.trust(settings)["not_represented"]
+    assert [line.split(" its effect")[0] for line in found] == ([told] if told else [])
+    if told is None and "auto" not in settings.values():
+        assert bundled.ignored(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "asked"),
+    [("kv_cache_dtype", "fp8", "fp8_e4m3"), ("kv_cache_dtype", "fp8_e4m3", "fp8"), ("dtype", "float16", "half")],
+)
+def test_another_name_of_the_same_number_format_is_the_same(
+    measured: Profile, name: str, made: str, asked: str
+) -> None:
+    profile = replace(measured, engine=replace(measured.engine, **{name: made}))
+    assert profile.trust({name: asked})["not_represented"] == []
+
+
+@pytest.mark.parametrize(
     ("method", "told"),
     [("eagle3", True), ("draft_model", True), ("mtp", False), ("ngram", False), ("ngram_gpu", False)],
 )

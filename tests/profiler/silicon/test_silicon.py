@@ -310,6 +310,7 @@ def test_settings_that_tables_do_not_follow_are_refused(settings: dict[str, obje
 def test_settings_that_change_nothing_are_taken() -> None:
     layout = layout_of(2, 1, "fp8", {"tensor_parallel_size": 2, "dtype": "auto", "quantization": None, "seed": 1})
     assert layout == Layout(2, precision="fp8")
+    assert layout_of(1, 1, None, {"dtype": "bfloat16", "data_parallel_size": 1}) == Layout()
 
 
 def test_a_cache_has_the_format_that_vllm_would_give_it() -> None:
