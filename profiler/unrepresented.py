@@ -8,6 +8,7 @@ from ..simulator.engine_config import PROFILED, SIMULATED, UNLIMITED_MODEL_LEN, 
 from ..simulator.speculation import NEEDS_DRAFTER, SPEC_ARGUMENTS, drafting_method, without_acceptance
 from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
+from .argument_defaults import is_unset
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .model_folder import lasting_name
@@ -58,17 +59,13 @@ _NAMES_AND_LOGS = """
     safetensors_prefetch_num_threads use_tqdm_on_load skip_tokenizer_init disable_log_stats enable_log_requests
     log_config_file log_level logging_config aggregate_engine_logging show_hidden_metrics_for_version cudagraph_metrics
     kv_cache_metrics kv_cache_metrics_sample enable_mfu_metrics custom_histogram_buckets shutdown_timeout
-    distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port max_logprobs generation_config
+    distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port data_parallel_address
+    data_parallel_rpc_port max_logprobs generation_config
     allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
     prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
 """
 WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
 """Arguments that change neither the time of a step nor the memory: names, places, logs."""
-
-
-def is_unset(value: Any) -> bool:
-    """Whether a value leaves an argument as it is where nobody gives it. 0 does not."""
-    return value is None or value is False or value in ("auto", "", "none")
 
 
 def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, str]:
@@ -84,17 +81,23 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
     lines = _other_schedules({**profile.defaults, **settings})
     for name, asked in settings.items():
         value, made_with = (_timed(name, one) for one in (asked, made_with_value(profile, name)))
-        if name in known or value == made_with or (is_unset(value) and _unset_in(profile, name)):
+        if name in known or value == made_with or (is_unset(name, value) and _unset_in(profile, name)):
             continue
         if name == "model" and made_with is None:
             continue
         how = "without it" if made_with is None else f"with {made_with}"
-        memory = "" if profile.kv and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES else " and on memory"
+        memory = "" if _memory_known(profile, name, value) else " and on memory"
         effect = f"its effect on step times{memory} is not in these numbers"
         if name == "speculative_config":
             effect = _upper_limit(asked)
         lines[name] = f"{name}={value}: profile {profile.name} was made {how}; {effect}"
     return lines
+
+
+def _memory_known(profile: "Profile", name: str, value: Any) -> bool:
+    """Whether the memory that the engine takes with the value is in the numbers."""
+    of_cache = profile.kv is not None and name == "kv_cache_dtype" and str(value) in KV_DTYPE_BYTES
+    return of_cache or name == "async_scheduling"  # which takes none
 
 
 def _upper_limit(config: Any) -> str:
@@ -120,7 +123,7 @@ def _other_schedules(settings: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: f"{name}={value}: vLLM then schedules by other rules, which are not simulated"
         for name, value in settings.items()
-        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(value)
+        if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(name, value)
     }
 
 
@@ -233,9 +236,9 @@ def made_with_value(profile: "Profile", name: str) -> Any:
     if name == "enforce_eager":
         return profile.defaults.get(name, not profile.cuda_graphs)
     own = _given(profile, name)
-    if name == "dtype" and profile.source == KERNEL_TABLES and is_unset(own):
+    if name == "dtype" and profile.source == KERNEL_TABLES and is_unset(name, own):
         return TABLES_DTYPE
-    if name == "kv_cache_dtype" and is_unset(own) and profile.kv:
+    if name == "kv_cache_dtype" and is_unset(name, own) and profile.kv:
         dtype = made_with_value(profile, "dtype")  # of an "auto" cache too, unless the checkpoint names another
         return dtype if KV_DTYPE_BYTES.get(str(dtype)) == profile.kv.element_bytes else own
     return own
@@ -250,4 +253,4 @@ def _unset_in(profile: "Profile", name: str) -> bool:
     if name in ("async_scheduling", "enforce_eager"):
         return False
     given = _given(profile, name)
-    return given is None or (name == "kv_cache_dtype" and is_unset(given))
+    return given is None or (name == "kv_cache_dtype" and is_unset(name, given))

@@ -6,8 +6,9 @@ from typing import Any
 
 from ...errors import InputError
 from ...simulator.engine_config import PROFILED, SIMULATED
+from ..argument_defaults import is_unset
 from ..graph_sizes import GRAPH_SETTINGS
-from ..unrepresented import NOT_SIMULATED, TABLES_DTYPE, WITHOUT_EFFECT, is_unset
+from ..unrepresented import NOT_SIMULATED, TABLES_DTYPE, WITHOUT_EFFECT
 
 OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
 FOLLOWED = (SIMULATED | PROFILED | GRAPH_SETTINGS | WITHOUT_EFFECT | OF_TABLES) - {
@@ -90,7 +91,7 @@ def layout_of(tp: int, pp: int, precision: str | None, settings: Mapping[str, An
         if int(settings.get(name, value)) != value:
             raise InputError(f"{name}={settings[name]}: give it as --{'tp' if name.startswith('tensor') else 'pp'}")
     for name, value in settings.items():
-        if name not in FOLLOWED and not is_unset(value) and value != AS_TABLES.get(name):
+        if name not in FOLLOWED and not is_unset(name, value) and value != AS_TABLES.get(name):
             mend = "give --precision" if name == "quantization" else "leave it out, or measure such an engine"
             raise InputError(f"{name}={value}: kernel tables do not tell what it does to a step; {mend}")
     expert_parallel = bool(settings.get("enable_expert_parallel"))

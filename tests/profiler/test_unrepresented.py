@@ -18,6 +18,12 @@ from slotune.simulator.speculation import assume_acceptance
         ({"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "cudagraph_capture_sizes": [8]}, []),
         ({"dtype": "bfloat16", "kv_cache_dtype": "auto", "async_scheduling": True, "enforce_eager": False}, []),
         ({"seed": 3, "served_model_name": "m", "quantization": None, "enable_lora": False}, []),
+        ({"optimization_level": 2, "disable_cascade_attn": True, "enable_flashinfer_autotune": True}, []),
+        ({"data_parallel_address": "10.0.0.5", "data_parallel_rpc_port": 29550}, []),
+        (
+            {"enable_flashinfer_autotune": False},
+            ["enable_flashinfer_autotune=False: profile mine was made without it;"],
+        ),
         ({"optimization_level": 0}, ["optimization_level=0: profile mine was made without it;"]),
         ({"dtype": "float16"}, ["dtype=float16: profile mine was made with bfloat16;"]),
         ({"quantization": "fp8"}, ["quantization=fp8: profile mine was made without it;"]),
@@ -73,6 +79,11 @@ def test_another_name_of_the_same_number_format_is_the_same(
 ) -> None:
     profile = replace(measured, engine=replace(measured.engine, **{name: made}))
     assert profile.trust({name: asked})["not_represented"] == []
+
+
+def test_async_scheduling_is_not_said_to_take_memory(measured: Profile) -> None:
+    (told,) = measured.trust({"async_scheduling": False})["not_represented"]
+    assert told.endswith("with True; its effect on step times is not in these numbers")
 
 
 @pytest.mark.parametrize(
