@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "offload_num_in_group": 1,
     "offload_prefetch_step": 1,
     "optimization_level": 2,
+    "performance_mode": "balanced",
     "renderer_num_workers": 1,
     "swa_bounded_replay": True,
     "ubatch_size": 0,

@@ -15,6 +15,8 @@ BLACKWELL = ("b200", "b300")
 """In the name of such a GPU, as its driver and the kernel tables have it."""
 GRAPH_SETTINGS = frozenset({"enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"})
 """Settings that choose the sizes."""
+FINE_GRID = 32
+"""Up to how many tokens every size is captured for the least padding, with performance_mode=interactivity."""
 CAPTURE_FOLLOWS = GRAPH_SETTINGS | {"max_num_seqs", "max_num_batched_tokens", "speculative_config"}
 """Settings that the sizes follow."""
 
@@ -37,11 +39,16 @@ def captured_graph_sizes(
         raise InputError(f"max_cudagraph_capture_size={largest}: must be 1 or more; enforce_eager=true captures none")
     tokens, default_max = engine.max_num_batched_tokens, most_captured(engine, device)
     most = min(int(largest or _ceiling(engine, default_max)), tokens)
-    sizes = _grid(most)
+    sizes = _grid(most) | (set(range(1, min(most, FINE_GRID) + 1)) if is_interactive(settings) else set())
     sizes |= {tokens} if engine.version_rules.captures_token_budget and tokens <= most else set()
     if largest is None:
         sizes |= {size for size in _decode_sizes(engine, default_max) if size <= tokens}
     return np.array(sorted(map(float, sizes)))
+
+
+def is_interactive(settings: Mapping[str, Any]) -> bool:
+    """Whether small batches are captured size by size; of what performance_mode can be, it changes this alone."""
+    return settings.get("performance_mode") == "interactivity"
 
 
 def _grid(most: int) -> set[int]:

@@ -12,7 +12,7 @@ from ..simulator.engine_config import PROFILED, UNLIMITED_MODEL_LEN, EngineConfi
 from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import version_note
-from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes
+from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, is_interactive
 from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
 from .recorded_blocks import RECORDED
@@ -34,6 +34,8 @@ CHOICES = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")
 """Those that are somebody's choice or, where nobody made one, the engine's."""
 ModelPart = Literal["experts", "latent attention", "layers of several kinds", "an image encoder"]
 """What a model has besides plain dense layers, and which measured engines were compared with may have lacked."""
+PERFORMANCE_MODES = ("balanced", "interactivity", "throughput")
+"""vLLM's (PerformanceMode, vllm/config/vllm.py), its default first."""
 WHATEVER_MEMORY = {"num_gpu_blocks_override": UNLIMITED_BLOCKS}
 """Settings under which no engine is refused for want of memory."""
 
@@ -125,7 +127,8 @@ class Profile:
             if self.engine_or_none(settings) is None:
                 return self.step.graph_sizes
         asked = {**self.defaults, **settings}
-        if not self.cuda_graphs or all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS):
+        unchanged = all(asked.get(name) == self.defaults.get(name) for name in CAPTURE_FOLLOWS)
+        if not self.cuda_graphs or (unchanged and is_interactive(asked) == is_interactive(self.defaults)):
             return self.step.graph_sizes
         engine = self.engine_config(settings)
         return captured_graph_sizes(engine, self._graph_settings(settings) | self._own_limit(asked), self.engine.device)
@@ -191,6 +194,7 @@ class Profile:
         blocks = {"num_gpu_blocks_override"} if self.kv is None else PROFILED
         heeded = simulated_by(self.engine.version) | blocks | (GRAPH_SETTINGS if self.cuda_graphs else frozenset())
         heeded |= NOT_SIMULATED.keys()  # which are as they have to be
+        heeded |= {"performance_mode"} if self.cuda_graphs and is_interactive(settings) else set()
         if self.source == CLOSED_FORM:  # was made with nothing, but may name an engine
             return [k for k, v in settings.items() if k not in heeded and getattr(self.engine, k, None) != v]
         return [k for k, v in settings.items() if k not in heeded and made_with_value(self, k) != v]
@@ -332,10 +336,13 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
-    """Raise InputError for what may only be 1: GPUs that would not be counted, and what vLLM refuses."""
+    """Raise InputError for what may only be 1: GPUs that would not be counted, and what vLLM refuses; and for a
+    performance_mode that it does not have."""
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):
             raise InputError(f"{name}={settings[name]}: {mend}")
+    if (mode := settings.get("performance_mode", PERFORMANCE_MODES[0])) not in PERFORMANCE_MODES:
+        raise InputError(f"performance_mode={mode}: must be one of {', '.join(PERFORMANCE_MODES)}")
 
 
 def linear_profile(

@@ -30,11 +30,12 @@ OTHER_SCHEDULES = {
     "kv_transfer_config": None,
     "ec_transfer_config": None,
     "scheduler_cls": None,
-    "performance_mode": "balanced",
     **dict.fromkeys(SPEC_ARGUMENTS),
 }
 """Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
 under which it does not."""
+BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
+"""Of which performance_mode=throughput doubles the defaults (EngineArgs, vllm/engine/arg_utils.py)."""
 TWO_RUNNERS = (0, 23), (0, 28)
 """From the first to the last of these versions, vLLM chooses one of two model runners by the model's architecture."""
 RESERVES_LOOKAHEAD_SINCE = (0, 28)
@@ -75,10 +76,10 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
     line for each that changes the schedule in ways that are not simulated, the profile's own among them.
     """
     known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | OTHER_SCHEDULES.keys()
-    known |= GRAPH_SETTINGS - {"enforce_eager"}
+    known |= GRAPH_SETTINGS - {"enforce_eager"} | {"performance_mode"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
-    lines = _other_schedules({**profile.defaults, **settings})
+    lines = _other_schedules({**profile.defaults, **settings}) | _doubled_limits(profile, settings)
     for name, asked in settings.items():
         value, made_with = (_timed(name, one) for one in (asked, made_with_value(profile, name)))
         if name in known or value == made_with or (is_unset(name, value) and _unset_in(profile, name)):
@@ -125,6 +126,17 @@ def _other_schedules(settings: Mapping[str, Any]) -> dict[str, str]:
         for name, value in settings.items()
         if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(name, value)
     }
+
+
+def _doubled_limits(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, str]:
+    """A line where batch limits that nobody gave would be other ones; a profile made so has the limits it ran with."""
+    both = {**profile.defaults, **settings}
+    given = both if profile.defaults.get("performance_mode") == "throughput" else settings
+    left = [name for name in BATCH_LIMITS if given.get(name) is None]
+    if both.get("performance_mode") != "throughput" or not left:
+        return {}
+    told = f"vLLM doubles its default of {' and '.join(left)} then, which is not in these numbers; give them yourself"
+    return {"performance_mode": f"performance_mode=throughput: {told}"}
 
 
 def other_graphs(profile: "Profile", settings: Mapping[str, Any], sizes: F64, most_tokens: int) -> str | None:

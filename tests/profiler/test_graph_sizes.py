@@ -56,6 +56,28 @@ def test_decodes_of_whole_batches_are_captured_with_their_drafts() -> None:
     assert {3.0, 6.0, 12.0, 24.0, 48.0, 72.0, 96.0, 99.0} <= set(sizes)
 
 
+def test_for_interactivity_small_batches_are_captured_size_by_size() -> None:
+    fine = captured_graph_sizes(engine(max_num_seqs=32), {"performance_mode": "interactivity"}).tolist()
+    assert fine == [*range(1, 33), 40, 48, 56, 64]
+    assert captured_graph_sizes(engine(max_num_seqs=3), {"performance_mode": "interactivity"}).tolist() == [
+        *range(1, 7)
+    ]
+    chosen = {"performance_mode": "interactivity", "cudagraph_capture_sizes": [8]}
+    assert captured_graph_sizes(engine(), chosen).tolist() == [8]
+
+
+def test_a_performance_mode_changes_step_times_by_its_sizes_alone(profile: Profile) -> None:
+    usual = replace(profile, step=replace(profile.step, graph_sizes=captured_graph_sizes(engine(), {})), defaults={})
+    numbers = {
+        mode: usual.timing({"performance_mode": mode} if mode else {}).step.numbers.tolist()
+        for mode in (None, "balanced", "throughput", "interactivity")
+    }
+    assert numbers[None] == numbers["balanced"] == numbers["throughput"] != numbers["interactivity"]
+    assert usual.ignored({"performance_mode": "interactivity"}) == []
+    made = replace(usual, defaults={"performance_mode": "interactivity"})
+    assert made.timing({"performance_mode": "interactivity"}).step.numbers.tolist() == numbers[None], "its own sizes"
+
+
 def test_a_largest_size_that_is_given_is_the_largest() -> None:
     sizes = captured_graph_sizes(engine(max_num_seqs=100), {"max_cudagraph_capture_size": 64})
     assert sizes[-1] == 64
@@ -243,7 +265,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.config.vllm import VllmConfig
 
 found = []
-for seqs, tokens, drafts, blackwell, largest in json.load(sys.stdin):
+for seqs, tokens, drafts, blackwell, largest, mode in json.load(sys.stdin):
     platforms._current_platform = Part(is_device_capability_family=lambda family: blackwell)
     compilation = Part(
         cudagraph_mode=CUDAGraphMode.FULL,
@@ -258,7 +280,7 @@ for seqs, tokens, drafts, blackwell, largest in json.load(sys.stdin):
         scheduler_config=Part(max_num_seqs=seqs, max_num_batched_tokens=tokens),
         uniform_decode_query_len=1 + drafts,
         speculative_config=None,
-        performance_mode="balanced",
+        performance_mode=mode,
     )
     VllmConfig._set_cudagraph_sizes(config)
     found.append(compilation.cudagraph_capture_sizes)
@@ -273,15 +295,14 @@ def test_every_size_is_vllms(vllm_python: str, tmp_path: Path) -> None:
     for _ in range(1000):
         seqs = rng.choice([1, 2, 3, 5, 7, 16, 17, 33, 64, 100, 128, 200, 256, 300, 512, 1000])
         tokens = max(seqs, rng.choice([64, 300, 512, 1000, 2048, 8192]))
-        cases.append(
-            [seqs, tokens, rng.choice([0, 0, 1, 3, 7]), rng.random() < 0.5, rng.choice([None, 1, 30, 100, 600])]
-        )
+        largest, mode = rng.choice([None, 1, 30, 100, 600]), rng.choice(["balanced", "interactivity"])
+        cases.append([seqs, tokens, rng.choice([0, 0, 1, 3, 7]), rng.random() < 0.5, largest, mode])
     words = [vllm_python, "-c", VLLMS_OWN]
     done = subprocess.run(words, input=json.dumps(cases), capture_output=True, text=True, check=True, cwd=tmp_path)
     theirs = json.loads(done.stdout.splitlines()[-1])
-    for (seqs, tokens, drafts, blackwell, largest), sizes in zip(cases, theirs, strict=True):
+    for (seqs, tokens, drafts, blackwell, largest, mode), sizes in zip(cases, theirs, strict=True):
         asked = {"speculative_config": drafting(drafts)} if drafts else {}
         resolved = engine(max_num_seqs=seqs, max_num_batched_tokens=tokens, **asked)
-        limit = {} if largest is None else {"max_cudagraph_capture_size": largest}
+        limit = {"performance_mode": mode} | ({} if largest is None else {"max_cudagraph_capture_size": largest})
         ours = captured_graph_sizes(resolved, limit, "b200" if blackwell else "h200")
-        assert ours.tolist() == sizes, (seqs, tokens, drafts, blackwell, largest)
+        assert ours.tolist() == sizes, (seqs, tokens, drafts, blackwell, largest, mode)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from slotune.errors import InputError
 from slotune.profiler.kv_capacity import GIB, KvCapacity
 from slotune.profiler.profile import Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
@@ -79,6 +80,31 @@ def test_another_name_of_the_same_number_format_is_the_same(
 ) -> None:
     profile = replace(measured, engine=replace(measured.engine, **{name: made}))
     assert profile.trust({name: asked})["not_represented"] == []
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "told"),
+    [
+        ({}, {}, "its default of max_num_batched_tokens and max_num_seqs then"),
+        ({"max_num_seqs": 64}, {"max_num_batched_tokens": 4096}, "its default of max_num_seqs then"),
+        ({}, {"max_num_batched_tokens": 4096, "max_num_seqs": 64}, None),
+        ({"performance_mode": "throughput", "max_num_batched_tokens": 4096, "max_num_seqs": 64}, {}, None),
+        ({"performance_mode": "throughput"}, {}, "its default of max_num_batched_tokens and max_num_seqs then"),
+        ({}, {"performance_mode": "interactivity"}, None),
+        ({}, {"performance_mode": "balanced"}, None),
+    ],
+)
+def test_throughput_mode_is_told_to_double_the_batch_limits_that_nobody_gives(
+    measured: Profile, made: dict[str, object], settings: dict[str, object], told: str | None
+) -> None:
+    asked = {"performance_mode": "throughput", **settings}
+    found = replace(measured, defaults=made).trust(asked)["not_represented"]
+    assert [told in line for line in found] == [True] if told else not found
+
+
+def test_a_performance_mode_that_vllm_lacks_is_refused(measured: Profile) -> None:
+    with pytest.raises(InputError, match="performance_mode=fast: must be one of balanced, interactivity, throughput"):
+        measured.engine_config({"performance_mode": "fast"})
 
 
 def test_async_scheduling_is_not_said_to_take_memory(measured: Profile) -> None:
@@ -171,8 +197,8 @@ def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_ma
     assert made.trust({})["not_represented"] == [
         "decode_context_parallel_size=2: vLLM then schedules by other rules, which are not simulated"
     ]
-    (told,) = measured.trust({"performance_mode": "throughput", "prefill_schedule_interval": 1})["not_represented"]
-    assert told.startswith("performance_mode=throughput: vLLM then schedules by other rules")
+    (told,) = measured.trust({"scheduler_cls": "mine", "prefill_schedule_interval": 1})["not_represented"]
+    assert told.startswith("scheduler_cls=mine: vLLM then schedules by other rules")
     assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
 
 
