@@ -24,6 +24,8 @@ GONE = frozenset({"medusa", "mlp_speculator"})
 GONE_SINCE = (0, 33)
 """Methods that vLLM no longer has, from that version on."""
 METHODS = tuple(sorted(ASYNCHRONOUS | GONE | {"ngram"}))
+OTHER_METHODS = frozenset({"custom_class", "dspark", "extract_hidden_states", "suffix"})
+"""Of vLLM's methods (SpeculativeMethod, vllm/config/speculative.py), those that are not simulated."""
 _MTP_NAMES = """
     deepseek_mtp dots3_note_mtp mimo_mtp mimo_v2_mtp glm4_moe_mtp glm4_moe_lite_mtp glm_ocr_mtp ernie_mtp nemotron_h_mtp
     exaone_moe_mtp exaone4_5_mtp qwen3_next_mtp qwen4_exp_mtp qwen3_5_mtp longcat_flash_mtp bailing_hybrid_v3_mtp
@@ -163,6 +165,8 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
     if method is None:
         told = "vLLM infers it from the draft model, here name it"
         raise InputError(f"speculative_config: has no method; {told}, one of {', '.join(METHODS)}")
+    if method in OTHER_METHODS:
+        raise InputError(f"speculative_config: method {method} is not simulated; {', '.join(METHODS)} are")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
     _check_lookup(given)

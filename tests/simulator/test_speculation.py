@@ -265,3 +265,11 @@ def test_a_drafter_with_a_shorter_context_than_the_engine_is_refused(
         return
     with pytest.raises(InputError, match=f"^speculative_config: max_model_len={drafted!r}: .*{told}".replace("'", ".")):
         resolve(asked, {}, 1000)
+
+
+@pytest.mark.parametrize("method", ["custom_class", "dspark", "extract_hidden_states", "suffix"])
+def test_a_method_that_vllm_has_is_said_not_to_be_simulated(method: str) -> None:
+    with pytest.raises(InputError, match=f"^speculative_config: method {method} is not simulated; "):
+        parse_speculation(assume_acceptance({"method": method, "num_speculative_tokens": 3}, "0.5"))
+    with pytest.raises(InputError, match="method 'sufix' is not one of "):
+        parse_speculation(assume_acceptance({"method": "sufix", "num_speculative_tokens": 3}, "0.5"))
