@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..simulator.engine_config import PROFILED, UNLIMITED_MODEL_LEN, EngineConfig, resolve, simulated_by
 from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
-from ..simulator.versions import version_note
+from ..simulator.versions import check_settings, version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, is_interactive
 from .kv_capacity import GIB, KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
@@ -159,6 +159,7 @@ class Profile:
         Without a model of the memory any number of blocks is taken: what one sequence needs is then not known either.
         """
         settings = checked(settings)
+        check_settings(settings, self.engine.version)  # first: what vLLM no longer has, it does not refuse by value
         self._check_parallelism(settings)
         _check_memory_share(settings)
         override = settings.get("num_gpu_blocks_override", self.defaults.get("num_gpu_blocks_override"))

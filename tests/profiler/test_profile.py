@@ -114,6 +114,19 @@ def test_the_engine_is_cut_over_as_many_gpus_as_the_profiled_one(profile: Profil
     assert (engine.tensor_parallel_size, engine.pipeline_parallel_size) == (2, 4)
 
 
+@pytest.mark.parametrize("value", [1, 2])
+def test_an_argument_that_vllm_dropped_is_said_to_be_dropped_whatever_its_value(value: int) -> None:
+    asked = {"max_num_partial_prefills": value}
+    with pytest.raises(InputError, match=r"max_num_partial_prefills: was dropped in vLLM 0\.27"):
+        linear_profile(1, 0, 0, 0).engine_config(asked)
+    older = linear_profile(1, 0, 0, 0, version="0.26.0")
+    if value == 1:
+        assert older.engine_config(asked)
+        return
+    with pytest.raises(InputError, match="max_num_partial_prefills=2: vLLM's V1 engine refuses it"):
+        older.engine_config(asked)
+
+
 def test_settings_that_change_nothing_are_told(profile: Profile) -> None:
     asked = {"max_num_seqs": 4, "gpu_memory_utilization": 0.8, "dtype": "bfloat16", "enforce_eager": True, "seed": 1}
     assert profile.ignored(asked) == ["gpu_memory_utilization", "dtype", "enforce_eager", "seed"]
