@@ -19,7 +19,7 @@ from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, made_with_value, other_engine, other_graphs, unrepresented
+from .unrepresented import NOT_SIMULATED, is_as_made, other_engine, other_graphs, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -198,7 +198,7 @@ class Profile:
         heeded |= {"performance_mode"} if self.cuda_graphs and is_interactive(settings) else set()
         if self.source == CLOSED_FORM:  # was made with nothing, but may name an engine
             return [k for k, v in settings.items() if k not in heeded and getattr(self.engine, k, None) != v]
-        return [k for k, v in settings.items() if k not in heeded and made_with_value(self, k) != v]
+        return [k for k, v in settings.items() if k not in heeded and not is_as_made(self, k, v)]
 
     def engine_or_none(self, settings: Mapping[str, Any]) -> EngineConfig | None:
         """`engine_config`, or None where vLLM refuses the settings, as is told where they are run."""

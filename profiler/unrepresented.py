@@ -45,6 +45,7 @@ TIMED = frozenset({"async_scheduling", "kv_cache_dtype", "speculative_config"})
 value of them."""
 TABLES_DTYPE = "bfloat16"
 """The dtype that kernel tables were measured with."""
+HAVE_FORMATS = frozenset({"dtype", "kv_cache_dtype"})
 SAME_FORMATS = {"half": "float16", "float": "float32", "fp8_e4m3": "fp8"}
 """Second names of number formats (_STR_DTYPE_TO_TORCH_DTYPE, vllm/config/model.py, and CacheConfig.cache_dtype)."""
 OWN_CONTEXT = (
@@ -81,11 +82,12 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         known -= TIMED
     lines = _other_schedules({**profile.defaults, **settings}) | _doubled_limits(profile, settings)
     for name, asked in settings.items():
-        value, made_with = (_timed(name, one) for one in (asked, made_with_value(profile, name)))
+        value, made_with = _timed(name, asked), _timed(name, _made_with(profile, name))
         if name in known or value == made_with or (is_unset(name, value) and _unset_in(profile, name)):
             continue
         if name == "model" and made_with is None:
             continue
+        value = asked if name in HAVE_FORMATS else value
         how = "without it" if made_with is None else f"with {made_with}"
         memory = "" if _memory_known(profile, name, value) else " and on memory"
         effect = f"its effect on step times{memory} is not in these numbers"
@@ -115,7 +117,7 @@ def _timed(name: str, value: Any) -> Any:
     named."""
     if name == "model" and value:
         return lasting_name(str(value))
-    if name in ("dtype", "kv_cache_dtype"):
+    if name in HAVE_FORMATS:
         return SAME_FORMATS.get(str(value), value)
     return without_acceptance(value) if name == "speculative_config" and value else value
 
@@ -241,7 +243,12 @@ def _other_blocks(profile: "Profile", engine: EngineConfig) -> str | None:
     )
 
 
-def made_with_value(profile: "Profile", name: str) -> Any:
+def is_as_made(profile: "Profile", name: str, value: Any) -> bool:
+    """Whether a setting asks for that under which the profile's steps were measured."""
+    return bool(_timed(name, value) == _timed(name, _made_with(profile, name)))
+
+
+def _made_with(profile: "Profile", name: str) -> Any:
     """The value under which the profile's steps were measured; None where that is not known."""
     if name == "async_scheduling":
         return profile.defaults.get(name, True)
@@ -251,7 +258,7 @@ def made_with_value(profile: "Profile", name: str) -> Any:
     if name == "dtype" and profile.source == KERNEL_TABLES and is_unset(name, own):
         return TABLES_DTYPE
     if name == "kv_cache_dtype" and is_unset(name, own) and profile.kv:
-        dtype = made_with_value(profile, "dtype")  # of an "auto" cache too, unless the checkpoint names another
+        dtype = _made_with(profile, "dtype")  # of an "auto" cache too, unless the checkpoint names another
         return dtype if KV_DTYPE_BYTES.get(str(dtype)) == profile.kv.element_bytes else own
     return own
 

@@ -79,7 +79,12 @@ def test_another_name_of_the_same_number_format_is_the_same(
     measured: Profile, name: str, made: str, asked: str
 ) -> None:
     profile = replace(measured, engine=replace(measured.engine, **{name: made}))
-    assert profile.trust({name: asked})["not_represented"] == []
+    assert profile.trust({name: asked})["not_represented"] == [] and profile.ignored({name: asked}) == []
+
+
+def test_a_number_format_is_told_under_the_name_that_was_asked_for(measured: Profile) -> None:
+    (told,) = measured.trust({"kv_cache_dtype": "fp8_e4m3"})["not_represented"]
+    assert told.startswith("kv_cache_dtype=fp8_e4m3: profile mine was made with auto;")
 
 
 @pytest.mark.parametrize(
