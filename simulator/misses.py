@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .engine_config import EngineConfig
+from .engine_config import UNLIMITED_MODEL_LEN, EngineConfig
 from .policy_names import DEFAULT_POLICY
 from .request_table import FAILED, NOWHERE, REJECTED, RequestTable
 
@@ -66,7 +66,10 @@ def unanswered(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _over_budget(engine: EngineConfig) -> str:
-    return f"have more tokens to compute than the {engine.token_budget} of a step, and may not be chunked"
+    told = f"have more tokens to compute than the {engine.token_budget} of a step, and may not be chunked"
+    if engine.enable_chunked_prefill or engine.max_model_len < UNLIMITED_MODEL_LEN:
+        return told
+    return f"{told} (vLLM raises what a step has to the model's length: give max_model_len)"
 
 
 def _refusals(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .omitted import UNPACKED_DECODES
 from .tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
@@ -54,6 +55,8 @@ def doubts(tables: KernelTables, known: Comparisons) -> list[str]:
         _faster_batch(tables),
         _slower_together(tables, known.halved) if known.halved else None,
         _slow_layers(known.alone, known.layer_bytes) if known.alone and known.layer_bytes else None,
+        _over_pcie(tables),
+        _narrow_cache(tables),
         _slow_reads(tables, known.token_cache_bytes) if tables.is_latent and known.token_cache_bytes else None,
     ]
     return [sentence for sentence in found if sentence]
@@ -71,12 +74,12 @@ def fewer_graphs(largest: float, usual: float) -> list[str]:
 
 def _slower_weights(tables: KernelTables, plain: KernelTables) -> str | None:
     def slower(tokens: int) -> float:
-        return tables.dense_ms(tokens, True) / plain.dense_ms(tokens, True)
+        return tables.told_dense_ms(tokens, True) / plain.told_dense_ms(tokens, True)
 
     tokens = max(COMPARED_TOKENS, key=slower)
     if slower(tokens) <= MOST_SLOWER:
         return None
-    asked_ms, plain_ms = (known.dense_ms(tokens, True) for known in (tables, plain))
+    asked_ms, plain_ms = (known.told_dense_ms(tokens, True) for known in (tables, plain))
     return (
         f"in the kernel tables, the layers of a step of {tokens} tokens take {asked_ms:.3g} ms, but {plain_ms:.3g} "
         "with weights in bfloat16, which are more bytes"
@@ -84,8 +87,8 @@ def _slower_weights(tables: KernelTables, plain: KernelTables) -> str | None:
 
 
 def _faster_batch(tables: KernelTables) -> str | None:
-    one_ms, more = tables.dense_ms(FEW, True), min(MORE, key=lambda rows: tables.dense_ms(rows, True))
-    more_ms = tables.dense_ms(more, True)
+    one_ms, more = tables.told_dense_ms(FEW, True), min(MORE, key=lambda rows: tables.told_dense_ms(rows, True))
+    more_ms = tables.told_dense_ms(more, True)
     if one_ms <= MOST_FASTER * more_ms:
         return None
     return (
@@ -94,7 +97,7 @@ def _faster_batch(tables: KernelTables) -> str | None:
 
 
 def _slower_together(tables: KernelTables, halved: KernelTables) -> str | None:
-    together_ms, halved_ms = (known.dense_ms(HALVED_TOKENS) for known in (tables, halved))
+    together_ms, halved_ms = (known.told_dense_ms(HALVED_TOKENS) for known in (tables, halved))
     if together_ms <= MOST_SLOWER * halved_ms:
         return None
     return (
@@ -105,13 +108,33 @@ def _slower_together(tables: KernelTables, halved: KernelTables) -> str | None:
 
 def _slow_layers(alone: KernelTables, layer_bytes: float) -> str | None:
     read_ms = 1e3 * layer_bytes / alone.gpu["mem_bw"]
-    one_ms = alone.dense_ms(FEW, True)
+    one_ms = alone.told_dense_ms(FEW, True)
     if alone.is_mixture or layer_bytes < LEAST_WEIGHTS_BYTES or one_ms <= MOST_WEIGHT_READS * read_ms:
         return None
     return (
         f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms on one GPU, but reading their weights "
         f"from memory only {read_ms:.3g}"
     )
+
+
+def _over_pcie(tables: KernelTables) -> str | None:
+    """All-reduces over PCIe were measured between GPUs that are near each other; between those of two sockets they take
+    several times as long."""
+    if tables.layout.tp == 1 or tables.node["intra_node_bw"] > tables.node["pcie_bw"]:
+        return None
+    return (
+        f"{tables.layout.tp} GPUs without NVLink: how long their all-reduces take depends on how they are connected, "
+        "which the kernel tables do not know"
+    )
+
+
+def _narrow_cache(tables: KernelTables) -> str | None:
+    """FlashAttention 2 reads no fp8 cache, so that another kernel serves it on these GPUs, of whose mixed steps no time
+    is known: MIXED_DECODES is that of an RTX PRO 6000's."""
+    oldest, newer = UNPACKED_DECODES
+    if not oldest <= tables.gpu["sm_version"] < newer or tables.arguments["kvcache_quant_mode"] == "bfloat16":
+        return None
+    return "with an fp8 cache on this GPU, how long decodes take beside a prefill is known of another GPU alone"
 
 
 def _slow_reads(tables: KernelTables, token_cache_bytes: float) -> str | None:

@@ -14,6 +14,7 @@ from scipy.stats import qmc
 
 from ...arrays import F64
 from ...errors import InputError
+from ...figures import figure
 from ...simulator.engine_config import EngineConfig, resolve
 from ...simulator.features import DECODE_ONLY, PREFILL_ONLY, TOTALS
 from ..graph_sizes import captured_graph_sizes
@@ -28,7 +29,7 @@ from .layout import layout_of
 from .memory import estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .model_defaults import model_defaults
 from .omitted import OMITTED, OVERHEAD, Omitted
-from .tables import Composition, KernelTables
+from .tables import TABLE_NOISE, Composition, KernelTables
 
 SAMPLED_STEPS = 1 << 14
 """A power of two, as Sobol points want it; a third of each regime, and about a fifth do not fit."""
@@ -201,9 +202,14 @@ def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[s
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
     pp = tables.layout.pp
     stages = (f"{pp} pipeline stages: no measured run of any was compared with",) if pp > 1 else ()
+    tokens, times = tables.slowest_beside_larger()
+    uneven = (
+        f"of {tokens} tokens, a step takes {figure(times, 2)} times as long in the tables as of more: no longer here"
+    )
     return (
         *stages,
         _measured(tables),
+        *([uneven] if times > TABLE_NOISE else []),
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         slowed,
         "held-out errors are those of the fit to the tables, not of the tables to a real engine: see docs/trust.md",

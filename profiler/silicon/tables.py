@@ -37,6 +37,14 @@ Operation = tuple[str, float, float, str]
 """As the package has it: name, milliseconds, energy, source."""
 SCALED_ROPE = ("linear", "dynamic")
 """Kinds of rope_scaling whose factor is not in max_position_embeddings yet."""
+LARGER_STEPS = (64, 128, 256, 512)
+"""A step is no slower than one that fills up to the next multiple of one of these: its kernels could do as if. In the
+tables of an H100 and H200, a GEMM of FP8 for 257 tokens takes up to three times as long as for 256 and longer than for
+512, which a measured engine does not."""
+PROBED = (136, 272, 384, 520, 640, 800)
+"""A little more than such multiples, or between them."""
+TABLE_NOISE = 1.05
+"""Times that a smaller step may take longer by chance: in bfloat16 it is 1.03 at most."""
 MODELLED = frozenset({"empirical", "estimated", "sol"})
 """Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
 others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
@@ -87,7 +95,9 @@ class KernelTables:
             latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
             if not latent:
                 database.logger.addFilter(_bears_on_plain_attention)
-            self.gpu: dict[str, float] = database.get_database(system, "vllm", self.version).system_spec["gpu"]
+            specification = database.get_database(system, "vllm", self.version).system_spec
+            self.gpu: dict[str, float] = specification["gpu"]
+            self.node: dict[str, float] = specification["node"]
             self.arguments = layout.arguments(self.model_info, self.gpu["sm_version"])
             self._engine = engine.EngineHandle.compile(
                 model, system, "vllm", backend_version=self.version, **self.arguments
@@ -170,7 +180,22 @@ class KernelTables:
         return self.is_mixture or not keeps_every_token(self.model_info.get("raw_config", {}))
 
     def dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
-        """Everything but attention and logits, for a step of `tokens` tokens."""
+        """Everything but attention and logits, for a step of `tokens` tokens: no more than steps take that are a little
+        larger (LARGER_STEPS)."""
+        told_ms, least_ms = self.told_dense_ms(tokens, decodes_only), self._larger_ms(tokens, decodes_only)
+        return least_ms if told_ms > TABLE_NOISE * least_ms else told_ms
+
+    def slowest_beside_larger(self) -> tuple[int, float]:
+        """The step of PROBED tokens that the tables have slower than a larger one by most, and how many times."""
+        times = [self.told_dense_ms(tokens) / self._larger_ms(tokens) for tokens in PROBED]
+        return PROBED[int(np.argmax(times))], max(times)
+
+    def _larger_ms(self, tokens: int, decodes_only: bool = False) -> float:
+        larger = {math.ceil(tokens / size) * size for size in LARGER_STEPS}
+        return min(self.told_dense_ms(more, decodes_only) for more in larger)
+
+    def told_dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
+        """The same as the tables have it."""
         if decodes_only and self._has_decode_layers():
             return _sum(self._engine.evaluate_generation_ops(self._decode_ops.dense, batch_size=tokens, s=128))
         return _sum(self._engine.evaluate_context_ops(self._context_ops.dense, batch_size=1, s=tokens, prefix=0))

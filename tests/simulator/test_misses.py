@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slotune.simulator.engine_config import EngineConfig
+from slotune.simulator.engine_config import UNLIMITED_MODEL_LEN, EngineConfig
 from slotune.simulator.misses import answers_cut, cut_short, reasons, unanswered
 from slotune.simulator.request_table import FAILED, FINISHED, NOWHERE, REJECTED, RequestTable
 
@@ -51,6 +51,12 @@ def table(status: int, prompts: list[int], outputs: list[int] | None = None, rep
 def test_what_is_refused_is_told_by_its_first_reason(prompts: list[int], asked: list[int], told: list[str]) -> None:
     assert reasons(table(REJECTED, prompts), np.array(asked), ENGINE, "vllm-v1") == told
     assert reasons(table(FINISHED, prompts, prompts), np.array(asked), ENGINE, "vllm-v1") == []
+
+
+def test_where_a_model_s_length_would_make_steps_longer_it_is_asked_for() -> None:
+    engine = replace(ENGINE, max_model_len=UNLIMITED_MODEL_LEN, enable_chunked_prefill=False)
+    (told,) = reasons(table(REJECTED, [65]), np.ones(1), engine, "vllm-v0")
+    assert told == f"1 {OVER} (vLLM raises what a step has to the model's length: give max_model_len)"
 
 
 def test_vllm_v0_refuses_prompts_that_no_step_takes() -> None:

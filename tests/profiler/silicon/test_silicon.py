@@ -80,7 +80,7 @@ def test_a_third_of_the_samples_fill_a_budget() -> None:
         assert 0.3 < np.mean([count & (count - 1) == 0 for count in tokens if count > 32]) < 0.4
 
 
-def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half_as_much_again() -> None:
+def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_a_sixth_more() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     profile = import_silicon("h200_sxm", LLAMA, 1, "p", precision="fp8")
     tables = KernelTables("h200_sxm", LLAMA, layout_of(1, 1, "fp8", {}))
@@ -90,7 +90,7 @@ def test_a_full_budget_costs_what_the_tables_say_where_one_token_more_costs_half
     more = [replace(step, chunk_tokens=step.chunk_tokens + 1) for step in full]
     sizes = profile.step.graph_sizes
     table_ms, more_ms = (np.array([tables.step_ms(step, sizes) for step in steps]) for steps in (full, more))
-    assert (more_ms > 1.3 * table_ms).all(), "the cliff that the fit must not smooth"
+    assert (more_ms > 1.16 * table_ms).all(), "the cliff that the fit must not smooth"
     fitted_ms = 1e3 * step_times_s(profile.step.model, np.array([step.totals() for step in full]))
     assert fitted_ms == pytest.approx(table_ms, rel=0.08)
 

@@ -31,8 +31,11 @@ def test_latent_attention_that_takes_many_times_the_reading_of_its_cache_is_doub
 @pytest.mark.parametrize(
     ("system", "model", "layout", "told"),
     [
-        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(2), None),
-        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(4), "ms on 4 GPUs, but"),
+        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(1), None),
+        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(2), "2 GPUs without NVLink"),
+        ("h100_sxm", "meta-llama/Meta-Llama-3.1-8B", Layout(2), None),
+        ("h100_sxm", "meta-llama/Meta-Llama-3.1-8B", Layout(1, kv_cache_dtype="fp8"), None),
+        ("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(1, kv_cache_dtype="fp8"), "with an fp8 cache on this GPU"),
         ("b200_sxm", "meta-llama/Meta-Llama-3.1-70B", Layout(1, precision="fp8"), None),
         ("b200_sxm", "meta-llama/Meta-Llama-3.1-70B", Layout(2, precision="fp8"), "but those of 8 only"),
         ("h100_sxm", "Qwen/Qwen3-32B", Layout(1), None),
@@ -48,6 +51,13 @@ def test_what_contradicts_itself_or_the_memory_is_doubted(
     halved = KernelTables(system, model, Layout(layout.tp // 2)) if layout.tp > 1 and not layout.precision else None
     found = doubts(tables, Comparisons(None, halved, tables if layout.tp == 1 else None, layer_bytes(tables), None))
     assert len(found) == (told is not None) and (told or "") in "".join(found)
+
+
+def test_all_reduces_that_take_longer_on_more_gpus_are_doubted() -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    halved, tables = (KernelTables("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(tp)) for tp in (2, 4))
+    slower, over_pcie = doubts(tables, Comparisons(None, halved, None, None, None))
+    assert "ms on 4 GPUs, but" in slower and "4 GPUs without NVLink" in over_pcie
 
 
 def test_steps_that_vllm_would_have_captured_and_are_not_wait_for_the_host() -> None:

@@ -37,3 +37,15 @@ def test_logits_are_gathered_from_all_gpus() -> None:
     gigabytes = rows * 128256 * 2 * 3 / 4 / 1e9  # each GPU gets what the other three made
     assert four.output_ms(rows) - one.output_ms(rows) / 4 > 1e3 * gigabytes / 32, "over PCIe at 32 GB/s"
     assert one.output_ms(2 * rows) < 2.0 * one.output_ms(rows)
+
+
+def test_no_step_takes_longer_than_a_larger_one() -> None:
+    """In the tables of FP8 on Hopper, 272 tokens take longer than 512; in bfloat16 nothing is changed."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    fp8 = KernelTables("h200_sxm", "meta-llama/Meta-Llama-3.1-70B", Layout(precision="fp8"))
+    told, larger = fp8.told_dense_ms(272), fp8.told_dense_ms(512)
+    assert told > 1.2 * larger >= 1.2 * fp8.dense_ms(272)
+    assert fp8.slowest_beside_larger()[1] > 1.2
+    plain = KernelTables("h200_sxm", "meta-llama/Meta-Llama-3.1-8B", Layout())
+    for tokens in (1, 7, 100, 272, 513, 900, 5000):
+        assert plain.dense_ms(tokens) == plain.told_dense_ms(tokens)
