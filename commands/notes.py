@@ -66,9 +66,10 @@ def _once(lines: Iterable[str]) -> Iterator[str]:
         yield first + (f" (likewise in {len(others)} more)" if others else "")
 
 
-def note_read(trace: "Trace", rescaled: bool = False) -> None:
+def note_read(trace: "Trace", rescaled: bool = False, retimed: bool = False) -> None:
     """Say on stderr how many requests of a trace's file are not simulated, what its reader doubts, and where its times
-    seem to be of another unit, unless they are `rescaled`."""
+    seem to be of another unit, unless they are `rescaled`, or rounded, unless each request gets another (`retimed`)."""
+    from ..traces.doubts import whole_seconds
     from ..traces.stats import request_rate
 
     if trace.left_out:
@@ -76,6 +77,8 @@ def note_read(trace: "Trace", rescaled: bool = False) -> None:
         note(f"{count} left out: {trace.left_out_why}")
     for doubt in trace.doubts:
         note(doubt)
+    if not retimed and (rounded := whole_seconds(trace.arrival_s)):
+        note(rounded)
     if len(trace) >= FEW and (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
         told = (
             f"{figure(rate)} requests/s: timestamps of JSON lines are milliseconds here, and some tools write seconds"

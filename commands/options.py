@@ -73,7 +73,7 @@ def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
 
 def _engine_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value:
+    if value and value.is_file():  # a pipe can be read but once
         note_config_file(value, "best.yaml" if ctx.info_name == "tune" else None)
     return value
 

@@ -244,7 +244,7 @@ def convert(
         raise click.UsageError("--superpose keeps the trace's arrivals and --cv makes new ones: give one of them")
     check_outputs({"--out": out}, trace)
     load = read_trace(trace, format=format, tokenizer=tokenizer)
-    note_read(load, rescaled=bool(rate))
+    note_read(load, rescaled=bool(rate), retimed=spread or cv is not None)
     if from_s is not None or duration is not None:
         _note_idle(load)
     result = converted(

@@ -151,7 +151,7 @@ def _asked(
     from ..tuner.study.task import ask
 
     settings = parse_settings(engine, engine_config, acceptance_rate, load_profile(profile).defaults)
-    left_out = tuple(of_the_server(engine_config)) if engine_config else ()
+    left_out = tuple(of_the_server(engine_config)) if engine_config and engine_config.is_file() else ()
     return ask(profile, slos=slo, engine=settings, of_the_server=left_out, **rest)
 
 

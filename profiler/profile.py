@@ -342,7 +342,7 @@ def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):
             raise InputError(f"{name}={settings[name]}: {mend}")
-    if (mode := settings.get("performance_mode", PERFORMANCE_MODES[0])) not in PERFORMANCE_MODES:
+    if (mode := settings.get("performance_mode") or PERFORMANCE_MODES[0]) not in PERFORMANCE_MODES:
         raise InputError(f"performance_mode={mode}: must be one of {', '.join(PERFORMANCE_MODES)}")
 
 

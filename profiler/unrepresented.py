@@ -12,7 +12,7 @@ from .argument_defaults import is_unset
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
 from .kv_capacity import KV_DTYPE_BYTES
 from .model_folder import lasting_name
-from .provenance import CLOSED_FORM, KERNEL_TABLES
+from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -271,5 +271,5 @@ def _unset_in(profile: "Profile", name: str) -> bool:
     """Whether the profile was made with what vLLM takes where nobody gives the setting."""
     if name in ("async_scheduling", "enforce_eager"):
         return False
-    given = _given(profile, name)
-    return given is None or (name == "kv_cache_dtype" and is_unset(name, given))
+    given = profile.defaults.get(name) if profile.source == MEASURED else _given(profile, name)
+    return given is None or is_unset(name, given)

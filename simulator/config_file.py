@@ -24,7 +24,7 @@ def engine_arguments(path: Path) -> dict[Any, Any]:
     """
     arguments = without_the_servers(_content(path))
     for name, value in arguments.items():
-        if is_flagless(spelled(str(name))):
+        if is_flagless(spelled(str(name).split(".")[0])):
             raise InputError(f"{path}: {name}: `vllm serve` has no such argument")
         if isinstance(value, str) and is_switch(spelled(str(name))):
             raise InputError(f"{path}: {name}: {value!r} is text, which vLLM refuses here; write it without quotes")
@@ -55,7 +55,10 @@ def passed_over(path: Path) -> list[str]:
     off = [name for name in off if spelled(name) in ON_BY_DEFAULT]
     simulated = [name for name in off if spelled(name) in SIMULATED]
     lines = []
-    for names, how in ((simulated, "; simulated as off"), ([name for name in off if name not in simulated], "")):
+    for names, how in (
+        (simulated, ", here off unless --engine says otherwise"),
+        ([name for name in off if name not in simulated], ""),
+    ):
         if names:
             said, meant = ", ".join(f"{name}: false" for name in names), ", ".join(f"no-{name}: true" for name in names)
             left = "it" if len(names) == 1 else "them"

@@ -5,6 +5,7 @@ Source: FlexibleArgumentParser.parse_args (vllm/utils/argparse_utils.py), which 
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 from .argument_names import spelled
@@ -49,7 +50,7 @@ def _merge(whole: dict[str, Any], added: dict[str, Any]) -> None:
         elif isinstance(there, list) and isinstance(value, list):
             whole[key] = there + value
         else:
-            whole[key] = value
+            whole[key] = deepcopy(value)  # the next part may be merged into it
 
 
 def _items(value: Any) -> Any:
@@ -63,5 +64,5 @@ def _typed(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # the latter for brackets in brackets, the former for too many digits too
         return human_readable(value) if isinstance(decimal(value, int), str) else int(value)

@@ -92,7 +92,7 @@ def parse_settings(
     Raises InputError for an unknown name (with the nearest valid one) or a value of the wrong type.
     """
     in_file = _written(engine_arguments(Path(config_file)), str(config_file)) if config_file else []
-    texts = [_assignment(text) for text in assignments]
+    texts = [_assignment(text, "--engine") for text in assignments]
     settings = _whole(in_file)
     for name, value, where in texts:
         if not is_dotted(name):
@@ -141,16 +141,21 @@ def _written(content: Mapping[Any, Any], where: str) -> list[Written]:
     return [(str(name), value, where) for name, value in content.items()]
 
 
-def _assignment(text: str) -> Written:
+def assigned(text: str, option: str) -> Settings:
+    """The setting that a text of this option names whole, as `parse_settings` reads it."""
+    return setting(*_assignment(text, option))
+
+
+def _assignment(text: str, option: str) -> Written:
     """What a `name=value` says, or a switch alone."""
     name, found, value = text.partition("=")
     head, dot, parts = name.strip().lstrip("-").partition(".")
     key = SHORT_NAMES.get(head, head)
     if not found and not is_switch(spelled(key)):
-        raise InputError(f"--engine {text!r}: expected name=value, for example max_num_seqs=64")
+        raise InputError(f"{option} {text!r}: expected name=value, for example max_num_seqs=64")
     if is_flagless(spelled(key)):
-        raise InputError(f"--engine {text}: `vllm serve` has no such argument")
-    return f"{key}{dot}{parts}", value if found else True, f"--engine {text}"
+        raise InputError(f"{option} {text}: `vllm serve` has no such argument")
+    return f"{key}{dot}{parts}", value if found else True, f"{option} {text}"
 
 
 def _whole(written: Iterable[Written]) -> Settings:

@@ -7,7 +7,6 @@ import numpy as np
 
 from ..errors import InputError
 from .arrivals import LONGEST_S, idle_s
-from .doubts import whole_seconds
 from .trace import NAMED, UNANSWERED, Trace
 
 MAX_TOKENS = 2**31 - 1
@@ -105,7 +104,7 @@ class Columns:
             prefix_name=tuple(self.interned),
             left_out=self.left_out,
             left_out_why=self.left_out_why,
-            doubts=(*doubts, *whole_seconds(arrival_s)),
+            doubts=doubts,
         )
         in_order = bool((arrival_s[1:] >= arrival_s[:-1]).all())
         return trace if in_order else trace.taken(np.argsort(arrival_s, kind="stable"))

@@ -41,9 +41,10 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
             _add_measured(columns, *row)
         except BadRow as error:
             raise InputError(f"{source}: request {i}: {error}") from None
-    if _sent_at_once(result, columns.arrival_s):
+    at_once = _sent_at_once(result, columns.arrival_s)
+    if at_once:
         columns.arrival_s = array("d", bytes(8 * len(columns.arrival_s)))
-    return columns.trace(source, wall_clock=True, doubts=_doubts(result))
+    return columns.trace(source, wall_clock=True, doubts=_doubts(result, at_once))
 
 
 def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: Any, error: Any) -> None:
@@ -58,11 +59,13 @@ def _add_measured(columns: Columns, start: Any, wait: Any, prompt: Any, output: 
 
 
 def _sent_at_once(result: dict[str, Any], arrival_s: Sequence[float]) -> bool:
-    """Whether requests were sent without a rate: their times then tell how fast the client was, or the engine that the
-    next in turn waited for. A trace that brings its times has no rate either, but gaps that no client makes."""
+    """Whether all requests were sent at once: their times then tell how fast the client was, or the engine that the
+    next in turn waited for. Rising rates and traces that bring their times have no rate either, but gaps that no client
+    makes, also before the first that had to wait."""
     if result.get("request_rate") != "inf" or not arrival_s:
         return False
-    return _hides_waits(result) or max(arrival_s) - min(arrival_s) < CLIENT_GAP_S * len(arrival_s)
+    first = sorted(arrival_s)[: result["max_concurrency"] if _hides_waits(result) else None]
+    return first[-1] - first[0] < CLIENT_GAP_S * len(first)
 
 
 def _hides_waits(result: dict[str, Any]) -> bool:
@@ -71,13 +74,13 @@ def _hides_waits(result: dict[str, Any]) -> bool:
     return type(places) is int and places < len(result["start_times"]) and not result.get("queue_times")
 
 
-def _doubts(result: dict[str, Any]) -> tuple[str, ...]:
+def _doubts(result: dict[str, Any], at_once: bool) -> tuple[str, ...]:
     if not _hides_waits(result):
         return ()
     told = f"how long requests waited under --max-concurrency {result['max_concurrency']} is not in the file"
-    if result.get("request_rate") == "inf":
+    if at_once:
         return (f"{told}: sent without a rate, all are taken to arrive at once",)
-    told += ", which vLLM saves from 0.32 on: arrivals follow the pace of the engine that was measured"
+    told += ", which vLLM saves from 0.30 on: arrivals follow the pace of the engine that was measured"
     return (f"{told}; `slotune trace convert FILE --rate R --cv 1 --out T.jsonl` makes others",)
 
 
@@ -105,10 +108,10 @@ def read_sharegpt(stream: IO[bytes], source: str, tokenizer: Path | None) -> Tra
     if not isinstance(entries, list):
         raise InputError(f"{source}: not a list of conversations")
     if entries and not any(isinstance(entry, dict) and "conversations" in entry for entry in entries):
-        raise InputError(
-            f"{source}: a list without 'conversations' is not ShareGPT; requests are read from JSON lines, one a line "
-            f"with timestamp, input_length and output_length: `jq -c '.[]' {source}` makes lines of a list"
-        )
+        told = "requests are read from JSON lines, one a line with timestamp, input_length and output_length"
+        lengths = any(isinstance(entry, dict) and "input_length" in entry for entry in entries)
+        mend = f": `jq -c '.[]' {source}` makes lines of a list" if lengths else ""
+        raise InputError(f"{source}: a list without 'conversations' is not ShareGPT; {told}{mend}")
     if tokenizer is None:
         raise InputError(
             f"{source}: ShareGPT holds text, not lengths: count its tokens once with "

@@ -14,15 +14,20 @@ DISTINCT = 0.9
 """Of the requests of a load whose times are not rounded, at least so many come at times of their own."""
 
 
-def whole_seconds(arrival_s: F64) -> tuple[str, ...]:
+def whole_seconds(arrival_s: F64) -> str | None:
     """What is to be told of (requests,) arrivals that were rounded to seconds, as BurstGPT's are: they come in bursts
-    that no service saw, and first tokens wait twice as long."""
+    that no service saw, and first tokens wait twice as long. None of others."""
+    if len(arrival_s) < FEW or not (np.rint(arrival_s) == arrival_s).all():
+        return None
     times = len(np.unique(arrival_s))
-    rounded = bool((np.rint(arrival_s) == arrival_s).all())
-    if len(arrival_s) < FEW or not rounded or not 1 < times < DISTINCT * len(arrival_s):
-        return ()
+    if not 1 < times < DISTINCT * len(arrival_s):
+        return None
     told = f"all times are whole seconds, and {len(arrival_s):,} requests come at {times:,} of them, which makes bursts"
-    return (f"{told}: `slotune trace convert FILE --spread --out T.jsonl` spreads them over their seconds",)
+    return f"{told}: `slotune trace convert FILE --spread --out T.jsonl` spreads them over what they are rounded to"
+
+
+UNTOLD = object()
+"""Where the first turn does not tell how the next would begin."""
 
 
 @dataclass(slots=True)
@@ -38,14 +43,15 @@ class Sessions:
 
     def add(self, session: object, row: Mapping[str, Any]) -> None:
         """A line that was read without fault."""
-        run = (row.get("hash_ids") or row.get("prefix") or [None])[0]
-        run = run[0] if isinstance(run, list) else run
+        runs = row.get("hash_ids") or row.get("prefix") or [None]
+        run = runs[0][0] if isinstance(runs[0], list) else runs[0]
         name = repr(session)
-        if name in self.first_run:
+        if name not in self.first_run:
+            # A block that the prompt does not fill has another id than the full one in the next turn.
+            self.first_run[name] = UNTOLD if row.get("hash_ids") and len(runs) == 1 else run
+        elif self.first_run[name] is not UNTOLD:
             self.later += 1
             self.apart += run is None or run != self.first_run[name]
-        else:
-            self.first_run[name] = run
 
     def doubts(self) -> tuple[str, ...]:
         """What is to be told where most turns share nothing with the first of their session."""

@@ -52,7 +52,7 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
             if not row.keys() <= known:
                 known |= _checked_keys(row)
             _add(columns, row)
-            if "session_id" in row:
+            if row.get("session_id"):
                 sessions.add(row["session_id"], row)
         except BadRow as error:
             raise InputError(f"{source}:{number}: {error}") from None
@@ -88,7 +88,8 @@ def _checked_keys(row: dict[str, Any]) -> set[str]:
     not there."""
     absent = KEYS - row.keys()
     for key in sorted(row.keys() - KEYS):
-        likely = absent - {"output_length"} if OF_PROMPTS.search(key) else absent
+        of_prompts = OF_PROMPTS.search(key) and "output" not in key.lower()
+        likely = absent - {"output_length"} if of_prompts else absent
         near = get_close_matches(key.lower(), likely, n=1, cutoff=TYPO_SIMILARITY)
         if near:
             raise BadRow(f"unknown key {key!r}: did you mean {near[0]!r}?")

@@ -99,8 +99,8 @@ def first(trace: Trace, duration_s: float) -> Trace:
 
 
 def spread(trace: Trace, rng: np.random.Generator) -> Trace:
-    """Requests of one arrival time, spread at random over what the times are rounded to: all but the smallest gap
-    between them (SMALLEST), which stray times may make smaller.
+    """Requests of one arrival time, spread at random over what the times are rounded to: the smallest gap between them
+    but for SMALLEST of all, one at least, which stray times may make smaller.
 
     For traces whose times are quantised (Mooncake's to about 3 s, BurstGPT's to 1 s), where every bin would be a burst.
     Order is kept.
@@ -109,7 +109,8 @@ def spread(trace: Trace, rng: np.random.Generator) -> Trace:
     if len(start_s) == 1:
         raise InputError("all requests have one arrival time, so there is no gap to spread them over; give a rate")
     gaps_s = np.diff(start_s)
-    bin_s = np.quantile(gaps_s, SMALLEST, method="lower")
+    stray = min(len(gaps_s) - 1, math.ceil(SMALLEST * len(gaps_s)))
+    bin_s = np.partition(gaps_s, stray)[stray]
     width_s = np.append(np.minimum(gaps_s, bin_s), bin_s)
     return replace(trace, arrival_s=np.sort(start_s[group] + rng.random(len(trace)) * width_s[group]))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .omitted import UNPACKED_DECODES
+from .omitted import UNSPLIT_SMS
 from .tables import KernelTables
 
 COMPARED_TOKENS = (2, 8, 64, 256)
@@ -130,11 +130,10 @@ def _over_pcie(tables: KernelTables) -> str | None:
 
 def _narrow_cache(tables: KernelTables) -> str | None:
     """FlashAttention 2 reads no fp8 cache, so that another kernel serves it on these GPUs, of whose mixed steps no time
-    is known: MIXED_DECODES is that of an RTX PRO 6000's."""
-    oldest, newer = UNPACKED_DECODES
-    if not oldest <= tables.gpu["sm_version"] < newer or tables.arguments["kvcache_quant_mode"] == "bfloat16":
+    is known: MIXED_DECODES is that of FlashAttention 2 on an RTX PRO 6000."""
+    if int(tables.gpu["sm_version"]) not in UNSPLIT_SMS or tables.arguments["kvcache_quant_mode"] == "bfloat16":
         return None
-    return "with an fp8 cache on this GPU, how long decodes take beside a prefill is known of another GPU alone"
+    return "with an fp8 cache on this GPU, how long decodes take beside a prefill is known of another kernel alone"
 
 
 def _slow_reads(tables: KernelTables, token_cache_bytes: float) -> str | None:

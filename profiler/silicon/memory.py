@@ -30,7 +30,7 @@ GRAPHS_GIB = 1.2
 determine_available_memory): what the start of an 8B model implies; others say 0.2 to 3.5."""
 DENSE_ERROR_GIB, CUT_ERROR_GIB, MIXTURE_ERROR_GIB, LATENT_ERROR_GIB = 1.0, 1.5, 2.0, 3.0
 """How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.8. The workspace of its kernels is not
-modelled. Graphs of large models that are cut over several GPUs take up to 2 GiB more than GRAPHS_GIB. No log is of
+modelled. Graphs of a 72B model on four GPUs take 1.5 GiB more than GRAPHS_GIB by its start's own estimate. No log is of
 latent attention, whose weights are harder to count."""
 STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
@@ -180,7 +180,7 @@ def _error_gib(tables: KernelTables) -> float:
         return LATENT_ERROR_GIB
     if tables.is_mixture:
         return MIXTURE_ERROR_GIB
-    return CUT_ERROR_GIB if tables.layout.tp > 1 else DENSE_ERROR_GIB
+    return CUT_ERROR_GIB if tables.layout.tp * tables.layout.pp > 1 else DENSE_ERROR_GIB
 
 
 def _token_bytes(model_info: Mapping[str, Any], tp: int) -> float:

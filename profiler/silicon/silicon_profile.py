@@ -204,7 +204,7 @@ def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[s
     stages = (f"{pp} pipeline stages: no measured run of any was compared with",) if pp > 1 else ()
     tokens, times = tables.slowest_beside_larger()
     uneven = (
-        f"of {tokens} tokens, a step takes {figure(times, 2)} times as long in the tables as of more: no longer here"
+        f"the layers of {tokens} tokens take {figure(times, 2)} times as long in the tables as those of more: not here"
     )
     return (
         *stages,

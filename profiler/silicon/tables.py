@@ -6,6 +6,7 @@ is their sum for the step's composition, plus what the tables leave out (omitted
 
 import logging
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -37,14 +38,15 @@ Operation = tuple[str, float, float, str]
 """As the package has it: name, milliseconds, energy, source."""
 SCALED_ROPE = ("linear", "dynamic")
 """Kinds of rope_scaling whose factor is not in max_position_embeddings yet."""
-LARGER_STEPS = (64, 128, 256, 512)
-"""A step is no slower than one that fills up to the next multiple of one of these: its kernels could do as if. In the
-tables of an H100 and H200, a GEMM of FP8 for 257 tokens takes up to three times as long as for 256 and longer than for
-512, which a measured engine does not."""
-PROBED = (136, 272, 384, 520, 640, 800)
-"""A little more than such multiples, or between them."""
+GRID = (*range(8, 64, 8), *range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 16385, 512))
+"""Tokens of the steps that smaller ones are held against: the layers of these could do as if they were so large. In the
+tables those of a smaller step may take longer: GEMMs of FP8 on Hopper between multiples of 256 tokens, all-reduces of
+eight B200s below 64. No measured engine does."""
+WITHIN = 4
+"""Times as many tokens are looked at."""
 TABLE_NOISE = 1.05
-"""Times that a smaller step may take longer by chance: in bfloat16 it is 1.03 at most."""
+"""Times that a smaller step may take longer by chance."""
+PROBED = (1, 2, 4, *(size + 1 for size in GRID if size < 2048))
 MODELLED = frozenset({"empirical", "estimated", "sol"})
 """Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
 others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
@@ -89,6 +91,7 @@ class KernelTables:
         lacking = (errors.PerfDataNotAvailableError, errors.EmpiricalNotImplementedError)
         self.system, self.model, self.layout = system, model, layout
         self.version, self.omitted = _table_version(database, system), omitted
+        self._grid_ms: dict[bool, F64] = {}
         try:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
             _check_model(model, self.model_info, layout)
@@ -181,18 +184,27 @@ class KernelTables:
 
     def dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
         """Everything but attention and logits, for a step of `tokens` tokens: no more than steps take that are a little
-        larger (LARGER_STEPS)."""
-        told_ms, least_ms = self.told_dense_ms(tokens, decodes_only), self._larger_ms(tokens, decodes_only)
+        larger (GRID)."""
+        told_ms, least_ms = self.told_dense_ms(tokens, decodes_only), self._least_ms(tokens, decodes_only)
         return least_ms if told_ms > TABLE_NOISE * least_ms else told_ms
 
     def slowest_beside_larger(self) -> tuple[int, float]:
-        """The step of PROBED tokens that the tables have slower than a larger one by most, and how many times."""
-        times = [self.told_dense_ms(tokens) / self._larger_ms(tokens) for tokens in PROBED]
-        return PROBED[int(np.argmax(times))], max(times)
+        """Of PROBED, the tokens whose layers the tables have slower by most than those of more, and how many times."""
+        slower = {
+            tokens: max(self.told_dense_ms(tokens, kind) / self._least_ms(tokens, kind) for kind in (False, True))
+            for tokens in PROBED
+        }
+        worst = max(slower, key=slower.__getitem__)
+        return worst, slower[worst]
 
-    def _larger_ms(self, tokens: int, decodes_only: bool = False) -> float:
-        larger = {math.ceil(tokens / size) * size for size in LARGER_STEPS}
-        return min(self.told_dense_ms(more, decodes_only) for more in larger)
+    def _least_ms(self, tokens: int, decodes_only: bool) -> float:
+        """The least that the tables have for steps of GRID with as many tokens or more; infinite where it has none."""
+        times = self._grid_ms.get(decodes_only)
+        if times is None:
+            times = self._grid_ms[decodes_only] = np.array([self.told_dense_ms(size, decodes_only) for size in GRID])
+        most = WITHIN * max(tokens, GRID[0])
+        first, end = bisect_left(GRID, tokens), bisect_right(GRID, most)
+        return float(times[first:end].min(initial=math.inf))
 
     def told_dense_ms(self, tokens: int, decodes_only: bool = False) -> float:
         """The same as the tables have it."""

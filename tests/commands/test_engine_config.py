@@ -1,6 +1,8 @@
 """--engine-config: what commands say of a file that `vllm serve --config` would read otherwise."""
 
 import json
+import os
+import threading
 
 import pytest
 
@@ -26,6 +28,16 @@ def test_it_is_simulated_as_off_all_the_same(slotune, files, file):
     assert ran.code == 0
     assert json.loads(ran.out)["engine"]["enable_prefix_caching"] is False
     assert "no-enable-prefix-caching: true" in ran.err
+
+
+def test_a_file_that_can_be_read_but_once_is_read(slotune, files, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("max-num-seqs: 3\n",))
+    writer.start()
+    ran = slotune("simulate", *files, "--engine-config", pipe, "--json")
+    writer.join()
+    assert ran.code == 0 and json.loads(ran.out)["engine"]["max_num_seqs"] == 3
 
 
 def test_what_the_file_says_of_the_server_is_told_to_be_missing_and_its_values_are_not(slotune, files, file):

@@ -172,6 +172,16 @@ def test_a_trace_is_not_converted_onto_itself(slotune: Slotune, tmp_path: Path) 
     assert trace.read_text().count("\n") == 2
 
 
+def test_rounded_times_are_told_unless_each_request_gets_another(slotune: Slotune, tmp_path: Path) -> None:
+    rows = [f"{second},ChatGPT,10,5" for second in range(50) for _ in range(3)]
+    (tmp_path / "b.csv").write_text("Timestamp,Model,Request tokens,Response tokens\n" + "\n".join(rows))
+    convert, told = ("trace", "convert", tmp_path / "b.csv", "--out", tmp_path / "o.jsonl"), "come at 50 of them"
+    assert told in slotune("trace", "stats", tmp_path / "b.csv").err and told in slotune(*convert, "--rate", 5).err
+    for mend in (("--spread",), ("--rate", 5, "--cv", 1)):
+        assert told not in slotune(*convert, *mend).err
+    assert len(np.unique(read_trace(tmp_path / "o.jsonl").arrival_s)) == 150
+
+
 def test_a_cut_of_a_trace_that_begins_late_tells_from_when_its_times_count(slotune: Slotune, tmp_path: Path) -> None:
     line = '{{"timestamp": {}, "input_length": 1, "output_length": 1}}\n'
     (tmp_path / "t.jsonl").write_text("".join(line.format(42_000 + 10 * i) for i in range(100)))

@@ -71,6 +71,14 @@ def test_what_kernel_tables_hold_may_be_asked_for(settings: dict[str, object], t
         assert bundled.ignored(settings) == []
 
 
+@pytest.mark.parametrize("settings", [{"dtype": "auto"}, {"quantization": None}, {"attention_backend": None}])
+def test_what_a_measured_engine_chose_itself_may_be_left_to_it(measured: Profile, settings: dict[str, object]) -> None:
+    engine = replace(measured.engine, quantization="fp8", attention_backend="FLASH_ATTN")
+    assert replace(measured, engine=engine).trust(settings)["not_represented"] == []
+    given = replace(measured, engine=engine, defaults=dict.fromkeys(settings, "other"))
+    assert len(given.trust(settings)["not_represented"]) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "made", "asked"),
     [("kv_cache_dtype", "fp8", "fp8_e4m3"), ("kv_cache_dtype", "fp8_e4m3", "fp8"), ("dtype", "float16", "half")],

@@ -81,3 +81,15 @@ def test_short_names_are_for_the_command_line_and_second_names_for_both(file: Pa
     file.write_text("tp: 2\n")
     with pytest.raises(InputError, match="unknown engine setting 'tp'"):
         parse_settings([], file)
+
+
+def test_each_configuration_of_a_grid_has_its_own_parts(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("compilation_config.pass_config: [{a: 1}]\ncompilation_config.pass_config.b: [0, 3]\n")
+    passes = [one["compilation_config"]["pass_config"] for one in read_configurations(grid)]
+    assert passes == [{"a": 1, "b": 0}, {"a": 1, "b": 3}]
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, 20_000 * "["])
+def test_what_no_parser_reads_is_text(text: str) -> None:
+    assert parse_settings([f"compilation_config.a={text}"]) == {"compilation_config": {"a": text}}

@@ -65,19 +65,27 @@ def test_waits_that_are_not_in_the_file_are_told(file: Path) -> None:
     read = read_trace(file)
     assert read.arrival_s.tolist() == [0.0, 0.5, 2.5]
     assert "arrivals follow the pace of the engine that was measured" in read.doubts[0]
-    file.write_text(json.dumps(capped | {"request_rate": "inf"}))
+    two_at_once = {"request_rate": "inf", "start_times": [100.0, 100.0001, 103.0]}
+    file.write_text(json.dumps(capped | two_at_once))
     read = read_trace(file)
     assert read.arrival_s.tolist() == [0.0, 0.0, 0.0] and "taken to arrive at once" in read.doubts[0]
+    for rising in ({"ramp_up_strategy": "linear"}, {}):  # a trace that brings its times is not told apart
+        file.write_text(json.dumps(capped | {"request_rate": "inf"} | rising))
+        read = read_trace(file)
+        assert read.arrival_s.tolist() == [0.0, 0.5, 2.5] and "follow the pace of the engine" in read.doubts[0]
     for waited_for_none in ({"max_concurrency": None}, {"max_concurrency": 3}, {"queue_times": [0.0, 0.0, 2.25]}):
         file.write_text(json.dumps(capped | {"request_rate": 4.0} | waited_for_none))
         assert not read_trace(file).doubts
 
 
-@pytest.mark.parametrize("entries", [[{"messages": []}], [{"timestamp": 0, "input_length": 1, "output_length": 1}]])
-def test_a_list_of_something_else_is_not_called_sharegpt(file: Path, entries: list[Any]) -> None:
-    file.write_text(json.dumps(entries))
+def test_a_list_of_something_else_is_not_called_sharegpt(file: Path) -> None:
+    file.write_text(json.dumps([{"timestamp": 0, "input_length": 1, "output_length": 1}]))
     with pytest.raises(InputError, match=r"without 'conversations' is not ShareGPT.*`jq -c"):
         read_trace(file)
+    file.write_text(json.dumps([{"messages": []}]))
+    with pytest.raises(InputError) as caught:
+        read_trace(file)
+    assert "jq" not in str(caught.value), "whose lines would have no lengths"
 
 
 def test_a_result_is_known_by_what_stands_before_its_metadata(file: Path) -> None:

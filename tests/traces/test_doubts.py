@@ -31,28 +31,22 @@ def test_times_in_whole_seconds_are_told(arrival_s: np.ndarray, told: bool) -> N
     assert bool(whole_seconds(arrival_s)) == told
 
 
-def test_a_file_in_whole_seconds_tells_so_and_is_mended_by_spreading(tmp_path: Path) -> None:
-    rows = [f"{second},ChatGPT,10,5" for second in range(50) for _ in range(3)]
-    (tmp_path / "burst.csv").write_text("Timestamp,Model,Request tokens,Response tokens\n" + "\n".join(rows))
-    (doubt,) = read_trace(tmp_path / "burst.csv").doubts
-    assert "150 requests come at 50 of them" in doubt and "--spread" in doubt
-
-
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
         ([turn("a"), turn("a"), turn("b"), turn("b")], True),
-        ([turn("a", hash_ids=[1]), turn("a", hash_ids=[2]), turn("a", hash_ids=[3])], True),
-        ([turn("a", hash_ids=[1]), turn("a", hash_ids=[1, 2]), turn("a", hash_ids=[1, 2])], False),
+        ([turn("a", hash_ids=[1, 4]), turn("a", hash_ids=[2]), turn("a", hash_ids=[3])], True),
+        ([turn("a", hash_ids=[1, 2]), turn("a", hash_ids=[1, 2, 3]), turn("a", hash_ids=[1, 2])], False),
+        ([turn("a", input_length=300, hash_ids=[1]), turn("a", hash_ids=[2, 3])], False),
         ([turn("a", prefix=[["x", 100]]), turn("a", prefix=[["x", 500]])], False),
         ([turn("a", prefix=[["x", 100]]), turn("a", prefix=[["y", 500]])], True),
         ([turn("a"), turn("b"), turn("c")], False),
         ([turn(None), turn(None)], False),
     ],
-    ids=["bare", "deltas", "whole", "named", "named apart", "one each", "no sessions"],
+    ids=["bare", "deltas", "whole", "a block that was not full", "named", "named apart", "one each", "no sessions"],
 )
 def test_turns_that_share_nothing_with_their_session_are_told(tmp_path: Path, lines: list[Any], told: bool) -> None:
-    lines = [line | ({"input_length": 1200} if len(line.get("hash_ids", ())) > 1 else {}) for line in lines]
+    lines = [line | ({"input_length": 1500} if len(line.get("hash_ids", ())) > 1 else {}) for line in lines]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     doubts = read_trace(tmp_path / "t.jsonl").doubts
     assert bool(doubts) == told and all("session_id" in doubt for doubt in doubts)

@@ -218,3 +218,10 @@ def test_an_hour_within_a_trace_begins_at_0() -> None:
     assert converted(trace, 0, from_s=10.0, requests=2).input_tokens.tolist() == [3, 4]
     with pytest.raises(InputError, match="no request arrives after the first 31 s; the last one at 30 s"):
         converted(trace, 0, from_s=31.0)
+
+
+def test_one_stray_time_does_not_make_the_bins_of_the_others_narrow() -> None:
+    times = np.repeat(np.arange(80.0), 2)
+    times[81] += 0.001
+    spread_s = spread(arriving(*times), np.random.default_rng(0)).arrival_s
+    assert len(np.unique(np.floor(10 * spread_s))) > 120

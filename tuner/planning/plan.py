@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import InfeasibleError, InputError
-from ...simulator.settings import setting
+from ...simulator.settings import assigned
 from ...simulator.speculation import with_drafts
 from ..objective import Metrics
 from ..sensitivity import Doubt, doubt_of
@@ -210,7 +210,7 @@ def what_if(base: Scenario, text: str, acceptance: str | None = None) -> Scenari
     if name == "rate":
         raise InputError(f"--what-if {text!r}: a rate changes neither engine nor lengths: plan with another --rate")
     if name not in (*LENGTHS, STEP_TIME):
-        change = setting(name, value, f"--what-if {text}")
+        change = assigned(text, "--what-if")
         known = {**base.profile.defaults, **base.settings}
         return replace(base, name=text, settings=base.settings | with_drafts(change, known, acceptance))
     try:

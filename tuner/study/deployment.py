@@ -7,6 +7,7 @@ from typing import Any
 from ...profiler.kv_capacity import DEFAULT_MEMORY_SHARE
 from ...profiler.profile import CHOICES, UNLIMITED_BLOCKS, Profile
 from ...profiler.provenance import KERNEL_TABLES, MEASURED
+from ...profiler.unrepresented import BATCH_LIMITS
 from ...simulator.engine_config import EngineConfig, resolve
 from ...simulator.settings import Settings
 from ...simulator.speculation import lacks_drafter
@@ -15,7 +16,6 @@ VLLMS_OWN = {field.name: field.default for field in fields(EngineConfig) if fiel
     "gpu_memory_utilization": DEFAULT_MEMORY_SHARE
 }
 """What vLLM takes where nobody asks for anything; the block size it takes by the device."""
-BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
 NO_WEIGHTS = ("load_format", "dummy")
 TABLE_FORMATS = {"fp8": "fp8"}
 """vLLM's quantization of a plain checkpoint for the tables' formats; any other needs a checkpoint of that format."""

@@ -28,6 +28,6 @@ def few_requests(trace: Trace, percentiles: Sequence[float]) -> str | None:
     if not percentiles or len(trace) >= enough:
         return None
     return (
-        f"the trace has only {len(trace):,} requests, fewer than the {enough:,} that the percentiles asked for need: "
-        "similar traffic may well have others, and miss targets that are met here"
+        f"the trace has only {len(trace):,} requests, fewer than the {enough:,} that the percentiles asked for stand "
+        "on: those of similar traffic may well be others"
     )

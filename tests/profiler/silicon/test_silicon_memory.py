@@ -15,6 +15,7 @@ from slotune.profiler.silicon.layout import Layout
 from slotune.profiler.silicon.memory import DENSE_ERROR_GIB, GRAPHS_GIB, LINK_GIB, estimated_kv, kv_note
 from slotune.profiler.silicon.silicon_profile import import_silicon
 from slotune.profiler.silicon.tables import KernelTables
+from slotune.profiler.silicon.weights import _dense_layers, stage_layers
 from slotune.profiler.trust_page import lines
 
 Slotune = Callable[..., tuple[int, str, str]]
@@ -51,11 +52,33 @@ def test_weights_are_those_of_start_logs(model: str, layout: Layout, loaded_gib:
 
 def test_weights_of_a_mixture_are_those_of_its_parameters() -> None:
     """DeepSeek-V3 has 671e9 in fp8, its embeddings in bfloat16; three of its 61 layers are dense, and eight GPUs share
-    the embeddings. The package has 6.5 GiB more."""
+    the embeddings. The package has 6 GiB more."""
     embeddings = 2 * 129_280 * 7168
     weights = estimate("deepseek-ai/DeepSeek-V3", "h200_sxm", Layout(8), graphs_gib=0.0).fixed_bytes / GIB
     parameters_gib = (671e9 + embeddings) / 8 / GIB
     assert weights - 0.13 - 3 * LINK_GIB == pytest.approx(parameters_gib, abs=1.0)
+
+
+@pytest.mark.parametrize(("layers", "stages", "held"), [(61, 1, [61]), (61, 2, [31, 30]), (61, 8, [7, 7, *[8] * 5, 7])])
+def test_vllm_gives_the_layers_that_are_left_to_the_stages_before_the_last(
+    layers: int, stages: int, held: list[int]
+) -> None:
+    assert stage_layers(layers, stages) == held
+
+
+def test_the_fullest_stage_of_a_pipeline_counts() -> None:
+    """Of DeepSeek-V3's eight stages some have eight layers, all mixtures: 1.37 GiB more each than a mean layer."""
+    layout = Layout(1, pp=8)
+    weights = estimate("deepseek-ai/DeepSeek-V3", "h200_sxm", layout, graphs_gib=0.0).fixed_bytes / GIB - 0.13
+    mixture = 256 * 3 * 7168 * 2048 / GIB
+    assert 8 * mixture < weights < 8 * (mixture + 0.3)
+
+
+def test_dense_layers_are_counted_by_either_of_their_names() -> None:
+    """MiniMax-M3 has them as first_k_dense_replace, its checkpoint in NVFP4 as zeros of moe_layer_freq."""
+    tables = KernelTables("b200_sxm", "nvidia/MiniMax-M3-NVFP4", Layout(4))
+    mixtures_only = dict(tables.model_info, raw_config={"text_config": {}})
+    assert _dense_layers(tables.model_info) == 3 and _dense_layers(mixtures_only) == 0
 
 
 def test_a_model_without_dense_layers_has_the_mixtures_that_are_counted() -> None:

@@ -155,6 +155,15 @@ def test_a_change_that_is_none(base, text):
         what_if(base, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [("tp=2", {"tensor_parallel_size": 2}), ("no-enable-prefix-caching", {"enable_prefix_caching": False})],
+)
+def test_a_change_may_be_spelled_as_a_setting_may(base, text, settings):
+    changed = what_if(base, text)
+    assert changed.name == text and changed.settings == base.settings | settings
+
+
 def test_a_change_of_lengths_is_one_of_prompts_or_of_answers(base):
     prompts, answers = what_if(base, "input_tokens=x2").trace, what_if(base, "output_tokens=x3").trace
     assert (prompts.input_tokens == 2 * base.trace.input_tokens).all()
