@@ -20,7 +20,8 @@ def test_a_false_that_vllm_serve_passes_over_is_taken_and_told(file: Path) -> No
     assert parse_settings([], file) == off | {"max_num_seqs": 8}
     assert passed_over(file) == [
         f"{file}: enable-prefix-caching: false, async_scheduling: false: `vllm serve --config` passes over false and "
-        "leaves them on, here off unless --engine says otherwise: write no-enable-prefix-caching: true, no-async_scheduling: true"
+        "leaves them on, here off unless --engine says otherwise: write no-enable-prefix-caching: true, "
+        "no-async_scheduling: true"
     ]
 
 
