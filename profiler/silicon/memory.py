@@ -29,7 +29,7 @@ GRAPHS_GIB = 1.2
 """Estimate of the CUDA graphs, which vLLM subtracts since 0.21 (vllm/v1/worker/gpu_worker.py,
 determine_available_memory): what the start of an 8B model implies; others say 0.2 to 3.5."""
 DENSE_ERROR_GIB, CUT_ERROR_GIB, MIXTURE_ERROR_GIB, LATENT_ERROR_GIB = 1.0, 1.5, 2.0, 3.0
-"""How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.8. The workspace of its kernels is not
+"""How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.5. The workspace of its kernels is not
 modelled. Graphs of a 72B model on four GPUs take 1.5 GiB more than GRAPHS_GIB by its start's own estimate. No log is of
 latent attention, whose weights are harder to count."""
 STEP_TOKENS = 8192
