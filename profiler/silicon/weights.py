@@ -1,8 +1,9 @@
-"""What a model's weights take of a GPU: the table package's count, without what it counts too much.
+"""What a model's weights take of a GPU: the table package's count, put right.
 
 It leaves the embeddings of some models whole on every GPU of a layer, which vLLM cuts (VocabParallelEmbedding,
-vllm/model_executor/layers/vocab_parallel_embedding.py), counts tied ones twice, takes the first layers of DeepSeek's
-kind of model, which are dense, for mixtures like the others, and the stages of a pipeline for equal.
+vllm/model_executor/layers/vocab_parallel_embedding.py), counts tied ones twice, and those behind the last layer of some
+mixtures of experts not at all; it takes the first layers of DeepSeek's kind of model, which are dense, for mixtures
+like the others, and the stages of a pipeline for equal.
 """
 
 from collections.abc import Mapping
