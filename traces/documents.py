@@ -62,26 +62,31 @@ def _sent_at_once(result: dict[str, Any], arrival_s: Sequence[float]) -> bool:
     """Whether all requests were sent at once: their times then tell how fast the client was, or the engine that the
     next in turn waited for. Rising rates and traces that bring their times have no rate either, but gaps that no client
     makes, also before the first that had to wait."""
-    if result.get("request_rate") != "inf" or not arrival_s:
+    if result.get("request_rate") != "inf" or result.get("ramp_up_strategy") or not arrival_s:
         return False
-    first = sorted(arrival_s)[: result["max_concurrency"] if _hides_waits(result) else None]
+    places = None if result.get("queue_times") else _places(result)
+    first = sorted(arrival_s)[:places]
     return first[-1] - first[0] < CLIENT_GAP_S * len(first)
 
 
-def _hides_waits(result: dict[str, Any]) -> bool:
-    """Whether requests waited for others under --max-concurrency and it does not say for how long."""
+def _places(result: dict[str, Any]) -> int | None:
+    """How many requests --max-concurrency let in at a time; None where none had to wait for it."""
     places = result.get("max_concurrency")
-    return type(places) is int and places < len(result["start_times"]) and not result.get("queue_times")
+    return places if type(places) is int and 0 < places < len(result["start_times"]) else None
 
 
 def _doubts(result: dict[str, Any], at_once: bool) -> tuple[str, ...]:
-    if not _hides_waits(result):
+    if (places := _places(result)) is None:
         return ()
-    told = f"how long requests waited under --max-concurrency {result['max_concurrency']} is not in the file"
     if at_once:
-        return (f"{told}: sent without a rate, all are taken to arrive at once",)
-    told += ", which vLLM saves from 0.30 on: arrivals follow the pace of the engine that was measured"
-    return (f"{told}; `slotune trace convert FILE --rate R --cv 1 --out T.jsonl` makes others",)
+        return (f"sent without a rate, all arrive at once: with --max-concurrency {places} they are served as then",)
+    if result.get("queue_times"):
+        return ()
+    told = (
+        f"how long requests waited under --max-concurrency {places} is not in the file, which vLLM saves from 0.30 on"
+    )
+    mend = "`slotune trace convert FILE --rate R --cv 1 --out T.jsonl` makes others"
+    return (f"{told}: arrivals follow the pace of the engine that was measured; {mend}",)
 
 
 def _list(result: dict[str, Any], key: str, source: str) -> list[Any]:

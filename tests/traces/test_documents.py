@@ -68,11 +68,15 @@ def test_waits_that_are_not_in_the_file_are_told(file: Path) -> None:
     two_at_once = {"request_rate": "inf", "start_times": [100.0, 100.0001, 103.0]}
     file.write_text(json.dumps(capped | two_at_once))
     read = read_trace(file)
-    assert read.arrival_s.tolist() == [0.0, 0.0, 0.0] and "taken to arrive at once" in read.doubts[0]
+    assert read.arrival_s.tolist() == [0.0, 0.0, 0.0] and "with --max-concurrency 2 they" in read.doubts[0]
     for rising in ({"ramp_up_strategy": "linear"}, {}):  # a trace that brings its times is not told apart
         file.write_text(json.dumps(capped | {"request_rate": "inf"} | rising))
         read = read_trace(file)
         assert read.arrival_s.tolist() == [0.0, 0.5, 2.5] and "follow the pace of the engine" in read.doubts[0]
+    file.write_text(json.dumps(capped | two_at_once | {"queue_times": [0.0, 0.0, 3.0]}))
+    assert "with --max-concurrency 2 they" in read_trace(file).doubts[0]
+    file.write_text(json.dumps(capped | {"request_rate": "inf", "max_concurrency": 0}))
+    assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 2.5]
     for waited_for_none in ({"max_concurrency": None}, {"max_concurrency": 3}, {"queue_times": [0.0, 0.0, 2.25]}):
         file.write_text(json.dumps(capped | {"request_rate": 4.0} | waited_for_none))
         assert not read_trace(file).doubts
