@@ -41,7 +41,7 @@ SCALED_ROPE = ("linear", "dynamic")
 GRID = (*range(8, 64, 8), *range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 16385, 512))
 """Tokens of the steps that smaller ones are held against: the layers of these could do as if they were so large. In the
 tables those of a smaller step may take longer: GEMMs of FP8 on Hopper between multiples of 256 tokens, all-reduces of
-eight B200s below 64. No measured engine does."""
+eight B200s below 64."""
 WITHIN = 4
 """Times as many tokens are looked at."""
 TABLE_NOISE = 1.05
