@@ -16,7 +16,7 @@ DISTINCT = 0.9
 
 def whole_seconds(arrival_s: F64) -> str | None:
     """What is to be told of (requests,) arrivals that were rounded to seconds, as BurstGPT's are: they come in bursts
-    that no service saw, and first tokens wait twice as long. None of others."""
+    that no service saw. None of others."""
     if len(arrival_s) < FEW or not (np.rint(arrival_s) == arrival_s).all():
         return None
     times = len(np.unique(arrival_s))

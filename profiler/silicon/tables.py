@@ -47,6 +47,7 @@ WITHIN = 4
 TABLE_NOISE = 1.05
 """Times that a smaller step may take longer by chance."""
 PROBED = (1, 2, 4, *(size + 1 for size in GRID if size < 2048))
+"""Tokens of the steps among which the one is sought that the tables have slowest beside larger ones."""
 MODELLED = frozenset({"empirical", "estimated", "sol"})
 """Sources of times that were measured on no kernel of the kind: formulas of bytes and flops, and kernels scaled to
 others (sdk/performance_result.py). A "mixed" time is measured in part, and not counted."""
