@@ -118,7 +118,7 @@ def _slow_layers(alone: KernelTables, layer_bytes: float) -> str | None:
 
 
 def _over_pcie(tables: KernelTables) -> str | None:
-    """All-reduces over PCIe were measured between the GPUs of one host; between those of two sockets they take longer."""
+    """All-reduces over PCIe were measured between GPUs of one host; between those of two sockets they take longer."""
     if tables.layout.tp == 1 or tables.node["intra_node_bw"] > tables.node["pcie_bw"]:
         return None
     return (
