@@ -291,6 +291,12 @@ def test_kernel_tables_tell_their_error_on_real_engines_and_not_that_of_their_fi
     error = trust["expected_error"]
     assert (error["step_time"], error["mean_tpot"], error["mean_ttft"]) == (None, 0.08, 0.33)
     assert f"mean TPOT to be off by about {error['mean_tpot']:.0%}" in lines(trust)[1]
+    assert "mean TTFT by 33%, mostly too short: the median" in lines(trust)[1]
+
+
+def test_first_tokens_of_latent_attention_were_off_to_both_sides(measured: Profile) -> None:
+    latent = replace(measured, source=KERNEL_TABLES, model_parts=("experts", "latent attention"))
+    assert "mean TTFT by 33%: the median" in lines(latent.trust())[1]
 
 
 def test_a_formula_s_error_is_not_known() -> None:
