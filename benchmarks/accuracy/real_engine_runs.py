@@ -80,7 +80,6 @@ def bench_client(launch: Launch) -> Client:
             "num-prompts": len(trace),
             "request-rate": len(trace) / float(trace.arrival_s[-1]),
             "seed": seed,
-            "temperature": 0,  # as the profile was measured; another way to sample is compiled at its first use
             "result-dir": folder,
             "result-filename": f"bench-{seed}.json",
             "metric-percentiles": "90,99",

@@ -54,6 +54,8 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks the engine itself: a proxy that the environment names does not reach this machine's loopback device."""
 SCHEDULER = "slotune_recorder.make_scheduler"
 ATTENTION_BACKEND = re.compile(r"Using (\w+) (?:attention )?backend|Using AttentionBackendEnum\.(\w+)")
+SAMPLING_DEFAULTS = re.compile(r"sampling parameters have been overridden by [^{]*(\{[^}]*\})")
+"""As vLLM logs those of the model's generation_config.json (vllm/config/model.py, get_diff_sampling_param)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,10 @@ def _facts(folder: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"{path}: the engine did not report its settings ({error})", "crashed") from error
-    backend = ATTENTION_BACKEND.search((folder / "engine.log").read_text(errors="replace"))
+    log = (folder / "engine.log").read_text(errors="replace")
+    backend, sampling = ATTENTION_BACKEND.search(log), SAMPLING_DEFAULTS.search(log)
     facts["attention_backend"] = (backend[1] or backend[2]) if backend else None
+    facts["sampling_defaults"] = sampling[1] if sampling else None
     return facts
 
 

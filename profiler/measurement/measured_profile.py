@@ -54,6 +54,7 @@ def measured_profile(
         kv_note,
         ways_out_note(collected.ways) if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
         first_use_note(step, samples),
+        sampling_note(settings, facts),
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),
     ]
     return Profile(
@@ -77,6 +78,13 @@ def drift_note(spread: float | None, steadied: bool) -> str:
         return "how much the machine's speed drifted is not known: there was no time to repeat the reference steps"
     drift = f"the machine's speed drifted by {spread:.0%} (10th to 90th percentile of the sentinel)"
     return drift + (", which was taken out of the step times" if steadied else "")
+
+
+def sampling_note(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """How tokens were sampled, which the requests left to the server."""
+    told = facts.get("sampling_defaults") or settings.get("override_generation_config")
+    how = f"as the model's defaults say, {told}" if told else "as is vLLM's default, at random from all of them"
+    return f"tokens were sampled {how}; a request that asks for another way may take longer or less"
 
 
 def _better_fit(collected: Collected, sizes: F64, seed: int) -> tuple[StepSamples, FittedStepTime, bool]:

@@ -44,6 +44,7 @@ def model(vllm_python: str, repository: Path, tmp_path_factory: pytest.TempPathF
     script = repository / "benchmarks" / "make_model.py"
     words = [vllm_python, script, folder, "--shape", "mini"]
     subprocess.run(words, check=True, capture_output=True)
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
     return folder
 
 
@@ -80,6 +81,7 @@ def test_the_engine_tells_what_it_decided(server: Server) -> None:
     assert server.facts["kv_cache_groups"] == ["FullAttentionSpec"]
     assert server.facts["kv_bytes_per_block"] == server.facts["block_size"] * KV_BYTES_PER_TOKEN
     assert server.facts["async_scheduling"] is False  # the CPU platform switches it off
+    assert server.facts["sampling_defaults"] == "{'temperature': 0.6, 'top_p': 0.9}"
 
 
 def test_every_row_of_every_step_is_recorded(server: Server) -> None:

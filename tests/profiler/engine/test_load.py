@@ -1,6 +1,7 @@
 """The load client against a stand-in engine: exact lengths, order, metrics, failures."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,7 +36,6 @@ def trace(arrivals: list[float], inputs: list[int], outputs: list[int]) -> Trace
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    import json
     import sys
 
     folder = tmp_path_factory.mktemp("load")
@@ -190,3 +190,9 @@ def test_a_connection_is_used_again_unless_it_lay_idle_for_too_long(
         server.shutdown()
     assert [answer.error for answer in answers] == [None] * 3
     assert OneToken.connections == connections
+
+
+def test_how_tokens_are_sampled_is_left_to_the_server() -> None:
+    posted = json.loads(load._body(Call([1, 2, 3], 5), "model"))
+    assert posted["ignore_eos"] and posted["max_tokens"] == 5
+    assert not posted.keys() & {"temperature", "top_p", "top_k", "seed", "logprobs"}

@@ -9,7 +9,13 @@ from slotune.profiler.engine.devices import Gpu
 from slotune.profiler.kv_capacity import GIB
 from slotune.profiler.measurement import measured_profile
 from slotune.profiler.measurement.kv_starts import observation_of
-from slotune.profiler.measurement.measured_profile import defaults_of, engine_facts, measured_kv, model_parts
+from slotune.profiler.measurement.measured_profile import (
+    defaults_of,
+    engine_facts,
+    measured_kv,
+    model_parts,
+    sampling_note,
+)
 from slotune.profiler.model_folder import keeps_every_token
 from slotune.simulator.engine_config import resolve
 
@@ -169,3 +175,16 @@ def test_a_model_folder_is_found_from_any_working_directory(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert engine_facts("models/mine", facts()).model == str(tmp_path / "models" / "mine")
     assert engine_facts("models/another", facts()).model == "models/another"
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged", "told"),
+    [
+        ({}, None, "as is vLLM's default, at random from all of them"),
+        ({}, "{'temperature': 0.6}", "as the model's defaults say, {'temperature': 0.6}"),
+        ({"override_generation_config": {"temperature": 0}}, None, "as the model's defaults say, {'temperature': 0}"),
+    ],
+)
+def test_how_the_engine_sampled_is_noted(settings: dict[str, Any], logged: str | None, told: str) -> None:
+    note = sampling_note(settings, facts(sampling_defaults=logged))
+    assert note == f"tokens were sampled {told}; a request that asks for another way may take longer or less"
