@@ -8,6 +8,10 @@ SlotuneError            1  something failed
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MOST_LISTED = 30
 """Names in a message: beyond that nobody reads them."""
@@ -47,3 +51,15 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     if not near and len(valid) > MOST_LISTED:
         hint = f"none of the {len(valid)} that exist is like it"
     return InputError(f"unknown {kind} {name!r}: {hint}")
+
+
+def one_line(error: Exception) -> str:
+    """What a library says of an error, whose texts may be of several lines."""
+    return " ".join(str(error).split())
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Of what pydantic found wrong in a document, the first: where it stands, and what it is."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "content"
+    return f"{where}: {first['msg']}"

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
-from ..errors import InputError
+from ..errors import InputError, first_fault
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.settings import settings_of
 from ..simulator.step_time import SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
@@ -118,9 +118,7 @@ def _read_document(folder: Path) -> _Document:
     try:
         return _Document.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}") from error
+        raise InputError(f"{path}: {first_fault(error)}") from error
 
 
 def _read_residual(folder: Path) -> str:

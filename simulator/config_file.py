@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .argument_names import ON_BY_DEFAULT, is_flagless, is_switch, servers_argument_names, spelled
 from .dotted import is_dotted
 from .engine_config import SIMULATED
@@ -73,7 +73,7 @@ def _content(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except NOT_YAML as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of vLLM arguments, found {type(content).__name__}")
     return content

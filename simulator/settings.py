@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, one_line, unknown_name
 from .argument_names import SHORT_NAMES, is_flagless, is_switch, servers_argument_names, spelled, vllm_argument_names
 from .config_file import NOT_YAML, engine_arguments, without_the_servers
 from .dotted import Written, folded, is_dotted
@@ -259,7 +259,7 @@ def _parsed(value: Any, where: str) -> Any:
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
     except NOT_YAML as error:
-        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: not YAML: {one_line(error)}") from error
 
 
 @cache

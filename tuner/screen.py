@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InfeasibleError, InputError, unknown_name
+from ..errors import InfeasibleError, InputError, one_line, unknown_name
 from ..profiler.profile import Profile
 from ..profiler.trust import largest_share
 from ..simulator.config_file import NOT_YAML
@@ -51,7 +51,7 @@ def read_configurations(path: Path) -> list[Settings]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except NOT_YAML as error:
-        raise InputError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: neither YAML nor JSON: {one_line(error)}") from error
     if isinstance(content, dict):
         return _grid(content, path)
     if not (isinstance(content, list) and content and all(isinstance(item, dict) for item in content)):

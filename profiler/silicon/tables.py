@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays import F64
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ..model_folder import keeps_every_token
 from ..profile import ModelPart
 from .layout import Layout
@@ -110,7 +110,7 @@ class KernelTables:
         except utils.HuggingFaceDownloadError as error:
             raise _no_configuration(model, error) from error
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, *lacking) as error:
-            line = " ".join(str(error).split())
+            line = one_line(error)
             asked = layout.precision is not None and layout.precision in line
             missing = f"--precision {layout.precision} is unknown" if asked else f"config.json has no {line}"
             named = missing if isinstance(error, KeyError) else line
@@ -365,7 +365,7 @@ def _no_configuration(model: str, error: Exception) -> InputError:
     known = f", or {' or '.join(near)}, which it knows" if near else ""
     return InputError(
         f"--model {model}: the package does not know it, and its config.json could not be downloaded "
-        f"({' '.join(str(error).split())}); give a folder with its config.json{known}"
+        f"({one_line(error)}); give a folder with its config.json{known}"
     )
 
 

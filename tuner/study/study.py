@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...errors import InputError, SlotuneError
+from ...errors import InputError, SlotuneError, first_fault
 from ...profiler.folder_lock import hold
 from ...simulator.policy_names import DEFAULT_POLICY
 from ...traces.tabular import is_utf8
@@ -250,9 +250,7 @@ def read_asked(folder: Path) -> Asked:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
-        raise InputError(f"{path}: {where}: {first['msg']}; it is damaged or of another slotune version") from error
+        raise InputError(f"{path}: {first_fault(error)}; it is damaged or of another slotune version") from error
 
 
 def _shown(value: Any) -> str:
