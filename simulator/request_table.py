@@ -3,8 +3,9 @@
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,11 @@ class RequestTable:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    def __getitem__(self, rows: slice) -> "RequestTable":
+        whole = {column.name: getattr(self, column.name) for column in fields(self)}
+        part: dict[str, Any] = {name: None if values is None else values[rows] for name, values in whole.items()}
+        return RequestTable(**part)
+
     @property
     def finished(self) -> Mask:
         """Which requests were answered to the end."""
@@ -99,23 +105,21 @@ def write_requests(table: RequestTable, path: Path) -> None:
 
 
 def _rows(table: RequestTable, start: int, stop: int) -> Iterator[tuple[object, ...]]:
-    part = slice(start, stop)
-    ids = map(str, range(start, stop)) if table.request_id is None else table.request_id[part]
-    tpot, ttft, e2el = table.tpot_s[part], table.ttft_s[part], table.e2el_s[part]
+    part = table[start:stop]
     return zip(
-        ids,
-        _ms(table.arrival_s[part]),
-        table.prompt_tokens[part].tolist(),
-        table.output_tokens[part].tolist(),
-        table.cached_tokens[part].tolist(),
-        _ms(table.first_token_s[part]),
-        _ms(table.finish_s[part]),
-        _ms(ttft),
-        _ms(tpot),
-        _ms(e2el),
-        table.preemptions[part].tolist(),
-        ["" if replica == NOWHERE else replica for replica in table.replica[part].tolist()],
-        [STATUS_NAMES[status] for status in table.status[part]],
+        map(str, range(start, stop)) if part.request_id is None else part.request_id,
+        _ms(part.arrival_s),
+        part.prompt_tokens.tolist(),
+        part.output_tokens.tolist(),
+        part.cached_tokens.tolist(),
+        _ms(part.first_token_s),
+        _ms(part.finish_s),
+        _ms(part.ttft_s),
+        _ms(part.tpot_s),
+        _ms(part.e2el_s),
+        part.preemptions.tolist(),
+        ["" if replica == NOWHERE else replica for replica in part.replica.tolist()],
+        [STATUS_NAMES[status] for status in part.status],
         strict=True,
     )
 

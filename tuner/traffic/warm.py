@@ -41,15 +41,11 @@ def warmed(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 
 def judged_requests(cold: int, table: RequestTable) -> RequestTable:
     """The requests after the first `cold`, timed from the arrival of the last of those where there are any."""
     begins_s = table.arrival_s[cold - 1] if cold else 0.0
-    return RequestTable(
-        arrival_s=table.arrival_s[cold:] - begins_s,
-        prompt_tokens=table.prompt_tokens[cold:],
-        output_tokens=table.output_tokens[cold:],
-        cached_tokens=table.cached_tokens[cold:],
-        first_token_s=table.first_token_s[cold:] - begins_s,
-        finish_s=table.finish_s[cold:] - begins_s,
-        preemptions=table.preemptions[cold:],
-        replica=table.replica[cold:],
-        status=table.status[cold:],
-        failed_s=None if table.failed_s is None else table.failed_s[cold:] - begins_s,
+    judged = table[cold:]
+    return replace(
+        judged,
+        arrival_s=judged.arrival_s - begins_s,
+        first_token_s=judged.first_token_s - begins_s,
+        finish_s=judged.finish_s - begins_s,
+        failed_s=None if judged.failed_s is None else judged.failed_s - begins_s,
     )
