@@ -4,22 +4,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from ..arrays import F64
 from ..errors import InputError
 from ..simulator.engine_config import PROFILED, UNLIMITED_MODEL_LEN, EngineConfig, resolve, simulated_by
 from ..simulator.settings import checked
 from ..simulator.timing import Overhead, Timing
 from ..simulator.versions import check_settings, version_note
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS, captured_graph_sizes, is_interactive
-from .kv_capacity import GIB, KvCapacity
+from .kv_capacity import KvCapacity
 from .provenance import CLOSED_FORM, PROVENANCE
 from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, is_as_made, other_engine, other_graphs, unrepresented
+from .unrepresented import NOT_SIMULATED, is_as_made, not_represented, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -117,11 +115,12 @@ class Profile:
         Where they change none of what the sizes follow, the sizes are those of the profiled engine. Where it captured
         some, enforce_eager leaves them: how long a step without any waits for the host is not known.
         """
-        sizes = self._graph_sizes(checked(settings or {}))
+        sizes = self.graph_sizes(checked(settings or {}))
         unchanged = sizes is self.step.graph_sizes
         return Timing(self.step.model if unchanged else self.step.model_with(sizes), self.overhead)
 
-    def _graph_sizes(self, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    def graph_sizes(self, settings: Mapping[str, Any]) -> F64:
+        """The CUDA-graph sizes that times are predicted with: those the engine would capture, as `timing` says."""
         if self.cuda_graphs and settings.get("enforce_eager"):  # without padding alone, eager steps would look cheaper
             settings = {name: value for name, value in settings.items() if name not in GRAPH_SETTINGS}
             if self.engine_or_none(settings) is None:
@@ -172,7 +171,7 @@ class Profile:
             captured_graph_sizes(engine, self._graph_settings(settings), self.engine.device)
         if self.kv is None:
             return engine
-        return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self._memory_settings(settings, engine)))
+        return replace(engine, num_gpu_blocks=self.kv.checked_blocks(self.memory_settings(settings, engine)))
 
     @property
     def on_gpu(self) -> bool:
@@ -221,45 +220,10 @@ class Profile:
         engine = self.engine_or_none(settings)
         if self.kv is None or engine is None:
             return 0.0
-        return self.kv.error_share(self._memory_settings(settings, engine))
+        return self.kv.error_share(self.memory_settings(settings, engine))
 
-    def _not_represented(self, settings: Mapping[str, Any]) -> list[str]:
-        settings = checked(settings)
-        engine = self.engine_or_none(settings)
-        told = [self._overcommitted(settings, engine), self._other_graphs(settings, engine)] if engine else []
-        told += other_engine(self, engine) if engine else []
-        return [*unrepresented(self, settings).values(), *filter(None, [*told, self._other_cache(settings)])]
-
-    def _other_cache(self, settings: Mapping[str, Any]) -> str | None:
-        """That kv_cache_memory_bytes was asked of an engine that may not heed it: one without a known driver, whose
-        cache came from elsewhere. None where it does."""
-        size, kv = settings.get("kv_cache_memory_bytes"), self.kv
-        from_elsewhere = kv and kv.kv_cache_memory_bytes and "kv_cache_memory_bytes" not in self.defaults
-        if not (size and from_elsewhere) or self.engine.driver is not None:
-            return None
-        return f"kv_cache_memory_bytes={size}: vLLM on a CPU does not heed it, VLLM_CPU_KVCACHE_SPACE counts there"
-
-    def _overcommitted(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
-        """That num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
-        override = settings.get("num_gpu_blocks_override")
-        if override is None or self.kv is None:
-            return None
-        memory = self._memory_settings(settings, engine)
-        asked, found = int(override) * self.kv.block_bytes(memory), self.kv.cache_bytes(memory)
-        if asked <= found:
-            return None
-        return (
-            f"num_gpu_blocks_override={override}: takes {asked / GIB:.1f} GiB, and the memory model of profile "
-            f"{self.name} finds {max(found, 0) / GIB:.1f} GiB for the KV cache"
-        )
-
-    def _other_graphs(self, settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
-        if settings.get("enforce_eager"):
-            return None
-        sizes = self._graph_sizes(settings)
-        return other_graphs(self, settings, sizes, engine.max_num_batched_tokens) if len(sizes) else None
-
-    def _memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
+    def memory_settings(self, settings: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
+        """What the memory follows: `settings` over the defaults, and what `engine` made of them."""
         resolved = {
             "block_size": engine.block_size,
             "max_num_batched_tokens": engine.max_num_batched_tokens,
@@ -315,15 +279,15 @@ class Profile:
         `not_represented` has a line on each, and on what else of a machine so set is not in the numbers. `runs` are the
         metrics of simulations (tuner/evaluate.py): of their shares the largest is told.
         """
-        known = [run for run in runs if run]
+        known, asked = [run for run in runs if run], [checked(one) for one in settings]
         return {
             "provenance": self.provenance,
             "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
             "doubts": list(self.doubts),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             **{name: largest_share(known, name) for name in SHARES},
-            "not_represented": list(dict.fromkeys(text for one in settings for text in self._not_represented(one))),
-            "left_out": list(dict.fromkeys(name for one in settings for name in unrepresented(self, checked(one)))),
+            "not_represented": list(dict.fromkeys(line for one in asked for line in not_represented(self, one))),
+            "left_out": list(dict.fromkeys(name for one in asked for name in unrepresented(self, one))),
             "kv_capacity": "not modelled" if self.kv is None else "modelled",
             "notes": [*self.notes, *filter(None, [version_note(self.engine.version)])],
         }

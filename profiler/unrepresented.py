@@ -1,4 +1,4 @@
-"""What was asked of an engine that a profile knows nothing of: its effect on time, or by which rules vLLM schedules."""
+"""What was asked of an engine and is not in a profile's numbers: times, memory, rules by which vLLM schedules."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from ..simulator.step_time import SHAPE_NAMES
 from ..simulator.versions import ASSUMED, numbers_of
 from .argument_defaults import is_unset
 from .graph_sizes import CAPTURE_FOLLOWS, GRAPH_SETTINGS
-from .kv_capacity import KV_DTYPE_BYTES
+from .kv_capacity import GIB, KV_DTYPE_BYTES
 from .model_folder import lasting_name
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED
 
@@ -68,6 +68,16 @@ _NAMES_AND_LOGS = """
 """
 WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
 """Arguments that change neither the time of a step nor the memory: names, places, logs."""
+
+
+def not_represented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:
+    """A line for each thing that is not in the numbers of an engine so set: what `unrepresented` tells, more memory
+    than there is, graphs of other sizes, and other schedules."""
+    told: list[str | None] = [*unrepresented(profile, settings).values()]
+    if engine := profile.engine_or_none(settings):
+        told += [_overcommitted(profile, settings, engine), _other_graphs(profile, settings, engine)]
+        told += [_older_runner(engine), _other_blocks(profile, engine), _other_chunks(engine), _shorter_drafter(engine)]
+    return [line for line in (*told, _other_cache(profile, settings)) if line]
 
 
 def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, str]:
@@ -141,12 +151,40 @@ def _doubled_limits(profile: "Profile", settings: Mapping[str, Any]) -> dict[str
     return {"performance_mode": f"performance_mode=throughput: {told}"}
 
 
-def other_graphs(profile: "Profile", settings: Mapping[str, Any], sizes: F64, most_tokens: int) -> str | None:
-    """A line where steps of up to `most_tokens` would fall on the other side of the largest of the CUDA-graph `sizes`
-    than they did where the profile was made, and it holds none of that side, or what a graph is worth there is not
-    known; None where that is not so.
+def _other_cache(profile: "Profile", settings: Mapping[str, Any]) -> str | None:
+    """A line where kv_cache_memory_bytes was asked of an engine that may not heed it: one without a known driver, whose
+    cache came from elsewhere; None where it does."""
+    size, kv = settings.get("kv_cache_memory_bytes"), profile.kv
+    from_elsewhere = kv and kv.kv_cache_memory_bytes and "kv_cache_memory_bytes" not in profile.defaults
+    if not (size and from_elsewhere) or profile.engine.driver is not None:
+        return None
+    return f"kv_cache_memory_bytes={size}: vLLM on a CPU does not heed it, VLLM_CPU_KVCACHE_SPACE counts there"
+
+
+def _overcommitted(profile: "Profile", settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
+    """A line where num_gpu_blocks_override asks for more memory than the profile knows of; None where it does not."""
+    override = settings.get("num_gpu_blocks_override")
+    if override is None or profile.kv is None:
+        return None
+    memory = profile.memory_settings(settings, engine)
+    asked, found = int(override) * profile.kv.block_bytes(memory), profile.kv.cache_bytes(memory)
+    if asked <= found:
+        return None
+    return (
+        f"num_gpu_blocks_override={override}: takes {asked / GIB:.1f} GiB, and the memory model of profile "
+        f"{profile.name} finds {max(found, 0) / GIB:.1f} GiB for the KV cache"
+    )
+
+
+def _other_graphs(profile: "Profile", settings: Mapping[str, Any], engine: EngineConfig) -> str | None:
+    """A line where steps of the engine would fall on the other side of its largest CUDA graph than they did where the
+    profile was made, and it holds none of that side, or what a graph is worth there is not known; None where that is
+    not so, and where the engine captures none.
     """
-    if not len(profile.step.graph_sizes):
+    if settings.get("enforce_eager") or not len(profile.step.graph_sizes):
+        return None
+    sizes, most_tokens = profile.graph_sizes(settings), engine.max_num_batched_tokens
+    if not len(sizes):
         return None
     made_with, largest = float(profile.step.graph_sizes[-1]), float(sizes[-1])
     least, most = profile.step.hull[:, SHAPE_NAMES.index("tokens")].T
@@ -182,12 +220,6 @@ def _moved_border(profile: "Profile", settings: Mapping[str, Any], sizes: F64, m
         f"{by}: moves the largest CUDA graph from {made_with} tokens, where profile {profile.name} was made, to "
         f"{sizes[-1]:g}; {effect} is not in these numbers; {keep}"
     )
-
-
-def other_engine(profile: "Profile", engine: EngineConfig) -> list[str]:
-    """A line for each way in which vLLM may schedule this engine otherwise than is simulated."""
-    found = (_older_runner(engine), _other_blocks(profile, engine), _other_chunks(engine), _shorter_drafter(engine))
-    return [line for line in found if line]
 
 
 def _older_runner(engine: EngineConfig) -> str | None:

@@ -231,7 +231,7 @@ def test_sizes_that_vllm_rounded_to_whole_drafts_are_no_limit_of_the_model(gpt_o
     """adjust_cudagraph_sizes_for_spec_decode, vllm/config/compilation.py: 504 is left of 512."""
     sizes = np.arange(3.0, 505.0, 3.0)
     made = replace(gpt_oss, step=replace(gpt_oss.step, graph_sizes=sizes))
-    assert made._graph_sizes({"max_num_seqs": 32})[-1] == 64
+    assert made.graph_sizes({"max_num_seqs": 32})[-1] == 64
 
 
 def test_graph_sizes_that_are_asked_for_replace_the_limit_of_the_model(gpt_oss: Profile) -> None:
