@@ -69,9 +69,11 @@ class Page:
         self.task = found.task
         self.objective = found.task.objective
         self.shown = quantities(found.task.objective)
+        self.latencies = [quantity for quantity in self.shown if quantity.unit == "ms"]
         self.trials = study.trials("simulation")
         self.measured = validation_of(study, found.task)
         self.compared, self.verdict = self.measured.found, self.measured.verdict
+        self.said = self.verdict.sentence if self.verdict else nothing_said(self.compared)
         self.found = found
         self.default: Settings = dict(study.asked.engine)
         self.best = found.settings
@@ -159,14 +161,13 @@ class Page:
         if default and best and default is not best:
             goals = {goal.metric for goal in self.objective.effective_goals}
             served = [quantity for quantity in self.shown if quantity.unit != "ms" and quantity.key in goals]
-            latencies = [quantity for quantity in self.shown if quantity.unit == "ms"][:3]
-            changes = [self._change(quantity, default, best) for quantity in (*served, *latencies)]
+            changes = [self._change(quantity, default, best) for quantity in (*served, *self.latencies[:3])]
             sentences.append("Predicted: " + "; ".join(changes) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
         sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
         sentences += self._varied()
-        sentences.append(self.verdict.sentence if self.verdict else nothing_said(self.compared))
+        sentences.append(self.said)
         return sentences
 
     def _varied(self) -> list[str]:
@@ -203,8 +204,7 @@ class Page:
         if not (failures or any(one.runs for one in self.compared)):
             return None
         name = self.verdict.recommended.name if self.verdict else ""
-        latencies = [quantity for quantity in self.shown if quantity.unit == "ms"]
-        panels = [(f"{q.label}, {q.unit}", measured_points(self.compared, q)) for q in latencies]
+        panels = [(f"{q.label}, {q.unit}", measured_points(self.compared, q)) for q in self.latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
             "sentences": self._measured_sentences(),
@@ -214,10 +214,9 @@ class Page:
         }
 
     def _measured_sentences(self) -> list[str]:
-        said = self.verdict.sentence if self.verdict else nothing_said(self.compared)
         lines = ran_lines(self.measured) + unanswered_lines(self.compared) + forced_lines(self.task)
         told = [*lines, *cache_lines(self.compared, self.task.profile), drift_text(self.measured)]
-        return [said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
+        return [self.said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
 
     def _rates(self) -> str:
         """The picture of latency against rate; empty where the trace has no rate."""
@@ -225,7 +224,6 @@ class Page:
         if self.task.space.changes(self.best):
             sides.append(("recommended", self.best, BLUE))
         curves = [(label, over_rates(self.task, settings), color) for label, settings, color in sides]
-        latencies = [quantity for quantity in self.shown if quantity.unit == "ms"][:3]
         if not curves[0][1]:
             return ""
         panels = [
@@ -234,7 +232,7 @@ class Page:
                 [rate_line(label, points, quantity, color) for label, points, color in curves],
                 quantity.slo.limit_ms if quantity.slo else None,
             )
-            for quantity in latencies
+            for quantity in self.latencies[:3]
         ]
         told = [panel for panel in panels if any(math.isfinite(y) for line in panel.lines for y in line.y)]
         return latency_against_rate(told, request_rate(self.task.trace)) if told else ""
