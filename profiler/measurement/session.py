@@ -12,7 +12,7 @@ from ...arrays import F64
 from ...errors import EngineError
 from ...simulator.features import TOTALS
 from ...simulator.steps import StepRecord
-from ..engine.load import Answer, Call, send
+from ..engine.load import Call, send
 from ..engine.prompts import random_tokens
 from ..engine.server import DEATH_S, Server
 from ..surrogate.samples import StepSamples, totals_of_step
@@ -107,7 +107,8 @@ class Sitting:
     def _take(self, calls: Sequence[Call]) -> None:
         _, answers = send(calls, self._server.base_url, self._server.model, silence_s=self._patience_s())
         self._server.check(DEATH_S if any(answer.error for answer in answers) else 0.0)
-        _check_answered(answers)
+        if all(answer.error is not None for answer in answers):
+            raise EngineError(f"the engine answers no request: {answers[0].error}", "no-answer")
         ends = {
             call.name: len(call.prompt) + call.output_tokens - 1
             for call, answer in zip(calls, answers, strict=True)
@@ -163,9 +164,3 @@ def space_of(facts: Mapping[str, Any]) -> Space:
 def _kind(name: str) -> str:
     """`s12` of `slotune-cap64-s12.3`."""
     return CAP_PREFIX.sub("", name).partition(".")[0]
-
-
-def _check_answered(answers: Sequence[Answer]) -> None:
-    errors = [answer.error for answer in answers if answer.error is not None]
-    if errors and len(errors) == len(answers):
-        raise EngineError(f"the engine answers no request: {errors[0]}", "no-answer")

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import EngineError, InputError
 from ...profiler.engine.devices import gpus, processor
 from ...profiler.engine.launch import Launch
-from ...profiler.engine.load import Call, LoadResult, replay, send
+from ...profiler.engine.load import Call, replay, send
 from ...profiler.engine.prompts import random_tokens
 from ...profiler.engine.server import DEATH_S, Server, running_server
 from ...profiler.measurement.recording import StepTail
@@ -67,7 +67,8 @@ class EngineRun:
             )
             first_error = next(filter(None, result.errors), None)
             server.check(DEATH_S if first_error else 0.0)
-        _check_answered(result)
+        if first_error and all(result.errors):
+            raise EngineError(f"no request of the trace was answered, the first because: {first_error}", "no-answer")
         metrics = summarise(result.requests, result.gaps, self.simulated.goodput, self.simulated.percentiles)
         speed = run_speed(steps.read(), self.simulated, dict(settings))
         details = self._details(server) | (speed.as_dict() if speed else {}) | {"first_error": first_error}
@@ -98,12 +99,6 @@ class EngineRun:
         facts = {name: server.facts.get(name) for name in ("num_gpu_blocks", "block_size", "max_model_len", "dtype")}
         load = os.getloadavg()[0]
         return self.identity() | facts | {"engine_start_s": round(server.start_s, 1), "load_average": round(load, 2)}
-
-
-def _check_answered(result: LoadResult) -> None:
-    errors = [error for error in result.errors if error]
-    if errors and len(errors) == len(result.errors):
-        raise EngineError(f"no request of the trace was answered, the first because: {errors[0]}", "no-answer")
 
 
 def model_to_serve(given: str | None, profiled: str | None, profile: str) -> str:
