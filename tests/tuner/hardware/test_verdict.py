@@ -2,46 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.hardware.verdict import decide, merit_of, percent
-from slotune.tuner.objective import Objective, parse_goal
+from slotune.tests.tuner.hardware.measured import TTFT, good, measured
+from slotune.tuner.hardware.verdict import decide, percent
+from slotune.tuner.objective import Objective
 from slotune.tuner.study.comparison import Compared
-from slotune.tuner.study.study import Trial
-
-TTFT = Objective(slos=(parse_slo("p99:ttft:500"),))
-THROUGHPUT = Objective(slos=TTFT.slos, goals=(parse_goal("throughput", maximize=True),))
-
-
-GOODPUT = Objective(goodput={"ttft": 500.0})
-
-
-def measured(
-    name: str, *ttft_ms: float, throughput: float = 1000.0, failed: int = 0, crashes: bool = False
-) -> Compared:
-    """A configuration with a run for each p99 TTFT; NaN: that round has none. `failed` of 100 requests unanswered."""
-    settings = {} if name == "default" else {"max_num_seqs": 64}
-    runs = {
-        number: {
-            "p99_ttft_ms": value,
-            "output_throughput": throughput * (1 + number / 100),
-            "completed": 100 - failed,
-            "failed": failed,
-        }
-        for number, value in enumerate(ttft_ms)
-        if not math.isnan(value)
-    }
-    failures = [Trial(settings, None, "out-of-memory", where="hardware", repeat=len(ttft_ms))] if crashes else []
-    return Compared(name, settings, None, runs, failures)
-
-
-def good(name: str, *request_goodput: float) -> Compared:
-    """A configuration with a run for each goodput."""
-    settings = {} if name == "default" else {"max_num_seqs": 64}
-    numbers = {"completed": 100, "failed": 0, "request_throughput": 20}
-    return Compared(name, settings, None, {r: numbers | {"request_goodput": g} for r, g in enumerate(request_goodput)})
 
 
 def test_nothing_measured_is_no_verdict():
@@ -128,22 +95,6 @@ def test_a_share_of_good_requests_that_is_met_by_less_than_the_noise_is_said_to_
     assert "the interval" not in decide([shares(1, 1, 1)], both).sentence
 
 
-def test_the_targets_come_before_the_goal():
-    fast = measured("#1", 600, 610, 620, throughput=5000)
-    found = decide([measured("default", 300, 310, 320), fast], THROUGHPUT)
-    assert found.recommended.name == "default"
-    assert "does" in found.sentence
-
-
-def test_the_goal_decides_among_those_that_meet_the_targets():
-    found = decide(
-        [measured("default", 300, 310, 320), measured("#1", 400, 410, 420, throughput=2000)],
-        THROUGHPUT,
-    )
-    assert found.recommended.name == "#1"
-    assert "output_throughput" in found.sentence
-
-
 def test_none_meeting_names_the_nearest():
     found = decide([measured("default", 900, 900, 900), measured("#1", 600, 600, 600)], TTFT)
     assert (found.recommended.name, found.meets_targets, found.proven) == ("#1", False, False)
@@ -198,81 +149,15 @@ def test_what_is_proven_comes_before_what_has_an_interval_and_that_before_a_sing
     assert "the best other, #2" in unproven.sentence
 
 
-def test_goodput_out_of_nothing_is_proven_and_once_nothing_is_not_left_out():
-    nothing = good("default", 0, 0, 0, 0)
-    found = decide([nothing, good("#1", 5, 5.1, 4.9, 5), good("#2", 7, 7.1, 6.9, 7)], GOODPUT)
-    assert (found.recommended.name, found.proven) == ("#2", True)
-    assert "in which the default has nothing to show for request_goodput" in found.sentence
-    lost = decide([good("default", 5, 5, 5), good("#1", 10, 0, 10.1)], GOODPUT)
-    assert lost.recommended.name == "default"
-    assert "has nothing to show for request_goodput" in lost.sentence
-    neither = decide([good("default", 0, 0), good("#1", 0, 0)], GOODPUT)
-    assert neither.recommended.name == "default"
-    assert "No paired run tells #1" in neither.sentence
-    once = decide([good("default", 0), good("#1", 5)], GOODPUT)
-    assert once.recommended.name == "default"
-    assert "or 3 in which it alone has one" in once.sentence
-    three = [good("default", 0, 0, 0), good("#1", 5, 5, 5), good("#2", 7, 7, 7)]
-    assert decide(three, GOODPUT).recommended.name == "default"  # of two that are tried beside it one may be so lucky
-    assert "or 4 in which" in decide(three, GOODPUT).sentence
-    assert decide(three[:2], GOODPUT).recommended.name == "#1"
-    better = decide([good("default", 1, 1, 0), good("#1", 1.2, 1.21, 1.19)], GOODPUT)
-    assert "cannot tell" not in better.sentence  # two rounds in which both have a merit tell it
-    assert better.recommended.name == "#1"
-
-
 def test_a_default_that_answers_too_few_loses_to_the_fastest_that_answers_all():
     default = measured("default", 90, 90, 90, 90, failed=5)
     found = decide([default, measured("#1", 90, 91, 92, 93), measured("#2", 30, 31, 32, 33)], TTFT)
     assert (found.recommended.name, found.proven) == ("#2", True)
 
 
-def test_unanswered_requests_make_no_configuration_faster():
-    latency = Objective(goals=(parse_goal("p99_ttft_ms", maximize=False),))
-    found = decide([measured("default", 200, 210, 205), measured("#1", 100, 105, 102, failed=60)], latency)
-    assert found.recommended.name == "default"
-    assert "serves fewer requests" in found.sentence
-    everyone = decide([measured("default", 200, 210, failed=60), measured("#1", 100, 105, failed=60)], latency)
-    assert everyone.recommended.name == "#1"
-
-
-@pytest.mark.parametrize(
-    ("goodput", "told"),
-    [
-        ((10, 10.1, 9.9), "Measured 100 % more request_goodput than the default (between +"),
-        ((3.7, 3.75, 3.8), "The default is better: the best other, #1 (max_num_seqs=64), differs by -25.0 %"),
-        ((5.1, 4.9, 5.2), "The default is as good: the best other, #1 (max_num_seqs=64), differs by +1.3 %"),
-    ],
-)
-def test_of_what_is_maximised_more_is_said_to_be_more(goodput: tuple[float, ...], told: str):
-    assert decide([good("default", 5, 5, 5), good("#1", *goodput)], GOODPUT).sentence.startswith(told)
-
-
-def test_of_several_goals_each_one_s_change_is_told():
-    both = Objective(goals=(parse_goal("throughput", maximize=True), parse_goal("p99_ttft_ms", maximize=False)))
-    slower = decide([measured("default", 100, 101, 99), measured("#1", 182, 183, 181, throughput=1022)], both)
-    assert "in the goals together (output_throughput +2.2 %, p99_ttft_ms +82." in slower.sentence
-    faster = decide([measured("default", 100, 101, 99), measured("#1", 50, 51, 50)], both)
-    assert faster.sentence.startswith("Measured ") and "(output_throughput +0.0 %, p99_ttft_ms -49." in faster.sentence
-
-
 def test_none_meeting_for_want_of_answers_has_no_factor():
     found = decide([measured("default", 100, 100, failed=5), measured("#1", 100, 100, failed=4)], TTFT)
     assert found.sentence.endswith("the nearest leaves more requests unanswered than they allow.")
-
-
-def test_goodput_out_of_nothing_counts_where_the_rest_is_equal():
-    found = decide([good("default", *[0] * 6, 5), good("#1", *[5] * 7)], GOODPUT)
-    assert (found.recommended.name, found.proven) == ("#1", True)
-    assert "better in 6 paired runs, in which" in found.sentence
-    found = decide([good("default", *[0] * 5, 5), good("#1", *[5] * 6)], GOODPUT)
-    assert found.recommended.name == "default"
-
-
-def test_six_rounds_out_of_nothing_do_not_outweigh_one_that_is_worse():
-    default = good("default", *[0] * 6, 5)
-    assert decide([default, good("#1", *[5] * 6, 4.9)], GOODPUT).recommended.name == "default"
-    assert decide([default, good("#1", *[5] * 6, 5.1)], GOODPUT).recommended.name == "#1"
 
 
 @pytest.mark.parametrize(
@@ -288,24 +173,6 @@ def test_a_default_that_misses_by_chance_is_not_proven_worse():
     assert "but in 2 paired runs that may be chance; 3 would tell" in twice.sentence
 
 
-@pytest.mark.parametrize("bad", [0.2, 0.5, 0.8])
-def test_of_equals_few_are_proven_better(bad: float):
-    """Each run of four equal configurations has nothing to show with a chance of `bad`."""
-    rng, wrong = np.random.default_rng(0), 0
-    for _ in range(600):
-        rounds = np.where(rng.random((4, 3)) < bad, 0.0, 5.0)
-        found = [good(name, *row) for name, row in zip(("default", "#1", "#2", "#3"), rounds, strict=True)]
-        wrong += decide(found, GOODPUT).recommended.name != "default"
-    assert wrong <= 0.05 * 600
-
-
-def test_goodput_counts_unanswered_requests_once():
-    default, fewer = good("default", 5, 5, 5), good("#1", 10, 10, 10.1)
-    runs = {number: dict(run) | {"completed": 80, "failed": 20} for number, run in fewer.runs.items()}
-    found = decide([default, Compared("#1", fewer.settings, None, runs)], GOODPUT)
-    assert (found.recommended.name, found.proven) == ("#1", True)
-
-
 def test_a_percentile_s_target_leaves_requests_out_as_it_says():
     median = Objective(slos=(parse_slo("p50:ttft:500"),))
 
@@ -317,12 +184,6 @@ def test_a_percentile_s_target_leaves_requests_out_as_it_says():
 
     found = decide([halved("default", 600, 610, 605), halved("#1", 200, 205, 202, failed=5)], median)
     assert (found.recommended.name, found.proven) == ("#1", True)
-
-
-def test_runs_that_lie_worlds_apart_prove_nothing_and_break_nothing():
-    others = [good(f"#{i}", 0.02, 5.1) for i in range(1, 21)]
-    found = decide([good("default", 5, 0.01), *others], GOODPUT)
-    assert found.recommended.name == "default"
 
 
 def served(name: str, *runs: dict[str, float], **common: float) -> Compared:
@@ -380,12 +241,3 @@ def test_a_mean_that_is_the_limit_but_for_rounding_keeps_it_as_a_run_does():
     value = 500 + 3e-7
     assert TTFT.slos[0].is_met({"p99_ttft_ms": value})
     assert decide([measured("default", value, value)], TTFT).meets_targets
-
-
-def test_the_merit_of_several_goals_is_their_geometric_mean():
-    both = Objective(goals=(parse_goal("throughput", maximize=True), parse_goal("p99_ttft_ms", maximize=False)))
-    merit = merit_of(both)
-    assert merit({"output_throughput": 4.0, "p99_ttft_ms": 100.0}) == pytest.approx(5.0)  # root of 100 / 4
-    for nothing in ({"output_throughput": 0.0}, {"output_throughput": math.nan}, {}):
-        assert merit({"p99_ttft_ms": 100.0} | nothing) == math.inf
-    assert merit_of(TTFT)({"p99_ttft_ms": 100.0}) == 0.2
