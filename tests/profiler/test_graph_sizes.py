@@ -15,8 +15,8 @@ from slotune.profiler.graph_sizes import captured_graph_sizes, most_captured
 from slotune.profiler.profile import EngineFacts, Profile, linear_profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.simulator.engine_config import EngineConfig, resolve
-from slotune.simulator.features import CONSTANT, DENSE_TOKENS, EAGER, totals_of
-from slotune.simulator.step_time import FAR, reach_of
+from slotune.simulator.features import CONSTANT, DENSE_TOKENS, EAGER, PHYSICS, totals_of
+from slotune.simulator.step_time import FAR, new_memo, reach_of, step_time_s
 
 
 def engine(**settings: Any) -> EngineConfig:
@@ -30,6 +30,30 @@ def drafting(tokens: int) -> dict[str, Any]:
         "rejection_sample_method": "synthetic",
         "synthetic_acceptance_rates": [0.5] * tokens,
     }
+
+
+def test_default_capture_sizes_are_vllms() -> None:
+    engine = EngineConfig(num_gpu_blocks=100, max_num_seqs=132, max_num_batched_tokens=8192)
+    sizes = captured_graph_sizes(engine, {})
+    assert sizes.tolist() == [1, 2, 4, *range(8, 128, 8), 128, 132, *range(136, 256, 8), 256]
+    assert captured_graph_sizes(replace(engine, max_num_seqs=1024), {})[-3:].tolist() == [480, 496, 512]
+
+
+def test_captured_sizes_follow_the_settings() -> None:
+    profile = linear_profile(4e-3, 4e-5, 1.1e-4, 2.1e-7)
+    weights = np.zeros(PHYSICS)
+    weights[DENSE_TOKENS] = 1.0
+    step = replace(profile.step, weights_s=weights, graph_sizes=np.array([4.0]))
+    graphs = replace(profile, cuda_graphs=True, step=step)
+    decodes = totals_of(np.ones(3, np.int64), np.full(3, 10))
+
+    def dense_tokens(settings: dict[str, object] | None) -> float:
+        model = graphs.timing(settings).step
+        return float(step_time_s(model, decodes, new_memo(model)))
+
+    assert dense_tokens(None) == 4
+    assert dense_tokens({"cudagraph_capture_sizes": [8, 16]}) == 8
+    assert dense_tokens({"enforce_eager": True}) == 4, "what eager steps wait for the host is not known"
 
 
 @pytest.mark.parametrize(

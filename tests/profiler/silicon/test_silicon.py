@@ -1,4 +1,4 @@
-"""Kernel tables: what the bundled profile says, what is sampled, and the package where it is installed."""
+"""A profile from kernel tables: the bundled one, what is sampled, and imports where the package is installed."""
 
 import subprocess
 import sys
@@ -13,8 +13,6 @@ from slotune.errors import InputError
 from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.silicon import silicon_profile
 from slotune.profiler.silicon.layout import Layout, layout_of
-from slotune.profiler.silicon.memory import estimated_kv
-from slotune.profiler.silicon.omitted import HOPPER_MIXED_DECODES, MIXED_DECODES, OMITTED
 from slotune.profiler.silicon.silicon_profile import import_silicon, sample_compositions
 from slotune.profiler.silicon.tables import Composition, KernelTables
 from slotune.profiler.trust_page import lines
@@ -108,21 +106,6 @@ def test_a_context_beyond_the_tables_is_extrapolated(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("model", "tp", "parts"),
-    [
-        (LLAMA, 1, ()),
-        ("Qwen/Qwen3-30B-A3B", 1, ("experts",)),
-        ("deepseek-ai/DeepSeek-V3", 8, ("experts", "latent attention")),
-        ("openai/gpt-oss-120b", 1, ("experts", "layers of several kinds")),
-        ("Qwen/Qwen3-VL-8B-Instruct", 1, ("an image encoder",)),
-    ],
-)
-def test_what_a_model_has_besides_dense_layers(model: str, tp: int, parts: tuple[str, ...]) -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert KernelTables("h200_sxm", model, Layout(tp)).model_parts() == parts
-
-
-@pytest.mark.parametrize(
     ("system", "model", "precision", "doubted"),
     [
         ("b200_sxm", "Qwen/Qwen3-32B-FP8", None, True),
@@ -170,21 +153,6 @@ def test_more_context_than_the_model_takes_is_refused_at_import_and_after(monkey
         profile.engine_config({"max_model_len": 262144})
 
 
-@pytest.mark.parametrize(
-    ("config", "most"),
-    [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 163840),
-        ({"model_max_length": 65536}, 65536),
-    ],
-)
-def test_the_longest_context_is_vllm_s(config: dict[str, object], most: int) -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = KernelTables("h200_sxm", "Qwen/Qwen3-8B", Layout())
-    tables.model_info = {**tables.model_info, "raw_config": {**tables.model_info["raw_config"], **config}}
-    assert tables.derived_max_model_len == most
-
-
 def test_without_the_package_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", None)
@@ -224,59 +192,6 @@ def test_an_import_is_the_bundled_profile_again(tmp_path: Path, monkeypatch: pyt
     assert np.median(error) < 0.015
 
 
-def test_experts_are_cut_like_vllm_cuts_them() -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    model, step = "Qwen/Qwen3-30B-A3B", Composition(0, 0, 0, 64, 512, 512)
-    cut, whole = (KernelTables("h200_sxm", model, Layout(8, expert_parallel=spread)) for spread in (False, True))
-    one = KernelTables("h200_sxm", model, Layout())
-    times = {name: tables.step_ms(step, np.array([64.0])) for name, tables in {"cut": cut, "whole": whole}.items()}
-    assert times["cut"] != times["whole"]
-    assert max(times.values()) < one.step_ms(step, np.array([64.0]))
-
-
-def test_latent_attention_has_kernels_of_its_own_for_decodes() -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    assert KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8)).mixed_decodes == 1.0
-
-
-@pytest.mark.parametrize(
-    ("system", "times"),
-    [("h100_sxm", HOPPER_MIXED_DECODES), ("b200_sxm", 1.0), ("a100_sxm", 4.0), ("l40s", 4.0)],
-)
-def test_decodes_beside_a_prefill_take_longer_where_one_kernel_serves_both(system: str, times: float) -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = KernelTables(system, LLAMA, Layout())
-    prefill, both, sizes = Composition(1, 64, 0, 0, 0, 0), Composition(1, 64, 0, 64, 512, 512), np.array([128.0])
-    added_ms = tables.step_ms(both, sizes) - tables.step_ms(prefill, sizes)
-    attention_ms = added_ms - (tables.output_ms(65) - tables.output_ms(1))
-    assert attention_ms == pytest.approx(times * tables.decode_attention_ms(64, 512))
-
-
-@pytest.mark.parametrize(
-    ("model", "layout", "times"),
-    [
-        ("Qwen/Qwen3-32B", Layout(), 8.0),
-        ("Qwen/Qwen3-32B", Layout(4), 8.0),
-        ("Qwen/Qwen3-32B", Layout(16), 4.0),
-        (LLAMA, Layout(kv_cache_dtype="fp8"), MIXED_DECODES),
-    ],
-)
-def test_flash_attention_2_reads_a_decode_s_cache_once_a_query_head(model: str, layout: Layout, times: float) -> None:
-    """Of the heads that one GPU has; a cache of fp8 is for another kernel."""
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    system = "l40s" if layout.kv_cache_dtype == "fp8" else "a100_sxm"
-    assert KernelTables(system, model, layout).mixed_decodes == times
-
-
-def test_without_async_scheduling_a_prefill_beside_decodes_costs_the_host_more() -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables, sizes = KernelTables("h100_sxm", LLAMA, Layout()), np.array([128.0])
-    gaps_ms = 32 * (OMITTED.gap_layer_ms - OMITTED.async_gap_layer_ms)
-    for step, more_ms in ((Composition(1, 64, 0, 64, 512, 512), OMITTED.mixed_ms), (Composition(1, 64, 0, 0, 0, 0), 0)):
-        hidden, waited = (tables.step_ms(step, sizes, async_scheduling) for async_scheduling in (True, False))
-        assert waited - hidden == pytest.approx(gaps_ms + more_ms)
-
-
 def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
@@ -289,48 +204,6 @@ def test_pipeline_stages_hold_a_share_of_the_layers_and_pass_tokens_on(monkeypat
     times = [KernelTables("h200_sxm", LLAMA, Layout(1, pp)).step_ms(step, sizes) for pp in (1, 2, 4)]
     assert times == sorted(times) and times[0] < times[2] < 1.1 * times[0]
     assert "2 pipeline stages: no measured run" in two.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("settings", "mend"),
-    [
-        ({"quantization": "fp8"}, "give --precision"),
-        ({"dtype": "float16"}, "leave it out"),
-        ({"tensor_parallel_size": 2}, "give it as --tp"),
-        ({"pipeline_parallel_size": 2}, "give it as --pp"),
-        ({"speculative_config": {"method": "ngram"}}, "leave it out"),
-        ({"enforce_eager": True}, "leave it out, or measure"),
-    ],
-)
-def test_settings_that_tables_do_not_follow_are_refused(settings: dict[str, object], mend: str) -> None:
-    with pytest.raises(InputError, match=f"{next(iter(settings))}=.*{mend}"):
-        layout_of(1, 1, None, settings)
-
-
-def test_settings_that_change_nothing_are_taken() -> None:
-    layout = layout_of(2, 1, "fp8", {"tensor_parallel_size": 2, "dtype": "auto", "quantization": None, "seed": 1})
-    assert layout == Layout(2, precision="fp8")
-    assert layout_of(1, 1, None, {"dtype": "bfloat16", "data_parallel_size": 1}) == Layout()
-
-
-def test_a_cache_has_the_format_that_vllm_would_give_it() -> None:
-    """vLLM's auto is the model's own dtype unless the checkpoint names another; the tables would take fp8."""
-    plain, named = {"raw_config": {"quant_algo": "fp8"}}, {"raw_config": {"kv_cache_quant_algo": "fp8"}}
-    assert [Layout().cache_format(info, 90) for info in (plain, named)] == ["bfloat16", "fp8"]
-    assert Layout(kv_cache_dtype="fp8_e5m2").cache_format(plain, 90) == "fp8"
-    with pytest.raises(InputError, match="kv_cache_dtype=nvfp4"):
-        Layout(kv_cache_dtype="nvfp4").cache_format(plain, 90)
-
-
-def test_the_cache_of_glm_5_is_in_fp8_on_data_centre_blackwell_unless_asked_otherwise() -> None:
-    glm = {"raw_config": {"architectures": ["GlmMoeDsaForCausalLM"]}}
-    assert [Layout().cache_format(glm, sm) for sm in (90, 100, 103, 120)] == ["bfloat16", "fp8", "fp8", "bfloat16"]
-    assert Layout(kv_cache_dtype="bfloat16").cache_format(glm, 100) == "bfloat16"
-
-
-def test_experts_have_the_precision_of_the_other_weights() -> None:
-    assert Layout(precision="fp8_static").arguments({"num_experts": 8}, 90)["moe_quant_mode"] == "fp8"
-    assert Layout(precision="fp8").arguments({"num_experts": 0}, 90)["moe_quant_mode"] is None
 
 
 @pytest.mark.parametrize("asked", [{}, {"kv_cache_dtype": "fp8"}])
@@ -349,26 +222,3 @@ def test_batch_limits_are_those_of_the_gpu() -> None:
     limits = {name: silicon_profile._batch_defaults(name, 80 * 2**30) for name in ("a100_sxm", "h100_sxm")}
     assert limits["a100_sxm"] == {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
     assert limits["h100_sxm"] == {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
-
-
-def test_operations_of_one_name_are_told_apart() -> None:
-    """gpt-oss has attention with and without a window under one name."""
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
-    assert len(tables._context_ops.attention) >= 1 and len(tables._decode_ops.attention) >= 1
-    assert estimated_kv(tables) is None
-
-
-def test_a_decode_step_of_experts_is_made_of_decode_kernels() -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
-    assert tables.dense_ms(64, decodes_only=True) < 0.9 * tables.dense_ms(64)
-    plain = KernelTables("h200_sxm", LLAMA, Layout())
-    assert plain.dense_ms(64, decodes_only=True) == plain.dense_ms(64)
-
-
-def test_a_chunk_of_latent_attention_is_not_cheaper_after_a_context() -> None:
-    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
-    tables = KernelTables("h200_sxm", "deepseek-ai/DeepSeek-V3", Layout(8))
-    for chunk in (2, 128, 2048):
-        assert tables.prefill_attention_ms(1, chunk, 4096) >= tables.prefill_attention_ms(1, chunk, 0)
