@@ -39,6 +39,7 @@ MATCHES_TEXT = frozenset({"ngram", "ngram_gpu"})
 NEEDS_DRAFTER = frozenset(METHODS) - MATCHES_TEXT - {"mtp"}
 """Methods that draft with a model of their own."""
 MOST_TOKENS = 127
+"""Drafts at once: how many of them are accepted is counted in eight bits."""
 UNSIMULATED = frozenset(
     {"num_speculative_tokens_per_batch_size", "enable_adaptive_verification", "disable_padded_drafter_batch"}
 )
@@ -155,13 +156,33 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
     where no acceptance is given (`rejection_sample_method: synthetic`, vLLM's own way to state it).
     """
     given = _mapping(config)
+    _check_keys(given)
+    method = _checked_method(given.get("method"))
+    _check_lookup(given)
+    if version is not None:
+        _check_version(given, version)
+    tokens = _checked_tokens(given.get("num_speculative_tokens"))
+    return Speculation(
+        method=method,
+        num_speculative_tokens=tokens,
+        acceptance_rates=_acceptance_rates(given, tokens),
+        parallel_drafting=bool(given.get("parallel_drafting")) or method == "dflash",
+        disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop")),
+        disable_lookahead_block_hashes=bool(given.get("disable_lookahead_block_hashes")),
+        max_model_len=None if method in MATCHES_TEXT else _checked_context(given.get("max_model_len")),
+    )
+
+
+def _check_keys(given: Mapping[str, Any]) -> None:
     for name in map(str, given):
         if name not in KEYS:
             raise unknown_name("key of speculative_config", name, sorted(KEYS))
     for name in sorted(UNSIMULATED & given.keys()):
         if given[name]:
             raise InputError(f"speculative_config: {name} is not simulated")
-    method, tokens = given.get("method"), given.get("num_speculative_tokens")
+
+
+def _checked_method(method: Any) -> str:
     if method is None:
         told = "vLLM infers it from the draft model, here name it"
         raise InputError(f"speculative_config: has no method; {told}, one of {', '.join(METHODS)}")
@@ -169,19 +190,7 @@ def parse_speculation(config: Mapping[str, Any] | str, version: tuple[int, int] 
         raise InputError(f"speculative_config: method {method} is not simulated; {', '.join(METHODS)} are")
     if method not in METHODS:
         raise InputError(f"speculative_config: method {method!r} is not one of {', '.join(METHODS)}")
-    _check_lookup(given)
-    if version is not None:
-        _check_version(given, version)
-    tokens = _checked_tokens(tokens)
-    return Speculation(
-        method=method,
-        num_speculative_tokens=tokens,
-        acceptance_rates=_acceptance_rates(given, tokens),
-        parallel_drafting=bool(given.get("parallel_drafting")) or method == "dflash",
-        disable_eagle_block_drop=bool(given.get("disable_eagle_block_drop", False)),
-        disable_lookahead_block_hashes=bool(given.get("disable_lookahead_block_hashes", False)),
-        max_model_len=None if method in MATCHES_TEXT else _checked_context(given.get("max_model_len")),
-    )
+    return str(method)
 
 
 def _check_version(given: Mapping[str, Any], version: tuple[int, int]) -> None:
@@ -198,23 +207,23 @@ def _check_lookup(given: Mapping[str, Any]) -> None:
     """The lengths of what ngram looks up (SpeculativeConfig.__post_init__)."""
     lengths = {name: given[name] for name in ("prompt_lookup_min", "prompt_lookup_max") if given.get(name) is not None}
     for name, length in lengths.items():
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        if type(length) is not int or length < 1:
             raise InputError(f"speculative_config: {name}={length!r}: must be a whole number, at least 1")
     least, most = (lengths.get(f"prompt_lookup_{end}") for end in ("min", "max"))
-    if given["method"] in ("ngram", "ngram_gpu") and least and most and least > most:
+    if given["method"] in MATCHES_TEXT and least and most and least > most:
         raise InputError("speculative_config: prompt_lookup_min is above prompt_lookup_max")
 
 
 def _checked_tokens(tokens: Any) -> int:
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST_TOKENS:
+    if type(tokens) is not int or not 1 <= tokens <= MOST_TOKENS:
         raise InputError(f"speculative_config: num_speculative_tokens={tokens!r}: must be 1 to {MOST_TOKENS}")
     return tokens
 
 
 def _checked_context(tokens: Any) -> int | None:
-    if tokens is None or (isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1):
-        return tokens
-    raise InputError(f"speculative_config: max_model_len={tokens!r}: must be a whole number, at least 1")
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
+        raise InputError(f"speculative_config: max_model_len={tokens!r}: must be a whole number, at least 1")
+    return tokens
 
 
 def assume_acceptance(config: Mapping[str, Any] | str, given: str) -> dict[str, Any]:
