@@ -6,8 +6,9 @@ The comment above a decorator names the parameter that it fills; values arrive p
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -86,22 +87,27 @@ profile_option = click.option(
 trace_option = click.option(
     "--trace", required=True, metavar="T", help="A trace file in any known format, or the name of a bundled one."
 )
-# engine: tuple[str, ...]
-engine_option = click.option(
+_engine = click.option(
     "--engine",
     multiple=True,
     metavar="NAME=VALUE",
     help="An engine setting as on vLLM's command line, e.g. max_num_seqs=64, tp=2, no-enable-prefix-caching or "
     "compilation-config.mode=3 (repeatable).",
 )
-# engine_config: Path | None
-engine_config_option = click.option(
+_engine_config_file = click.option(
     "--engine-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=_engine_config,
     metavar="FILE.yaml",
     help="Engine settings from the file that `vllm serve --config` reads; --engine overrides it.",
 )
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """engine: tuple[str, ...], and engine_config: Path | None; simulator/settings.py joins them."""
+    return _engine(_engine_config_file(command))
+
+
 # acceptance_rate: str | None
 acceptance_rate_option = click.option(
     "--acceptance-rate",

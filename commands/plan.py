@@ -10,8 +10,7 @@ from .notes import announce_compilation, note, note_ignored, note_read, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
-    engine_config_option,
-    engine_option,
+    engine_options,
     goodput_option,
     jobs_option,
     json_option,
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 @trace_option
 @slo_option
 @goodput_option
-@engine_option
-@engine_config_option
+@engine_options
 @acceptance_rate_option
 @policy_option
 @click.option(

@@ -9,8 +9,7 @@ from .notes import warn
 from .options import (
     acceptance_rate_option,
     duration,
-    engine_config_option,
-    engine_option,
+    engine_options,
     json_option,
     out_option,
     seed_option,
@@ -105,8 +104,7 @@ def linear(
 @click.argument("steps", nargs=-1, required=True, metavar="STEPS.jsonl...", type=STEPS_FILE)
 @click.option("--model", metavar="M", help="The model that was served.")
 @vllm_version_option
-@engine_option
-@engine_config_option
+@engine_options
 @acceptance_rate_option
 @seed_option
 @out_option
@@ -161,8 +159,7 @@ def fit(
 @click.option("--model", required=True, metavar="M", help="A model folder, or a name on a model hub.")
 @click.option("--budget", type=duration, default="10m", show_default=True, help="Time to spend, e.g. 90s, 10m, 1h.")
 @vllm_python_option
-@engine_option
-@engine_config_option
+@engine_options
 @seed_option
 @out_option
 @json_option
@@ -225,8 +222,7 @@ def import_() -> None:
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
 @click.option("--pp", type=click.IntRange(min=1), default=1, show_default=True, help="Pipeline stages.")
 @click.option("--precision", metavar="F", help="Number format of the weights, e.g. fp8 or nvfp4; default: the model's.")
-@engine_option
-@engine_config_option
+@engine_options
 @seed_option
 @out_option
 @json_option

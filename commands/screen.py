@@ -9,8 +9,7 @@ from .notes import announce_compilation, note_few_requests, note_ignored, note_l
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
-    engine_config_option,
-    engine_option,
+    engine_options,
     goodput_option,
     jobs_option,
     json_option,
@@ -55,8 +54,7 @@ SHOWN = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "output_t
 )
 @slo_option
 @goodput_option
-@engine_option
-@engine_config_option
+@engine_options
 @acceptance_rate_option
 @rate_option
 @max_concurrency_option

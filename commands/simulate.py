@@ -13,8 +13,7 @@ from ..simulator.policy_names import ROUTERS
 from .notes import announce_compilation, note, note_few_requests, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
-    engine_config_option,
-    engine_option,
+    engine_options,
     goodput_option,
     json_option,
     max_concurrency_option,
@@ -51,8 +50,7 @@ SHOWN = ("mean", "median", "p90", "p99")
 @click.command()
 @profile_option
 @trace_option
-@engine_option
-@engine_config_option
+@engine_options
 @acceptance_rate_option
 @policy_option
 @click.option(

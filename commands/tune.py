@@ -10,8 +10,7 @@ from .notes import announce_compilation, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
-    engine_config_option,
-    engine_option,
+    engine_options,
     goodput_option,
     jobs_option,
     json_option,
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--minimize", multiple=True, metavar="METRIC", help="A goal, e.g. p99_ttft_ms; several give a Pareto front."
 )
-@engine_option
-@engine_config_option
+@engine_options
 @acceptance_rate_option
 @rate_option
 @max_concurrency_option
