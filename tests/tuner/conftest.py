@@ -60,6 +60,17 @@ def small_trace() -> Callable[..., Trace]:
     return trace
 
 
+@pytest.fixture(scope="session")
+def small_files(
+    tmp_path_factory: pytest.TempPathFactory, small_profile: Profile, small_trace: Callable[..., Trace]
+) -> tuple[str, str]:
+    """A profile and a trace on disk; prompts of up to 600 tokens make a large budget stall the decodes."""
+    folder = tmp_path_factory.mktemp("files")
+    write_profile(replace(small_profile, defaults={"max_model_len": 2048}), folder / "profile")
+    write_trace(small_trace(80, rate=30.0), folder / "trace.jsonl")
+    return str(folder / "profile"), str(folder / "trace.jsonl")
+
+
 @dataclass
 class FakeEngine:
     """The simulator, 10 % slower than the profile says; the machine drifts by 10 % a round and recovers every third."""

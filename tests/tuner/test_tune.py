@@ -10,50 +10,26 @@ import yaml
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
 from slotune.profiler.profile_folder import write_profile
-from slotune.simulator.slo import parse_slo
+from slotune.tests.tuner.asking import asked
 from slotune.tuner.finalists.idle_changes import take_back
 from slotune.tuner.finalists.variation import VariedRun
 from slotune.tuner.objective import parse_goal
-from slotune.tuner.pages.recommendation_page import comparison, document, front_table
-from slotune.tuner.pages.report import write_report
+from slotune.tuner.pages.recommendation_page import comparison, document
 from slotune.tuner.recommendation import (
     best_yaml_of,
     called,
     edge_lines,
-    fallen_lines,
-    lost_lines,
     require_targets,
     unlimited_lines,
 )
-from slotune.tuner.study.export import grounds
 from slotune.tuner.study.study import Study, Trial
-from slotune.tuner.study.task import ask, load_task
+from slotune.tuner.study.task import load_task
 from slotune.tuner.tune import tune
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, small_profile, small_trace):
-    """A profile and a trace on disk; prompts of up to 600 tokens make a large budget stall the decodes."""
-    folder = tmp_path_factory.mktemp("files")
-    write_profile(replace(small_profile, defaults={"max_model_len": 2048}), folder / "profile")
-    trace = small_trace(80, rate=30.0)
-    rows = zip(trace.arrival_s, trace.input_tokens, trace.output_tokens, strict=True)
-    (folder / "trace.jsonl").write_text(
-        "".join(
-            json.dumps({"timestamp": float(at) * 1000, "input_length": int(i), "output_length": int(o)}) + "\n"
-            for at, i, o in rows
-        )
-    )
-    return str(folder / "profile"), str(folder / "trace.jsonl")
-
-
-def asked(files, *slos, trials=24, **more):
-    return ask(*files, slos=[parse_slo(slo) for slo in slos], trials=trials, **more)
-
-
-@pytest.fixture(scope="module")
-def found(files, tmp_path_factory):
-    return tune(asked(files, "p99:itl:20", "p99:ttft:300"), tmp_path_factory.mktemp("found") / "study", jobs=1)
+def found(small_files, tmp_path_factory):
+    return tune(asked(small_files, "p99:itl:20", "p99:ttft:300"), tmp_path_factory.mktemp("found") / "study", jobs=1)
 
 
 def test_the_recommendation_is_better_than_the_default(found):
@@ -87,9 +63,9 @@ def test_no_recommended_change_is_without_effect(found):
         assert less is None or any(less[key] != predicted[key] for key in predicted), f"{name} does nothing"
 
 
-def test_what_the_policy_does_not_obey_is_taken_back(files, tmp_path):
+def test_what_the_policy_does_not_obey_is_taken_back(small_files, tmp_path):
     """Earlier versions searched all knobs under every policy, and a study of theirs may have been cut off."""
-    question = asked(files, "p99:tpot:10", policy="sarathi")
+    question = asked(small_files, "p99:tpot:10", policy="sarathi")
     task, kept = load_task(question), {"max_num_batched_tokens": 256, "max_num_seqs": 128}
     run = task.simulated()
     with Study.create(tmp_path / "study", question) as study:
@@ -98,9 +74,9 @@ def test_what_the_policy_does_not_obey_is_taken_back(files, tmp_path):
         assert [trial.settings for trial in study.trials("simulation")][1:] == [kept]
 
 
-def test_a_study_continued_with_fewer_trials_counts_what_it_holds(found, files, tmp_path):
+def test_a_study_continued_with_fewer_trials_counts_what_it_holds(found, small_files, tmp_path):
     shutil.copytree(found.folder, tmp_path / "study")
-    again = tune(asked(files, "p99:itl:20", "p99:ttft:300", trials=2), tmp_path / "study", jobs=1)
+    again = tune(asked(small_files, "p99:itl:20", "p99:ttft:300", trials=2), tmp_path / "study", jobs=1)
     assert again.trials == 24
     assert again.best.settings == found.best.settings
 
@@ -160,33 +136,6 @@ def test_the_table_tells_settings_metrics_and_targets(found):
     assert all(text.startswith(("met (", "missed (")) for text in rows["  30 times as long"])
 
 
-def test_a_rate_that_does_not_last_is_told(files, tmp_path):
-    """At 150 a second the engine falls behind; eighty requests end before that shows."""
-    found = tune(asked(files, "p99:ttft:1000", trials=4, rate=150.0), tmp_path / "study", jobs=1)
-    require_targets(found)
-    rows = {row[0]: row[1:] for row in comparison(found)}
-    assert rows["p99:ttft:1000"][1].startswith("met (") and rows["  30 times as long"][1].startswith("missed (")
-    (line,) = lost_lines(found)
-    assert "the recommended settings miss p99:ttft:1000" in line
-    assert f"# {line}" in best_yaml_of(found) and "; 30 times as long missed (" in best_yaml_of(found)
-    assert document(found)["best"]["longer_load"]["targets"] == {"p99:ttft:1000": False}
-    page = write_report(found.folder, jobs=1).read_text()
-    assert "The same traffic 30 times as long: p99:ttft:1000 missed (" in page
-    assert "The recommended settings miss p99:ttft:1000" in page
-    assert "the target is met on this trace, but not if its traffic continues." in page
-    assert any("miss p99:ttft:1000" in line for line in grounds(found.folder))
-
-
-def test_a_goal_that_does_not_last_is_told(files, tmp_path):
-    found = tune(ask(*files, goodput={"ttft": 800.0}, trials=4, rate=400.0), tmp_path / "study", jobs=1)
-    (line,) = fallen_lines(found)
-    assert line.startswith("request_goodput goes from ") and "if the same traffic lasts 30 times as long" in line
-    assert f"# {line}" in best_yaml_of(found)
-    assert f"R{line[1:]}." in write_report(found.folder, jobs=1).read_text().replace("&#39;", "'")
-    calm = tune(ask(*files, goodput={"ttft": 1000.0}, trials=4, rate=5.0), tmp_path / "calm", jobs=1)
-    assert fallen_lines(calm) == []
-
-
 def test_a_study_from_before_longer_loads_is_told_without(found):
     before = replace(found, longer_loads={})
     assert "  30 times as long" not in [row[0] for row in comparison(before)]
@@ -194,28 +143,11 @@ def test_a_study_from_before_longer_loads_is_told_without(found):
     assert "times as long" not in best_yaml_of(before)
 
 
-def test_workers_change_nothing(found, files, tmp_path):
-    again = tune(asked(files, "p99:itl:20", "p99:ttft:300"), tmp_path / "study", jobs=3)
+def test_workers_change_nothing(found, small_files, tmp_path):
+    again = tune(asked(small_files, "p99:itl:20", "p99:ttft:300"), tmp_path / "study", jobs=3)
     with Study.open(found.folder) as one, Study.open(tmp_path / "study") as other:
         assert [(t.settings, t.metrics) for t in one.trials()] == [(t.settings, t.metrics) for t in other.trials()]
     assert again.best.settings == found.best.settings
-
-
-def test_targets_that_nothing_meets_name_the_nearest(files, tmp_path):
-    found = tune(asked(files, "p99:tpot:2", trials=8), tmp_path / "study", jobs=1)
-    with pytest.raises(InfeasibleError, match=r"none of 8 configurations .* p99_tpot_ms .* where the limit is 2"):
-        require_targets(found)
-    assert (tmp_path / "study" / "best.yaml").is_file()
-    slow = replace(found.best, metrics={**(found.best.metrics or {}), "p99_tpot_ms": 12_345.6})
-    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms, where the limit is 2"):
-        require_targets(replace(found, best=slow))
-    lost = {"completed": 9_999, "failed": 1, "p99_tpot_ms_of_all": 12_345.6}
-    one_lost = replace(slow, metrics={**(slow.metrics or {}), **lost})
-    with pytest.raises(InfeasibleError, match="p99_tpot_ms 12,346 ms, where the limit is 2"):
-        require_targets(replace(found, best=one_lost))
-    many_lost = replace(slow, metrics={**(slow.metrics or {}), "completed": 900, "failed": 100})
-    with pytest.raises(InfeasibleError, match="with the nearest overall, 100 of 1,000 requests are not answered"):
-        require_targets(replace(found, best=many_lost))
 
 
 def test_what_becomes_much_longer_and_nobody_named_is_told(found):
@@ -234,35 +166,7 @@ def test_what_becomes_much_longer_and_nobody_named_is_told(found):
         assert len(unlimited_lines(replace(found, best=replace(best, metrics=slower)))) == told
 
 
-def test_several_goals_give_a_front(files, tmp_path):
-    goals = asked(files, minimize=["p99_ttft_ms", "p99_tpot_ms"])
-    found = tune(goals, tmp_path / "study", jobs=1)
-    pairs = [(t.metrics["p99_ttft_ms"], t.metrics["p99_tpot_ms"]) for t in found.front]
-    assert len(pairs) >= 2
-    assert sorted(pairs) == pairs and sorted(pairs, key=lambda pair: -pair[1]) == pairs
-    page = write_report(found.folder, jobs=1).read_text()
-    assert "Pareto front: none is beaten in one goal without winning another" in page
-    assert "The same requests in 6 other orders: p99_ttft_ms" in page and "the longer load decided" in page
-    assert "p99_tpot_ms: " in best_yaml_of(found) and "; 30 times as long " in best_yaml_of(found)
-
-
-def test_random_search_at_the_same_budget(files, tmp_path):
-    found = tune(asked(files, "p99:tpot:10", trials=12, optimizer="random"), tmp_path / "study", jobs=1)
-    with Study.open(tmp_path / "study") as study:
-        origins = [trial.origin for trial in study.trials("simulation")]
-    assert origins == ["default"] + ["random"] * 11
-    assert found.best.metrics is not None
-
-
-def test_fixed_settings_stay(files, tmp_path):
-    fixed = {"max_num_seqs": 12, "enable_prefix_caching": False}
-    found = tune(asked(files, "p99:tpot:10", trials=8, engine=fixed), tmp_path / "study", jobs=1)
-    with Study.open(tmp_path / "study") as study:
-        assert all(fixed.items() <= trial.settings.items() for trial in study.trials("simulation"))
-    assert document(found)["default"]["engine"] == fixed
-
-
-def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(files, tmp_path, small_profile):
+def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(small_files, tmp_path, small_profile):
     """Memory for 2048 tokens only with a small budget: the default does not start, the search finds what does."""
     kv = KvCapacity(
         kv_bytes_per_token=1e5, total_bytes=1e9, fixed_bytes=4e8, bytes_per_batched_token=1e5, error_bytes=1e6
@@ -270,29 +174,31 @@ def test_what_cannot_start_is_never_proposed_and_a_default_that_cannot_is_told(f
     tight = replace(small_profile, defaults={"max_model_len": 2048}, kv=kv)
     write_profile(tight, tmp_path / "tight")
     write_profile(replace(tight, cuda_graphs=True), tmp_path / "graphs")
-    found = tune(asked((str(tmp_path / "tight"), files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1)
+    found = tune(
+        asked((str(tmp_path / "tight"), small_files[1]), "p99:ttft:900", trials=16), tmp_path / "study", jobs=1
+    )
     with Study.open(tmp_path / "study") as study:
         failures = [trial.settings for trial in study.trials("simulation") if trial.failure]
     assert failures == [{}]
     assert "max_num_batched_tokens=8192" in document(found)["default"]["failure"]
     assert found.best.metrics is not None
     assert document(found)["trust"]["expected_error"]["kv_cache"] > 0  # of the recommended, not of what does not start
-    graphs = asked((str(tmp_path / "graphs"), files[1]), "p99:tpot:50", trials=4, engine={"max_num_seqs": 64})
+    graphs = asked((str(tmp_path / "graphs"), small_files[1]), "p99:tpot:50", trials=4, engine={"max_num_seqs": 64})
     assert tune(graphs, tmp_path / "other", jobs=1).best.metrics is not None
 
 
-def test_a_changed_trace_or_profile_is_noticed(files, tmp_path):
-    question = asked(files, "p99:tpot:10")
+def test_a_changed_trace_or_profile_is_noticed(small_files, tmp_path):
+    question = asked(small_files, "p99:tpot:10")
     with pytest.raises(InputError, match="the trace changed"):
         load_task(question.model_copy(update={"trace_digest": "0"}))
     with pytest.raises(InputError, match="the profile changed"):
         load_task(question.model_copy(update={"profile_digest": "0"}))
 
 
-def test_bad_settings_end_before_anything_is_written(files, tmp_path):
+def test_bad_settings_end_before_anything_is_written(small_files, tmp_path):
     with pytest.raises(InputError, match="must be at least max_num_seqs=512"):
         tune(
-            asked(files, "p99:tpot:10", engine={"max_num_seqs": 512, "max_num_batched_tokens": 64}),
+            asked(small_files, "p99:tpot:10", engine={"max_num_seqs": 512, "max_num_batched_tokens": 64}),
             tmp_path / "study",
             jobs=1,
         )
@@ -310,65 +216,12 @@ def test_what_is_told_as_resolved_is_what_the_engine_takes(found):
     )
 
 
-def test_with_several_goals_the_recommendation_lies_on_the_front_that_is_told(files, tmp_path):
-    question = ask(*files, minimize=["mean_ttft_ms", "p99_tpot_ms"], trials=24)
-    both = tune(question, tmp_path / "study", jobs=1)
-    assert len(both.front) > 1
-    assert both.best.settings in [trial.settings for trial in both.front]
-    columns, rows = front_table(both)
-    assert columns == ["mean_ttft_ms", "p99_tpot_ms", "changes"]
-    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
-
-
-def test_a_winner_without_its_idle_changes_lies_on_the_front_too_and_stays_there(files, tmp_path):
-    question = ask(*files, minimize=["p99_ttft_ms", "p99_itl_ms"], trials=16)
-    first, again = (tune(question, tmp_path / "study", jobs=1) for _ in range(2))
-    assert first.best.origin == "plain"
-    assert first.best.settings in [trial.settings for trial in first.front]
-    assert [trial.settings for trial in again.front] == [trial.settings for trial in first.front]
-
-
-def test_goodput_beside_a_target_decides(files, tmp_path):
-    """Small budgets keep the time between tokens and starve the first ones."""
-    strict = ask(*files, slos=[parse_slo("p99:tpot:60")], goodput={"ttft": 150.0}, trials=16)
-    found = tune(strict, tmp_path / "study", jobs=1)
-    best, default = (found.task.objective.good_ratio(trial.metrics) for trial in (found.best, found.default))
-    assert best <= default
-    assert document(found)["best"]["targets"]["goodput"] == (best == 0)
-    labels = [label for label, *_ in comparison(found)]
-    (row,) = [row for row in comparison(found) if row[0] == "99% of requests good"]
-    assert labels[labels.index("99% of requests good") + 1] == "  in 6 other orders"
-    orders = found.orders_of(found.best)
-    met = orders.meeting(lambda metrics: found.task.objective.good_ratio(metrics) == 0)
-    assert document(found)["best"]["other_orders"]["targets_met"]["goodput"] == met
-    assert f"in 6 other orders of the requests met in {met} (" in best_yaml_of(found).split("requests good")[1]
-    assert row[2].startswith("met" if best == 0 else "missed")
-
-
-def test_answers_of_one_token_have_a_report_without_the_picture_of_what_they_lack(files, tmp_path):
-    trace = tmp_path / "one.jsonl"
-    rows = [{"timestamp": 50 * k, "input_length": 40, "output_length": 1} for k in range(60)]
-    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tune(asked((files[0], str(trace)), "p99:ttft:300", trials=4), tmp_path / "study", jobs=1)
-    page = write_report(tmp_path / "study", jobs=1).read_text()
-    assert "mean TTFT" in page and "Latency against rate" in page
-
-
 def test_limits_as_large_as_any_that_was_tried_are_told(found):
     budget = next(knob for knob in found.task.space.knobs if knob.name == "max_num_batched_tokens")
     edge = replace(found, best=replace(found.best, settings={budget.name: budget.values[-1]}))
     told = f"the recommended max_num_batched_tokens={budget.values[-1]} is the largest that was tried"
     assert edge_lines(edge)[0].startswith(told)
     assert edge_lines(replace(found, best=replace(found.best, settings={budget.name: budget.values[0]}))) == []
-
-
-def test_without_a_limit_between_tokens_the_largest_budget_comes_first(files, tmp_path):
-    found = tune(asked(files, "p99:ttft:300", trials=3), tmp_path / "study", jobs=1)
-    with Study.open(found.folder) as study:
-        first = study.trials("simulation")[:3]
-    budgets = next(knob.values for knob in found.task.space.knobs if knob.name == "max_num_batched_tokens")
-    assert [trial.origin for trial in first] == ["default", "largest budget", "budget"]
-    assert first[1].settings["max_num_batched_tokens"] == budgets[-1]
 
 
 def test_what_misses_its_targets_is_the_nearest_and_not_recommended(found):
