@@ -244,10 +244,10 @@ def acceptance_rates_of(given: str, tokens: int) -> tuple[float, ...]:
     try:
         rate = float(given)
     except ValueError:
-        return _checked(_rates_in(Path(given), tokens), tokens, given)
+        return _checked_rates(_rates_in(Path(given), tokens), tokens, given)
     if not 0 <= rate <= 1:
         raise InputError(f"--acceptance-rate {given}: must lie in [0, 1]")
-    return _checked([round(rate ** (position + 1), 9) for position in range(tokens)], tokens, given)
+    return _checked_rates([round(rate ** (position + 1), 9) for position in range(tokens)], tokens, given)
 
 
 def with_spec_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,13 +330,13 @@ def _acceptance_rates(given: Mapping[str, Any], tokens: int) -> tuple[float, ...
             "rejection_sample_method=synthetic with synthetic_acceptance_rates or synthetic_acceptance_length"
         )
     if rates is not None:
-        return _checked(rates, tokens, "synthetic_acceptance_rates")
+        return _checked_rates(rates, tokens, "synthetic_acceptance_rates")
     if not isinstance(length, int | float) or not 1 <= length <= tokens + 1:
         raise InputError(f"speculative_config: synthetic_acceptance_length={length}: must be 1 to {tokens + 1}")
     return tuple(float(np.clip(length - 1 - position, 0, 1)) for position in range(tokens))
 
 
-def _checked(rates: Any, tokens: int, where: str) -> tuple[float, ...]:
+def _checked_rates(rates: Any, tokens: int, where: str) -> tuple[float, ...]:
     if not isinstance(rates, list) or len(rates) != tokens or not all(isinstance(r, int | float) for r in rates):
         raise InputError(f"{where}: expected {tokens} acceptance rates, one a draft position, found {rates!r}")
     if not all(0 <= rate <= 1 for rate in rates) or sorted(rates, reverse=True) != rates:
