@@ -92,7 +92,8 @@ def test_nothing_is_asked_of_an_engine_that_it_cannot_take(
     finally:
         process.kill()
     assert process.returncode == 0, errors
-    assert not any("cut short" in note for note in load_profile(tmp_path / "profile").notes)
+    cut_short = [note for note in load_profile(tmp_path / "profile").notes if "cut short" in note]
+    assert all("so long to start" in note for note in cut_short)  # as on a busy machine; a refusal says another thing
 
 
 def test_ctrl_c_leaves_a_profile_that_says_so(fake_vllm: Path, model_folder: Path, tmp_path: Path) -> None:
