@@ -10,7 +10,7 @@ replicas of a forecast that is some eight times as much.
 import argparse
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,13 +111,14 @@ def row(traffic: Traffic, count: int) -> list[str]:
     rate, intervals, spans = whole.max_request_rate, [one.interval for one in plans], [one.spanned for one in plans]
     told = [traffic.name, ", ".join(traffic.targets), f"{traffic.requests:,}", f"{rate:.1f}"]
     told += [held(intervals, rate), width(intervals, rate), held(spans, rate), width(spans, rate)]
+    assert whole.fleet is not None  # a forecast was asked for
     replicas, fleets = whole.fleet.replicas, [one.fleet for one in plans if one.fleet]
-    between = [(least, most or math.inf) for least, most in (one.interval for one in fleets)]
+    between = [(least, most or math.inf) for least, most in filter(None, (one.interval for one in fleets))]
     as_many = sum(one.replicas == replicas for one in fleets)
     return [*told, f"{traffic.forecast:g}", str(replicas), held(between, replicas), f"{as_many} of {len(fleets)}"]
 
 
-def held(intervals: list[tuple[float, float]], rate: float) -> str:
+def held(intervals: Sequence[tuple[float, float]], rate: float) -> str:
     """How many hold the rate."""
     return f"{sum(low <= rate <= high for low, high in intervals)} of {len(intervals)}"
 

@@ -51,7 +51,7 @@ class Scheduler:
         return None
 
 
-class Recorded(Recorder, Scheduler):
+class Recorded(Recorder, Scheduler):  # type: ignore[misc]
     """The recorder as EngineCore would have it."""
 
 

@@ -45,7 +45,9 @@ class Fuzz:
     """Both engines, and a count of what the cases exercised."""
 
     def __init__(self, oracle: VllmOracle, folder: Path) -> None:
-        self._oracle = oracle
+        if oracle.version is None:
+            raise SystemExit("the interpreter does not tell which vLLM it has")
+        self._oracle, self._version = oracle, oracle.version
         self._folder = folder
         self._seen: Counter[str] = Counter()
 
@@ -59,7 +61,7 @@ class Fuzz:
         return int(bool(differing) or not self._seen["steps"])
 
     def _differs(self, seed: int) -> bool:
-        case, name = for_version(random_case(seed), self._oracle.version), f"seed{seed}"
+        case, name = for_version(random_case(seed), self._version), f"seed{seed}"
         if not self._oracle.takes(case):
             self._seen["not taken by this version, left out"] += 1
             return False

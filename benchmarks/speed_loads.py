@@ -1,10 +1,12 @@
 """What the speed of the simulator is measured on."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +87,7 @@ def scenarios(times: int) -> Iterator[Load]:
 
 def write_grid(path: Path, seats: Sequence[int], chunks: Sequence[int] = (0,)) -> int:
     """A grid of configurations to screen; returns how many."""
-    grid = {
+    grid: dict[str, list[Any]] = {
         "max_num_seqs": list(seats),
         "max_num_batched_tokens": [512, 1024, 2048, 4096, 8192],
         "enable_prefix_caching": [True, False],
@@ -94,4 +96,4 @@ def write_grid(path: Path, seats: Sequence[int], chunks: Sequence[int] = (0,)) -
         "long_prefill_token_threshold": list(chunks),
     }
     path.write_text(json.dumps(grid))
-    return int(np.prod([len(values) for values in grid.values()]))
+    return math.prod(len(values) for values in grid.values())

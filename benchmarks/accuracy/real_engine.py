@@ -154,7 +154,7 @@ def trace_of(profile: Profile, lengths: tuple[Lengths, Lengths], load: float, se
     """`seconds` of Poisson arrivals at `load` times what the default serves at most."""
     crowd = make_trace(200, 1.0, lengths, seed=1)
     crowd = replace(crowd, arrival_s=np.zeros(len(crowd)))
-    rate = load * predict(profile, profile.timing().step, {}, crowd)["request_throughput"]
+    rate = load * predict(profile, profile.timing(), {}, crowd)["request_throughput"]
     return make_trace(max(FEWEST_REQUESTS, round(seconds * rate)), rate, lengths, seed=1)
 
 

@@ -62,7 +62,7 @@ def report(profile: Profile, samples: StepSamples, runs: Sequence[Run]) -> None:
         measured = np.array([[run.measured[key] for key in KEYS] for run in repeats])
         found = [predictions(profile, line, run) for run in repeats]
         means = {way: np.mean([one[way] for one in found], axis=0) for way in found[0]}
-        spreads.append(np.ptp(measured, axis=0) / measured.mean(axis=0))
+        spreads.append(apart(measured))
         ends = np.sort([means.pop(side) for side in (FASTER, SLOWER)], axis=0)
         between.append((ends[0] <= measured.mean(axis=0)) & (measured.mean(axis=0) <= ends[1]))
         for way, predicted in means.items():
@@ -71,16 +71,26 @@ def report(profile: Profile, samples: StepSamples, runs: Sequence[Run]) -> None:
     report_all({way: np.array(rows) for way, rows in errors.items()}, np.array(spreads), np.array(between))
 
 
+def apart(measured: F64) -> F64:
+    """How far the repeats of a case lie apart, as shares of their means; NaN where it ran but once."""
+    return np.ptp(measured, axis=0) / measured.mean(axis=0) if len(measured) > 1 else np.full(len(KEYS), np.nan)
+
+
+def percent(share: float, decimals: int) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.{decimals}f}"
+
+
 def report_case(case: tuple[str, float], repeats: Sequence[Run], means: Mapping[str, F64], measured: F64) -> None:
     name, load = case
     rate = np.mean([len(run.sent) / run.sent.arrival_s[-1] for run in repeats])
     print(f"\n{name}, load {load:g} ({rate:.2f} requests/s), {len(repeats)} runs\n")
     print(row("metric", "measured", "repeats apart %", *(f"{way}, error %" for way in means)))
     print(row(*["---"] * (3 + len(means))))
+    spread = apart(measured)
     for k, key in enumerate(KEYS):
         middle = measured[:, k].mean()
         cells = [f"{value[k]:.1f} ({100 * (value[k] / middle - 1):+.1f})" for value in means.values()]
-        print(row(key, f"{middle:.1f}", f"{100 * np.ptp(measured[:, k]) / middle:.0f}", *cells))
+        print(row(key, f"{middle:.1f}", percent(spread[k], 0), *cells))
 
 
 def report_all(errors: Mapping[str, F64], spreads: F64, between: Mask) -> None:
@@ -92,5 +102,5 @@ def report_all(errors: Mapping[str, F64], spreads: F64, between: Mask) -> None:
     for way, values in errors.items():
         both = zip(np.abs(values).mean(axis=0), values.mean(axis=0), strict=True)
         print(row(way, *(f"{100 * size:.1f} ({100 * bias:+.1f})" for size, bias in both)))
-    print(row("repeats apart (max - min)", *(f"{100 * value:.1f}" for value in spreads.mean(axis=0))))
+    print(row("repeats apart (max - min)", *(percent(value, 1) for value in spreads.mean(axis=0))))
     print(row("cases between faster and slower steps", *between.sum(axis=0)))

@@ -16,6 +16,7 @@ queued_ts, TPOT (last - first) / (output tokens - 1).
 import argparse
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,7 @@ def predict(trace: Trace, measured: MeasuredEngine, model: StepTimeModel) -> tup
         print(
             f"\nThe KV cache fills up, and its {measured.engine.num_gpu_blocks} blocks are an estimate: no number holds"
         )
-    return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens), steps
+    return latencies(trace.arrival_s, done.first_token_s, done.finish_s, done.output_tokens.astype(float)), steps
 
 
 def report_surrogate(
@@ -142,7 +143,10 @@ def report_surrogate(
 
 CLOSE = 0.1
 """Of the KV blocks: where no more than that are free, their number matters."""
-STATISTICS = {"mean": np.mean, **{f"p{q}": partial(np.percentile, q=q) for q in (50, 90, 99)}}
+STATISTICS: dict[str, Callable[[F64], float]] = {
+    "mean": np.mean,
+    **{f"p{q}": partial(np.percentile, q=q) for q in (50, 90, 99)},
+}
 
 
 def report(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> None:

@@ -177,9 +177,9 @@ class OwnEstimate:
 
         cut, spread = (1, group.tp) if group.expert_parallel else (group.tp, 1)
         config = config_builders.build_model_config(group.tp, 1, 1, cut, spread, gemm_quant_mode=group.precision)
-        version = perf_database.get_version_slots(group.system, "vllm")["current"]
+        slots: Any = perf_database.get_version_slots(group.system, "vllm")
         self._model = models.get_model(group.model, config, "vllm")
-        self._database = perf_database.get_database(group.system, "vllm", version)
+        self._database: Any = perf_database.get_database(group.system, "vllm", slots["current"])
         self._backend = backends.factory.get_backend("vllm")
 
     def __call__(self, point: Point) -> tuple[float, float]:
@@ -187,7 +187,7 @@ class OwnEstimate:
 
         runtime = RuntimeConfig(batch_size=point.concurrency, isl=point.isl, osl=point.osl)
         tokens = min(point.isl, TOKENS_A_STEP)
-        found = self._backend.run_agg(self._model, self._database, runtime, ctx_tokens=tokens).get_result_dict()
+        found: Any = self._backend.run_agg(self._model, self._database, runtime, ctx_tokens=tokens).get_result_dict()
         return float(found["ttft"]), float(found["tpot"])
 
 
