@@ -22,6 +22,21 @@ OTHER_STATES = (
 ATTENTION = 1
 """Of the kinds in an attn_type_list, the one that keeps every token, and the only one in MiniMax-M2's; 0 is linear
 attention (get_num_layers_by_block_type, vllm/config/model.py)."""
+POOLING_MODULES = (
+    "sentence_transformers.models.Pooling",
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+)
+"""Types in a modules.json by which vLLM takes any model for one that embeds (_ST_POOLING_MODULE_TYPES,
+vllm/transformers_utils/config.py)."""
+POOLING_ENDINGS = (
+    "ForTextEncoding",
+    "EmbeddingModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForRewardModeling",
+    "RewardModel",
+)
+"""Ends of the names of text architectures that embed or classify (_SUFFIX_TO_DEFAULTS, vllm/config/model.py)."""
 UNKNOWN_VOCABULARY = 32000
 """Token ids of a model whose config is not at hand, or does not say: no widely used model has fewer."""
 
@@ -41,7 +56,7 @@ def keeps_every_token(config: Mapping[str, Any]) -> bool:
 
 
 def vocabulary_of(model: str) -> int:
-    """Number of token ids. Raises InputError for a path that is no model folder."""
+    """Number of token ids. Raises InputError as `read_model_folder` does."""
     config = read_model_folder(model) or {}
     return int(config.get("text_config", config).get("vocab_size", UNKNOWN_VOCABULARY))
 
@@ -55,7 +70,7 @@ def lasting_name(model: str) -> str:
 def read_model_folder(model: str) -> dict[str, Any] | None:
     """The config.json of the folder that `model` names, None where it is a name on a model hub.
 
-    Raises InputError for a path that is no model folder.
+    Raises InputError for a path that is no model folder, and for a model that vLLM would not generate with.
     """
     path = Path(model)
     if not path.exists() and not model.startswith(("/", "./", "../", "~")) and model.count("/") <= 1:
@@ -65,10 +80,27 @@ def read_model_folder(model: str) -> dict[str, Any] | None:
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"--model {model}: not a model folder, it has no config.json")
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{config}: not readable as JSON ({error})") from error
+    content = _read_json(config)
     if not isinstance(content, dict) or not (content.get("architectures") or content.get("model_type")):
         raise InputError(f"{config}: names neither architectures nor model_type, so this is no model folder")
+    if sign := _generates_nothing(path, content):
+        told = "vLLM embeds or classifies with it and generates nothing; give a model that generates"
+        raise InputError(f"--model {model}: {sign}: {told}")
     return content
+
+
+def _generates_nothing(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """What in the folder tells vLLM that the model embeds or classifies; None where nothing does."""
+    modules = folder / "modules.json"
+    listed = _read_json(modules) if modules.is_file() else []
+    if isinstance(listed, list) and any(isinstance(one, dict) and one.get("type") in POOLING_MODULES for one in listed):
+        return "its modules.json names a Pooling module"
+    found = [str(name) for name in config.get("architectures") or () if str(name).endswith(POOLING_ENDINGS)]
+    return f"its config.json names {found[0]}" if found else None
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable as JSON ({error})") from error

@@ -17,7 +17,7 @@ from .recorded_blocks import RECORDED
 from .surrogate.model import FittedStepTime
 from .surrogate.samples import StepSamples
 from .trust import SHARES, expected_error, largest_share
-from .unrepresented import NOT_SIMULATED, is_as_made, not_represented, unrepresented
+from .unrepresented import GENERATING, NOT_SIMULATED, is_as_made, not_represented, unrepresented
 
 MOST_TERM_S = 3600.0
 """Of a closed form, an hour for one token: with much more, times of simulations add up to infinity."""
@@ -301,11 +301,15 @@ def _check_memory_share(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
-    """Raise InputError for what may only be 1: GPUs that would not be counted, and what vLLM refuses; and for a
-    performance_mode that it does not have."""
+    """Raise InputError for what may only be 1: GPUs that would not be counted, and what vLLM refuses; for an engine
+    that generates nothing; and for a performance_mode that vLLM does not have."""
     for name, mend in NOT_SIMULATED.items():
         if settings.get(name) not in (None, 1):
             raise InputError(f"{name}={settings[name]}: {mend}")
+    for name, generating in GENERATING.items():
+        if (value := settings.get(name)) not in generating:
+            told = "such an engine embeds or classifies and generates nothing, which is not simulated"
+            raise InputError(f"{name}={value}: {told}; leave it out")
     if (mode := settings.get("performance_mode") or PERFORMANCE_MODES[0]) not in PERFORMANCE_MODES:
         raise InputError(f"performance_mode={mode}: must be one of {', '.join(PERFORMANCE_MODES)}")
 

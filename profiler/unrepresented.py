@@ -24,6 +24,9 @@ NOT_SIMULATED = {
     "max_long_partial_prefills": "vLLM's V1 engine refuses it",
 }
 """Arguments that may only be 1, which changes nothing, and why."""
+GENERATING = {"runner": (None, "auto", "generate"), "convert": (None, "auto", "none")}
+"""Values of these arguments under which vLLM generates text (_get_runner_type, vllm/config/model.py): under others no
+token is sampled."""
 OTHER_SCHEDULES = {
     "decode_context_parallel_size": 1,
     "kv_offloading_size": None,
@@ -67,7 +70,8 @@ _NAMES_AND_LOGS = """
     prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
 """
 WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
-"""Arguments that change neither the time of a step nor the memory: names, places, logs."""
+"""Arguments that change neither the time of a step nor the memory: names, places, logs, and GENERATING as they have to
+be."""
 
 
 def not_represented(profile: "Profile", settings: Mapping[str, Any]) -> list[str]:

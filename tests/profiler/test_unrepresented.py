@@ -120,6 +120,21 @@ def test_a_performance_mode_that_vllm_lacks_is_refused(measured: Profile) -> Non
         measured.engine_config({"performance_mode": "fast"})
 
 
+@pytest.mark.parametrize(("name", "value"), [("runner", "pooling"), ("convert", "embed"), ("convert", "classify")])
+def test_an_engine_that_generates_nothing_is_refused(measured: Profile, name: str, value: str) -> None:
+    told = f"^{name}={value}: such an engine embeds or classifies and generates nothing, which is not simulated; leave"
+    with pytest.raises(InputError, match=told):
+        measured.engine_config({name: value})
+    with pytest.raises(InputError, match=told):
+        replace(measured, defaults={name: value})
+
+
+@pytest.mark.parametrize("settings", [{"runner": "auto", "convert": "auto"}, {"runner": "generate", "convert": "none"}])
+def test_an_engine_that_is_told_to_generate_is_any_engine(measured: Profile, settings: dict[str, object]) -> None:
+    assert measured.engine_config(settings) == measured.engine_config({})
+    assert measured.trust(settings)["not_represented"] == []
+
+
 def test_async_scheduling_is_not_said_to_take_memory(measured: Profile) -> None:
     (told,) = measured.trust({"async_scheduling": False})["not_represented"]
     assert told.endswith("with True; its effect on step times is not in these numbers")
