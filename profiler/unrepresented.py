@@ -33,10 +33,28 @@ OTHER_SCHEDULES = {
     "kv_transfer_config": None,
     "ec_transfer_config": None,
     "scheduler_cls": None,
+    "diffusion_config": None,
+    "enable_lora": False,
+    "disable_chunked_mm_input": False,
+    "structured_outputs_config": None,
     **dict.fromkeys(SPEC_ARGUMENTS),
 }
 """Settings under which vLLM schedules by rules that are not simulated, whatever a profile was made with; and the value
 under which it does not."""
+OTHER_RULES = "vLLM then schedules by other rules, which are not simulated"
+RULES_OF_SOME = {
+    "enable_lora": (
+        "requests of adapters are neither measured nor simulated (slower steps, at most max_loras adapters in a batch, "
+        "a prefix cache for each)"
+    ),
+    "disable_chunked_mm_input": "requests with images are then scheduled otherwise, which is not simulated",
+    "structured_outputs_config": (
+        "requests for structured output wait for their grammar and hold up sampling, which is not simulated"
+    ),
+}
+"""Of those that concern only some requests, what is told in place of OTHER_RULES. Adapters: Scheduler.schedule
+(vllm/v1/core/sched/scheduler.py) and _gen_lora_extra_hash_keys (vllm/v1/core/kv_cache_utils.py); images:
+Scheduler._try_schedule_encoder_inputs; grammars: EngineCore.step_with_batch_queue (vllm/v1/engine/core.py)."""
 BATCH_LIMITS = ("max_num_batched_tokens", "max_num_seqs")
 """Of which performance_mode=throughput doubles the defaults (EngineArgs, vllm/engine/arg_utils.py)."""
 TWO_RUNNERS = (0, 23), (0, 28)
@@ -90,7 +108,7 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
     None for what the simulation follows, for what the profile was made with, and for what has no effect on time. And a
     line for each that changes the schedule in ways that are not simulated, the profile's own among them.
     """
-    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | OTHER_SCHEDULES.keys()
+    known = SIMULATED | PROFILED | WITHOUT_EFFECT | NOT_SIMULATED.keys() | (OTHER_SCHEDULES.keys() - {"enable_lora"})
     known |= GRAPH_SETTINGS - {"enforce_eager"} | {"performance_mode"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
@@ -107,7 +125,8 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         effect = f"its effect on step times{memory} is not in these numbers"
         if name == "speculative_config":
             effect = _upper_limit(asked)
-        lines[name] = f"{name}={value}: profile {profile.name} was made {how}; {effect}"
+        begin = f"{lines[name]};" if name in lines else f"{name}={value}:"
+        lines[name] = f"{begin} profile {profile.name} was made {how}; {effect}"
     return lines
 
 
@@ -138,7 +157,7 @@ def _timed(name: str, value: Any) -> Any:
 
 def _other_schedules(settings: Mapping[str, Any]) -> dict[str, str]:
     return {
-        name: f"{name}={value}: vLLM then schedules by other rules, which are not simulated"
+        name: f"{name}={value}: {RULES_OF_SOME.get(name, OTHER_RULES)}"
         for name, value in settings.items()
         if name in OTHER_SCHEDULES and value != OTHER_SCHEDULES[name] and not is_unset(name, value)
     }

@@ -230,6 +230,39 @@ def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_ma
     assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
 
 
+ADAPTERS = (
+    "enable_lora=True: requests of adapters are neither measured nor simulated (slower steps, at most max_loras "
+    "adapters in a batch, a prefix cache for each)"
+)
+
+
+def test_adapters_are_told_not_to_be_simulated_also_where_the_profile_was_made_with_them(measured: Profile) -> None:
+    made = replace(measured, defaults={"enable_lora": True, "max_loras": 2})
+    for settings in ({}, {"enable_lora": True}):
+        assert made.trust(settings)["not_represented"] == [ADAPTERS]
+    assert measured.trust({"enable_lora": True})["not_represented"] == [
+        f"{ADAPTERS}; profile mine was made without it; its effect on step times and on memory is not in these numbers"
+    ]
+    (told,) = made.trust({"enable_lora": False})["not_represented"]
+    assert told.startswith("enable_lora=False: profile mine was made with True; its effect on step times")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("disable_chunked_mm_input", True, "requests with images are then scheduled otherwise, which is not simulated"),
+        ("structured_outputs_config", {"backend": "xgrammar"}, "requests for structured output wait for their grammar"),
+        ("diffusion_config", {"canvas_length": 32}, "vLLM then schedules by other rules, which are not simulated"),
+    ],
+)
+def test_requests_that_a_setting_is_for_are_told_to_be_scheduled_otherwise(
+    measured: Profile, setting: str, value: object, told: str
+) -> None:
+    for profile in (measured, replace(measured, defaults={setting: value})):
+        (line,) = profile.trust({setting: value})["not_represented"]
+        assert line.startswith(f"{setting}={value}: {told}")
+
+
 def test_layers_of_several_kinds_are_told_to_look_prefixes_up_in_other_blocks() -> None:
     plain = load_profile("h200-llama-3.1-8b")
     mixed = replace(plain, model_parts=("layers of several kinds",))
