@@ -75,6 +75,9 @@ OWN_CONTEXT = (
 )
 """Its V1 model runner stops (GPUModelRunner._input_fits_in_drafter, vllm/v1/worker/gpu_model_runner.py); and vLLM issue
 48894: an EAGLE head read beyond its table of positions."""
+OF_ANSWERS = frozenset({"generation_config", "override_generation_config"})
+"""Settings that may cap every answer (override_max_tokens, vllm/entrypoints/openai/chat_completion/serving.py) and name
+a top_p or top_k, which the sampler takes time for."""
 _NAMES_AND_LOGS = """
     tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
     download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
@@ -83,7 +86,7 @@ _NAMES_AND_LOGS = """
     log_config_file log_level logging_config aggregate_engine_logging show_hidden_metrics_for_version cudagraph_metrics
     kv_cache_metrics kv_cache_metrics_sample enable_mfu_metrics custom_histogram_buckets shutdown_timeout
     distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port data_parallel_address
-    data_parallel_rpc_port max_logprobs generation_config
+    data_parallel_rpc_port max_logprobs
     allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
     prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
 """
@@ -125,6 +128,8 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         effect = f"its effect on step times{memory} is not in these numbers"
         if name == "speculative_config":
             effect = _upper_limit(asked)
+        if name in OF_ANSWERS:
+            effect = "it changes how tokens are sampled and may cut answers, which is not in these numbers"
         begin = f"{lines[name]};" if name in lines else f"{name}={value}:"
         lines[name] = f"{begin} profile {profile.name} was made {how}; {effect}"
     return lines

@@ -227,7 +227,17 @@ def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_ma
     ]
     (told,) = measured.trust({"scheduler_cls": "mine", "prefill_schedule_interval": 1})["not_represented"]
     assert told.startswith("scheduler_cls=mine: vLLM then schedules by other rules")
-    assert measured.trust({"override_generation_config": {"max_new_tokens": 4}})["not_represented"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("generation_config", "folder"), ("override_generation_config", {"max_new_tokens": 4})]
+)
+def test_what_may_cut_answers_is_told_to(measured: Profile, name: str, value: object) -> None:
+    assert measured.trust({name: value})["not_represented"] == [
+        f"{name}={value}: profile mine was made without it; it changes how tokens are sampled and may cut answers, "
+        "which is not in these numbers"
+    ]
+    assert measured.trust({"generation_config": "auto"})["not_represented"] == []
 
 
 ADAPTERS = (
