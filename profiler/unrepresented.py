@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 NOT_SIMULATED = {
-    "data_parallel_size": "each is an engine of its own; simulate one, or that many replicas",
+    "data_parallel_size": (
+        "of a dense model each is an engine of its own (simulate one, or that many replicas); of a mixture of experts "
+        "they step together and share the experts, which is not simulated"
+    ),
     "prefill_context_parallel_size": "is not simulated",
     "max_num_partial_prefills": "vLLM's V1 engine refuses it",
     "max_long_partial_prefills": "vLLM's V1 engine refuses it",
 }
-"""Arguments that may only be 1, which changes nothing, and why."""
+"""Arguments that may only be 1, which changes nothing, and why: of the first, run_engine_core
+(vllm/v1/engine/core.py)."""
 GENERATING = {"runner": (None, "auto", "generate"), "convert": (None, "auto", "none")}
 """Values of these arguments under which vLLM generates text (_get_runner_type, vllm/config/model.py): under others no
 token is sampled."""

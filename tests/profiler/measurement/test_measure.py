@@ -320,7 +320,7 @@ def test_several_engines_at_once_are_refused_before_one_is_started(
     fake_vllm: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     task = Measurement(str(model_folder), {"data_parallel_size": 2}, tmp_path / "p", 5.0)
-    with pytest.raises(InputError, match="data_parallel_size=2: each is an engine of its own"):
+    with pytest.raises(InputError, match="data_parallel_size=2: of a dense model each is an engine"):
         measure(task, find_vllm(str(fake_vllm)), lambda done, note: None)
     assert list(tmp_path.glob("p*")) == []
 
