@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ MAX_PROMPT_TOKENS = 1024
 MAX_TOTAL_TOKENS = 2048
 CLIENT_GAP_S = 2e-3
 """Between the requests of a client that sends all at once, at most: making and writing one takes some of it."""
+OTHER_BACKENDS = re.compile("audio|embeddings|pooling|rerank")
+"""In the names of the benchmark's backends that send no text or get none (ASYNC_REQUEST_FUNCS,
+vllm/benchmarks/lib/endpoint_request_func.py)."""
 NOT_SENT = "not of the turns and lengths that `vllm bench serve` sends"
 
 
@@ -30,6 +34,12 @@ def read_vllm_bench(stream: IO[bytes], source: str) -> Trace:
     result = _document(stream, source, "; of what --append-result joined, give each result a file of its own")
     if not isinstance(result, dict):
         raise InputError(f"{source}: not one result of vllm bench serve: give each a file of its own")
+    backend = str(result.get("backend") or result.get("endpoint_type"))
+    if OTHER_BACKENDS.search(backend):
+        told = (
+            "audio and requests for which nothing is generated are not simulated; give a benchmark of text generation"
+        )
+        raise InputError(f"{source}: measured with --backend {backend}: {told}")
     starts, prompts, outputs = (_list(result, key, source) for key in ("start_times", "input_lens", "output_lens"))
     waits = result.get("queue_times") or [0.0] * len(starts)
     errors = result.get("errors") or [""] * len(starts)

@@ -2,7 +2,8 @@
 
 `{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}`: one hash id for each 512 prompt tokens,
 the last one clipped to the prompt. Optional: "id", "priority", and instead of hash_ids "prefix": [["name", tokens],
-...], named leading runs of any length. Keys of other tools are passed over, misspelt ones of ours are not.
+...], named leading runs of any length. Keys of other tools are passed over, but not misspelt ones of
+ours, nor those that tell of images, audio, video or adapters.
 """
 
 import gzip
@@ -33,6 +34,8 @@ REQUIRED = ("timestamp", "input_length", "output_length")
 KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
 TYPO_SIMILARITY = 0.7  # takes "prefixes" for "prefix", leaves "chat_id" and "session_id" of other tools alone
 OF_PROMPTS = re.compile("prompt|context|input|request", re.IGNORECASE)
+NOT_OF_TEXT = re.compile("image|audio|video|(?<![a-z])lora", re.IGNORECASE)
+"""Other tools' keys that tell what a request is besides text for the base model."""
 LINE = (
     'a line is like {"timestamp": ms, "input_length": n, "output_length": n}; `slotune trace convert --help` tells more'
 )
@@ -41,7 +44,7 @@ LINE = (
 def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
     """Read JSON lines; blank ones are skipped. Raises InputError with `source`:line and what is wrong there."""
     columns = Columns()
-    known, sessions = set(KEYS), Sessions()
+    known, of_others, sessions = set(KEYS), set[str](), Sessions()
     for number, line in enumerate(lines, 1):
         if line.isspace():
             continue
@@ -51,6 +54,8 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
                 raise BadRow("not a JSON object")
             if not row.keys() <= known:
                 known |= _checked_keys(row)
+                of_others |= set(filter(NOT_OF_TEXT.search, row))
+            _check_of_text(row, of_others)
             _add(columns, row)
             if row.get("session_id"):
                 sessions.add(row["session_id"], row)
@@ -94,6 +99,16 @@ def _checked_keys(row: dict[str, Any]) -> set[str]:
         if near:
             raise BadRow(f"unknown key {key!r}: did you mean {near[0]!r}?")
     return {key for key in row if not get_close_matches(key.lower(), KEYS, n=1, cutoff=TYPO_SIMILARITY)}
+
+
+def _check_of_text(row: dict[str, Any], of_others: Iterable[str]) -> None:
+    """BadRow where one of these keys tells that the request is not text for the base model."""
+    for key in of_others:
+        if row.get(key):
+            told = "images, audio, video and adapters are not simulated"
+            raise BadRow(
+                f"{key} {repr(row[key])[:40]}: {told}; leave such requests out, or the key if it means something else"
+            )
 
 
 def _add(columns: Columns, row: dict[str, Any]) -> None:

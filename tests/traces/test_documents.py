@@ -42,6 +42,32 @@ def test_failed_requests_of_a_bench_result_are_left_out(file: Path) -> None:
     assert read_trace(file).left_out == 1
 
 
+@pytest.mark.parametrize("key", ["backend", "endpoint_type"])
+@pytest.mark.parametrize(
+    ("backend", "text"),
+    [
+        ("openai-audio", False),
+        ("openai-embeddings-chat", False),
+        ("infinity-embeddings", False),
+        ("vllm-pooling", False),
+        ("vllm-rerank", False),
+        ("vllm", True),
+        ("openai-chat", True),
+        ("openai-responses", True),
+        ("tgi", True),
+    ],
+)
+def test_a_benchmark_of_anything_but_text_generation_is_refused(file: Path, key: str, backend: str, text: bool) -> None:
+    of_pooling = {name: value for name, value in RESULT.items() if name != "start_times"}
+    for result in (RESULT,) if text else (RESULT, of_pooling):
+        file.write_text(json.dumps(result | {key: backend}))
+        if text:
+            assert len(read_trace(file)) == 3
+            continue
+        with pytest.raises(InputError, match=rf"^{file}: measured with --backend {backend}: audio and requests for"):
+            read_trace(file)
+
+
 def test_older_results_have_no_queue_times(file: Path) -> None:
     file.write_text(json.dumps({key: value for key, value in RESULT.items() if key != "queue_times"}))
     assert read_trace(file).arrival_s.tolist() == [0.0, 0.5, 2.5]

@@ -159,6 +159,29 @@ def test_a_bad_line_is_named_with_its_number(row: dict[str, Any], wrong: str) ->
     assert str(caught.value).startswith(f"t.jsonl:3: {wrong}")
 
 
+@pytest.mark.parametrize(
+    ("key", "told", "plain"),
+    [
+        ("images", ["http://a/b.png"], []),
+        ("image_count", 3, 0),
+        ("NumImages", 2, 0),
+        ("has_audio", True, False),
+        ("video_url", "http://a/b.mp4", None),
+        ("lora_name", "sql", ""),
+    ],
+)
+def test_requests_that_are_not_text_for_the_base_model_are_refused(key: str, told: Any, plain: Any) -> None:
+    assert len(read({**GOOD, key: plain}, GOOD, {**GOOD, key: plain})) == 3
+    with pytest.raises(InputError) as caught:
+        read({**GOOD, key: plain}, {**GOOD, "chat_id": 1}, {**GOOD, key: told})
+    shown = f"t.jsonl:3: {key} {told!r}: images, audio, video and adapters are not simulated; leave such requests out"
+    assert str(caught.value).startswith(shown)
+
+
+def test_a_key_that_only_holds_the_letters_of_lora_is_passed_over() -> None:
+    assert len(read({**GOOD, "exploration": True})) == 1
+
+
 @pytest.mark.parametrize("text", [b'{"timestamp": 1', b"timestamp", b"[1]", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_a_line_that_is_no_json_object_is_named_with_its_number(text: bytes) -> None:
     with pytest.raises(InputError, match=r"^t\.jsonl:2: not a (line of JSON|JSON object)"):
