@@ -40,7 +40,8 @@ model's config (disable_cascade_attn, vllm/config/model.py)."""
 
 
 def is_unset(name: str, value: Any) -> bool:
-    """Whether a value leaves an argument as it is where nobody gives it. 0 does so only where it is the default."""
-    if value is None or value in ("auto", "", "none"):
+    """Whether a value leaves an argument as it is where nobody gives it. 0 does so only where it is the default; an
+    empty mapping or list always does."""
+    if value is None or value in ("auto", "", "none", {}, []):
         return True
     return bool(value == DEFAULTS[name]) if name in DEFAULTS else value is False

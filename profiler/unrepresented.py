@@ -22,6 +22,7 @@ NOT_SIMULATED = {
         "of a dense model each is an engine of its own (simulate one, or that many replicas); of a mixture of experts "
         "they step together and share the experts, which is not simulated"
     ),
+    "data_parallel_size_local": "is 1 of a single engine, which is all that is simulated",
     "prefill_context_parallel_size": "is not simulated",
     "max_num_partial_prefills": "vLLM's V1 engine refuses it",
     "max_long_partial_prefills": "vLLM's V1 engine refuses it",
@@ -79,6 +80,13 @@ OWN_CONTEXT = (
 )
 """Its V1 model runner stops (GPUModelRunner._input_fits_in_drafter, vllm/v1/worker/gpu_model_runner.py); and vLLM issue
 48894: an EAGLE head read beyond its table of positions."""
+_OF_LORA = """
+    max_loras max_lora_rank max_cpu_loras fully_sharded_loras lora_dtype lora_target_modules
+    enable_tower_connector_lora specialize_active_lora enable_mixed_moe_lora_format enable_moe_shared_loras
+    max_lora_cls_labels
+"""
+OF_LORA = frozenset(_OF_LORA.split())
+"""Arguments that vLLM reads only with enable_lora (EngineArgs.create_engine_config, vllm/engine/arg_utils.py)."""
 OF_ANSWERS = frozenset({"generation_config", "override_generation_config"})
 """Settings that may cap every answer (override_max_tokens, vllm/entrypoints/openai/chat_completion/serving.py) and name
 a top_p or top_k, which the sampler takes time for."""
@@ -92,7 +100,7 @@ _NAMES_AND_LOGS = """
     distributed_timeout_seconds cpu_distributed_timeout_seconds master_addr master_port data_parallel_address
     data_parallel_rpc_port max_logprobs
     allowed_local_media_path allowed_media_domains reasoning_parser reasoning_parser_plugin
-    prefix_caching_hash_algo enable_sleep_mode profiler_config runner convert fail_on_environ_validation
+    prefix_caching_hash_algo profiler_config runner convert fail_on_environ_validation
 """
 WITHOUT_EFFECT = frozenset(_NAMES_AND_LOGS.split())
 """Arguments that change neither the time of a step nor the memory: names, places, logs, and GENERATING as they have to
@@ -119,7 +127,9 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
     known |= GRAPH_SETTINGS - {"enforce_eager"} | {"performance_mode"}
     if profile.source != CLOSED_FORM:
         known -= TIMED
-    lines = _other_schedules({**profile.defaults, **settings}) | _doubled_limits(profile, settings)
+    both = {**profile.defaults, **settings}
+    known |= frozenset() if both.get("enable_lora") else OF_LORA
+    lines = _other_schedules(both) | _doubled_limits(profile, settings)
     for name, asked in settings.items():
         value, made_with = _timed(name, asked), _timed(name, _made_with(profile, name))
         if name in known or value == made_with or (is_unset(name, value) and _unset_in(profile, name)):

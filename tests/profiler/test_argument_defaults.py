@@ -24,6 +24,8 @@ from slotune.profiler.argument_defaults import DEFAULTS, is_unset
         ("moe_backend", "auto", True),
         ("attention_backend", None, True),
         ("override_generation_config", {"a": 1}, False),
+        ("compilation_config", {}, True),
+        ("logits_processors", [], True),
     ],
 )
 def test_a_value_is_unset_where_it_is_what_vllm_takes_anyway(name: str, value: Any, unset: bool) -> None:

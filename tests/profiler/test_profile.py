@@ -203,11 +203,13 @@ def test_defaults_are_refused_for_the_sake_of_what_was_given_alone(profile: Prof
 
 @pytest.mark.parametrize(("copies", "refused"), [(1, False), (2, True)])
 def test_copies_of_the_engine_are_not_simulated_as_one(profile: Profile, copies: int, refused: bool) -> None:
-    once = {"data_parallel_size": 1, "prefill_context_parallel_size": 1}
+    once = {"data_parallel_size": 1, "data_parallel_size_local": 1, "prefill_context_parallel_size": 1}
     assert profile.trust(once)["not_represented"] == []
     told = "data_parallel_size=2: of a dense model each .* of a mixture of experts they step together"
     with pytest.raises(InputError, match=told) if refused else nullcontext():
         profile.engine_config({"data_parallel_size": copies})
+    with pytest.raises(InputError, match="data_parallel_size_local=2: is 1") if refused else nullcontext():
+        profile.engine_config({"data_parallel_size_local": copies})
 
 
 def test_more_blocks_than_there_is_memory_for_are_told(profile: Profile) -> None:

@@ -20,7 +20,11 @@ from slotune.simulator.speculation import assume_acceptance
         ({"dtype": "bfloat16", "kv_cache_dtype": "auto", "async_scheduling": True, "enforce_eager": False}, []),
         ({"seed": 3, "served_model_name": "m", "quantization": None, "enable_lora": False}, []),
         ({"optimization_level": 2, "disable_cascade_attn": True, "enable_flashinfer_autotune": True}, []),
-        ({"data_parallel_address": "10.0.0.5", "data_parallel_rpc_port": 29550}, []),
+        ({"data_parallel_address": "10.0.0.5", "data_parallel_rpc_port": 29550, "data_parallel_size_local": 1}, []),
+        ({"limit_mm_per_prompt": {}, "hf_overrides": {}, "structured_outputs_config": {}, "logits_processors": []}, []),
+        ({"max_loras": 4, "max_cpu_loras": 1, "fully_sharded_loras": True}, []),
+        ({"enable_sleep_mode": True}, ["enable_sleep_mode=True: profile mine was made without it;"]),
+        ({"enable_cumem_allocator": True}, ["enable_cumem_allocator=True: profile mine was made without it;"]),
         (
             {"enable_flashinfer_autotune": False},
             ["enable_flashinfer_autotune=False: profile mine was made without it;"],
@@ -252,6 +256,10 @@ def test_adapters_are_told_not_to_be_simulated_also_where_the_profile_was_made_w
         assert made.trust(settings)["not_represented"] == [ADAPTERS]
     assert measured.trust({"enable_lora": True})["not_represented"] == [
         f"{ADAPTERS}; profile mine was made without it; its effect on step times and on memory is not in these numbers"
+    ]
+    assert made.trust({"max_loras": 4})["not_represented"] == [
+        ADAPTERS,
+        "max_loras=4: profile mine was made with 2; its effect on step times and on memory is not in these numbers",
     ]
     (told,) = made.trust({"enable_lora": False})["not_represented"]
     assert told.startswith("enable_lora=False: profile mine was made with True; its effect on step times")
