@@ -12,18 +12,21 @@ import pytest
 
 SUPERVISOR = Path(__file__).resolve().parents[3] / "profiler" / "engine" / "supervisor.py"
 TREE = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
+{first}
 grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
 print(os.getpid(), grandchild.pid, flush=True)
 {then}
 """
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
-def supervised(then: str, grace_s: float = 5.0, parent: int | None = None) -> tuple["subprocess.Popen[str]", list[int]]:
+def supervised(
+    then: str, grace_s: float = 5.0, parent: int | None = None, first: str = ""
+) -> tuple["subprocess.Popen[str]", list[int]]:
     """A running tree under a supervisor: the supervisor, and the ids of a process and its detached child."""
     words = [sys.executable, "-P", str(SUPERVISOR), str(parent or os.getpid()), str(grace_s)]
-    command = [*words, sys.executable, "-c", TREE.format(then=then)]
+    command = [*words, sys.executable, "-c", TREE.format(first=first, then=then)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     return process, [int(word) for word in process.stdout.readline().split()]
@@ -47,7 +50,7 @@ def test_stopping_ends_the_tree_and_its_detached_child() -> None:
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace() -> None:
-    process, pids = supervised(STUBBORN, grace_s=0.3)
+    process, pids = supervised("time.sleep(300)", grace_s=0.3, first=STUBBORN)
     process.terminate()
     assert process.wait(10) == 128 + signal.SIGKILL
     assert all_gone(pids)
@@ -71,10 +74,11 @@ def test_the_command_dies_with_a_killed_supervisor() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_killed_parent(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", TREE.format(first=STUBBORN, then="time.sleep(300)")]
     starter = f"""
 import os, subprocess, sys, time
 words = [sys.executable, "-P", {str(SUPERVISOR)!r}, str(os.getpid()), "5"]
-subprocess.Popen([*words, sys.executable, "-c", {TREE.format(then=STUBBORN)!r}], start_new_session=True)
+subprocess.Popen([*words, *{command!r}], start_new_session=True)
 time.sleep(300)
 """
     parent = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
