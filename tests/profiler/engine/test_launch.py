@@ -82,3 +82,13 @@ def test_the_user_s_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "VLLM_API_KEY" not in recorded
     assert (recorded["OMP_NUM_THREADS"], recorded["VLLM_CPU_KVCACHE_SPACE"]) == ("7", "2")
     assert "VLLM_CPU_KVCACHE_SPACE" not in Launch(("vllm",), "0.32.0", cpu=False).environment(tmp_path)
+
+
+@pytest.mark.parametrize(("version", "unbound"), [("0.20.2", False), ("0.21.0", True), (None, True)])
+def test_a_cpu_engine_of_a_version_that_always_binds_is_left_to_bind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str | None, unbound: bool
+) -> None:
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    launch = Launch(("vllm", "serve"), version, cpu=True)
+    assert ("VLLM_CPU_OMP_THREADS_BIND" in launch.environment(tmp_path)) == unbound
+    assert ("VLLM_CPU_OMP_THREADS_BIND" in launch.recorded_environment()) == unbound
