@@ -41,8 +41,23 @@ class LazyGroup(click.Group):
         return command
 
 
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from .release import own_version
+
+        click.echo(f"slotune {own_version()}")
+        context.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="slotune", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; accepted anywhere on the line."
 )

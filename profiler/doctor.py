@@ -51,8 +51,10 @@ def as_documents(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 def _software() -> Iterable[Finding]:
     yield Finding("Python", OK, f"{platform.python_version()} ({sys.executable})")
-    yield Finding("slotune", OK, metadata.version("slotune"))
-    wanted = {_distribution(text) for text in metadata.requires("slotune") or () if "extra" not in text}
+    installed = _version("slotune")
+    yield Finding("slotune", OK if installed else INFO, installed or "not installed, runs from its folder")
+    requirements = metadata.requires("slotune") if installed else None
+    wanted = {_distribution(text) for text in requirements or () if "extra" not in text}
     for requirement in sorted(wanted):
         version = _version(requirement)
         if version is None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from ..errors import InputError, first_fault
+from ..release import own_version
 from ..simulator.features import PHYSICS, PHYSICS_NAMES, REGIME_NAMES
 from ..simulator.settings import settings_of
 from ..simulator.step_time import SHAPE_NAMES, is_unbounded, unbounded_hull, unmeasured_hull
@@ -217,7 +217,7 @@ def _document_of(profile: Profile) -> dict[str, Any]:
     overhead = profile.overhead
     document = _Document(
         format_version=FORMAT_VERSION,
-        made_with=f"slotune {version('slotune')}",
+        made_with=f"slotune {own_version()}",
         name=profile.name,
         source=profile.source,
         engine=profile.engine,

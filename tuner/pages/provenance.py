@@ -4,12 +4,12 @@ import json
 import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from ...figures import NONE, digits, figure
 from ...profiler.profile import Profile
 from ...profiler.provenance import KERNEL_TABLES
+from ...release import own_version
 from ..study.study import Study
 from .tables import Cell, Row, Table
 
@@ -29,7 +29,7 @@ def provenance(study: Study, profile: Profile, trust: Mapping[str, Any]) -> dict
         "optimizer": f"{asked.optimizer}, seed {asked.seed}",
         "policy": asked.policy,
         "made with": f"slotune {asked.versions.slotune}, SMAC {asked.versions.smac}, Python {asked.versions.python}",
-        "report by": f"slotune {version('slotune')}, Python {platform.python_version()}",
+        "report by": f"slotune {own_version()}, Python {platform.python_version()}",
         "steps outside what was measured": f"{100 * trust['extrapolated_share']:.1f} %",
     }
     errors = [

@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import InputError, SlotuneError
 from ...profiler.profile import KERNEL_BLOCK, WHATEVER_MEMORY, Profile
 from ...profiler.profile_folder import PARTS, bundled_names, bundled_path, load_profile
+from ...release import own_version
 from ...simulator.engine_config import EngineConfig
 from ...simulator.policy_names import disobeyed
 from ...simulator.settings import Settings
@@ -88,7 +89,7 @@ def ask(
         engine=settings,
         model=model,
         slos=tuple(str(slo) for slo in slos),
-        versions=Versions(slotune=version("slotune"), smac=version("smac"), python=platform.python_version()),
+        versions=Versions(slotune=own_version(), smac=version("smac"), python=platform.python_version()),
         **others,
     )
 
