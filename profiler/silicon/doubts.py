@@ -37,7 +37,8 @@ class Comparisons:
     """What tables are held against; None where it is not known."""
 
     plain: KernelTables | None
-    """The same model with weights in bfloat16."""
+    """The same model with weights in bfloat16: with all of them, or with all but the experts where a GPU has no table
+    of those in bfloat16, as the H100 of MiniMax-M2.5's and DeepSeek-V3's."""
     halved: KernelTables | None
     """The same model on half as many GPUs."""
     alone: KernelTables | None
@@ -80,9 +81,10 @@ def _slower_weights(tables: KernelTables, plain: KernelTables) -> str | None:
     if slower(tokens) <= MOST_SLOWER:
         return None
     asked_ms, plain_ms = (known.told_dense_ms(tokens, True) for known in (tables, plain))
+    kept = ", all but those of the experts" if plain.layout.dense_precision else ""
     return (
         f"in the kernel tables, the layers of a step of {tokens} tokens take {asked_ms:.3g} ms, but {plain_ms:.3g} "
-        "with weights in bfloat16, which are more bytes"
+        f"with weights in bfloat16{kept}, which are more bytes"
     )
 
 

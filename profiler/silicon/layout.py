@@ -42,6 +42,8 @@ class Layout:
     precision: str | None = None
     """The tables' name of the weights' number format, such as fp8 or nvfp4; None: the model's own."""
     kv_cache_dtype: str = "auto"
+    dense_precision: str | None = None
+    """The same of all weights but the experts'; None: as `precision`."""
 
     def arguments(self, model_info: Mapping[str, Any], sm_version: float) -> dict[str, Any]:
         """Keyword arguments of the package for this layout, and for a model of which it tells `model_info`, on a GPU of
@@ -50,8 +52,9 @@ class Layout:
         Raises InputError for a cache of a format that no table holds.
 
         Experts are cut as by vLLM's FusedMoEParallelConfig (vllm/model_executor/layers/fused_moe/config.py), and have
-        the precision of the other weights. Without a word from the model the cache has the model's own format
-        (resolve_kv_cache_dtype_string, vllm/utils/torch_utils.py); the package would take fp8 for an fp8 model.
+        the precision of the other weights, if those have none of their own. Without a word from the model the cache has
+        the model's own format (resolve_kv_cache_dtype_string, vllm/utils/torch_utils.py); the package would take fp8
+        for an fp8 model.
         """
         cut, spread = (1, self.tp) if self.expert_parallel else (self.tp, 1)
         experts = EXPERT_FORMATS.get(self.precision or "", self.precision) if model_info.get("num_experts") else None
@@ -60,7 +63,7 @@ class Layout:
             "pp_size": self.pp,
             "moe_tp_size": cut,
             "moe_ep_size": spread,
-            "gemm_quant_mode": self.precision,
+            "gemm_quant_mode": self.dense_precision or self.precision,
             "moe_quant_mode": experts,
             "kvcache_quant_mode": self.cache_format(model_info, sm_version),
         }

@@ -177,7 +177,8 @@ def _comparisons(tables: KernelTables) -> Comparisons:
     halved = _with(tables, tp=tables.layout.tp // 2) if tables.layout.tp % 2 == 0 else None
     alone = _with(tables, tp=1, pp=1)
     weights = layer_bytes(alone) if alone else None
-    return Comparisons(_with(tables, precision="bfloat16"), halved, alone, weights, token_cache_bytes(tables))
+    plain = _with(tables, precision="bfloat16") or _with(tables, dense_precision="bfloat16")
+    return Comparisons(plain, halved, alone, weights, token_cache_bytes(tables))
 
 
 def _with(tables: KernelTables, **layout: Any) -> KernelTables | None:
