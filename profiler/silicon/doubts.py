@@ -21,9 +21,14 @@ HALVED_TOKENS = 2048
 """Of a prefill, whose layers take no longer on twice as many GPUs. The all-reduces in the tables of L40S are those of
 one host: with four GPUs they take eight times as long as with two."""
 LEAST_WEIGHTS_BYTES, MOST_WEIGHT_READS = 5e9, 2.1
-"""Of dense layers on a single GPU, and times that it would take to read them once. It is 1.3 to 1.6 in bfloat16, and
-2.03 and 2.04 where TPOT is met to 3 and 6 %; 2.12 where it is off by 58 % (Llama-3.1-8B in fp8 on an H200), and 2.2 and
-more where weights in blocks of FP8 gain nothing over bfloat16."""
+"""Of the layers of a dense model on a single GPU, and times that it would take to read them once. It is 1.3 to 1.6 in
+bfloat16, and 2.03 and 2.04 where TPOT is met to 3 and 6 %; 2.12 where it is off by 58 % (Llama-3.1-8B in fp8 on an
+H200), and 2.2 and more where weights in blocks of FP8 gain nothing over bfloat16. For 64 decodes of a mixture, which
+between them go to most experts, it is 1.6 for gpt-oss-120b on an H200, and 6 for the experts of Nemotron-3-Super in fp8
+there, of which `slotune profile import silicon` tells both times."""
+LEAST_MIXTURE_BYTES = 2e10
+"""Of a mixture's layers. Those of a smaller one, such as gpt-oss-20b's 10 GB, are kernels so short that they take two
+to four times as long as reading the weights, without a fault."""
 LONG_DECODES = 64, 100_000
 """Rows, and the context of each: reading the cache is all that such a step does."""
 MOST_READS = 3.0
@@ -109,12 +114,15 @@ def _slower_together(tables: KernelTables, halved: KernelTables) -> str | None:
 
 
 def _slow_layers(alone: KernelTables, layer_bytes: float) -> str | None:
+    """One decode reads all dense layers; of a mixture it takes many decodes to read most experts, once."""
+    rows, least_bytes = (max(MORE), LEAST_MIXTURE_BYTES) if alone.is_mixture else (FEW, LEAST_WEIGHTS_BYTES)
     read_ms = 1e3 * layer_bytes / alone.gpu["mem_bw"]
-    one_ms = alone.told_dense_ms(FEW, True)
-    if alone.is_mixture or layer_bytes < LEAST_WEIGHTS_BYTES or one_ms <= MOST_WEIGHT_READS * read_ms:
+    layers_ms = alone.told_dense_ms(rows, True)
+    if layer_bytes < least_bytes or layers_ms <= MOST_WEIGHT_READS * read_ms:
         return None
+    decodes = "one decode" if rows == FEW else f"{rows} decodes"
     return (
-        f"in the kernel tables, the layers of one decode take {one_ms:.3g} ms on one GPU, but reading their weights "
+        f"in the kernel tables, the layers of {decodes} take {layers_ms:.3g} ms on one GPU, but reading their weights "
         f"from memory only {read_ms:.3g}"
     )
 

@@ -74,6 +74,25 @@ def test_dense_weights_are_compared_where_there_is_no_table_of_experts_in_bfloat
     assert bool(told) == doubted
 
 
+@pytest.mark.parametrize(
+    ("system", "model", "told"),
+    [
+        ("h200_sxm", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "64 decodes take 150 ms on one GPU"),
+        ("b200_sxm", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", None),
+        ("h200_sxm", "openai/gpt-oss-120b", None),
+        ("h200_sxm", "openai/gpt-oss-20b", None),
+    ],
+)
+def test_layers_of_experts_that_take_twice_the_reading_of_all_of_them_are_doubted(
+    system: str, model: str, told: str | None
+) -> None:
+    """24.9 ms would read the first model once; 1.6 times the reading is taken of gpt-oss-120b, 3.1 of the small one."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables(system, model, Layout())
+    found = doubts(tables, Comparisons(None, None, tables, layer_bytes(tables), None))
+    assert len(found) == (told is not None) and (told or "") in "".join(found)
+
+
 def test_all_reduces_that_take_longer_on_more_gpus_are_doubted() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     halved, tables = (KernelTables("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(tp)) for tp in (2, 4))
