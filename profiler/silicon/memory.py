@@ -32,6 +32,12 @@ DENSE_ERROR_GIB, CUT_ERROR_GIB, MIXTURE_ERROR_GIB, LATENT_ERROR_GIB = 1.0, 1.5, 
 """How far the estimate may be off: the logs say up to 0.8 and, of one mixture, 1.5. The workspace of its kernels is not
 modelled. Graphs of a 72B model on four GPUs take 1.5 GiB more than GRAPHS_GIB by its start's own estimate. No log is of
 latent attention, whose weights are harder to count."""
+ENCODER_ERROR_GIB = 2.0
+"""How much farther off it may be with an image encoder, whose cache and activations are not modelled: vLLM subtracts
+what it takes to encode the largest item (profile_run, vllm/v1/worker/gpu/model_runner.py). Of Qwen3-VL-8B that is an
+image of 16,384 tokens: 0.5 GiB of embeddings (four of 4096 elements a token, _get_deepstack_input_embeds in
+vllm/model_executor/models/qwen3_vl.py), and 1.1 GiB for 65,536 patches as wide as its feed-forward layer and four
+hidden states. It covers encoders whose weights the package does not know too."""
 STEP_TOKENS = 8192
 """Of the step for which the package is asked."""
 INDEX_ELEMENTS_A_SCALE = 128
@@ -140,13 +146,15 @@ def _rotary_bytes(config: Mapping[str, Any]) -> float:
     return float(text["qk_rope_head_dim"]) if is_sparse else 0.0
 
 
-def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any]) -> str:
-    """How far the estimate may be off, for the notes of a profile whose defaults are `settings`."""
+def kv_note(capacity: KvCapacity | None, settings: Mapping[str, Any], has_encoder: bool = False) -> str:
+    """How far the estimate may be off, for the notes of a profile whose defaults are `settings`, and of a model that
+    has an image encoder or none."""
     if capacity is None:
         return "KV capacity is not known"
     error_gib, share = capacity.error_bytes / GIB, 100 * capacity.error_share(settings)
     told = f"{figure(share, 2)} % of the KV cache at the defaults"
-    return f"KV capacity is an estimate, to about {error_gib:g} GiB a GPU: {told}"
+    encoder = ", without what the image encoder takes while it runs" if has_encoder else ""
+    return f"KV capacity is an estimate{encoder}, to about {error_gib:g} GiB a GPU: {told}"
 
 
 def _package_estimate(tables: KernelTables) -> dict[str, Any] | None:
@@ -176,11 +184,12 @@ def _total_bytes(system: str, nominal_bytes: float) -> float:
 
 
 def _error_gib(tables: KernelTables) -> float:
+    encoder_gib = ENCODER_ERROR_GIB if tables.has_encoder else 0.0
     if tables.is_latent:
-        return LATENT_ERROR_GIB
+        return LATENT_ERROR_GIB + encoder_gib
     if tables.is_mixture:
-        return MIXTURE_ERROR_GIB
-    return CUT_ERROR_GIB if tables.layout.tp * tables.layout.pp > 1 else DENSE_ERROR_GIB
+        return MIXTURE_ERROR_GIB + encoder_gib
+    return (CUT_ERROR_GIB if tables.layout.tp * tables.layout.pp > 1 else DENSE_ERROR_GIB) + encoder_gib
 
 
 def _token_bytes(model_info: Mapping[str, Any], tp: int) -> float:

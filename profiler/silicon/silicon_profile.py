@@ -140,7 +140,7 @@ def import_silicon(
         kv=capacity,
         overhead=OVERHEAD,
         samples=samples,
-        notes=_notes(tables, engine.async_scheduling, kv_note(capacity, defaults)),
+        notes=_notes(tables, engine.async_scheduling, kv_note(capacity, defaults, tables.has_encoder)),
         model_parts=tables.model_parts(),
         doubts=(
             *doubts(tables, _comparisons(tables)),

@@ -152,6 +152,11 @@ class KernelTables:
         """Whether the model is a mixture of experts."""
         return bool(self.model_info.get("num_experts"))
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model reads images."""
+        return bool(self.model_info.get("raw_config", {}).get("vision_config"))
+
     def model_parts(self) -> tuple[ModelPart, ...]:
         """What the model has besides plain dense layers."""
         config = self.model_info.get("raw_config", {})
@@ -159,7 +164,7 @@ class KernelTables:
             "experts": self.is_mixture,
             "latent attention": self.is_latent,
             "layers of several kinds": not keeps_every_token(config),
-            "an image encoder": bool(config.get("vision_config")),
+            "an image encoder": self.has_encoder,
         }
         return tuple(name for name, has in parts.items() if has)
 

@@ -3,7 +3,7 @@
 It leaves the embeddings of some models whole on every GPU of a layer, which vLLM cuts (VocabParallelEmbedding,
 vllm/model_executor/layers/vocab_parallel_embedding.py), counts tied ones twice, and those behind the last layer of some
 mixtures of experts not at all; it takes the first layers of DeepSeek's kind of model, which are dense, for mixtures
-like the others, and the stages of a pipeline for equal.
+like the others, and the stages of a pipeline for equal; and it leaves out image encoders.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def weights_bytes(tables: KernelTables, counted_bytes: float) -> float:
     tied = layout.pp == 1 and bool(info.get("raw_config", {}).get("tie_word_embeddings"))
     stages[0] += 0.0 if tied else _embedding_bytes(tables)
     stages[-1] += _embedding_bytes(tables)
-    return max(stages)
+    return max(stages) + _encoder_bytes(tables)
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
@@ -42,11 +42,22 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 
 def _operations(tables: KernelTables) -> dict[str, Any]:
     """The package's operations of a prefill, by name, which it tells by this attribute alone."""
+    return {one._name: one for one in _model(tables).context_ops}
+
+
+def _encoder_bytes(tables: KernelTables) -> float:
+    """Of an image encoder, which every stage of a pipeline has (Qwen3VLForConditionalGeneration,
+    vllm/model_executor/models/qwen3_vl.py), and which is cut over the GPUs of a layer (mm_encoder_tp_mode,
+    vllm/config/multimodal.py); the package has it whole on each. 0 for encoders that the package does not know."""
+    return sum(float(one.get_weights()) for one in _model(tables).encoder_ops) / tables.layout.tp
+
+
+def _model(tables: KernelTables) -> Any:
     from aiconfigurator_core.sdk.config_builders import build_model_config
     from aiconfigurator_core.sdk.models import get_model
 
     config = build_model_config(attention_dp_size=1, fmha_quant_mode=None, comm_quant_mode=None, **tables.arguments)
-    return {one._name: one for one in get_model(tables.model, config, "vllm").context_ops}
+    return get_model(tables.model, config, "vllm")
 
 
 def _embedding_bytes(tables: KernelTables) -> float:

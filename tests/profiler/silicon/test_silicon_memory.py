@@ -114,6 +114,30 @@ def test_index_keys_keep_their_format_whatever_the_cache_has(made_with: str, exp
     assert capacity.block_bytes(SETTINGS | {"kv_cache_dtype": "fp8"}) == 16 * (60 * 256 + 57 * 256)
 
 
+@pytest.mark.parametrize("layout", [Layout(), Layout(2), Layout(pp=2)])
+def test_an_image_encoder_is_cut_like_a_layer_and_on_every_stage(layout: Layout) -> None:
+    """Qwen3-VL-8B's has 27 layers, and four projections to the width of Qwen3-8B, which is the rest of it."""
+    width, wider = 1152, 4 * 1152
+    parameters = 27 * (4 * width**2 + 2 * width * 4304) + 4 * (wider**2 + wider * 4096)
+    images, text = (estimate(model, layout=layout) for model in ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-8B"))
+    assert images.fixed_bytes - text.fixed_bytes == pytest.approx(2 * parameters / layout.tp, rel=0.01)
+    assert images.error_bytes - text.error_bytes == 2 * GIB
+    assert images.kv_bytes_per_token == text.kv_bytes_per_token
+
+
+def test_what_an_image_encoder_takes_while_it_runs_is_told_to_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    notes = [
+        "".join(import_silicon("h100_sxm", model, 1, "p").notes)
+        for model in ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-8B")
+    ]
+    assert ["without what the image encoder takes while it runs, to about 3 GiB" in told for told in notes] == [
+        True,
+        False,
+    ]
+
+
 def test_two_gpus_share_what_a_token_takes_and_hold_more_of_the_runtime() -> None:
     one, two = (estimate(QWEN_32B, layout=Layout(tp)) for tp in (1, 2))
     assert two.kv_bytes_per_token == one.kv_bytes_per_token / 2
