@@ -9,7 +9,7 @@ COMPARED_TOKENS = (2, 8, 64, 256)
 MOST_SLOWER = 1.25
 """Than with weights in bfloat16, which are more bytes, or on half as many GPUs. A GEMM of fp8_block takes at least
 0.08 ms in the tables of an H100 and up to 0.7 in those of a GB300, whatever its size; experts in fp8 take three times
-as long on an H200. TPOT of measured mixtures of which this is so is off by 87 % (median), and by 10 to 20 % of others:
+as long on an H200. TPOT of measured mixtures of which this is so is off by 72 % (median), and by 10 to 20 % of others:
 benchmarks/accuracy/silicon_sample.py --experts."""
 FEW, MORE = 1, (8, 64)
 """Decodes: so many more take no less time."""

@@ -32,7 +32,7 @@ def test_all_steps_of_a_run_may_be_off_by_what_one_is_off_by(measured: Profile) 
             0.08,
             ", none of which used layers of several kinds or an image",
         ),
-        (("experts", "layers of several kinds"), 0.11, "with mixtures of experts; more"),
+        (("experts", "layers of several kinds"), 0.1, "with mixtures of experts; more"),
         (("experts", "latent attention"), 0.2, "with mixtures of experts with latent attention; more"),
     ],
 )
