@@ -221,7 +221,12 @@ def import_() -> None:
 )
 @click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="Tensor-parallel size.")
 @click.option("--pp", type=click.IntRange(min=1), default=1, show_default=True, help="Pipeline stages.")
-@click.option("--precision", metavar="F", help="Number format of the weights, e.g. fp8 or nvfp4; default: the model's.")
+@click.option(
+    "--precision",
+    metavar="F",
+    help="Number format of the weights, e.g. nvfp4, fp8 (one scale a tensor), or fp8_block for checkpoints with "
+    "weights in blocks, such as Qwen3-8B-FP8; default: the model's.",
+)
 @engine_options
 @seed_option
 @out_option

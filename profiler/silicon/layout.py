@@ -28,6 +28,9 @@ BLACKWELL_SM = range(100, 110)
 """Compute capabilities of data-centre Blackwell."""
 EXPERT_FORMATS = {"fp8_static": "fp8"}
 """The tables' names of the experts' number format where it differs from that of the dense layers."""
+ONE_SCALE = frozenset({"fp8", "fp8_static"})
+"""The tables' names of fp8 weights with one scale a tensor; with one a block of them they are fp8_block, whose kernels
+take longer on many GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,18 @@ class Layout:
         """Keyword arguments of the package for this layout, and for a model of which it tells `model_info`, on a GPU of
         that compute capability.
 
-        Raises InputError for a cache of a format that no table holds.
+        Raises InputError for a cache of a format that no table holds, and for other scales than the checkpoint has.
 
         Experts are cut as by vLLM's FusedMoEParallelConfig (vllm/model_executor/layers/fused_moe/config.py), and have
         the precision of the other weights, if those have none of their own. Without a word from the model the cache has
         the model's own format (resolve_kv_cache_dtype_string, vllm/utils/torch_utils.py); the package would take fp8
         for an fp8 model.
         """
+        if self.precision in ONE_SCALE and _has_blocks(model_info):
+            raise InputError(
+                f"--precision {self.precision} has one scale a tensor, but this model's weights have one a block: "
+                "leave it out, or give fp8_block"
+            )
         cut, spread = (1, self.tp) if self.expert_parallel else (self.tp, 1)
         experts = EXPERT_FORMATS.get(self.precision or "", self.precision) if model_info.get("num_experts") else None
         return {
@@ -78,6 +86,14 @@ class Layout:
 
     def __str__(self) -> str:
         return f"--tp {self.tp}" + (f" --pp {self.pp}" if self.pp > 1 else "")
+
+
+def _has_blocks(model_info: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint is in fp8 with a scale for each block of its weights."""
+    config = model_info.get("raw_config", {})
+    text = config.get("text_config", config)
+    quantised = config.get("quantization_config") or text.get("quantization_config") or {}
+    return quantised.get("quant_method") == "fp8" and bool(quantised.get("weight_block_size"))
 
 
 def own_cache_format(model_info: Mapping[str, Any], sm_version: float) -> str:

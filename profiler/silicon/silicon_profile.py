@@ -25,7 +25,7 @@ from ..provenance import KERNEL_TABLES
 from ..surrogate.samples import StepSamples
 from ..surrogate.surrogate import fit
 from .doubts import Comparisons, doubts, fewer_graphs
-from .layout import layout_of
+from .layout import ONE_SCALE, layout_of
 from .memory import estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .model_defaults import model_defaults
 from .omitted import OMITTED, OVERHEAD, Omitted
@@ -203,6 +203,7 @@ def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[s
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
     pp = tables.layout.pp
     stages = (f"{pp} pipeline stages: no measured run of any was compared with",) if pp > 1 else ()
+    scales = "the weights have one scale a tensor: a checkpoint with one a block, such as Qwen3-8B-FP8, is fp8_block"
     tokens, times = tables.slowest_beside_larger()
     uneven = (
         f"the layers of {tokens} tokens take {figure(times, 2)} times as long in the tables as those of more: not here"
@@ -210,6 +211,7 @@ def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[s
     return (
         *stages,
         _measured(tables),
+        *([scales] if tables.layout.precision in ONE_SCALE else []),
         *([uneven] if times > TABLE_NOISE else []),
         f"added to them: {gap_ms:g} ms a layer, {eager_ms:g} beyond the captured CUDA graphs, and the sampler",
         slowed,

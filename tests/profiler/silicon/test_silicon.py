@@ -141,6 +141,16 @@ def test_what_no_kernel_was_measured_for_is_told(monkeypatch: pytest.MonkeyPatch
     assert note.endswith(told)
 
 
+@pytest.mark.parametrize(("precision", "told"), [("fp8", True), ("fp8_block", False), (None, False)])
+def test_what_checkpoints_fp8_stands_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, precision: str | None, told: bool
+) -> None:
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)
+    notes = import_silicon("h100_sxm", "Qwen/Qwen3-8B", 1, "p", precision=precision).notes
+    assert any("one scale a tensor" in note and note.endswith("is fp8_block") for note in notes) == told
+
+
 def test_more_context_than_the_model_takes_is_refused_at_import_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     monkeypatch.setattr(silicon_profile, "SAMPLED_STEPS", 1 << 9)

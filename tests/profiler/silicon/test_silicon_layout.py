@@ -28,6 +28,20 @@ def test_settings_that_change_nothing_are_taken() -> None:
     assert layout_of(1, 1, None, {"dtype": "bfloat16", "data_parallel_size": 1}) == Layout()
 
 
+@pytest.mark.parametrize("where", ["raw_config", "text_config"])
+def test_weights_in_blocks_are_not_taken_for_weights_with_one_scale(where: str) -> None:
+    """vLLM serves them by other kernels, whatever the tables that are asked for."""
+    blocks = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    info = {"raw_config": blocks if where == "raw_config" else {"text_config": blocks}}
+    for precision in ("fp8", "fp8_static"):
+        with pytest.raises(InputError, match=f"--precision {precision} has one scale.*give fp8_block"):
+            Layout(precision=precision).arguments(info, 90)
+    for precision in ("fp8_block", "bfloat16", None):
+        assert Layout(precision=precision).arguments(info, 90)["gemm_quant_mode"] == precision
+    for other in ({"quant_method": "fp8"}, {"quant_method": "compressed-tensors", "weight_block_size": [128, 128]}):
+        assert Layout(precision="fp8").arguments({"raw_config": {"quantization_config": other}}, 90)
+
+
 def test_a_cache_has_the_format_that_vllm_would_give_it() -> None:
     """vLLM's auto is the model's own dtype unless the checkpoint names another; the tables would take fp8."""
     plain, named = {"raw_config": {"quant_algo": "fp8"}}, {"raw_config": {"kv_cache_quant_algo": "fp8"}}
