@@ -1,6 +1,8 @@
 """What kernel tables leave out of a step, and what was put in its place; each number names its source."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...simulator.timing import Overhead
 
@@ -43,11 +45,24 @@ HOPPER_MIXED_DECODES = 1.12
 SPLIT_ATTENTION = (100, 110)
 """GPUs from the first to below the second of these compute capabilities (times ten) have a kernel for each kind of row:
 vLLM chooses FlashInfer there (vllm/platforms/cuda.py)."""
+HALF_LAYERS = frozenset({"-", "E", "mlp", "moe"})
+"""Of the kinds in Nemotron-H's hybrid_override_pattern and layers_block_type, those of layers that are a feed-forward
+part alone; the others of such a model have none (ALL_DECODER_LAYER_TYPES, vllm/model_executor/models/nemotron_h.py)."""
+
+
+def has_half_layers(model_info: Mapping[str, Any]) -> bool:
+    """Whether each layer of the model of which the package tells `model_info` is attention, a state or a feed-forward
+    part, and not one of the former before one of the latter."""
+    config = model_info.get("raw_config", {})
+    text = config.get("text_config", config)
+    return not HALF_LAYERS.isdisjoint(text.get("hybrid_override_pattern") or text.get("layers_block_type") or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Omitted:
-    """Time of a step that is in no kernel table. Milliseconds a layer, since launches and gaps grow with the layers."""
+    """Time of a step that is in no kernel table. Milliseconds a layer, since launches and gaps grow with the layers:
+    one of attention and a feed-forward part, as in the models of the points that it was calibrated on. Two layers that
+    are half of that (has_half_layers) count for one."""
 
     gap_layer_ms: float
     """Of every step: gaps between kernels, and the wait for the scheduler and the next inputs."""

@@ -32,6 +32,7 @@ from .omitted import (
     UNSPLIT_QUERIES,
     UNSPLIT_SMS,
     Omitted,
+    has_half_layers,
 )
 
 Operation = tuple[str, float, float, str]
@@ -279,7 +280,8 @@ class KernelTables:
             total += slowed * self.decode_attention_ms(step.decode_rows, step.decode_context)
             if step.prefill_rows and not async_scheduling:
                 total += self.omitted.mixed_ms
-        total += int(self.model_info["layers"]) * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
+        layers = int(self.model_info["layers"]) / (2 if has_half_layers(self.model_info) else 1)
+        total += layers * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
         return total + self.output_ms(step.prefill_rows + step.decode_rows)
 
 

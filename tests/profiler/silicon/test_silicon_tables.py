@@ -144,6 +144,22 @@ def test_without_async_scheduling_a_prefill_beside_decodes_costs_the_host_more()
         assert waited - hidden == pytest.approx(gaps_ms + more_ms)
 
 
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 52 / 2),
+        ("nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-FP8", 108 / 2),
+        ("Qwen/Qwen3-30B-A3B", 48),
+        ("Qwen/Qwen3.5-35B-A3B", 40),
+    ],
+)
+def test_layers_that_are_a_mixer_or_a_feed_forward_part_alone_count_in_pairs(model: str, layers: float) -> None:
+    """Told by a pattern of letters or by a list of kinds; layers of several kinds may be whole."""
+    tables, sizes, step = KernelTables("h200_sxm", model, Layout()), np.array([8.0]), Composition(0, 0, 0, 8, 512, 512)
+    hidden, waited = (tables.step_ms(step, sizes, async_scheduling) for async_scheduling in (True, False))
+    assert waited - hidden == pytest.approx(layers * (OMITTED.gap_layer_ms - OMITTED.async_gap_layer_ms))
+
+
 def test_operations_of_one_name_are_told_apart() -> None:
     """gpt-oss has attention with and without a window under one name."""
     tables = KernelTables("h200_sxm", "openai/gpt-oss-120b", Layout(2))
