@@ -177,7 +177,8 @@ def _comparisons(tables: KernelTables) -> Comparisons:
     halved = _with(tables, tp=tables.layout.tp // 2) if tables.layout.tp % 2 == 0 else None
     alone = _with(tables, tp=1, pp=1)
     weights = layer_bytes(alone) if alone else None
-    plain = _with(tables, precision="bfloat16") or _with(tables, dense_precision="bfloat16")
+    kinds = ("precision", "dense_precision") if tables.is_mixture else ("precision",)
+    plain = tuple(known for kind in kinds if (known := _with(tables, **{kind: "bfloat16"})))
     return Comparisons(plain, halved, alone, weights, token_cache_bytes(tables))
 
 

@@ -25,7 +25,7 @@ def test_latent_attention_that_takes_many_times_the_reading_of_its_cache_is_doub
     """228 ms for what 29 would read; DeepSeek-V3's cache of twice the bytes is read in 82."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, layout)
-    told = doubts(tables, Comparisons(None, None, None, None, token_cache_bytes(tables)))
+    told = doubts(tables, Comparisons((), None, None, None, token_cache_bytes(tables)))
     assert any("reading their KV cache from memory only" in sentence for sentence in told) == doubted
 
 
@@ -50,7 +50,7 @@ def test_what_contradicts_itself_or_the_memory_is_doubted(
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, layout)
     halved = KernelTables(system, model, Layout(layout.tp // 2)) if layout.tp > 1 and not layout.precision else None
-    found = doubts(tables, Comparisons(None, halved, tables if layout.tp == 1 else None, layer_bytes(tables), None))
+    found = doubts(tables, Comparisons((), halved, tables if layout.tp == 1 else None, layer_bytes(tables), None))
     assert len(found) == (told is not None) and (told or "") in "".join(found)
 
 
@@ -75,6 +75,21 @@ def test_dense_weights_are_compared_where_there_is_no_table_of_experts_in_bfloat
 
 
 @pytest.mark.parametrize(
+    ("model", "tp", "end"),
+    [
+        ("deepseek-ai/DeepSeek-V3", 8, "more bytes (not so steps of 8 or 64 or 256)"),
+        ("MiniMaxAI/MiniMax-M2.5", 4, "more bytes"),
+    ],
+)
+def test_steps_that_take_no_longer_than_in_bfloat16_are_told(model: str, tp: int, end: str) -> None:
+    """Of DeepSeek-V3's only those of two tokens do, of MiniMax-M2.5's all that are compared."""
+    pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
+    tables = KernelTables("h200_sxm", model, Layout(tp))
+    (told,) = doubts(tables, Comparisons(_comparisons(tables).plain, None, None, None, None))
+    assert told.startswith("in the kernel tables, the layers of a step of 2 tokens take") and told.endswith(end)
+
+
+@pytest.mark.parametrize(
     ("system", "model", "told"),
     [
         ("h200_sxm", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "64 decodes take 150 ms on one GPU"),
@@ -89,14 +104,14 @@ def test_layers_of_experts_that_take_twice_the_reading_of_all_of_them_are_doubte
     """24.9 ms would read the first model once; 1.6 times the reading is taken of gpt-oss-120b, 3.1 of the small one."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, Layout())
-    found = doubts(tables, Comparisons(None, None, tables, layer_bytes(tables), None))
+    found = doubts(tables, Comparisons((), None, tables, layer_bytes(tables), None))
     assert len(found) == (told is not None) and (told or "") in "".join(found)
 
 
 def test_all_reduces_that_take_longer_on_more_gpus_are_doubted() -> None:
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     halved, tables = (KernelTables("l40s", "meta-llama/Meta-Llama-3.1-8B", Layout(tp)) for tp in (2, 4))
-    slower, over_pcie = doubts(tables, Comparisons(None, halved, None, None, None))
+    slower, over_pcie = doubts(tables, Comparisons((), halved, None, None, None))
     assert "ms on 4 GPUs, but" in slower and "4 GPUs without NVLink" in over_pcie
 
 
