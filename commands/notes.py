@@ -69,7 +69,7 @@ def _once(lines: Iterable[str]) -> Iterator[str]:
 def note_read(trace: "Trace", rescaled: bool = False, retimed: bool = False) -> None:
     """Say on stderr how many requests of a trace's file are not simulated, what its reader doubts, and where its times
     seem to be of another unit, unless they are `rescaled`, or rounded, unless each request gets another (`retimed`)."""
-    from ..traces.doubts import whole_seconds
+    from ..traces.doubts import repeated_prompts, whole_seconds
     from ..traces.stats import request_rate
 
     if trace.left_out:
@@ -79,6 +79,8 @@ def note_read(trace: "Trace", rescaled: bool = False, retimed: bool = False) -> 
         note(doubt)
     if not retimed and (rounded := whole_seconds(trace.arrival_s)):
         note(rounded)
+    if repeated := repeated_prompts(trace):
+        note(repeated)
     if len(trace) >= FEW and (rate := request_rate(trace)) > MOST_PER_SECOND and not rescaled:
         told = (
             f"{figure(rate)} requests/s: timestamps of JSON lines are milliseconds here, and some tools write seconds"

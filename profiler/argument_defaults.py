@@ -39,9 +39,15 @@ settled by the optimization level (enable_flashinfer_autotune, OPTIMIZATION_LEVE
 model's config (disable_cascade_attn, vllm/config/model.py)."""
 
 
+MADE_BY_ANY = frozenset({"diffusion_config", "ec_transfer_config", "kv_transfer_config", "speculative_config"})
+"""Arguments of which vLLM makes something of an empty mapping too, or refuses it (EngineArgs.create_engine_config)."""
+
+
 def is_unset(name: str, value: Any) -> bool:
     """Whether a value leaves an argument as it is where nobody gives it. 0 does so only where it is the default; an
-    empty mapping or list always does."""
-    if value is None or value in ("auto", "", "none", {}, []):
+    empty mapping or list does but of MADE_BY_ANY."""
+    if value in ({}, []):
+        return name not in MADE_BY_ANY
+    if value is None or value in ("auto", "", "none"):
         return True
     return bool(value == DEFAULTS[name]) if name in DEFAULTS else value is False

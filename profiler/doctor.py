@@ -52,7 +52,11 @@ def as_documents(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 def _software() -> Iterable[Finding]:
     yield Finding("Python", OK, f"{platform.python_version()} ({sys.executable})")
     installed = _version("slotune")
-    yield Finding("slotune", OK if installed else INFO, installed or "not installed, runs from its folder")
+    yield Finding(
+        "slotune",
+        OK if installed else INFO,
+        installed or "not installed, runs from its folder; what it needs is not checked",
+    )
     requirements = metadata.requires("slotune") if installed else None
     wanted = {_distribution(text) for text in requirements or () if "extra" not in text}
     for requirement in sorted(wanted):

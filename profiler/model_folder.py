@@ -95,8 +95,9 @@ def _generates_nothing(folder: Path, config: Mapping[str, Any]) -> str | None:
     listed = _read_json(modules) if modules.is_file() else []
     if isinstance(listed, list) and any(isinstance(one, dict) and one.get("type") in POOLING_MODULES for one in listed):
         return "its modules.json names a Pooling module"
-    found = [str(name) for name in config.get("architectures") or () if str(name).endswith(POOLING_ENDINGS)]
-    return f"its config.json names {found[0]}" if found else None
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return f"its config.json names {first}" if first.endswith(POOLING_ENDINGS) else None
 
 
 def _read_json(file: Path) -> Any:

@@ -308,7 +308,7 @@ def refuse_unsimulated(settings: Mapping[str, Any]) -> None:
             raise InputError(f"{name}={settings[name]}: {mend}")
     for name, generating in GENERATING.items():
         if (value := settings.get(name)) not in generating:
-            told = "such an engine embeds or classifies and generates nothing, which is not simulated"
+            told = "such an engine generates no text for requests, which is not simulated"
             raise InputError(f"{name}={value}: {told}; leave it out")
     if (mode := settings.get("performance_mode") or PERFORMANCE_MODES[0]) not in PERFORMANCE_MODES:
         raise InputError(f"performance_mode={mode}: must be one of {', '.join(PERFORMANCE_MODES)}")

@@ -88,8 +88,7 @@ _OF_LORA = """
 OF_LORA = frozenset(_OF_LORA.split())
 """Arguments that vLLM reads only with enable_lora (EngineArgs.create_engine_config, vllm/engine/arg_utils.py)."""
 OF_ANSWERS = frozenset({"generation_config", "override_generation_config"})
-"""Settings that may cap every answer (override_max_tokens, vllm/entrypoints/openai/chat_completion/serving.py) and name
-a top_p or top_k, which the sampler takes time for."""
+"""Settings that name a top_p or top_k, which the sampler takes time for."""
 _NAMES_AND_LOGS = """
     tokenizer tokenizer_mode tokenizer_revision revision code_revision served_model_name trust_remote_code seed
     download_dir load_format config_format hf_config_path hf_token model_loader_extra_config ignore_patterns
@@ -143,10 +142,19 @@ def unrepresented(profile: "Profile", settings: Mapping[str, Any]) -> dict[str, 
         if name == "speculative_config":
             effect = _upper_limit(asked)
         if name in OF_ANSWERS:
-            effect = "it changes how tokens are sampled and may cut answers, which is not in these numbers"
+            cut = " and may cut answers" if _may_cut(asked) else ""
+            effect = f"it changes how tokens are sampled{cut}, which is not in these numbers"
         begin = f"{lines[name]};" if name in lines else f"{name}={value}:"
         lines[name] = f"{begin} profile {profile.name} was made {how}; {effect}"
     return lines
+
+
+def _may_cut(generation: Any) -> bool:
+    """Whether of OF_ANSWERS a value may cap every answer: a folder, or max_new_tokens (override_max_tokens,
+    vllm/entrypoints/openai/completion/serving.py)."""
+    if isinstance(generation, Mapping):
+        return "max_new_tokens" in generation
+    return generation not in ("auto", "vllm")
 
 
 def _memory_known(profile: "Profile", name: str, value: Any) -> bool:

@@ -14,7 +14,6 @@ def absent(distribution: str) -> str:
 
 
 def test_a_package_that_is_not_installed_says_so_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_version()[0].isdigit()
     monkeypatch.setattr(release, "version", absent)
     assert own_version() == "(not installed)"
 
@@ -22,4 +21,4 @@ def test_a_package_that_is_not_installed_says_so_and_ends_nothing(monkeypatch: p
 def test_doctor_looks_on_where_slotune_runs_from_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.metadata, "version", absent)
     found = {finding.name: finding for finding in doctor.examine()}
-    assert found["slotune"].value == "not installed, runs from its folder"
+    assert found["slotune"].value == "not installed, runs from its folder; what it needs is not checked"

@@ -16,7 +16,8 @@ from .trace import Trace
 
 U64 = npt.NDArray[np.uint64]
 
-# The outputs of two requests with wholly identical prompts are identical (greedy decoding): one more run, of this name.
+# The outputs of two requests with wholly identical prompts are identical (greedy sampling, as in the schedules of vLLM
+# that this is compared with): one more run, of this name.
 OUTPUT_RUN = -1
 
 # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..arrays import F64
+from .trace import Trace
 
 FEW = 100
 """Requests, of which some may come in the same second by chance."""
+MOST_REPEATED = 0.05
+"""Of the requests: fewer repeated prompts hardly bend a load."""
 DISTINCT = 0.9
 """Of the requests of a load whose times are not rounded, at least so many come at times of their own."""
 
@@ -24,6 +27,23 @@ def whole_seconds(arrival_s: F64) -> str | None:
         return None
     told = f"all times are whole seconds, and {len(arrival_s):,} requests come at {times:,} of them, which makes bursts"
     return f"{told}: `slotune trace convert FILE --spread --out T.jsonl` spreads them over what they are rounded to"
+
+
+def repeated_prompts(trace: Trace) -> str | None:
+    """What is to be told where prompts come again whole: their answers are taken to be the same (content.py). None of
+    traces in which few do."""
+    named = np.concatenate(([0], np.cumsum(trace.run_tokens, dtype=np.int64)))[trace.run_offsets]
+    if (np.diff(named) == trace.input_tokens).sum() <= MOST_REPEATED * len(trace):
+        return None
+    from .content import prefix_hit_tokens  # numba takes longer to load than most traces to read
+
+    repeated = int((prefix_hit_tokens(trace) >= trace.input_tokens).sum())
+    if repeated <= MOST_REPEATED * len(trace):
+        return None
+    return (
+        f"{repeated:,} requests have the whole prompt of an earlier one and are taken to get its answer, as with "
+        "greedy sampling: preempted ones find more in the prefix cache than where tokens are sampled at random"
+    )
 
 
 UNTOLD = object()

@@ -247,6 +247,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     backend, sampling = ATTENTION_BACKEND.search(log), SAMPLING_DEFAULTS.search(log)
     facts["attention_backend"] = (backend[1] or backend[2]) if backend else None
     facts["sampling_defaults"] = sampling[1] if sampling else None
+    facts["log_tells"] = " INFO " in log
     return facts
 
 

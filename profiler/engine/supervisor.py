@@ -58,6 +58,8 @@ def main() -> int:
 
 
 def _die_with(libc: ctypes.CDLL, supervisor: int) -> None:
+    for number in STOPS:  # the command may be stopped, whatever this process was started to ignore
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:

@@ -83,7 +83,9 @@ def drift_note(spread: float | None, steadied: bool) -> str:
 def sampling_note(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """How tokens were sampled, which the requests left to the server."""
     told = facts.get("sampling_defaults") or settings.get("override_generation_config")
-    how = f"as the model's defaults say, {told}" if told else "as is vLLM's default, at random from all of them"
+    how = f"as the server does by default, {told}" if told else "as is vLLM's default, at random from all of them"
+    if not told and not facts.get("log_tells"):
+        how = "as the server does by default, which its log does not tell"
     return f"tokens were sampled {how}; a request that asks for another way may take longer or less"
 
 

@@ -26,6 +26,8 @@ from slotune.profiler.argument_defaults import DEFAULTS, is_unset
         ("override_generation_config", {"a": 1}, False),
         ("compilation_config", {}, True),
         ("logits_processors", [], True),
+        ("kv_transfer_config", {}, False),
+        ("speculative_config", {}, False),
     ],
 )
 def test_a_value_is_unset_where_it_is_what_vllm_takes_anyway(name: str, value: Any, unset: bool) -> None:

@@ -54,3 +54,9 @@ def test_an_architecture_that_classifies_is_refused(model_folder: Path, architec
         return
     with pytest.raises(InputError, match=f"its config.json names {architecture}: vLLM embeds or classifies"):
         read_model_folder(str(model_folder))
+
+
+def test_vllm_goes_by_the_first_architecture(model_folder: Path) -> None:
+    architectures = ["LlamaForCausalLM", "LlamaForRewardModel"]
+    (model_folder / "config.json").write_text(json.dumps({"architectures": architectures}))
+    assert read_model_folder(str(model_folder)) == {"architectures": architectures}

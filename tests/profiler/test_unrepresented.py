@@ -126,7 +126,7 @@ def test_a_performance_mode_that_vllm_lacks_is_refused(measured: Profile) -> Non
 
 @pytest.mark.parametrize(("name", "value"), [("runner", "pooling"), ("convert", "embed"), ("convert", "classify")])
 def test_an_engine_that_generates_nothing_is_refused(measured: Profile, name: str, value: str) -> None:
-    told = f"^{name}={value}: such an engine embeds or classifies and generates nothing, which is not simulated; leave"
+    told = f"^{name}={value}: such an engine generates no text for requests, which is not simulated; leave"
     with pytest.raises(InputError, match=told):
         measured.engine_config({name: value})
     with pytest.raises(InputError, match=told):
@@ -242,6 +242,16 @@ def test_what_may_cut_answers_is_told_to(measured: Profile, name: str, value: ob
         "which is not in these numbers"
     ]
     assert measured.trust({"generation_config": "auto"})["not_represented"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("generation_config", "vllm"), ("override_generation_config", {"temperature": 0})]
+)
+def test_a_way_of_sampling_alone_cuts_nothing(measured: Profile, name: str, value: object) -> None:
+    assert measured.trust({name: value})["not_represented"] == [
+        f"{name}={value}: profile mine was made without it; it changes how tokens are sampled, which is not in these "
+        "numbers"
+    ]
 
 
 ADAPTERS = (

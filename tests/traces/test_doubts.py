@@ -1,13 +1,14 @@
 """What readers doubt."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from slotune.traces.doubts import whole_seconds
+from slotune.traces.doubts import repeated_prompts, whole_seconds
 from slotune.traces.read import read_trace
 
 
@@ -50,3 +51,21 @@ def test_turns_that_share_nothing_with_their_session_are_told(tmp_path: Path, li
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     doubts = read_trace(tmp_path / "t.jsonl").doubts
     assert bool(doubts) == told and all("session_id" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        (lambda number: [["p", 600]], True),
+        (lambda number: [["p", 599]], False),
+        (lambda number: [[f"p{number}", 600]], False),
+        (lambda number: [["p" if number < 2 else f"p{number}", 600]], False),
+    ],
+    ids=["one prompt for all", "a token of their own", "prompts of their own", "a single repetition"],
+)
+def test_prompts_that_come_again_whole_are_told(tmp_path: Path, prefix: Callable[[int], object], told: bool) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(turn(None, prefix=prefix(number))) + "\n" for number in range(40)))
+    found = repeated_prompts(read_trace(str(path)))
+    assert (found is not None) == told
+    assert found is None or found.startswith("39 requests have the whole prompt of an earlier one")

@@ -168,6 +168,13 @@ def test_a_bad_line_is_named_with_its_number(row: dict[str, Any], wrong: str) ->
         ("has_audio", True, False),
         ("video_url", "http://a/b.mp4", None),
         ("lora_name", "sql", ""),
+        ("lora_id", 3, -1),
+        ("useLora", True, "none"),
+        ("adapter", "sql", "base"),
+        ("images", {"count": 1}, {"count": 0}),
+        ("multimodal", ["http://a/b.png"], [None]),
+        ("modality", "image", "text"),
+        ("type", "image", "search"),
     ],
 )
 def test_requests_that_are_not_text_for_the_base_model_are_refused(key: str, told: Any, plain: Any) -> None:
@@ -178,8 +185,9 @@ def test_requests_that_are_not_text_for_the_base_model_are_refused(key: str, tol
     assert str(caught.value).startswith(shown)
 
 
-def test_a_key_that_only_holds_the_letters_of_lora_is_passed_over() -> None:
-    assert len(read({**GOOD, "exploration": True})) == 1
+@pytest.mark.parametrize("key", ["exploration", "explorations", "container_image", "image_tag", "EXPLORATION"])
+def test_a_key_that_only_holds_such_letters_is_passed_over(key: str) -> None:
+    assert len(read({**GOOD, key: "v1"})) == 1
 
 
 @pytest.mark.parametrize("text", [b'{"timestamp": 1', b"timestamp", b"[1]", b"\xff", b"[" * 100_000, b"1" * 5000])

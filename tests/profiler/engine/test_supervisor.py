@@ -96,3 +96,15 @@ def test_a_parent_that_is_already_gone_starts_nothing() -> None:
     words = [sys.executable, "-P", str(SUPERVISOR), str(dead.pid), "5", sys.executable, "-c", "print('started')"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_command_may_be_stopped_where_its_starter_ignores_signals() -> None:
+    ignoring = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        process, pids = supervised("time.sleep(300)")
+    finally:
+        for number, handler in ignoring.items():
+            signal.signal(number, handler)
+    os.kill(pids[0], signal.SIGHUP)
+    assert process.wait(10) == 128 + signal.SIGHUP
+    assert all_gone(pids)

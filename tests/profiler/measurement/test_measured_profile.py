@@ -178,13 +178,21 @@ def test_a_model_folder_is_found_from_any_working_directory(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("settings", "logged", "told"),
+    ("settings", "logged", "log_tells", "told"),
     [
-        ({}, None, "as is vLLM's default, at random from all of them"),
-        ({}, "{'temperature': 0.6}", "as the model's defaults say, {'temperature': 0.6}"),
-        ({"override_generation_config": {"temperature": 0}}, None, "as the model's defaults say, {'temperature': 0}"),
+        ({}, None, True, "as is vLLM's default, at random from all of them"),
+        ({}, None, False, "as the server does by default, which its log does not tell"),
+        ({}, "{'temperature': 0.6}", True, "as the server does by default, {'temperature': 0.6}"),
+        (
+            {"override_generation_config": {"temperature": 0}},
+            None,
+            False,
+            "as the server does by default, {'temperature': 0}",
+        ),
     ],
 )
-def test_how_the_engine_sampled_is_noted(settings: dict[str, Any], logged: str | None, told: str) -> None:
-    note = sampling_note(settings, facts(sampling_defaults=logged))
+def test_how_the_engine_sampled_is_noted(
+    settings: dict[str, Any], logged: str | None, log_tells: bool, told: str
+) -> None:
+    note = sampling_note(settings, facts(sampling_defaults=logged, log_tells=log_tells))
     assert note == f"tokens were sampled {told}; a request that asks for another way may take longer or less"
