@@ -35,8 +35,8 @@ KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
 TYPO_SIMILARITY = 0.7  # takes "prefixes" for "prefix", leaves "chat_id" and "session_id" of other tools alone
 OF_PROMPTS = re.compile("prompt|context|input|request", re.IGNORECASE)
 NOT_OF_TEXT = re.compile(
-    "(?<!container_)(?<!docker_)(?i:image)(?!_tag)|(?i:audio|video|vision|multi_?modal|modality|adapter)|^mm_|^type$"
-    "|(?<![A-Za-z])(?i:lora)|(?<=[a-z])L(?i:ora)"
+    "(?<!container_)(?<!docker_)(?i:image)(?!_tag)|(?i:audio|video|multi_?modal|modality|adapter)|^mm_|^type$"
+    "|(?<![A-Za-z])(?i:lora|vision)|(?<=[a-z])L(?i:ora)"
 )
 """Other tools' keys that tell what a request is besides text for the base model."""
 PLAIN = frozenset({"", "0", "0.0", "-1", "none", "null", "false", "no", "base", "text"})

@@ -185,7 +185,7 @@ def test_requests_that_are_not_text_for_the_base_model_are_refused(key: str, tol
     assert str(caught.value).startswith(shown)
 
 
-@pytest.mark.parametrize("key", ["exploration", "explorations", "container_image", "image_tag", "EXPLORATION"])
+@pytest.mark.parametrize("key", ["exploration", "EXPLORATION", "container_image", "image_tag", "model_revision"])
 def test_a_key_that_only_holds_such_letters_is_passed_over(key: str) -> None:
     assert len(read({**GOOD, key: "v1"})) == 1
 
