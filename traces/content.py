@@ -58,8 +58,7 @@ def block_content(trace: Trace, block_size: int, lookahead: int = 0) -> BlockCon
 
 def _runs_with_outputs(trace: Trace) -> tuple[I64, I64, I32]:
     """Offsets, names and lengths of the runs, the outputs appended where the runs cover the whole prompt."""
-    named = np.concatenate(([0], np.cumsum(trace.run_tokens, dtype=np.int64)))[trace.run_offsets]
-    covered = np.diff(named) == trace.input_tokens
+    covered = trace.wholly_named
     if not covered.any():
         return trace.run_offsets, trace.run_name, trace.run_tokens
     ends = trace.run_offsets[1:][covered]

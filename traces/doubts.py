@@ -12,7 +12,7 @@ from .trace import Trace
 FEW = 100
 """Requests, of which some may come in the same second by chance."""
 MOST_REPEATED = 0.05
-"""Of the requests: fewer repeated prompts hardly bend a load."""
+"""Of the requests, that may be repeated prompts without a word: retries, and the same question by chance."""
 DISTINCT = 0.9
 """Of the requests of a load whose times are not rounded, at least so many come at times of their own."""
 
@@ -32,8 +32,7 @@ def whole_seconds(arrival_s: F64) -> str | None:
 def repeated_prompts(trace: Trace) -> str | None:
     """What is to be told where prompts come again whole: their answers are taken to be the same (content.py). None of
     traces in which few do."""
-    named = np.concatenate(([0], np.cumsum(trace.run_tokens, dtype=np.int64)))[trace.run_offsets]
-    if (np.diff(named) == trace.input_tokens).sum() <= MOST_REPEATED * len(trace):
+    if trace.wholly_named.sum() <= MOST_REPEATED * len(trace):
         return None
     from .content import prefix_hit_tokens  # numba takes longer to load than most traces to read
 

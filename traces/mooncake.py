@@ -2,8 +2,8 @@
 
 `{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}`: one hash id for each 512 prompt tokens,
 the last one clipped to the prompt. Optional: "id", "priority", and instead of hash_ids "prefix": [["name", tokens],
-...], named leading runs of any length. Keys of other tools are passed over, but not misspelt ones of
-ours, nor those that tell of images, audio, video or adapters.
+...], named leading runs of any length. Keys of other tools are passed over, but not misspelt ones of ours, nor those
+that tell of images, audio, video or adapters.
 """
 
 import gzip

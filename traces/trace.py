@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..arrays import F64, I32, I64
+from ..arrays import F64, I32, I64, Mask
 
 NAMED = -2  # run_name of prefix_name[0], then downwards; hash ids are never negative and -1 is the outputs' own name
 UNANSWERED = "without an answer"
@@ -56,6 +56,13 @@ class Trace:
     def run_owner(self) -> I64:
         """(runs,): which request each run is of."""
         return np.repeat(np.arange(len(self)), np.diff(self.run_offsets))
+
+    @property
+    def wholly_named(self) -> Mask:
+        """(n,): whether the runs of each request cover its whole prompt."""
+        ends: I64 = np.concatenate(([0], np.cumsum(self.run_tokens, dtype=np.int64)))[self.run_offsets]
+        covered: Mask = np.diff(ends) == self.input_tokens
+        return covered
 
     def taken(self, index: I64) -> "Trace":
         """The requests at `index`, in that order (a simulation takes that of arrival); arrivals and names stay

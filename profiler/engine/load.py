@@ -226,7 +226,7 @@ def _take(event: bytes, now: float, answer: Answer) -> None:
 
 def _body(call: Call, model: str) -> bytes:
     """What vllm bench serve posts, with exact lengths. How tokens are sampled is left to the server and the model's own
-    defaults, as it does since 0.15 and as most clients do: greedy sampling, which skips most of the sampler, is faster.
+    defaults, as 0.32 does (vllm/benchmarks/serve.py): greedy sampling would skip most of the sampler.
     """
     content = {
         "model": model,

@@ -23,12 +23,12 @@ one host: with four GPUs they take eight times as long as with two."""
 LEAST_WEIGHTS_BYTES, MOST_WEIGHT_READS = 5e9, 2.1
 """Of the layers of a dense model on a single GPU, and times that it would take to read them once. It is 1.3 to 1.6 in
 bfloat16, and 2.03 and 2.04 where TPOT is met to 3 and 6 %; 2.12 where it is off by 58 % (Llama-3.1-8B in fp8 on an
-H200), and 2.2 and more where weights in blocks of FP8 gain nothing over bfloat16. For 64 decodes of a mixture, which
-between them go to most experts, it is 1.6 for gpt-oss-120b on an H200, and 6 for the experts of Nemotron-3-Super in fp8
-there, of which `slotune profile import silicon` tells both times."""
+H200), and 2.2 and more where weights in blocks of FP8 gain nothing over bfloat16. Of a mixture it is
+64 decodes, which between them go to most experts: `slotune profile import silicon` tells both times of those in doubt,
+as of Nemotron-3-Super in FP8 on an H200."""
 LEAST_MIXTURE_BYTES = 2e10
-"""Of a mixture's layers. Those of a smaller one, such as gpt-oss-20b's 10 GB, are kernels so short that they take two
-to four times as long as reading the weights, without a fault."""
+"""Of a mixture's layers. Kernels of a smaller one, such as gpt-oss-20b, are so short that they take longer than
+reading the weights, without a fault."""
 LONG_DECODES = 64, 100_000
 """Rows, and the context of each: reading the cache is all that such a step does."""
 MOST_READS = 3.0

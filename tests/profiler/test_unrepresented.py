@@ -234,24 +234,21 @@ def test_a_schedule_that_is_not_simulated_is_named_also_where_the_profile_was_ma
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("generation_config", "folder"), ("override_generation_config", {"max_new_tokens": 4})]
+    ("name", "value", "changes"),
+    [
+        ("generation_config", "folder", "how tokens are sampled and may cut answers"),
+        ("generation_config", "vllm", "how tokens are sampled"),
+        ("override_generation_config", {"max_new_tokens": 4}, "how tokens are sampled and may cut answers"),
+        ("override_generation_config", {"temperature": 0}, "how tokens are sampled"),
+    ],
 )
-def test_what_may_cut_answers_is_told_to(measured: Profile, name: str, value: object) -> None:
+def test_a_way_of_sampling_and_what_may_cut_answers_are_told(
+    measured: Profile, name: str, value: object, changes: str
+) -> None:
     assert measured.trust({name: value})["not_represented"] == [
-        f"{name}={value}: profile mine was made without it; it changes how tokens are sampled and may cut answers, "
-        "which is not in these numbers"
+        f"{name}={value}: profile mine was made without it; it changes {changes}, which is not in these numbers"
     ]
     assert measured.trust({"generation_config": "auto"})["not_represented"] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("generation_config", "vllm"), ("override_generation_config", {"temperature": 0})]
-)
-def test_a_way_of_sampling_alone_cuts_nothing(measured: Profile, name: str, value: object) -> None:
-    assert measured.trust({name: value})["not_represented"] == [
-        f"{name}={value}: profile mine was made without it; it changes how tokens are sampled, which is not in these "
-        "numbers"
-    ]
 
 
 ADAPTERS = (

@@ -101,7 +101,7 @@ def test_steps_that_take_no_longer_than_in_bfloat16_are_told(model: str, tp: int
 def test_layers_of_experts_that_take_twice_the_reading_of_all_of_them_are_doubted(
     system: str, model: str, told: str | None
 ) -> None:
-    """24.9 ms would read the first model once; 1.6 times the reading is taken of gpt-oss-120b, 3.1 of the small one."""
+    """24.9 ms would read the first model once."""
     pytest.importorskip("aiconfigurator_core", reason="needs the extra slotune[silicon]")
     tables = KernelTables(system, model, Layout())
     found = doubts(tables, Comparisons((), None, tables, layer_bytes(tables), None))
