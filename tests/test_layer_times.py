@@ -1,7 +1,9 @@
-"""Runs that layer times cannot predict are refused: predicted all the same they would look like any other."""
+"""Runs beside layer times: what cannot be predicted is refused, since it would look like any other prediction."""
 
+import gzip
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,21 @@ MODEL = "meta-llama/Llama-3.1-8B"
 
 
 @pytest.fixture
-def read_engine(monkeypatch: pytest.MonkeyPatch) -> Any:
+def accuracy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The commands of benchmarks/accuracy can be imported."""
+    before = set(sys.modules)
     monkeypatch.syspath_prepend(str(ACCURACY))
+    yield
+    for name in set(sys.modules) - before:
+        if str(ACCURACY) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def read_engine(accuracy: None) -> Any:
     import layer_times_engine
 
-    yield layer_times_engine.read_engine
-    for name in ("layer_times_engine", "layer_times", "tables"):
-        sys.modules.pop(name, None)
+    return layer_times_engine.read_engine
 
 
 def measured(folder: Path, model: str = MODEL, **arguments: Any) -> Path:
@@ -57,3 +67,26 @@ def test_the_kv_cache_is_that_of_the_arguments(read_engine: Any, tmp_path: Path)
 def test_a_run_with_other_kernels_is_refused(read_engine: Any, tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(SystemExit, match="layer times"):
         read_engine(measured(tmp_path, **arguments))
+
+
+def test_a_run_of_the_repository_becomes_such_a_folder(accuracy: None, read_engine: Any, tmp_path: Path) -> None:
+    from llmservingsim_folder import make_folder
+
+    run = tmp_path / "checkout" / "bench" / "examples" / "A100" / "Llama-3.1-8B"
+    perf = tmp_path / "checkout" / "profiler" / "perf" / "A100" / MODEL
+    (run / "validation").mkdir(parents=True)
+    (run / "validation" / "summary.txt").write_text("TTFT Mean  1.0\n")
+    measured(run, num_gpu_blocks_override=7)
+    meta = json.loads((run / "vllm" / "meta.json").read_text()) | {"dataset_path": "requests.jsonl"}
+    (run / "vllm" / "meta.json").write_text(json.dumps(meta))
+    cluster = {"nodes": [{"instances": [{"hardware": "A100", "model_name": MODEL}]}]}
+    (run / "config.json").write_text(json.dumps(cluster))
+    perf.mkdir(parents=True)
+    (run / "profile").rename(perf / "bf16")
+    (tmp_path / "checkout" / "requests.jsonl").write_text("{}\n")
+
+    make_folder(tmp_path / "checkout", "A100/Llama-3.1-8B", tmp_path / "out")
+
+    assert read_engine(tmp_path / "out").engine.num_gpu_blocks == 7
+    assert gzip.decompress((tmp_path / "out" / "workload.jsonl.gz").read_bytes()) == b"{}\n"
+    assert (tmp_path / "out" / "llmservingsim-own-error.txt").read_text() == "TTFT Mean  1.0\n"

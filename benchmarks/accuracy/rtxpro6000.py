@@ -1,6 +1,7 @@
 """A real vLLM run predicted from its GPU's layer times: predicted, measured, error.
 
     python benchmarks/accuracy/rtxpro6000.py --data FOLDER
+    python benchmarks/accuracy/rtxpro6000.py --data FOLDER --profile P      # from a profile instead of layer times
 
 FOLDER holds layer times and the engine's arguments (layer_times.py, layer_times_engine.py), and a run:
 workload.jsonl.gz with the tokens of its prompts, and vllm/requests.jsonl. The one that was looked at is vLLM 0.19 with
@@ -8,6 +9,9 @@ Llama-3.1-8B on an RTX PRO 6000 under 300 requests of ShareGPT at 10 a second, m
 mostly queueing. Runs with other engine arguments, on other GPUs and of other dense models are read alike; for several
 GPUs the time of all-reduces is that of config.json's link. Nothing is fitted on the run. What enters of it are the
 workload (arrivals, tokens of the prompts, output lengths) and the engine arguments; all else is vLLM's default.
+
+llmservingsim_folder.py makes such a folder of a run in LLMServingSim's repository. A profile, say from kernel tables,
+predicts the same run by its steps, as it tells them and shorter and longer by its expected error.
 
 Both clocks are the engine's, as LLMServingSim compares: TTFT is first_token_ts - queued_ts, E2E last_token_ts -
 queued_ts, TPOT (last - first) / (output tokens - 1).
@@ -29,24 +33,27 @@ from rtxpro6000_steps import step_records
 from tables import require
 
 from slotune.arrays import F64
+from slotune.profiler.profile import Profile
+from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.surrogate.steps import samples_of
 from slotune.profiler.surrogate.surrogate import fit
 from slotune.simulator.features import PREFILL_ROWS, totals_of
 from slotune.simulator.replica import Replica
 from slotune.simulator.simulation import simulate
 from slotune.simulator.step_time import StepTimeModel, step_times_s
-from slotune.simulator.timing import Timing
+from slotune.simulator.timing import AS_TOLD, Timing
 from slotune.traces.generate import plain
 from slotune.traces.trace import Trace
+from slotune.tuner.sensitivity import doubt_of
 
 KERNEL_GAP_MS = 0.5e-3
 """From one kernel to the next inside a CUDA graph: 3.4 us a kernel that runs 2.9 us (NVIDIA's blog "Getting Started
 with CUDA Graphs", a V100). The layer times are of kernels alone."""
 STEP_GAP_MS = 0.11
-"""From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU. That
-either holds on the run's GPU is assumed."""
-LLMSERVINGSIM = {"TTFT": -4.0, "TPOT": -1.0, "E2E": -1.8}
-"""Error of the means in per cent of that simulator on the RTX PRO 6000's run of Llama-3.1-8B, by its own log."""
+"""From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU. Under
+async scheduling the next step is scheduled before. That either holds on the run's GPU is assumed."""
+PEER_ERRORS = "llmservingsim-own-error.txt"
+"""What LLMServingSim's own comparison printed for the run."""
 
 
 def read_workload(folder: Path, block_size: int) -> Trace:
@@ -161,21 +168,42 @@ def report(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> N
     print(f"| output tokens/s | whole run | {ours:.0f} | {theirs:.0f} | {100 * (ours / theirs - 1):+.1f} |")
 
 
+def report_profile(profile: Profile, ran: MeasuredEngine, folder: Path) -> None:
+    trace = read_workload(folder, ran.engine.block_size)
+    measured = read_measured(folder, trace)
+    sizes = {name: getattr(ran.engine, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+    timing, doubt = profile.timing(sizes), doubt_of(profile, [])
+    paces = {"": AS_TOLD} | ({", faster steps": doubt.faster, ", slower steps": doubt.slower} if doubt else {})
+    for name, pace in paces.items():
+        report(f"{profile.name}{name}", predict(trace, ran, timing.at(pace).step)[0], measured)
+    for doubted in profile.doubts:
+        print(f"\nIn doubt: {doubted}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--profile", help="a slotune profile to take step times from")
     parser.add_argument("--count", type=int, default=20_000, help="steps put together from the layer times")
     parser.add_argument("--gap-ms", type=float, action="append", help="time of a step outside its kernels; repeatable")
     parser.add_argument("--num-gpu-blocks", type=int, help="KV blocks, where the folder does not tell them")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     ran = read_engine(asked.data, asked.num_gpu_blocks)
+    if asked.profile:
+        report_profile(load_profile(asked.profile), ran, asked.data)
+    else:
+        report_layer_times(asked, ran)
+
+
+def report_layer_times(asked: argparse.Namespace, ran: MeasuredEngine) -> None:
     times = read_layer_times(asked.data, ran.engine.tensor_parallel_size, ran.link)
     if not times.skew:
         print("No skew table: decodes of unequal contexts are taken as all of the mean one, which is too short a time")
     trace = read_workload(asked.data, ran.engine.block_size)
     measured = read_measured(asked.data, trace)
-    for gap_ms in asked.gap_ms or (0.0, STEP_GAP_MS + times.kernels * KERNEL_GAP_MS):
+    between_ms = 0.0 if ran.engine.async_scheduling else STEP_GAP_MS
+    for gap_ms in asked.gap_ms or (0.0, between_ms + times.kernels * KERNEL_GAP_MS):
         samples = samples_of(step_records(times, ran, asked.count, asked.seed, gap_ms / 1e3))
         model = fit(samples, ran.graph_sizes, asked.seed).model
         predicted, steps = predict(trace, ran, model)
@@ -183,10 +211,8 @@ def main() -> None:
             f"Kernels and {gap_ms:.2f} ms between them in each step" if gap_ms else "Kernels alone", predicted, measured
         )
         report_surrogate(model, times, ran.graph_sizes, steps, gap_ms / 1e3)
-    print(
-        "\nLLMServingSim on Llama-3.1-8B, means:",
-        ", ".join(f"{k} {error:+.1f} %" for k, error in LLMSERVINGSIM.items()),
-    )
+    if (asked.data / PEER_ERRORS).exists():
+        print(f"\nLLMServingSim, by its own comparison:\n{(asked.data / PEER_ERRORS).read_text()}")
 
 
 if __name__ == "__main__":
