@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError
+from .beyond_text import check_of_text, telling
 from .columns import BadRow, Columns, whole
 from .tabular import VIDUR_LENGTHS
 from .trace import Trace
@@ -147,6 +148,10 @@ def _pair(entry: Any, where: str) -> tuple[str, str] | None:
     turns = entry.get("conversations", []) if isinstance(entry, dict) else None
     if not isinstance(turns, list):
         raise InputError(f"{where}: not an object with a list 'conversations'")
+    try:
+        check_of_text(entry, telling(entry))
+    except BadRow as error:
+        raise InputError(f"{where}: {error}") from None
     texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where}: a turn without the text 'value'")

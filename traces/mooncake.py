@@ -21,6 +21,7 @@ from pydantic_core import from_json  # three times as fast as json.loads on shor
 
 from ..errors import InputError
 from ..whole_file import whole_file
+from .beyond_text import check_of_text, telling
 from .columns import LATEST_S, MAX_TOKENS, BadRow, Columns, whole
 from .doubts import Sessions
 from .trace import NAMED, Trace
@@ -34,15 +35,6 @@ REQUIRED = ("timestamp", "input_length", "output_length")
 KEYS = frozenset({*REQUIRED, "hash_ids", "prefix", "id", "priority"})
 TYPO_SIMILARITY = 0.7  # takes "prefixes" for "prefix", leaves "chat_id" and "session_id" of other tools alone
 OF_PROMPTS = re.compile("prompt|context|input|request", re.IGNORECASE)
-NOT_OF_TEXT = re.compile(
-    "(?<!container_)(?<!docker_)(?i:image)(?!_tag)|(?i:audio|video|multi_?modal|modality|adapter)|^mm_|^type$"
-    "|(?<![A-Za-z])(?i:lora|vision)|(?<=[a-z])L(?i:ora)"
-)
-"""Other tools' keys that tell what a request is besides text for the base model."""
-PLAIN = frozenset({"", "0", "0.0", "-1", "none", "null", "false", "no", "base", "text"})
-"""Values, in lower case, by which they tell that it is nothing else."""
-MEDIA = frozenset({"image", "audio", "video"})
-"""What a `type` may be that is no text; it has many other meanings."""
 LINE = (
     'a line is like {"timestamp": ms, "input_length": n, "output_length": n}; `slotune trace convert --help` tells more'
 )
@@ -61,8 +53,8 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
                 raise BadRow("not a JSON object")
             if not row.keys() <= known:
                 known |= _checked_keys(row)
-                of_others |= dict.fromkeys(filter(NOT_OF_TEXT.search, row))
-            _check_of_text(row, of_others)
+                of_others |= dict.fromkeys(telling(row))
+            check_of_text(row, of_others)
             _add(columns, row)
             if row.get("session_id"):
                 sessions.add(row["session_id"], row)
@@ -106,24 +98,6 @@ def _checked_keys(row: dict[str, Any]) -> set[str]:
         if near:
             raise BadRow(f"unknown key {key!r}: did you mean {near[0]!r}?")
     return {key for key in row if not get_close_matches(key.lower(), KEYS, n=1, cutoff=TYPO_SIMILARITY)}
-
-
-def _check_of_text(row: dict[str, Any], of_others: Iterable[str]) -> None:
-    """BadRow where one of these keys tells that the request is not text for the base model."""
-    for key in of_others:
-        value = row.get(key)
-        if str(value).lower() in MEDIA if key == "type" else not _is_plain(value):
-            told = "images, audio, video and adapters are not simulated"
-            raise BadRow(
-                f"{key} {repr(value)[:40]}: {told}; leave such requests out, or the key if it means something else"
-            )
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether nothing is told by a value, or by all that it holds."""
-    if isinstance(value, dict | list):
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return str(value).lower() in PLAIN
 
 
 def _add(columns: Columns, row: dict[str, Any]) -> None:

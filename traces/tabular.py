@@ -1,7 +1,7 @@
 """Foreign traces that are CSV: Azure, BurstGPT, Vidur.
 
-Columns are found by their names in the header, others are passed over. Every reader raises InputError with
-source:line and what is wrong there.
+Columns are found by their names in the header, others are passed over unless they tell that a request is not text for
+the base model. Every reader raises InputError with source:line and what is wrong there.
 """
 
 import csv
@@ -15,11 +15,11 @@ import numpy as np
 
 from ..arrays import F64
 from ..errors import InputError
+from .beyond_text import check_of_text, telling
 from .columns import BadRow, Columns, whole_text
 from .trace import Trace
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-AZURE_IMAGES = "NumImages"
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 VIDUR = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 VIDUR_LENGTHS = VIDUR[1:]
@@ -31,14 +31,12 @@ OUT_OF_ORDER_S = 600.0
 
 def read_azure(stream: IO[bytes], source: str) -> Trace:
     """Azure LLM inference traces of 2023 and 2024 (github.com/Azure/AzurePublicDataset), times to the microsecond;
-    failed requests (0 generated tokens) are left out. Of the multimodal ones, requests without images are read. Times
-    without a time zone that step back as clocks do are doubted."""
+    failed requests (0 generated tokens) are left out. Times without a time zone that step back as clocks do are
+    doubted."""
     columns = Columns()
     first: list[datetime] = []
 
-    def add(timestamp: str, prompt: str, output: str, images: str = "0") -> None:
-        if whole_text(images, AZURE_IMAGES, 0):
-            raise BadRow(f"{AZURE_IMAGES} {images}: images are not simulated; leave such requests out")
+    def add(timestamp: str, prompt: str, output: str) -> None:
         try:
             moment = datetime.fromisoformat(timestamp)
             first[:] = first or [moment]
@@ -53,7 +51,7 @@ def read_azure(stream: IO[bytes], source: str) -> Trace:
         else:
             columns.add(arrival_s, prompt_tokens, output_tokens)
 
-    _read(stream, source, AZURE, add, optional=[AZURE_IMAGES])
+    _read(stream, source, AZURE, add)
     local = bool(first) and first[0].tzinfo is None
     doubts = _clock_change(first[0], np.array(columns.arrival_s)) if local else ()
     return columns.trace(source, wall_clock=True, doubts=doubts)
@@ -128,13 +126,16 @@ def _read(
         if missing:
             raise BadRow(f"no column {missing[0]!r} in the header")
         index = [header.index(name) for name in (*names, *optional) if name in header]
+        of_others = {name: header.index(name) for name in telling(header)}
+        least = 1 + max([*index, *of_others.values()])
         for row in rows:
             if not row:
                 continue
-            if len(row) <= max(index):
+            if len(row) < least:
                 raise BadRow(f"{len(row)} fields, the header has {len(header)}")
             if not all(map(is_utf8, row)):
                 raise BadRow("not CSV text: not UTF-8")
+            check_of_text({name: row[i] for name, i in of_others.items()}, of_others)
             add(*[row[i] for i in index])
     except BadRow as error:
         raise InputError(f"{source}:{max(rows.line_num, 1)}: {error}") from None
