@@ -219,8 +219,9 @@ def convert(
 
     Options apply in the order listed here.
 
-    A log of your own can be CSV (other columns are passed over; a request with 0 generated tokens failed and is left
-    out) or JSON lines (answered requests only, times in milliseconds):
+    A log of your own can be CSV (other columns are passed over, unless they tell of images, audio, video or adapters; a
+    request with 0 generated tokens failed and is left out) or JSON lines (answered requests only, times in
+    milliseconds):
 
     \b
       TIMESTAMP,ContextTokens,GeneratedTokens

@@ -90,3 +90,6 @@ def test_a_run_of_the_repository_becomes_such_a_folder(accuracy: None, read_engi
     assert read_engine(tmp_path / "out").engine.num_gpu_blocks == 7
     assert gzip.decompress((tmp_path / "out" / "workload.jsonl.gz").read_bytes()) == b"{}\n"
     assert (tmp_path / "out" / "llmservingsim-own-error.txt").read_text() == "TTFT Mean  1.0\n"
+    with pytest.raises(SystemExit, match="not in that checkout"):
+        make_folder(tmp_path / "checkout", "A100/Qwen3-8B", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

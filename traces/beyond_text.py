@@ -1,17 +1,21 @@
 """What a request is besides text for the base model: other tools' keys and columns tell it. None of it is simulated."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .columns import BadRow
 
 NOT_OF_TEXT = re.compile(
-    "(?<!container_)(?<!docker_)(?i:image)(?!_tag)|(?i:audio|video|multi_?modal|modality|adapter)|^mm_|^type$"
-    "|(?<![A-Za-z])(?i:lora|vision)|(?<=[a-z])L(?i:ora)"
+    r"(?<!container[_.])(?<!docker[_.])(?<!container)(?<!docker)image(?![_.]?(?:tag|version))"
+    r"|audio|video|multi_?modal|modalit(?:y|ies)|adapter|^mm_|^type$|(?<![a-z])(?:lora|vision)"
+    r"|(?-i:(?<=[a-z])L)ora",
+    re.IGNORECASE,
 )
-PLAIN = frozenset({"", "0", "0.0", "-1", "none", "null", "false", "no", "base", "text"})
+PLAIN = frozenset({"none", "null", "nan", "na", "n/a", "false", "f", "no", "n", "base", "text", "[]", "{}"})
 """Values, in lower case, by which they tell that it is nothing else."""
+NO_NUMBER = re.compile(r"-?0*\.?0*|-1(?:\.0*)?")
+"""As such are numbers of things that are not there, numbers of none, and nothing at all."""
 MEDIA = frozenset({"image", "audio", "video"})
 """What a `type` may be that is no text; it has many other meanings."""
 
@@ -21,18 +25,29 @@ def telling(names: Iterable[str]) -> list[str]:
     return list(filter(NOT_OF_TEXT.search, names))
 
 
-def check_of_text(row: Mapping[str, Any], names: Iterable[str]) -> None:
-    """BadRow where one of these `telling` names does tell that the request is not text for the base model."""
-    for name in names:
-        value = row.get(name)
-        if str(value).lower() in MEDIA if name == "type" else not _is_plain(value):
-            told = "images, audio, video and adapters are not simulated"
-            mend = "leave such requests out, or what is so named if it means something else"
-            raise BadRow(f"{name} {repr(value)[:40]}: {told}; {mend}")
+def check_of_text(told: Iterable[tuple[str, Any]]) -> None:
+    """BadRow where one of these values, each with its `telling` name, is of a request that is not text for the base
+    model."""
+    for name, value in told:
+        for word in _words(value):
+            plain = word.lower() not in MEDIA if name.lower() == "type" else _is_nothing(word.lower())
+            if not plain:
+                mend = "leave such requests out, or that key or column if it means something else"
+                raise BadRow(f"{name} {word[:40]!r}: images, audio, video and adapters are not simulated; {mend}")
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether nothing is told by a value, or by all that it holds."""
-    if isinstance(value, dict | list):
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return str(value).lower() in PLAIN
+def _words(value: Any) -> Iterator[str]:
+    """All that a value holds, as text."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        else:
+            yield str(one).strip()
+
+
+def _is_nothing(word: str) -> bool:
+    return word in PLAIN or NO_NUMBER.fullmatch(word) is not None

@@ -148,14 +148,16 @@ def _pair(entry: Any, where: str) -> tuple[str, str] | None:
     turns = entry.get("conversations", []) if isinstance(entry, dict) else None
     if not isinstance(turns, list):
         raise InputError(f"{where}: not an object with a list 'conversations'")
-    try:
-        check_of_text(entry, telling(entry))
-    except BadRow as error:
-        raise InputError(f"{where}: {error}") from None
     texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where}: a turn without the text 'value'")
-    return (texts[0], texts[1]) if len(texts) == 2 else None  # type: ignore[return-value]  # both are text, see above
+    if len(texts) < 2:
+        return None
+    try:
+        check_of_text((key, entry[key]) for key in telling(entry))
+    except BadRow as error:
+        raise InputError(f"{where}: {error}") from None
+    return texts[0], texts[1]  # type: ignore[return-value]  # both are text, see above
 
 
 def _token_counts(texts: list[str], folder: Path) -> list[int]:

@@ -54,7 +54,7 @@ def read_mooncake(lines: Iterable[bytes], source: str) -> Trace:
             if not row.keys() <= known:
                 known |= _checked_keys(row)
                 of_others |= dict.fromkeys(telling(row))
-            check_of_text(row, of_others)
+            check_of_text((key, row.get(key)) for key in of_others)
             _add(columns, row)
             if row.get("session_id"):
                 sessions.add(row["session_id"], row)

@@ -126,16 +126,15 @@ def _read(
         if missing:
             raise BadRow(f"no column {missing[0]!r} in the header")
         index = [header.index(name) for name in (*names, *optional) if name in header]
-        of_others = {name: header.index(name) for name in telling(header)}
-        least = 1 + max([*index, *of_others.values()])
+        of_others = [(name, i) for i, name in enumerate(header) if telling([name])]
         for row in rows:
             if not row:
                 continue
-            if len(row) < least:
+            if len(row) <= max(index):
                 raise BadRow(f"{len(row)} fields, the header has {len(header)}")
             if not all(map(is_utf8, row)):
                 raise BadRow("not CSV text: not UTF-8")
-            check_of_text({name: row[i] for name, i in of_others.items()}, of_others)
+            check_of_text((name, row[i]) for name, i in of_others if i < len(row))
             add(*[row[i] for i in index])
     except BadRow as error:
         raise InputError(f"{source}:{max(rows.line_num, 1)}: {error}") from None

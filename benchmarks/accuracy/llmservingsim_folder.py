@@ -16,20 +16,28 @@ import sys
 from pathlib import Path
 
 from rtxpro6000 import PEER_ERRORS
-from tables import require
 
 
 def make_folder(checkout: Path, example: str, out: Path) -> None:
-    run = require(checkout / "bench" / "examples" / example)
-    meta = json.loads(require(run / "vllm" / "meta.json").read_text())
-    instances = json.loads(require(run / "config.json").read_text())["nodes"][0]["instances"]
-    layer_times = checkout / "profiler" / "perf" / instances[0]["hardware"] / instances[0]["model_name"] / "bf16"
+    """Ends the command where something is not in the checkout, before anything is written."""
+    run = checkout / "bench" / "examples" / example
+    cluster, meta, summary = run / "config.json", run / "vllm" / "meta.json", run / "validation" / "summary.txt"
+    _require(cluster, meta, summary)
+    instance = json.loads(cluster.read_text())["nodes"][0]["instances"][0]
+    layer_times = checkout / "profiler" / "perf" / instance["hardware"] / instance["model_name"] / "bf16"
+    workload = checkout / json.loads(meta.read_text())["dataset_path"]
+    _require(layer_times, workload)
     shutil.copytree(run / "vllm", out / "vllm")
-    shutil.copytree(require(layer_times), out / "profile")
-    shutil.copy(run / "config.json", out)
-    shutil.copy(run / "validation" / "summary.txt", out / PEER_ERRORS)
-    workload = require(checkout / meta["dataset_path"]).read_bytes()
-    (out / "workload.jsonl.gz").write_bytes(gzip.compress(workload))
+    shutil.copytree(layer_times, out / "profile")
+    shutil.copy(cluster, out)
+    shutil.copy(summary, out / PEER_ERRORS)
+    (out / "workload.jsonl.gz").write_bytes(gzip.compress(workload.read_bytes()))
+
+
+def _require(*paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            sys.exit(f"{path}: not in that checkout")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ queued_ts, TPOT (last - first) / (output tokens - 1).
 import argparse
 import gzip
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -51,7 +52,7 @@ KERNEL_GAP_MS = 0.5e-3
 with CUDA Graphs", a V100). The layer times are of kernels alone."""
 STEP_GAP_MS = 0.11
 """From one step's output to the next step's schedule: median 0.09-0.13 ms in four runs of vLLM 0.32 on a CPU. Under
-async scheduling the next step is scheduled before. That either holds on the run's GPU is assumed."""
+async scheduling the next step is scheduled before. That this gap and KERNEL_GAP_MS hold on the run's GPU is assumed."""
 PEER_ERRORS = "llmservingsim-own-error.txt"
 """What LLMServingSim's own comparison printed for the run."""
 
@@ -172,28 +173,14 @@ def report_profile(profile: Profile, ran: MeasuredEngine, folder: Path) -> None:
     trace = read_workload(folder, ran.engine.block_size)
     measured = read_measured(folder, trace)
     sizes = {name: getattr(ran.engine, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+    if profile.engine.tensor_parallel_size != ran.engine.tensor_parallel_size:
+        sys.exit(f"{profile.name}: of {profile.engine.tensor_parallel_size} GPUs, and the run had others")
     timing, doubt = profile.timing(sizes), doubt_of(profile, [])
     paces = {"": AS_TOLD} | ({", faster steps": doubt.faster, ", slower steps": doubt.slower} if doubt else {})
     for name, pace in paces.items():
         report(f"{profile.name}{name}", predict(trace, ran, timing.at(pace).step)[0], measured)
     for doubted in profile.doubts:
         print(f"\nIn doubt: {doubted}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--profile", help="a slotune profile to take step times from")
-    parser.add_argument("--count", type=int, default=20_000, help="steps put together from the layer times")
-    parser.add_argument("--gap-ms", type=float, action="append", help="time of a step outside its kernels; repeatable")
-    parser.add_argument("--num-gpu-blocks", type=int, help="KV blocks, where the folder does not tell them")
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    ran = read_engine(asked.data, asked.num_gpu_blocks)
-    if asked.profile:
-        report_profile(load_profile(asked.profile), ran, asked.data)
-    else:
-        report_layer_times(asked, ran)
 
 
 def report_layer_times(asked: argparse.Namespace, ran: MeasuredEngine) -> None:
@@ -213,6 +200,22 @@ def report_layer_times(asked: argparse.Namespace, ran: MeasuredEngine) -> None:
         report_surrogate(model, times, ran.graph_sizes, steps, gap_ms / 1e3)
     if (asked.data / PEER_ERRORS).exists():
         print(f"\nLLMServingSim, by its own comparison:\n{(asked.data / PEER_ERRORS).read_text()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--profile", help="to take step times from, instead of putting them together")
+    parser.add_argument("--count", type=int, default=20_000, help="steps put together from the layer times")
+    parser.add_argument("--gap-ms", type=float, action="append", help="time of a step outside its kernels; repeatable")
+    parser.add_argument("--num-gpu-blocks", type=int, help="KV blocks, where the folder does not tell them")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    ran = read_engine(asked.data, asked.num_gpu_blocks)
+    if asked.profile:
+        report_profile(load_profile(asked.profile), ran, asked.data)
+    else:
+        report_layer_times(asked, ran)
 
 
 if __name__ == "__main__":

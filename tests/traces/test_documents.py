@@ -235,9 +235,13 @@ def test_sharegpt_needs_a_tokenizer_that_is_there(file: Path, tokenizer: Path, m
         ([conversation("a", "b"), 5], "entry 1: not an object with a list 'conversations'"),
         ([conversation("a", None)], "entry 0: a turn without the text 'value'"),
         (
-            [conversation("a", "b") | {"image": []}, conversation("a", "b") | {"image": "a.jpg"}],
-            "entry 1: image 'a.jpg': images, audio, video and adapters are not simulated; leave such requests out, "
-            "or what is so named if it means something else",
+            [
+                conversation("a", "b") | {"image": []},
+                conversation("a") | {"image": "a.jpg"},
+                conversation("a", "b") | {"image": "a.jpg"},
+            ],
+            "entry 2: image 'a.jpg': images, audio, video and adapters are not simulated; leave such requests out, "
+            "or that key or column if it means something else",
         ),
         ([], "no request in it"),
     ],

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -162,30 +163,34 @@ def test_a_bad_line_is_named_with_its_number(row: dict[str, Any], wrong: str) ->
 @pytest.mark.parametrize(
     ("key", "told", "plain"),
     [
-        ("images", ["http://a/b.png"], []),
+        ("images", ["http://a/b.png", None], []),
         ("image_count", 3, 0),
         ("NumImages", 2, 0),
         ("has_audio", True, False),
         ("video_url", "http://a/b.mp4", None),
         ("lora_name", "sql", ""),
         ("lora_id", 3, -1),
+        ("lora_name", "sql", float("nan")),
+        ("modalities", ["image", "text"], ["text"]),
         ("useLora", True, "none"),
         ("adapter", "sql", "base"),
         ("images", {"count": 1}, {"count": 0}),
         ("multimodal", ["http://a/b.png"], [None]),
         ("modality", "image", "text"),
         ("type", "image", "search"),
+        ("type", ["text", "image"], ["text"]),
     ],
 )
 def test_requests_that_are_not_text_for_the_base_model_are_refused(key: str, told: Any, plain: Any) -> None:
     assert len(read({**GOOD, key: plain}, GOOD, {**GOOD, key: plain})) == 3
     with pytest.raises(InputError) as caught:
         read({**GOOD, key: plain}, {**GOOD, "chat_id": 1}, {**GOOD, key: told})
-    shown = f"t.jsonl:3: {key} {told!r}: images, audio, video and adapters are not simulated; leave such requests out"
-    assert str(caught.value).startswith(shown)
+    assert re.match(rf"t\.jsonl:3: {key} '[^']+': images, audio, video and adapters are not sim", str(caught.value))
 
 
-@pytest.mark.parametrize("key", ["exploration", "EXPLORATION", "container_image", "image_tag", "model_revision"])
+@pytest.mark.parametrize(
+    "key", ["exploration", "EXPLORATION", "container_image", "container.image.name", "imageTag", "model_revision"]
+)
 def test_a_key_that_only_holds_such_letters_is_passed_over(key: str) -> None:
     assert len(read({**GOOD, key: "v1"})) == 1
 
