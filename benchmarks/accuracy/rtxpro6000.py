@@ -127,6 +127,7 @@ def predict(trace: Trace, measured: MeasuredEngine, model: StepTimeModel) -> tup
     done = simulate(trace, measured.engine, Timing(model), steps_out=collect).requests
     if not done.finished.all():
         raise SystemExit(f"{(~done.finished).sum()} requests of the run would not be answered by such an engine")
+    print(f"\n{(done.preemptions > 0).sum()} of {len(trace)} requests are preempted in the simulation")
     if measured.blocks_are_estimated and min(free_blocks) < CLOSE * measured.engine.num_gpu_blocks:
         print(
             f"\nThe KV cache fills up, and its {measured.engine.num_gpu_blocks} blocks are an estimate: no number holds"
@@ -170,11 +171,11 @@ def report(title: str, predicted: dict[str, F64], measured: dict[str, F64]) -> N
 
 
 def report_profile(profile: Profile, ran: MeasuredEngine, folder: Path) -> None:
+    if profile.engine.tensor_parallel_size != ran.engine.tensor_parallel_size:
+        sys.exit(f"{profile.name}: of {profile.engine.tensor_parallel_size} GPUs, and the run had others")
     trace = read_workload(folder, ran.engine.block_size)
     measured = read_measured(folder, trace)
     sizes = {name: getattr(ran.engine, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
-    if profile.engine.tensor_parallel_size != ran.engine.tensor_parallel_size:
-        sys.exit(f"{profile.name}: of {profile.engine.tensor_parallel_size} GPUs, and the run had others")
     timing, doubt = profile.timing(sizes), doubt_of(profile, [])
     paces = {"": AS_TOLD} | ({", faster steps": doubt.faster, ", slower steps": doubt.slower} if doubt else {})
     for name, pace in paces.items():

@@ -28,7 +28,7 @@ from .doubts import Comparisons, doubts, fewer_graphs
 from .layout import ONE_SCALE, layout_of
 from .memory import estimated_kv, kv_note, layer_bytes, token_cache_bytes, weights_fit
 from .model_defaults import model_defaults
-from .omitted import OMITTED, OVERHEAD, Omitted, has_half_layers
+from .omitted import OMITTED, OVERHEAD, Omitted
 from .tables import TABLE_NOISE, Composition, KernelTables
 
 SAMPLED_STEPS = 1 << 14
@@ -200,8 +200,7 @@ def _batch_defaults(system: str, memory_bytes: float) -> dict[str, int]:
 
 
 def _notes(tables: KernelTables, async_scheduling: bool, memory: str) -> tuple[str, ...]:
-    whole = 0.5 if has_half_layers(tables.model_info) else 1.0
-    gap_ms, eager_ms = (whole * tables.omitted.layer_ms(captured, async_scheduling) for captured in (True, False))
+    gap_ms, eager_ms = (tables.layer_gap_ms(captured, async_scheduling) for captured in (True, False))
     slowed = f"the attention of decodes beside a prefill is taken as {tables.mixed_decodes:g} times what it is alone"
     pp = tables.layout.pp
     stages = (f"{pp} pipeline stages: no measured run of any was compared with",) if pp > 1 else ()

@@ -269,6 +269,11 @@ class KernelTables:
         ops = self._decode_ops.embedding_sum
         return _sum(self._engine.evaluate_generation_ops(ops, batch_size=as_embeddings, s=128)) / 2 if ops else 0.0
 
+    def layer_gap_ms(self, captured: bool, async_scheduling: bool) -> float:
+        """What a layer of a step takes besides its kernels."""
+        whole = 0.5 if has_half_layers(self.model_info) else 1.0
+        return whole * self.omitted.layer_ms(captured, async_scheduling)
+
     def step_ms(self, step: Composition, graph_sizes: F64, async_scheduling: bool = True) -> float:
         """A whole step, dense layers padded to the CUDA-graph size."""
         fits = graph_sizes[graph_sizes >= step.tokens]
@@ -280,8 +285,7 @@ class KernelTables:
             total += slowed * self.decode_attention_ms(step.decode_rows, step.decode_context)
             if step.prefill_rows and not async_scheduling:
                 total += self.omitted.mixed_ms
-        layers = int(self.model_info["layers"]) / (2 if has_half_layers(self.model_info) else 1)
-        total += layers * self.omitted.layer_ms(len(fits) > 0, async_scheduling)
+        total += int(self.model_info["layers"]) * self.layer_gap_ms(len(fits) > 0, async_scheduling)
         return total + self.output_ms(step.prefill_rows + step.decode_rows)
 
 
