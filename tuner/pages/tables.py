@@ -58,8 +58,7 @@ def between(interval: Interval) -> str:
 
 
 def _named(quantity: Quantity) -> str:
-    """A quantity with its unit, on one line."""
-    return f"{quantity.label}, {quantity.unit}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{quantity.label}, {quantity.unit}"
 
 
 def answer_table(objective: Objective, shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
@@ -135,7 +134,7 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(
                 Row(
-                    (name, settings, _named(quantity)),
+                    (name, settings, _named(quantity).replace(" ", "\N{NO-BREAK SPACE}")),  # beside long settings
                     (
                         Cell(figure(quantity.of(one.predicted), 3)),
                         Cell(figure(one.measured(quantity).value, 3), interval=between(one.measured(quantity))),
