@@ -33,7 +33,7 @@ class Verdict:
     recommended: Compared
     meets_targets: bool
     proven: bool
-    """Whether the advantage over the default exceeds the noise; true for the default itself."""
+    """Whether the advantage over the default exceeds the noise, or the default cannot run; false for the default."""
     advantage: Interval | None
     """Merit against the default's, paired by round: below 1 is better. None where there is nothing to compare."""
     sentence: str
@@ -79,7 +79,7 @@ def _decided(found: Sequence[Compared], objective: Objective) -> Verdict | None:
         each = _each_goal(best, default, objective)
         return Verdict(best, True, True, advantage, f"Measured {_better(advantage, objective)}{each}, {PROVEN}.")
     told = _as_good(best, default, advantage, objective, rounds_alone(comparisons(found)))
-    return Verdict(default, True, True, advantage, told)
+    return Verdict(default, True, False, advantage, told)
 
 
 def meets(one: Compared, objective: Objective) -> bool:
@@ -227,7 +227,7 @@ def _paired(change: Interval) -> str:
 def _without_candidate(found: Sequence[Compared], objective: Objective) -> Verdict:
     default, ran = found[0], [one for one in found if one.is_steady]
     if default.is_steady and meets(default, objective):
-        return Verdict(default, True, True, None, _alone(found[1:]))
+        return Verdict(default, True, False, None, _alone(found[1:]))
     nearest = min(ran, key=lambda one: mean_merit(one, objective.worst_ratio))
     missed = f"No measured configuration meets the targets; the nearest {_shortfall(nearest, objective)}."
     return Verdict(nearest, False, False, None, missed)
