@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from slotune.cli import main
@@ -80,6 +81,8 @@ def test_an_engine_that_is_there_is_named_with_its_command(fake_vllm: Path) -> N
     assert found["engine command"].value == f"{fake_vllm} serve"
     assert found["processor"].value.startswith(processor())
     assert f"{len(os.sched_getaffinity(0))} of" in found["processor"].value
+    total, available = (float(part.split()[0]) for part in found["memory"].value.split(", "))
+    assert total == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1) and 0 < available <= total
     assert found["numpy"].state == "ok"
 
 

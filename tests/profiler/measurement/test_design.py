@@ -50,6 +50,13 @@ def test_contexts_of_one_batch_differ_as_those_of_chat_requests_do() -> None:
     assert max(shares) > 3
 
 
+def test_batches_grow_one_by_one_or_by_doubling_or_come_at_once() -> None:
+    shapes = {tuple(map(len, staircase.groups)) for staircase in draw(SPACE, 200, seed=1) if len(staircase.prompts) > 4}
+    assert any(set(shape) == {1} for shape in shapes)
+    assert any(shape[:3] == (1, 1, 2) for shape in shapes)
+    assert any(len(shape) == 1 for shape in shapes)
+
+
 def test_half_of_the_scenarios_have_no_limit_but_the_engines() -> None:
     caps = [staircase.cap for staircase in draw(SPACE, 256, seed=3)]
     assert 0.45 < np.mean(np.array(caps) == SPACE.max_num_batched_tokens) < 0.6

@@ -1,12 +1,17 @@
 """The sentinel tells the machine's slowness."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from slotune.profiler.engine.launch import Launch
+from slotune.profiler.engine.server import Server
 from slotune.profiler.measurement.drift import drift_of
-from slotune.profiler.measurement.measured_profile import drift_note
+from slotune.profiler.measurement.measured_profile import drift_note, measured_profile
 from slotune.profiler.measurement.session import Collected
 from slotune.simulator.steps import StepRecord
 
@@ -63,3 +68,33 @@ def test_too_few_visits_say_nothing() -> None:
     assert spread is None
     assert "not known" in drift_note(spread, steadied=False)
     assert "drifted by 12%" in drift_note(0.12, steadied=False)
+
+
+def measured(machine: Callable[[float], float], sentinel: Callable[[float], float], ended: str | None) -> list[str]:
+    """The notes of a profile of 100 visits of the sentinel, 2 s apart, each behind decodes of other batches."""
+    collected, rng = Collected(), np.random.default_rng(1)
+    for number, at_s in enumerate(np.arange(0.0, 200.0, 2.0).tolist()):
+        seen = [replace(r, rows=((f"sentinel{number}.0", *r.rows[0][1:]),)) for r in visit(at_s, sentinel(at_s))]
+        now, records = at_s + 1.0, list(seen)
+        for batch in rng.integers(1, 65, 8).tolist():
+            rows = tuple((f"s{number}.{i}", 1, 100) for i in range(batch))
+            records.append(StepRecord(len(records), now, now + (0.01 + 0.001 * batch) * machine(at_s), rows))
+            now = records[-1].end_s
+        collected.add(records, 1)
+    server = Server("", "m", {"kv_cache_groups": []}, Path(), None, 1.0, cast(Any, None))
+    return list(measured_profile("m", {}, Launch((), None, True), server, collected, [], ended, "p", 0).notes)
+
+
+def test_drift_is_taken_out_where_the_sentinel_knows_it_and_left_where_it_only_scatters() -> None:
+    def slowing(at_s: float) -> float:
+        return 1.0 + 0.5 * float(np.sin(at_s / 20))
+
+    def scattering(at_s: float) -> float:
+        return 1.0 + 0.5 * float(np.sin(at_s * 1e4))
+
+    known = measured(slowing, slowing, None)
+    assert any("which was taken out of the step times" in note for note in known)
+    assert not any("cut short" in note for note in known)
+    unknown = measured(lambda at_s: 1.0, scattering, "the engine died")
+    assert any("drifted by" in note for note in unknown) and not any("taken out" in note for note in unknown)
+    assert unknown[0] == "cut short: the engine died"

@@ -12,6 +12,7 @@ from slotune.profiler.measurement.kv_starts import observation_of
 from slotune.profiler.measurement.measured_profile import (
     defaults_of,
     engine_facts,
+    graph_sizes,
     measured_kv,
     model_parts,
     sampling_note,
@@ -47,6 +48,34 @@ def test_what_a_drafting_engine_makes_of_its_budget_bounds_no_other() -> None:
     assert resolve({"max_num_batched_tokens": 16384}, known, 10_000).token_budget == 16384
     asked = defaults_of(settings | {"max_num_scheduled_tokens": 4096}, facts(max_num_scheduled_tokens=4096))
     assert resolve({"max_num_batched_tokens": 16384}, asked, 10_000).token_budget == 4096
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes"),
+    [
+        ({"cudagraph_mode": "FULL_AND_PIECEWISE"}, [1, 2, 8]),
+        ({"cudagraph_mode": "NONE"}, []),
+        ({"cudagraph_mode": None}, []),
+        ({"cudagraph_mode": "PIECEWISE", "enforce_eager": True}, []),
+    ],
+)
+def test_an_engine_pads_only_where_it_runs_graphs(mode: dict[str, Any], sizes: list[int]) -> None:
+    assert graph_sizes({"cudagraph_capture_sizes": [8, 1, 2], **mode}).tolist() == sizes
+
+
+def test_what_the_engine_chose_is_a_default_unless_another_was_given() -> None:
+    chosen = {"policy": "priority", "max_model_len": 4096, "gpu_memory_utilization": 0.9}
+    known = defaults_of({"max_model_len": 2048}, facts(**chosen))
+    assert {name: known[name] for name in ("scheduling_policy", "max_model_len", "gpu_memory_utilization")} == {
+        "scheduling_policy": "priority", "max_model_len": 2048, "gpu_memory_utilization": 0.9,
+    }  # fmt: skip
+
+
+def test_a_cache_of_a_format_without_a_word_has_the_model_s_bytes() -> None:
+    found, _ = measured_kv({"kv_cache_dtype": "auto"}, facts(dtype="torch.float32", kv_bytes_per_block=16 * 4 * 65536))
+    assert found is not None
+    blocks = {dtype: found.num_gpu_blocks(LIMITS | {"kv_cache_dtype": dtype}) for dtype in ("auto", "fp8")}
+    assert blocks["fp8"] == pytest.approx(4 * blocks["auto"], rel=0.001)
 
 
 @pytest.mark.parametrize("fixed", [{}, {"kv_cache_memory_bytes": 112_000 * 16 * 65536}])

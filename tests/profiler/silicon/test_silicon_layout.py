@@ -60,3 +60,9 @@ def test_the_cache_of_glm_5_is_in_fp8_on_data_centre_blackwell_unless_asked_othe
 def test_experts_have_the_precision_of_the_other_weights() -> None:
     assert Layout(precision="fp8_static").arguments({"num_experts": 8}, 90)["moe_quant_mode"] == "fp8"
     assert Layout(precision="fp8").arguments({"num_experts": 0}, 90)["moe_quant_mode"] is None
+
+
+@pytest.mark.parametrize(("expert_parallel", "cut", "spread"), [(False, 4, 1), (True, 1, 4)])
+def test_experts_are_cut_or_spread(expert_parallel: bool, cut: int, spread: int) -> None:
+    told = Layout(4, expert_parallel=expert_parallel).arguments({"num_experts": 8}, 90)
+    assert (told["tp_size"], told["moe_tp_size"], told["moe_ep_size"]) == (4, cut, spread)

@@ -119,6 +119,18 @@ def test_the_trials_are_those_that_the_search_counts(searched: Path, tmp_path: P
     assert "the recommended one is marked: it decided" in after
 
 
+def test_the_trials_are_counted_and_what_decided_is_said(page: Path, text: str, tmp_path: Path):
+    with Study.open(page.parent) as opened:
+        asked, trials = opened.asked, opened.trials("simulation")
+        meeting = sum(load_task(asked).objective.meets(trial.metrics or {}) for trial in trials)
+    assert f"17 configurations simulated: {meeting} meet every target, 1 cannot run. Best first" in words_of(text)
+    best, default = trials[1], trials[0]
+    with Study.create(tmp_path / "goal", asked.model_copy(update={"slos": (), "maximize": ("throughput",)})) as goal:
+        goal.add(Trial(default.settings, default.metrics))
+        goal.add(Trial(best.settings, best.metrics))
+    assert "2 configurations simulated: 0 cannot run." in words_of(write_report(tmp_path / "goal", jobs=1).read_text())
+
+
 def test_a_study_without_trials_has_nothing_to_report(searched: Path, tmp_path: Path):
     study = shutil.copytree(searched, tmp_path / "study")
     (study / "trials.sqlite").unlink()
