@@ -58,7 +58,9 @@ def test_where_the_size_of_the_cache_comes_from_is_shown(measured: Profile) -> N
     seen = replace(formula, observations=(KvObservation(limits, blocks), KvObservation(limits, round(blocks / 1.25))))
 
     def last(kv: KvCapacity, source: str) -> str:
-        return kv_lines(replace(measured, kv=kv, source=source, defaults=limits))[-1]
+        blocks_line, line = kv_lines(replace(measured, kv=kv, source=source, defaults=limits))
+        assert blocks_line.startswith(f"{blocks} blocks of 16 tokens") or kv is seen
+        return line
 
     assert last(formula, KERNEL_TABLES) == "from the memory formula alone: no start of the engine was observed"
     assert last(formula, MEASURED) == "as observed in one start of the engine"
