@@ -211,6 +211,32 @@ def test_a_writer_that_cannot_keep_up_drops_steps_instead_of_filling_the_memory(
     assert scheduler._writer.written == 10 - scheduler._writer.dropped
 
 
+def test_a_writer_that_keeps_up_drops_nothing_and_forgets_old_names(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_WAITING_ROWS", 1)
+    monkeypatch.setattr(recorder, "MAX_NAMES", 3)
+    formatted, known = threading.Semaphore(0), []
+    plain = recorder._as_line
+
+    def line(*words: Any) -> str:
+        text = plain(*words)
+        known.append(len(words[-1]))
+        formatted.release()
+        return text
+
+    monkeypatch.setattr(recorder, "_as_line", line)
+    names = [f"request-{index}" for index in range(10)]
+    scheduler = recorded(tmp_path / "steps.jsonl", names)
+    for index, name in enumerate(names):
+        step(scheduler, clock, {name: 1}, at=float(index), until=index + 0.5)
+        assert formatted.acquire(timeout=60)
+    scheduler.shutdown()
+    assert scheduler._writer.dropped == 0
+    assert [row[0] for line in lines(tmp_path / "steps.jsonl") for row in line["rows"]] == names
+    assert known == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+
+
 def test_no_step_has_the_time_for_which_the_engine_was_paused(tmp_path: Path, clock: Clock) -> None:
     scheduler = recorded(tmp_path / "steps.jsonl", ["a"])
     step(scheduler, clock, {"a": 1}, at=1.0, until=1.010)
