@@ -102,6 +102,17 @@ def test_blocks_that_were_given_tell_nothing_of_the_memory() -> None:
     assert found is None and told and "num_gpu_blocks_override set it" in told
 
 
+def test_one_start_does_not_tell_what_the_batch_limits_take() -> None:
+    small = facts(max_num_seqs=64, max_num_batched_tokens=1024, num_gpu_blocks=113_000)
+    one, more = (measured_kv({}, facts(), starts) for starts in ([], [observation_of(small)]))
+    assert one[1] == (
+        "KV capacity is known from one start (112000 blocks of 16 on 140 GiB): how it depends on the batch limits was "
+        "not measured"
+    )
+    assert more[1] is None and more[0] is not None
+    assert more[0].num_gpu_blocks(LIMITS | {"max_num_seqs": 64, "max_num_batched_tokens": 1024}) == 113_000
+
+
 def test_layers_of_several_kinds_are_not_counted_as_if_of_one() -> None:
     found, note = measured_kv({}, facts(kv_cache_groups=["FullAttentionSpec"] * 6))
     assert found is None and note is not None

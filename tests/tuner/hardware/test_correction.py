@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from slotune.simulator.engine_config import EngineConfig
 from slotune.simulator.slo import parse_slo
-from slotune.tuner.hardware.correction import learned
+from slotune.tuner.hardware.correction import REACH, Correction, learned
 from slotune.tuner.objective import Objective
 from slotune.tuner.study.comparison import Compared, quantities
 from slotune.tuner.study.space import build_space
@@ -41,6 +42,18 @@ def test_near_measurements_count_most():
     assert 100 < at_default < 200 < at_small < 400  # 200 is their geometric mean
     elsewhere = {"block_size": 64, "enable_prefix_caching": False, "enable_chunked_prefill": False}
     assert correction.corrected(elsewhere, PREDICTED)["p99_ttft_ms"] == pytest.approx(200, rel=0.25)
+
+
+def test_a_measurement_one_width_away_counts_as_the_kernel_says():
+    here = SPACE.vector({}) / np.maximum(SPACE.sizes() - 1, 1)
+    correction = Correction(SPACE, np.array([here, here + REACH]), {"p99_ttft_ms": np.log([2.0, 8.0])})
+    weight = math.exp(-0.5)
+    expected = (math.log(4) + math.log(2) + weight * math.log(8)) / (1 + 1 + weight)
+    assert correction.corrected({}, PREDICTED)["p99_ttft_ms"] == pytest.approx(100 * math.exp(expected))
+
+
+def test_what_was_measured_as_nothing_teaches_nothing():
+    assert learned([ran(0.0)], SHOWN, SPACE).corrected({}, PREDICTED) == PREDICTED
 
 
 def test_settings_outside_the_space_teach_nothing():
