@@ -46,6 +46,11 @@ def duration(text: str | float) -> float:
     return float(match[1]) * SECONDS_PER_UNIT[match[2]]
 
 
+def moment(text: str) -> float:
+    """Seconds since a trace begins: a duration, or 0 with or without a unit."""
+    return 0.0 if ZERO.fullmatch(text.strip()) else duration(text)
+
+
 def _slo(text: str) -> "Slo":
     from ..simulator.slo import parse_slo
 
@@ -59,7 +64,7 @@ def _outage(text: str) -> "Outage":
     replica, *times = text.split(":")
     if not replica.isdecimal() or len(times) not in (1, 2):
         raise click.BadParameter(f"{text!r}: write REPLICA:FROM or REPLICA:FROM:TO, for example 1:30s:90s")
-    return Outage(int(replica), *(0.0 if ZERO.fullmatch(time) else duration(time) for time in times))
+    return Outage(int(replica), *map(moment, times))
 
 
 def _goodput(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:

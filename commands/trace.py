@@ -9,7 +9,7 @@ from ..figures import figure
 from ..traces.limits import MOST_REQUESTS, MOST_SYSTEM_PROMPTS
 from .notes import note, note_read
 from .options import duration as seconds
-from .options import json_option, out_file_option, positive_number, seed_option
+from .options import json_option, moment, out_file_option, positive_number, seed_option
 from .output import check_outputs, emit_json, table, writing
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def make(
 @click.option(
     "--from",
     "from_s",
-    type=seconds,
+    type=moment,
     metavar="D",
     help="Only requests that arrive D after the trace begins, or later; D becomes 0. The busy hour: --from 9h with "
     "--duration 1h.",

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..simulator.features import REGIME_NAMES
+from ..simulator.timing import Overhead
 from .provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from .surrogate.model import BEYOND, OVER_TIME, RegimeError
 
@@ -101,8 +102,9 @@ def later_s(profile: "Profile") -> float:
     """By how many seconds a request may be later at the engine than the profile says, since the way there was not
     measured: what measured servers took in the median, less what is assumed. 0 where it was measured, and of a formula.
     """
-    told_s = profile.overhead.before_s + profile.overhead.after_s
-    measured = profile.source in (STEP_RECORDS, MEASURED) and told_s > 0
+    way = profile.overhead
+    measured = profile.source in (STEP_RECORDS, MEASURED) and way != Overhead()
+    told_s = way.before_s + way.after_s
     return 0.0 if measured or profile.source == CLOSED_FORM else max(USUALLY_OUTSIDE_S - told_s, 0.0)
 
 
@@ -195,7 +197,7 @@ def _sentence(profile: "Profile") -> str:
         return "the expected error is unknown: no measured step was held out to estimate it"
     within = "" if everything.p90 is None else f"; 90 % of single steps within {everything.p90:.1%}"
     worst, bias = _least_known(profile), _bias(everything, _most_biased(profile))
-    kind = f", {worst.regime} steps by {worst.median:.1%}" if worst.median > everything.median else ""
+    kind = f", {worst.regime} steps by {worst.median:.1%}" if _exceeds(worst.median, everything.median) else ""
     parts = profile.step.error_of(OVER_TIME)
     changing = _over_time(parts, everything) + _spells(profile)
     return (
@@ -204,9 +206,14 @@ def _sentence(profile: "Profile") -> str:
     )
 
 
+def _exceeds(share: float, usual: float) -> bool:
+    """Whether a share is the larger one, to the tenth of a per cent that is told."""
+    return round(share, 3) > round(usual, 3)
+
+
 def _over_time(parts: RegimeError | None, everything: RegimeError) -> str:
     """That whole parts of the recording are off by more than a step usually is, where they are."""
-    if parts is None or parts.mean <= everything.median:
+    if parts is None or not _exceeds(parts.mean, everything.median):
         return ""
     told = f"whole parts of the recording to be off by {parts.mean:.1%} (mean of {parts.compositions})"
     return f", and {told}, because the machine's speed changed"
@@ -236,7 +243,7 @@ def _tables_sentence(profile: "Profile") -> str:
 
 def _bias(everything: RegimeError, most: RegimeError) -> str:
     """By what the total is off, of all steps or of those of one kind, where that is more than a step usually is."""
-    if abs(most.bias) <= everything.median:
+    if not _exceeds(abs(most.bias), everything.median):
         return ""
     which = "all steps" if most.regime == "all" else f"all {most.regime} steps"
     return f", the total of {which} to be {abs(most.bias):.1%} too {'short' if most.bias < 0 else 'long'}"
@@ -244,15 +251,17 @@ def _bias(everything: RegimeError, most: RegimeError) -> str:
 
 def _outside_steps(profile: "Profile") -> str | None:
     """What is to be said of the time outside the engine's steps; nothing where it was measured, or none is assumed."""
-    assumed_ms = 1e3 * (profile.overhead.before_s + profile.overhead.after_s)
-    if profile.source in (STEP_RECORDS, MEASURED) and not assumed_ms:
+    way = profile.overhead
+    if profile.source in (STEP_RECORDS, MEASURED) and way == Overhead():
         return (
             "these TTFTs include no time outside the engine's steps (HTTP, tokeniser, client); on measured servers, "
             f"with their load generators, it was {SEEN_OUTSIDE_MS} ms"
         )
     if profile.source != KERNEL_TABLES:
         return None
+    assumed_ms, tokens_ms = 1e3 * (way.before_s + way.after_s), 1e6 * way.before_token_s
+    tokens = f", and {tokens_ms:.0f} ms for every 1,000 prompt tokens" if tokens_ms else ""
     return (
-        f"every TTFT includes an assumed {assumed_ms:.0f} ms for HTTP, tokeniser and client; on measured servers, with "
-        f"their load generators, it was {SEEN_OUTSIDE_MS} ms, and more in bursts"
+        f"every TTFT includes an assumed {assumed_ms:.0f} ms for HTTP, tokeniser and client{tokens}; on measured "
+        f"servers, with their load generators, the {assumed_ms:.0f} ms were {SEEN_OUTSIDE_MS}, and more in bursts"
     )

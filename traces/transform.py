@@ -155,4 +155,5 @@ def since(trace: Trace, from_s: float) -> Trace:
     if begin == len(trace):
         raise InputError(f"no request arrives after the first {from_s:g} s; the last one at {trace.arrival_s[-1]:g} s")
     later = trace.taken(np.arange(begin, len(trace)))
-    return replace(later, arrival_s=later.arrival_s - from_s)
+    # To the nanosecond, as files have them: 0.3 - 0.1 is less than 0.2, and would be in the first 0.2 s.
+    return replace(later, arrival_s=np.round(later.arrival_s - from_s, 9))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...arrays import F64
 from ...simulator.engine_config import SIMULATED
+from ...simulator.timing import Overhead
 from ..engine.devices import gpus, processor
 from ..engine.launch import Launch
 from ..engine.server import Server
@@ -52,7 +53,7 @@ def measured_profile(
         f"cut short: {ended}" if ended else None,
         drift_note(collected.drift().spread, steadied),
         kv_note,
-        ways_out_note(collected.ways) if overhead.before_s or overhead.after_s else NOTHING_OUTSIDE,
+        ways_out_note(collected.ways) if overhead != Overhead() else NOTHING_OUTSIDE,
         first_use_note(step, samples),
         sampling_note(settings, facts),
         "environment: " + " ".join(f"{key}={value}" for key, value in launch.recorded_environment().items()),

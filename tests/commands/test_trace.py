@@ -74,6 +74,14 @@ def test_the_busy_minutes_are_cut_out(slotune: Slotune, tmp_path: Path) -> None:
     assert 59 < cut.arrival_s[-1] < 60
 
 
+@pytest.mark.parametrize("zero", ["0s", "0h", "0"])
+def test_the_first_hour_begins_at_0(slotune: Slotune, tmp_path: Path, zero: str) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert slotune("trace", "convert", "chat", "--duration", "1m", "--out", whole).code == 0
+    assert slotune("trace", "convert", "chat", "--from", zero, "--duration", "1m", "--out", cut).code == 0
+    assert cut.read_text() == whole.read_text()
+
+
 def test_convert_reads_foreign_formats(slotune: Slotune, tmp_path: Path) -> None:
     (tmp_path / "azure.csv").write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.5,374,44\n2023-11-16 18:15:47.25,396,109\n"

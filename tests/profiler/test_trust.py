@@ -273,6 +273,26 @@ def test_the_way_to_the_engine_is_told_to_be_doubted_where_it_was_not_measured(
     assert 1e3 * later_s(profile) == pytest.approx(later_ms)
 
 
+def test_what_prompts_add_to_the_way_is_told(measured: Profile) -> None:
+    tables = replace(measured, source=KERNEL_TABLES, overhead=Overhead(0.005, 2e-6, 0.001))
+    assert tables.trust()["expected_error"]["outside_steps"] == (
+        "every TTFT includes an assumed 6 ms for HTTP, tokeniser and client, and 2 ms for every 1,000 prompt tokens; "
+        "on measured servers, with their load generators, the 6 ms were 14 to 48, and more in bursts"
+    )
+    by_tokens = replace(measured, overhead=Overhead(before_token_s=2e-6))
+    assert by_tokens.trust()["expected_error"]["outside_steps"] is None and later_s(by_tokens) == 0.0
+
+
+def test_errors_that_are_told_as_0_are_not_told_twice(measured: Profile) -> None:
+    exact = (RegimeError("all", 99, 1e-8, 1e-8, 1e-8, -1e-7), RegimeError("decode small", 50, 1e-7, 1e-7, None, 2e-7))
+    over_time = RegimeError(OVER_TIME, 20, 1e-6, 1e-6, 1e-6, 0.0)
+    told = replace(measured, step=replace(measured.step, held_out=(*exact, over_time))).trust()["expected_error"]
+    assert told["sentence"] == (
+        "for traffic like that measured, expect step times to be off by 0.0% (median on kinds of steps held out; 90 % "
+        "of single steps within 0.0%); waiting times are off by more near saturation"
+    )
+
+
 def test_the_way_back_is_a_part_of_the_way(measured: Profile) -> None:
     tables = replace(measured, source=KERNEL_TABLES, overhead=Overhead(before_s=0.004, after_s=0.008))
     assert later_s(tables) == pytest.approx(0.0105)

@@ -209,6 +209,13 @@ def test_fewer_users_or_too_many_are_no_copies() -> None:
         superposed(trace, 1e9, np.random.default_rng(0))
 
 
+def test_pieces_of_a_trace_have_every_request_once() -> None:
+    """0.3 - 0.1 is less than 0.2: the request at 0.3 s was in two pieces."""
+    trace = arriving(*(tenth / 10 for tenth in range(30)))
+    pieces = [converted(trace, 0, from_s=n / 10, duration_s=0.2) for n in range(0, 30, 2)]
+    assert [piece.input_tokens.tolist() for piece in pieces] == [[n + 1, n + 2] for n in range(0, 30, 2)]
+
+
 def test_an_hour_within_a_trace_begins_at_0() -> None:
     trace = arriving(0.0, 5.0, 10.0, 12.5, 19.9, 20.0, 30.0)
     cut = converted(trace, 0, from_s=10.0, requests=5, duration_s=10.0)

@@ -4,6 +4,7 @@ The page loads nothing and runs nothing, as its Content-Security-Policy says, so
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -183,7 +184,7 @@ class Page:
             told.append(f"The same traffic {longer.label}: {_each(words, lambda word: word.run(longer.metrics))}.")
         if steps and words:
             told.append(f"With {steps.label}: {_each(words, lambda word: word.steps(steps))}.")
-        return [*told, *(f"{line[0].upper()}{line[1:]}." for line in cautions(self.found))]
+        return [*told, *map(_sentence, cautions(self.found))]
 
     @staticmethod
     def _change(quantity: Quantity, default: Metrics, best: Metrics) -> str:
@@ -216,7 +217,7 @@ class Page:
     def _measured_sentences(self) -> list[str]:
         lines = ran_lines(self.measured) + unanswered_lines(self.compared) + forced_lines(self.task)
         told = [*lines, *cache_lines(self.compared, self.task.profile), drift_text(self.measured)]
-        return [self.said, *(f"{line[0].upper()}{line[1:]}." for line in told)]
+        return [self.said, *map(_sentence, told)]
 
     def _rates(self) -> str:
         """The picture of latency against rate; empty where the trace has no rate."""
@@ -272,6 +273,12 @@ class Page:
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
             f"recommended one is marked: {why} decided.{plain}"
         )
+
+
+def _sentence(line: str) -> str:
+    """A line with a capital and a full stop; targets and settings stay as they are typed."""
+    word = line.split(" ", 1)[0]
+    return f"{line}." if re.search(r":\w|[=_]", word) else f"{line[0].upper()}{line[1:]}."
 
 
 def _each(words: Sequence[Wording], text: Callable[[Wording], str]) -> str:

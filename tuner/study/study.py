@@ -256,12 +256,12 @@ def _shown(value: Any) -> str:
 
 
 def _check_same(folder: Path, old: Asked, new: Asked) -> None:
-    before, now = old.model_dump(), new.model_dump()
+    before, now = ({**asked.model_dump(), "slos": tuple(sorted(asked.slos))} for asked in (old, new))
     for name in before:
         if name not in MAY_DIFFER and before[name] != now[name]:
-            shown = name.removesuffix("_digest")
             then, asked = (_shown(values[name]) for values in (before, now))
-            detail = "its content changed" if shown != name else f"then {then}, now {asked}"
+            detail = "its content changed" if name.endswith("_digest") else f"then {then}, now {asked}"
+            shown = "slo" if name == "slos" else name.removesuffix("_digest")
             raise InputError(f"{folder}: this study asked for another {shown} ({detail}); give another folder to --out")
 
 

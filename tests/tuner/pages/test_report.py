@@ -11,7 +11,7 @@ import pytest
 from slotune.errors import InputError, SlotuneError
 from slotune.tuner.hardware.shortlist import shortlist
 from slotune.tuner.pages.provenance import provenance
-from slotune.tuner.pages.report import write_report
+from slotune.tuner.pages.report import _sentence, write_report
 from slotune.tuner.study.study import Study, Trial
 from slotune.tuner.study.task import load_task
 from slotune.tuner.validate import validated
@@ -129,6 +129,20 @@ def test_the_trials_are_counted_and_what_decided_is_said(page: Path, text: str, 
         goal.add(Trial(default.settings, default.metrics))
         goal.add(Trial(best.settings, best.metrics))
     assert "2 configurations simulated: 0 cannot run." in words_of(write_report(tmp_path / "goal", jobs=1).read_text())
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("p99:ttft:700 is met in none", "p99:ttft:700 is met in none."),
+        ("max_num_seqs=64 is an edge", "max_num_seqs=64 is an edge."),
+        ("block_size is an edge", "block_size is an edge."),
+        ("the default's runs differ", "The default's runs differ."),
+        ("default: 3 were not answered", "Default: 3 were not answered."),
+    ],
+)
+def test_a_line_becomes_a_sentence_and_what_is_typed_stays(line: str, told: str):
+    assert _sentence(line) == told
 
 
 def test_a_study_without_trials_has_nothing_to_report(searched: Path, tmp_path: Path):

@@ -64,7 +64,7 @@ def test_asking_the_same_continues_and_may_ask_for_more_trials(tmp_path):
     ("change", "named"),
     [
         ({"seed": 1}, r"another seed \(then 0, now 1\)"),
-        ({"slos": ("p99:ttft:400",)}, "another slos"),
+        ({"slos": ("p99:ttft:400",)}, r"another slo \(then p99:ttft:500, now p99:ttft:400\)"),
         ({"engine": {}}, "another engine"),
         ({"trace_digest": "c"}, r"another trace \(its content changed\)"),
     ],
@@ -73,6 +73,13 @@ def test_asking_something_else_names_the_difference(tmp_path, change, named):
     Study.create(tmp_path, ASKED).close()
     with pytest.raises(InputError, match=named):
         Study.create(tmp_path, ASKED.model_copy(update=change))
+
+
+def test_the_order_of_targets_asks_nothing_else(tmp_path):
+    slos = ("p99:ttft:500", "p95:tpot:20")
+    Study.create(tmp_path, ASKED.model_copy(update={"slos": slos})).close()
+    with Study.create(tmp_path, ASKED.model_copy(update={"slos": slos[::-1]})) as study:
+        assert study.asked.slos == slos[::-1]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
