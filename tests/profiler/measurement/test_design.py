@@ -30,11 +30,12 @@ def test_a_limit_below_the_decodes_ends_the_forecast() -> None:
 @pytest.mark.parametrize("space", [SPACE, TINY])
 def test_what_is_drawn_fits_the_engine(space: Space) -> None:
     drawn = [*draw(space, 100, seed=1), *corners(space)]
-    assert len(drawn) == 104
+    assert len(drawn) == 104 and space.usable_tokens < space.kv_tokens
     for staircase in drawn:
         assert 1 <= len(staircase.prompts) <= space.max_num_seqs or staircase.groups == corners(space)[0].groups
         assert max(staircase.prompts) < space.max_model_len
-        assert sum(staircase.prompts) <= space.kv_tokens or staircase.groups == corners(space)[0].groups
+        assert sum(staircase.prompts) <= space.usable_tokens or staircase.groups == corners(space)[0].groups
+        assert all(staircase.groups)
         assert 0 <= staircase.cap <= space.max_num_batched_tokens
         assert len(forecast(staircase, space)) > 0
 
@@ -55,6 +56,11 @@ def test_batches_grow_one_by_one_or_by_doubling_or_come_at_once() -> None:
     assert any(set(shape) == {1} for shape in shapes)
     assert any(shape[:3] == (1, 1, 2) for shape in shapes)
     assert any(len(shape) == 1 for shape in shapes)
+
+
+def test_some_prompts_are_sent_alone_for_their_chunks() -> None:
+    alone = [s for s in draw(SPACE, 200, seed=1) if len(s.prompts) == 1 and s.decode_tokens == 1]
+    assert 10 < len(alone) < 100 and max(len(forecast(staircase, SPACE)) for staircase in alone) > 10
 
 
 def test_half_of_the_scenarios_have_no_limit_but_the_engines() -> None:

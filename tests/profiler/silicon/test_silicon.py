@@ -71,6 +71,15 @@ def test_samples_cover_all_regimes_and_fit_the_cache() -> None:
     assert steps == list(sample_compositions(capacity_tokens=100_000, max_context=8192, seed=0))
 
 
+def test_samples_are_after_contexts_and_of_unequal_ones() -> None:
+    steps = list(sample_compositions(capacity_tokens=400_000, max_context=8192, seed=0))
+    assert 0.4 < np.mean([step.prefill_context > 0 for step in steps if step.prefill_rows]) < 0.6
+    decodes = [step for step in steps if not step.prefill_rows]
+    assert all(step.max_context == step.decode_context for step in decodes if step.decode_rows == 1)
+    ratios = [step.max_context / step.decode_context for step in decodes if 1 < step.decode_rows < 20]
+    assert min(ratios) < 1.1 and 3 < max(ratios) <= silicon_profile.MAX_SKEW
+
+
 def test_a_third_of_the_samples_fill_a_budget() -> None:
     steps = list(sample_compositions(capacity_tokens=400_000, max_context=8192, seed=0))
     for prefill, decode in [(True, False), (False, True), (True, True)]:

@@ -204,6 +204,15 @@ def test_steps_a_little_beyond_a_knee_or_a_few_far_beyond_do_not_make_a_slope(be
     assert (weights[FIRST_KNEE:].sum() > 0) == seen
 
 
+def test_a_machine_a_hundred_times_as_fast_has_a_hundredth_of_every_weight() -> None:
+    sizes = np.random.default_rng(1).integers(8, 1600, (400, 2))
+    steps = np.array([totals_of(np.array([tokens]), np.array([context])) for tokens, context in sizes])
+    slow, fast = (
+        fit_baseline(StepSamples(steps, linear_s(steps) * pace), np.ones(len(steps)), np.empty(0)) for pace in (1, 0.01)
+    )
+    assert fast == pytest.approx(0.01 * slow) and (slow > 0).sum() > 2
+
+
 @pytest.mark.parametrize("stalled", [1, 4])
 def test_a_few_steps_do_not_decide_a_weight(stalled: int) -> None:
     """These alone have prefill context, and stalls made them five times too long."""
