@@ -61,6 +61,8 @@ def test_a_tail_beyond_what_a_trace_can_hold_is_refused() -> None:
         ("1/2/3/4", "write N, LOW-HIGH"),
         ("-5", "write N, LOW-HIGH"),
         ("0", "figures start at 1 and grow"),
+        ("0-10", "figures start at 1 and grow"),
+        ("100/0/800", "figures start at 1 and grow"),
         ("9-5", "figures start at 1 and grow"),
         ("900/800", "figures start at 1 and grow"),
         ("100/100", "figures start at 1 and grow"),

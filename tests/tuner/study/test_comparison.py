@@ -1,14 +1,23 @@
 """Configurations side by side: which numbers are shown, under which names, and how they are set against each other."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slotune.simulator.slo import Slo
 from slotune.tuner.objective import Goal, Objective
-from slotune.tuner.study.comparison import Compared, Quantity, _compared, changes_text, comparisons, quantities
-from slotune.tuner.study.study import Trial
+from slotune.tuner.study.comparison import (
+    Compared,
+    Quantity,
+    _compared,
+    changes_text,
+    comparisons,
+    default_trial,
+    quantities,
+)
+from slotune.tuner.study.study import Asked, Study, Trial, Versions
 
 TPOT = Quantity("mean TPOT", "ms", "mean_tpot_ms")
 
@@ -32,6 +41,18 @@ def test_limits_come_first_then_goals_then_means_and_throughput_each_once() -> N
         ("request goodput", "requests/s", "request_goodput"),
     ]
     assert "request_goodput" not in {one.key for one in quantities(Objective((Slo(99.0, "ttft", 500.0),)))}
+
+
+def test_the_default_is_found_wherever_its_trial_stands(tmp_path: Path) -> None:
+    asked = Asked(
+        profile="p", profile_digest="a", trace="t", trace_digest="b", engine={"max_num_seqs": 64},
+        versions=Versions(slotune="0", smac="2", python="3"),
+    )  # fmt: skip
+    with Study.create(tmp_path, asked) as study:
+        assert default_trial(study) == Trial({"max_num_seqs": 64}, None)
+        study.add(Trial({"max_num_seqs": 8}, {"mean_tpot_ms": 1.0}))
+        study.add(Trial({"max_num_seqs": 64}, {"mean_tpot_ms": 2.0}))
+        assert default_trial(study).metrics == {"mean_tpot_ms": 2.0}
 
 
 def test_a_ratio_is_of_the_rounds_that_both_ran() -> None:

@@ -10,7 +10,7 @@ import pytest
 from slotune.errors import InputError
 from slotune.simulator.request_table import FAILED, FINISHED, RequestTable
 from slotune.simulator.simulation import simulate
-from slotune.traces.generate import make_trace
+from slotune.traces.generate import make_trace, plain
 from slotune.traces.lengths import constant, lognormal
 from slotune.traces.mooncake import read_mooncake
 from slotune.traces.stats import trace_stats
@@ -45,6 +45,16 @@ def test_a_load_is_made_of_the_trace_s_requests_and_its_rate_is_exact(small_trac
 def test_the_recorded_order_holds_every_request_in_every_copy(small_trace):
     trace = small_trace(60)
     assert pairs(ordered(trace, 150, 4.0, 0)) == sorted(pairs(trace) * 3)
+
+
+@pytest.mark.parametrize(("begins_s", "gap_s"), [(4.0, 4.0), (0.0, 1.25)])
+def test_a_copy_follows_after_the_trace_s_first_gap_or_one_of_its_mean_where_it_begins_at_once(begins_s, gap_s):
+    arrival_s = np.array([0.0, 1.0, 2.0, 3.0, 5.0]) + begins_s
+    lengths = np.arange(1, 6, dtype=np.int32)
+    load = ordered(plain(arrival_s, lengths, lengths), 10, 1.0, 0)
+    gaps = np.diff(load.arrival_s)
+    assert gaps[4] / gaps[0] == pytest.approx(gap_s)
+    assert gaps[5:] == pytest.approx(gaps[:4])
 
 
 def test_other_orders_are_heavier_for_longer_than_the_trace_lasts(small_trace):
