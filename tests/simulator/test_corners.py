@@ -95,6 +95,18 @@ def test_of_equal_priorities_the_first_at_the_server_is_first_however_long_its_t
     assert long < short
 
 
+@pytest.mark.parametrize("max_concurrency", [None, 2])
+def test_the_way_to_the_engine_and_back_lies_around_its_steps(max_concurrency: int | None) -> None:
+    timing = Timing(TIMING.step, Overhead(before_s=0.005, before_token_s=2e-6, after_s=0.001))
+    trace = make_trace([0.0, 1.0], [1000, 500], [3, 3])
+    made = run(Setup(trace, plain_engine(), max_concurrency=max_concurrency), timing)
+    done, steps = made.result.requests, made.steps
+    starts_s, ends_s = (np.array([getattr(step, name) for step in steps]) for name in ("start_s", "end_s"))
+    assert starts_s[[0, 3]] == pytest.approx([0.005 + 0.002, 1.0 + 0.005 + 0.001])
+    assert done.first_token_s == pytest.approx(ends_s[[0, 3]] + 0.001)
+    assert done.finish_s == pytest.approx(ends_s[[2, 5]] + 0.001)
+
+
 def test_load_is_shed_by_what_is_under_way_when_a_request_arrives() -> None:
     """The first request is done by the end of a step that is under way when the second one comes."""
     engine = plain_engine(max_num_queued_reqs=1)
