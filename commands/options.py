@@ -41,9 +41,10 @@ def duration(text: str | float) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(text).strip())
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration; write it like 90s, 10m or 2h")
-    if float(match[1]) == 0:
+    seconds = round(float(match[1]) * SECONDS_PER_UNIT[match[2]], 9)  # 700 * 0.001 is more than 0.7
+    if seconds == 0:
         raise click.BadParameter(f"{text!r} is no time at all")
-    return float(match[1]) * SECONDS_PER_UNIT[match[2]]
+    return seconds
 
 
 def moment(text: str) -> float:

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from slotune.commands.options import outage_option
+from slotune.commands.options import duration, outage_option
 from slotune.simulator.outage import Outage
 
 
@@ -15,6 +15,17 @@ def parsed(*words: str) -> list[Outage]:
 
     answer: list[Outage] = command.main(list(words), standalone_mode=False)
     return answer
+
+
+def test_a_duration_is_the_decimal_that_was_written() -> None:
+    """700 * 0.001 is more than 0.7, and a request at 0.7 s would be in no piece or in two."""
+    assert [duration(text) for text in ("700ms", "1.1h", "4.1m", "0.3s")] == [0.7, 3960.0, 246.0, 0.3]
+
+
+@pytest.mark.parametrize("text", ["0s", "0.0h", "0.0000001ms"])
+def test_what_is_shorter_than_a_nanosecond_is_no_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time at all"):
+        duration(text)
 
 
 @pytest.mark.parametrize("zero", ["0", "0s", "0.0s", "00ms"])

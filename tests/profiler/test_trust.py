@@ -274,10 +274,10 @@ def test_the_way_to_the_engine_is_told_to_be_doubted_where_it_was_not_measured(
 
 
 def test_what_prompts_add_to_the_way_is_told(measured: Profile) -> None:
-    tables = replace(measured, source=KERNEL_TABLES, overhead=Overhead(0.005, 2e-6, 0.001))
+    tables = replace(measured, source=KERNEL_TABLES, overhead=Overhead(0.005, 2.5e-6, 0.001))
     assert tables.trust()["expected_error"]["outside_steps"] == (
-        "every TTFT includes an assumed 6 ms for HTTP, tokeniser and client, and 2 ms for every 1,000 prompt tokens; "
-        "on measured servers, with their load generators, the 6 ms were 14 to 48, and more in bursts"
+        "every TTFT includes an assumed 6 ms for HTTP, tokeniser and client, and 2.5 ms for every 1,000 prompt tokens; "
+        "on measured servers, with their load generators, it was 14 to 48 ms in place of the 6, and more in bursts"
     )
     by_tokens = replace(measured, overhead=Overhead(before_token_s=2e-6))
     assert by_tokens.trust()["expected_error"]["outside_steps"] is None and later_s(by_tokens) == 0.0

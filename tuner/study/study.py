@@ -256,7 +256,7 @@ def _shown(value: Any) -> str:
 
 
 def _check_same(folder: Path, old: Asked, new: Asked) -> None:
-    before, now = ({**asked.model_dump(), "slos": tuple(sorted(asked.slos))} for asked in (old, new))
+    before, now = ({**asked.model_dump(), "slos": tuple(sorted(set(asked.slos)))} for asked in (old, new))
     for name in before:
         if name not in MAY_DIFFER and before[name] != now[name]:
             then, asked = (_shown(values[name]) for values in (before, now))

@@ -11,7 +11,8 @@ import pytest
 from slotune.profiler.engine.launch import Launch
 from slotune.profiler.engine.server import Server
 from slotune.profiler.measurement.drift import drift_of
-from slotune.profiler.measurement.measured_profile import drift_note, measured_profile
+from slotune.profiler.measurement.measured_profile import NOTHING_OUTSIDE, drift_note, measured_profile
+from slotune.profiler.measurement.overhead import Passages
 from slotune.profiler.measurement.session import Collected
 from slotune.simulator.steps import StepRecord
 
@@ -70,9 +71,13 @@ def test_too_few_visits_say_nothing() -> None:
     assert "drifted by 12%" in drift_note(0.12, steadied=False)
 
 
-def measured(machine: Callable[[float], float], sentinel: Callable[[float], float], ended: str | None) -> list[str]:
-    """The notes of a profile of 100 visits of the sentinel, 2 s apart, each behind decodes of other batches."""
+def measured(
+    machine: Callable[[float], float], sentinel: Callable[[float], float], ended: str | None, token_s: float = 0.0
+) -> list[str]:
+    """The notes of a profile of 100 visits of the sentinel, 2 s apart, each behind decodes of other batches, to which
+    prompts came `token_s` a token after they were sent."""
     collected, rng = Collected(), np.random.default_rng(1)
+    collected.ways = [Passages([(tokens, token_s * tokens) for tokens in (10, 1000, 8000)], [])]
     for number, at_s in enumerate(np.arange(0.0, 200.0, 2.0).tolist()):
         seen = [replace(r, rows=((f"sentinel{number}.0", *r.rows[0][1:]),)) for r in visit(at_s, sentinel(at_s))]
         now, records = at_s + 1.0, list(seen)
@@ -98,3 +103,4 @@ def test_drift_is_taken_out_where_the_sentinel_knows_it_and_left_where_it_only_s
     unknown = measured(lambda at_s: 1.0, scattering, "the engine died")
     assert any("drifted by" in note for note in unknown) and not any("taken out" in note for note in unknown)
     assert unknown[0] == "cut short: the engine died"
+    assert NOTHING_OUTSIDE in unknown and NOTHING_OUTSIDE not in measured(slowing, slowing, None, token_s=1e-5)

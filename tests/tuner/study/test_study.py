@@ -75,11 +75,12 @@ def test_asking_something_else_names_the_difference(tmp_path, change, named):
         Study.create(tmp_path, ASKED.model_copy(update=change))
 
 
-def test_the_order_of_targets_asks_nothing_else(tmp_path):
+def test_targets_in_another_order_or_twice_ask_nothing_else(tmp_path):
     slos = ("p99:ttft:500", "p95:tpot:20")
     Study.create(tmp_path, ASKED.model_copy(update={"slos": slos})).close()
-    with Study.create(tmp_path, ASKED.model_copy(update={"slos": slos[::-1]})) as study:
-        assert study.asked.slos == slos[::-1]
+    for again in (slos[::-1], (*slos, slos[0])):
+        with Study.create(tmp_path, ASKED.model_copy(update={"slos": again})) as study:
+            assert study.asked.slos == again
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
