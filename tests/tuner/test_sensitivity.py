@@ -143,6 +143,7 @@ def test_a_study_from_before_the_way_to_the_engine_was_doubted_runs_what_is_miss
                 replace(trial, where="other step times", repeat=number, origin="other step time", details=details)
             )
     first = study.trials("simulation")[0]
+    assert sensitivities_of(study, task) == {}, "one side alone is no range"
     asked = all_run(study, task)
     assert [variation.pace for variation in asked if variation.settings == first.settings] == [DOUBT.slower]
     assert sensitivities_of(study, task)[first.key].slower != first.metrics

@@ -99,6 +99,14 @@ def test_the_corrected_model_goes_on_until_it_promises_nothing_or_the_budget_is_
     assert again.calls == []
 
 
+def test_an_engine_that_does_as_predicted_leaves_nothing_better_to_promise(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine)
+    with Study.open(study) as opened:
+        task = load_task(opened.asked)
+        assert len(shortlist(opened, task)) > len(validation.found), "not all were tried"
+        assert promising(opened, task, 1000) == []
+
+
 def test_a_person_sees_each_run_begin_and_end(study: Path, fake_engine: Any):
     seen: list[Progressed] = []
     with Study.open(study, writable=True) as opened:

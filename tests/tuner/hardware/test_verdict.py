@@ -130,6 +130,13 @@ def test_a_default_that_failed_once_is_not_kept():
     assert "The default failed on the engine" in found.sentence
 
 
+def test_beside_a_default_that_failed_the_best_of_those_that_ran_is_recommended():
+    slow, fast = measured("#1", 300, 310, 305), measured("#2", 200, 210, 205)
+    for others in ([slow, fast], [fast, slow]):
+        found = decide([measured("default", 100, crashes=True), *others], TTFT)
+        assert found.recommended.name == "#2"
+
+
 def test_one_lucky_run_does_not_hide_what_is_proven():
     nan = math.nan
     lucky = measured("#1", nan, nan, 90)

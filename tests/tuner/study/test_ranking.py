@@ -27,6 +27,12 @@ def test_ties_go_to_fewer_changes():
     assert recommended([odd, plain], OBJECTIVE, SPACE, {}) is plain
 
 
+def test_what_cannot_run_is_like_nothing_but_itself():
+    runs, fails = trial(300.0), trial(None, max_num_seqs=64)
+    assert list(unlike([fails, runs, fails], [], OBJECTIVE)) == [fails, runs]
+    assert list(unlike([fails], [runs], OBJECTIVE)) == [fails] and list(unlike([runs], [fails], OBJECTIVE)) == [runs]
+
+
 def test_more_than_a_tie_wins():
     plain, better = trial(311.0), trial(300.0, max_num_seqs=64, block_size=32)
     assert recommended([plain, better], OBJECTIVE, SPACE, {}) is better

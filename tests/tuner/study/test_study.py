@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from slotune.errors import InputError, SlotuneError
+from slotune.tuner.study.export import read_recommendation
 from slotune.tuner.study.study import Asked, Study, Trial, Versions
 from slotune.whole_file import write_text
 
@@ -119,7 +120,10 @@ def test_a_damaged_database_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("metrics", '{"a":'), ("metrics", "[1]"), ("metrics", '{"a": "b"}'), ("settings", "7"), ("details", "null")],
+    [
+        *(("metrics", text) for text in ('{"a":', "[1]", '{"a": "b"}', '{"a": 1, "b": "c"}')),
+        *(("settings", "7"), ("details", "null")),
+    ],
 )
 def test_a_damaged_row_is_one_clear_error(tmp_path, column, text):
     with Study.create(tmp_path, ASKED) as study:
@@ -129,6 +133,12 @@ def test_a_damaged_row_is_one_clear_error(tmp_path, column, text):
     database.close()
     with Study.open(tmp_path) as study, pytest.raises(SlotuneError, match=r"trials.sqlite: damaged"):
         study.trials()
+
+
+def test_a_study_that_was_not_tuned_to_the_end_recommends_nothing(tmp_path):
+    Study.create(tmp_path, ASKED).close()
+    with pytest.raises(SlotuneError, match="no recommendation in it yet; run `slotune tune` on it to the end"):
+        read_recommendation(tmp_path)
 
 
 def test_only_one_process_writes(tmp_path):
