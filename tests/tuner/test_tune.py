@@ -9,7 +9,7 @@ import yaml
 
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
-from slotune.profiler.profile_folder import write_profile
+from slotune.profiler.profile_folder import bundled_path, write_profile
 from slotune.tests.tuner.asking import asked
 from slotune.tuner.finalists.idle_changes import take_back
 from slotune.tuner.finalists.variation import VariedRun
@@ -23,7 +23,7 @@ from slotune.tuner.recommendation import (
     unlimited_lines,
 )
 from slotune.tuner.study.study import Study, Trial
-from slotune.tuner.study.task import load_task
+from slotune.tuner.study.task import load_task, profile_digest
 from slotune.tuner.tune import tune
 
 
@@ -193,6 +193,11 @@ def test_a_changed_trace_or_profile_is_noticed(small_files, tmp_path):
         load_task(question.model_copy(update={"trace_digest": "0"}))
     with pytest.raises(InputError, match="the profile changed"):
         load_task(question.model_copy(update={"profile_digest": "0"}))
+
+
+def test_a_bundled_profile_is_known_by_its_name_as_by_its_folder():
+    name = "h200-llama-3.1-8b"
+    assert profile_digest(name) == profile_digest(str(bundled_path(name)))
 
 
 def test_bad_settings_end_before_anything_is_written(small_files, tmp_path):

@@ -118,6 +118,12 @@ def test_the_served_model_is_the_exported_one(study: Path, fake_engine: Any):
     assert read_recommendation(study)[1] == "org/served"
 
 
+def test_failures_alone_recommend_nothing_where_nothing_was_recommended(study: Path, fake_engine: Any):
+    (study / "best.yaml").unlink(missing_ok=True)
+    validation, _ = run(study, fake_engine, top=1, fails=lambda settings: "crashed")
+    assert validation.verdict is None and not (study / "best.yaml").exists()
+
+
 def test_what_failed_on_the_engine_is_recommended_no_more(study: Path, fake_engine: Any):
     with Study.open(study, writable=True) as opened:
         opened.write_best(best_yaml_of(concluded(opened, load_task(opened.asked))))

@@ -162,6 +162,16 @@ def test_with_several_goals_what_lasts_is_tried_where_the_front_does_not(opened:
     assert not lost & {trial.key for trial in front_without(ran(study), task, lost)}
 
 
+def test_behind_a_short_front_the_next_best_are_tried_too(opened: Any):
+    study, asked = opened
+    goals = tuple(parse_goal(name, maximize=False) for name in ("mean_e2el_ms", "p99_e2el_ms"))
+    task = replace(asked, objective=replace(asked.objective, goals=goals))
+    front = front_without(ran(study), task, set())
+    tried = all_run(study, task, lambda settings: 1.0)
+    assert len(front) < FINALISTS and len(tried) >= FINALISTS
+    assert {trial.key for trial in front} < {settings_key(variation.settings) for variation in tried}
+
+
 def test_where_nothing_lasts_none_is_lost(opened: Any):
     study, task = opened
     all_run(study, task, lambda settings: 1000.0)
