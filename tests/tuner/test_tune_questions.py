@@ -39,7 +39,7 @@ def test_a_goal_that_does_not_last_is_told(small_files, tmp_path):
     (line,) = fallen_lines(found)
     assert line.startswith("request_goodput goes from ") and "if the same traffic lasts 30 times as long" in line
     assert f"# {line}" in best_yaml_of(found)
-    assert f"R{line[1:]}." in write_report(found.folder, jobs=1).read_text().replace("&#39;", "'")
+    assert f"{line}." in write_report(found.folder, jobs=1).read_text().replace("&#39;", "'")
     calm = tune(ask(*small_files, goodput={"ttft": 1000.0}, trials=4, rate=5.0), tmp_path / "calm", jobs=1)
     assert fallen_lines(calm) == []
 
