@@ -1,6 +1,6 @@
 """From nothing to a configuration proven on a real engine, unattended: model, profile, trace, search, runs, report.
 
-    python benchmarks/end_to_end.py --vllm-python PY --out FOLDER             # the CPU engine: about 35 minutes
+    python benchmarks/end_to_end.py --vllm-python PY --out FOLDER             # the CPU engine: some 20 to 35 minutes
     python benchmarks/end_to_end.py --vllm-python PY --out FOLDER --short     # about 8 minutes
 
 Killed at any point (kill -9 too) it leaves no engine behind, and the same call goes on from what was done. On a GPU,

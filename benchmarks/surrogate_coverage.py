@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from slotune.arrays import F64
-from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
+from slotune.profiler.profile_folder import SAMPLES, load_profile, profile_folder
 from slotune.profiler.surrogate.errors import folds, regime_names
 from slotune.profiler.surrogate.samples import StepSamples, read_samples
 from slotune.profiler.surrogate.steps import samples_of_files
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[200, 1000])
     parser.add_argument("--repeats", type=int, default=4)
     asked = parser.parse_args()
-    folder = bundled_path(asked.profile) if asked.profile in bundled_names() else Path(asked.profile)
+    folder = profile_folder(asked.profile) or Path(asked.profile)
     graph_sizes = load_profile(folder).step.graph_sizes
     samples = samples_of_files([asked.steps]) if asked.steps else read_samples(folder / SAMPLES)
     kinds = ["all", *(f"{kind} {size}" for kind in ("decode", "prefill", "mixed") for size in ("small", "large"))]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from surrogate_peers import PEERS, errors_by_regime
 
-from slotune.profiler.profile_folder import SAMPLES, bundled_names, bundled_path, load_profile
+from slotune.profiler.profile_folder import SAMPLES, load_profile, profile_folder
 from slotune.profiler.surrogate.samples import StepSamples, read_samples
 from slotune.simulator.features import DECODE_ROWS, MAX_CONTEXT, PREFILL_ROWS, PREFILL_TOKENS
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.02, help="standard deviation of the log of measured times")
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000])
     asked = parser.parse_args()
-    folder = bundled_path(asked.profile) if asked.profile in bundled_names() else Path(asked.profile)
+    folder = profile_folder(asked.profile) or Path(asked.profile)
     sizes = load_profile(folder).step.graph_sizes
     samples, rng = read_samples(folder / SAMPLES), np.random.default_rng(0)
     inside = in_range(samples)

@@ -43,7 +43,14 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
         note(f"without effect on what profile {profile.name} predicts: {', '.join(ignored)}")
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
     if others:
-        note(f"without effect under the {policy} policy: {', '.join(others)}")
+        note(f"the {policy} policy does not schedule by {', '.join(others)}")
+
+
+def note_priorities(trace: "Trace", profile: "Profile", *settings: Mapping[str, Any]) -> None:
+    """Say on stderr that nothing heeds the priorities of requests, where they differ and no settings do."""
+    heeded = any({**profile.defaults, **one}.get("scheduling_policy") == "priority" for one in settings)
+    if not heeded and (trace.priority != trace.priority[0]).any():
+        note("the priorities of the trace's requests are without effect: scheduling_policy=priority heeds them")
 
 
 def note_config_file(path: Path, left_out_of: str | None) -> None:

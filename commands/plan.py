@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .notes import announce_compilation, note, note_ignored, note_read, warn
+from .notes import announce_compilation, note, note_ignored, note_priorities, note_read, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -100,7 +100,9 @@ def command(
     scenarios = [first, *(what_if(first, change, acceptance) for change in changes)]
     if acceptance and not any(map(drafts_of, (first.profile.defaults, *(one.settings for one in scenarios)))):
         raise nothing_drafted(acceptance)
-    note_ignored(first.profile, first.policy, *(scenario.settings for scenario in scenarios))
+    asked = [scenario.settings for scenario in scenarios]
+    note_ignored(first.profile, first.policy, *asked)
+    note_priorities(first.trace, first.profile, *asked)
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", steps_of(scenarios, rate)) as bar:
         plans = on_workers(scenarios, on_done=lambda done, now: bar.update(done, note=now))
@@ -114,13 +116,14 @@ def command(
         tell_trust(trust_of(plans), first.policy)
     warn(warnings(plans, sides))
     if not first.settings and plans[0].capacities:
-        _note_defaults(plans[0].max_request_rate)
+        _note_defaults(plans[0].max_request_rate, own=bool(first.profile.defaults))
     require_targets(plans)
 
 
-def _note_defaults(rate: float) -> None:
+def _note_defaults(rate: float, *, own: bool) -> None:
+    defaults = "the settings of the profile" if own else "vLLM's defaults"
     told = f"find better settings with `slotune tune --rate {rate:.3g} ...`"
-    note(f"planned with vLLM's defaults; {told}, then add --engine-config STUDY/best.yaml")
+    note(f"planned with {defaults}; {told}, then add --engine-config STUDY/best.yaml")
 
 
 def _scenario(

@@ -10,7 +10,15 @@ import click
 
 from ..figures import figure
 from ..simulator.policy_names import ROUTERS
-from .notes import announce_compilation, note, note_few_requests, note_ignored, note_load, warn
+from .notes import (
+    announce_compilation,
+    note,
+    note_few_requests,
+    note_ignored,
+    note_load,
+    note_priorities,
+    warn,
+)
 from .options import (
     acceptance_rate_option,
     engine_options,
@@ -218,6 +226,7 @@ def _simulated(
     note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
     note_load(load, rate)
+    note_priorities(load, known, settings)
     load = at_rate(load, rate, seed)
     timing = known.timing(settings)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .notes import announce_compilation, note_ignored, note_load, warn
+from .notes import announce_compilation, note_ignored, note_load, note_priorities, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -112,7 +112,9 @@ def command(
     profile = load_profile(question.profile)
     if validate_best:
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
-    note_load(read_trace(question.trace), question.rate)
+    trace = read_trace(question.trace)
+    note_load(trace, question.rate)
+    note_priorities(trace, profile, question.engine)
     note_ignored(profile, question.policy, question.with_model(question.engine))
     with progress("tune", question.trials) as bar:
         found = tune(

@@ -41,16 +41,22 @@ UNKNOWN_VOCABULARY = 32000
 """Token ids of a model whose config is not at hand, or does not say: no widely used model has fewer."""
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json says of the model that writes: of one that also sees, its part."""
+    part: Mapping[str, Any] = config.get("text_config") or config
+    return part
+
+
 def keeps_every_token(config: Mapping[str, Any]) -> bool:
     """Whether every layer keeps the keys and values of every token, as far as a model's config.json tells.
 
     Where some forget (a sliding window) or have another state (Mamba, linear attention), vLLM makes groups of layers
     that share the blocks (vllm/v1/core/kv_cache_utils.py), and a block no longer holds block_size tokens.
     """
-    text = config.get("text_config", config)
+    text = text_part(config)
     kinds = text.get("layer_types") or ()
-    window, longest = text.get("sliding_window"), text.get("max_position_embeddings") or 0
-    forgets = bool(window) and text.get("use_sliding_window") is not False and int(window) < int(longest)
+    window, longest = (int(text.get(name) or 0) for name in ("sliding_window", "max_position_embeddings"))
+    forgets = window > 0 and text.get("use_sliding_window") is not False and window < longest
     forgets |= any(kind != ATTENTION for kind in text.get("attn_type_list") or ())
     return not (forgets or len(set(kinds)) > 1 or any(text.get(name) for name in OTHER_STATES))
 
@@ -58,7 +64,7 @@ def keeps_every_token(config: Mapping[str, Any]) -> bool:
 def vocabulary_of(model: str) -> int:
     """Number of token ids. Raises InputError as `read_model_folder` does."""
     config = read_model_folder(model) or {}
-    return int(config.get("text_config", config).get("vocab_size", UNKNOWN_VOCABULARY))
+    return int(text_part(config).get("vocab_size", UNKNOWN_VOCABULARY))
 
 
 def lasting_name(model: str) -> str:

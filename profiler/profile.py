@@ -282,7 +282,7 @@ class Profile:
         known, asked = [run for run in runs if run], [checked(one) for one in settings]
         return {
             "provenance": self.provenance,
-            "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},)))),
+            "expected_error": expected_error(self, max(map(self._kv_cache_error, settings or ({},))), known),
             "doubts": list(self.doubts),
             "step_time_error": {error.regime: error.as_dict() for error in self.step.held_out},
             **{name: largest_share(known, name) for name in SHARES},

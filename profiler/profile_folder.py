@@ -64,9 +64,13 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{DOCUMENT}"))
 
 
-def bundled_path(name: str) -> Path:
-    """Folder of a bundled profile."""
-    return BUNDLED / name
+def profile_folder(name_or_path: str | Path) -> Path | None:
+    """The folder of a profile: the one of that path, or the bundled one of that name, which no folder without a profile
+    in it hides; None where there is neither."""
+    path, is_bundled = Path(name_or_path), str(name_or_path) in bundled_names()
+    if (path / DOCUMENT).exists() or (path.exists() and not is_bundled):
+        return path
+    return BUNDLED / path if is_bundled else None
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -74,11 +78,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
     Raises InputError where there is none, and for anything that is not a sound profile of this format version.
     """
-    path = Path(name_or_path)
-    if path.exists():
-        return _read_profile(path)
-    if str(name_or_path) in bundled_names():
-        return _read_profile(bundled_path(str(name_or_path)))
+    if folder := profile_folder(name_or_path):
+        return _read_profile(folder)
     known = ", ".join(bundled_names()) or "none"
     raise InputError(f"profile {name_or_path}: no such folder, and no bundled profile of that name (bundled: {known})")
 

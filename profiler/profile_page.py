@@ -8,6 +8,7 @@ from .kv_capacity import KV_DTYPE_BYTES
 from .profile import Profile
 from .provenance import KERNEL_TABLES, MEASURED, STEP_RECORDS
 from .surrogate.model import OVER_TIME, RegimeError
+from .trust import expected_error
 
 NOISY = 0.1
 """Share by which a step, or a part of the recording, may be off before it is warned of."""
@@ -102,7 +103,8 @@ def range_rows(profile: Profile) -> list[list[object]]:
 
 
 def fact_lines(profile: Profile) -> list[str]:
-    """What is known of the engine, defaults, overhead, KV, doubts, notes; one line each."""
+    """What is known of the engine, defaults, overhead, KV, what predictions are off by or doubts, notes; one line
+    each."""
     facts = ", ".join(f"{name} {value}" for name, value in profile.describe()["engine"].items() if value is not None)
     terms = ", ".join(f"{name} {ms:.4g}" for name, ms in profile.step.baseline_ms.items())
     residual = " times a LightGBM residual" if profile.step.residual else ""
@@ -111,5 +113,6 @@ def fact_lines(profile: Profile) -> list[str]:
     if profile.defaults:
         lines.append("defaults: " + ", ".join(f"{name}={value}" for name, value in profile.defaults.items()))
     lines += [f"KV cache: {line}" for line in kv_lines(profile)]
-    lines += [f"in doubt: {doubt}" for doubt in profile.doubts]
+    doubted = [f"in doubt: {doubt}" for doubt in profile.doubts]
+    lines += doubted or [f"predictions: {expected_error(profile)['sentence']}"]
     return lines + [f"note: {note}" for note in profile.notes]

@@ -65,6 +65,8 @@ MOST_FAR = 0.01
 """Share of a run's steps, or of those with a prefill, that lie far outside, or are of a kind that the profile was made
 without; more of them decide a p99."""
 
+FAR_SENTENCE = "the expected error is unknown: too many steps lie far outside what the profile was made from"
+
 MOST_PILED_UP = 0.05
 """Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
 
@@ -133,19 +135,23 @@ def _least_known(profile: "Profile") -> RegimeError:
     return max(_by_kind(profile), key=attrgetter("median"))
 
 
-def expected_error(profile: "Profile", kv_cache: float = 0.0) -> dict[str, Any]:
-    """The error to expect of predictions, as JSON has it: shares, null where nothing is known.
+def expected_error(
+    profile: "Profile", kv_cache: float = 0.0, runs: Iterable[Mapping[str, float]] = ()
+) -> dict[str, Any]:
+    """The error to expect of predictions, as JSON has it: shares, null where nothing is known; of times, none is where
+    the steps of `runs`, the metrics of simulations, lie too far outside (MOST_FAR).
 
     `kv_cache` is the share by which the KV cache may be larger or smaller; 0 where it was told and not estimated.
     """
-    mean_ttft, mean_tpot = _tables_error(profile) if profile.source == KERNEL_TABLES else (None, None)
+    far = largest_share(runs, "far_share") > MOST_FAR
+    mean_ttft, mean_tpot = _tables_error(profile) if profile.source == KERNEL_TABLES and not far else (None, None)
     return {
-        "step_time": _share(profile, "all"),
+        "step_time": None if far else _share(profile, "all"),
         "step_time_extrapolated": _share(profile, BEYOND),
         "mean_ttft": mean_ttft,
         "mean_tpot": mean_tpot,
         "kv_cache": kv_cache or None,
-        "sentence": _sentence(profile),
+        "sentence": FAR_SENTENCE if far and not profile.doubts else _sentence(profile),
         "outside_steps": _outside_steps(profile),
         "unmeasured": _unmeasured(profile),
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from .engine_config import UNLIMITED_MODEL_LEN, EngineConfig
-from .policy_names import DEFAULT_POLICY
+from .policy_names import DEFAULT_POLICY, WITHOUT_BUDGET
 from .request_table import FAILED, NOWHERE, REJECTED, RequestTable
 
 
@@ -36,7 +36,12 @@ def reasons(requests: RequestTable, asked_tokens: np.ndarray, engine: EngineConf
     if grown := int((too_long & ~whole_prompts).sum()):
         outgrew = f"outgrew the {engine.token_budget} tokens of a step with their answers, and may not be chunked"
         found.append(f"{grown} were preempted, {outgrew}")
-    if remaining := int((failed & ~too_long).sum()):
+    remaining = int((failed & ~too_long).sum())
+    if remaining and policy in WITHOUT_BUDGET:
+        found.append(
+            f"{remaining} need more than the KV cache of {_cache_tokens(engine)} tokens, prompt and answer together"
+        )
+    elif remaining:
         held = "vLLM's queue would stand still behind one that does so alone"
         found.append(f"{remaining} outgrew the KV cache ({held}) or preempted each other for ever")
     return found
@@ -65,6 +70,10 @@ def unanswered(metrics: Mapping[str, float]) -> list[str]:
     return told
 
 
+def _cache_tokens(engine: EngineConfig) -> int:
+    return (engine.num_gpu_blocks - 1) * engine.block_size
+
+
 def _over_budget(engine: EngineConfig) -> str:
     told = f"have more tokens to compute than the {engine.token_budget} of a step, and may not be chunked"
     if engine.enable_chunked_prefill or engine.max_model_len < UNLIMITED_MODEL_LEN:
@@ -84,7 +93,7 @@ def _refusals(
             f"have more than max_model_len={engine.max_model_len} tokens, prompt and requested answer together",
             too_long,
         )
-    cache_tokens = (engine.num_gpu_blocks - 1) * engine.block_size
+    cache_tokens = _cache_tokens(engine)
     yield f"have prompts larger than the KV cache of {cache_tokens} tokens", prompts > cache_tokens
     if policy == "vllm-v0":
         yield _over_budget(engine), prompts > engine.token_budget

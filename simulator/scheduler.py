@@ -136,12 +136,12 @@ def make_room(engine, index, tokens):
 
 
 @inner
-def _is_hopeless(engine, index, is_alone):
+def _is_hopeless(engine, index, preempts_itself):
     """Whether a preempted request can never run again: what it knows outgrows the whole cache, or requests preempt each
     other without a token coming of it. vLLM would try for ever."""
     request, rules = engine.requests[index], engine.rules[0]
     whole = min(request.known + rules.admission_lookahead, rules.max_model_len)
-    return (is_alone and kv_cache.exceeds_cache(engine, whole)) or engine.state[0].fruitless > MOST_FRUITLESS
+    return (preempts_itself and kv_cache.exceeds_cache(engine, whole)) or engine.state[0].fruitless > MOST_FRUITLESS
 
 
 @inner

@@ -53,8 +53,9 @@ class Service:
         self.lost = np.zeros(len(sent_s), np.bool_)
         """(requests,): which have failed because they were lost with their replica, once `run` is over."""
         self._planned_rank = self._requests.rank.copy()
-        self._priority_class = np.unique(self._requests.priority, return_inverse=True)[1]
-        self._moment_s, self._moments = -1.0, 0
+        _, self._priority_class, members = np.unique(self._requests.priority, return_inverse=True, return_counts=True)
+        self._moment_s = np.full(len(members), -1.0)
+        self._moments = (1 + RETRIES) * (np.cumsum(members) - members)  # a class has as many moments as it has sendings
         self._free_places = max_concurrency
         self._answered: simpy.Event | None = None  # what the client waits for while no place is free
         self._next_sending_s = 0.0
@@ -77,8 +78,7 @@ class Service:
         environment = self._environment
         for request, planned_s in enumerate(self._sent_s.tolist()):
             self._next_sending_s = planned_s
-            if planned_s > environment.now:
-                yield environment.timeout(planned_s - environment.now)
+            yield from self._until_moment(planned_s)
             if self._free_places == 0:
                 self._answered = environment.event()
                 yield self._answered
@@ -87,6 +87,13 @@ class Service:
             self._sent_s[request] = environment.now
             self._send(request)
         self._next_sending_s = math.inf
+
+    def _until_moment(self, moment_s: float) -> Generator[simpy.Event, Any, None]:
+        """Sleep until then, to the last digit: now + (moment - now) may lie beside it, and what was planned for one
+        moment would come apart."""
+        while (left_s := moment_s - self._environment.now) > 0:
+            is_beyond = self._environment.now + left_s > moment_s
+            yield self._environment.timeout(math.nextafter(left_s, 0.0) if is_beyond else left_s)
 
     def _send(self, request: int) -> None:
         """Send to one of the replicas that are up; without any, or lost too often, the request has failed."""
@@ -124,12 +131,11 @@ class Service:
     def _rank(self, request: int) -> int:
         """The place in vLLM's order of (priority, arrival, id), by when it is sent: of two sent at one moment, the one
         that was to be sent first."""
-        if self._environment.now > self._moment_s:
-            self._moment_s = self._environment.now
-            self._moments += 1
-        bits = len(self._planned_rank).bit_length()
-        place = (int(self._priority_class[request]) << (bits + RETRIES)) + self._moments
-        return (place << bits) + int(self._planned_rank[request])
+        kind = self._priority_class[request]
+        if self._environment.now > self._moment_s[kind]:
+            self._moment_s[kind] = self._environment.now
+            self._moments[kind] += 1
+        return int(self._moments[kind]) * len(self._planned_rank) + int(self._planned_rank[request])
 
     def _rouse(self, replica: Replica) -> None:
         if not self._wake[replica.index].triggered:
@@ -172,8 +178,7 @@ class Service:
     def _fail(self, replica: Replica, outages: Sequence[Outage]) -> Generator[simpy.Event, Any, None]:
         """Take the replica away in each of its outages; what it had is sent again."""
         for k, outage in enumerate(outages):
-            if outage.start_s > self._environment.now:
-                yield self._environment.timeout(outage.start_s - self._environment.now)
+            yield from self._until_moment(outage.start_s)
             self._up[replica.index] = False
             lost = replica.lose()
             self._losses[lost] += 1
@@ -183,7 +188,7 @@ class Service:
                 self._send(request)
             if math.isinf(outage.end_s):
                 return
-            yield self._environment.timeout(outage.end_s - self._environment.now)
+            yield from self._until_moment(outage.end_s)
             replica.starts(self._environment.now, outages[k + 1].start_s if k + 1 < len(outages) else math.inf)
             self._up[replica.index] = True
             self._rouse(replica)

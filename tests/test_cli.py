@@ -219,6 +219,29 @@ def test_a_table_is_aligned_and_its_cells_short(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_priorities_that_nothing_heeds_are_named(slotune: Slotune, tmp_path: Path) -> None:
+    trace, line = tmp_path / "t.jsonl", '{"timestamp": %d, "input_length": 10, "output_length": 3, "priority": %d}\n'
+    terms = ("--base-ms", 5, "--prefill-token-ms", 0.02, "--decode-seq-ms", 0.05, "--context-token-ms", 0)
+    assert slotune("profile", "linear", *terms, "--out", tmp_path / "p").code == 0
+    files = ("--profile", tmp_path / "p", "--trace", trace)
+    targets = (*files, "--slo", "p99:ttft:900", "--jobs", 1)
+    (tmp_path / "c.yaml").write_text("- {}\n")
+    commands = {
+        "simulate": files,
+        "plan": targets,
+        "tune": (*targets, "--trials", 1, "--out", tmp_path / "s"),
+        "screen": (*targets, "--configs", tmp_path / "c.yaml"),
+    }
+    told = "Note: the priorities of the trace's requests are without effect: scheduling_policy=priority heeds them\n"
+    for command, words in commands.items():
+        trace.write_text("".join(line % (k, k % 2) for k in range(4)))
+        assert told in slotune(command, *words).err
+        if command != "tune":  # which keeps what it was asked
+            assert told not in slotune(command, *words, "--engine", "scheduling_policy=priority").err
+            trace.write_text("".join(line % (k, 3) for k in range(4)))
+            assert told not in slotune(command, *words).err
+
+
 def test_settings_that_another_policy_does_not_obey_are_named(slotune: Slotune, tmp_path: Path) -> None:
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 10, "output_length": 3}\n')
@@ -227,7 +250,7 @@ def test_settings_that_another_policy_does_not_obey_are_named(slotune: Slotune, 
     words = ("simulate", "--profile", tmp_path / "p", "--trace", trace, "--json", "--policy")
     given = ("--engine", "enable_prefix_caching=true", "--engine", "max_num_seqs=8")
     ran = slotune(*words, "sarathi", *given)
-    assert "Note: without effect under the sarathi policy: enable_prefix_caching\n" in ran.err
+    assert "Note: the sarathi policy does not schedule by enable_prefix_caching\n" in ran.err
     assert json.loads(ran.out)["policy"] == "sarathi"
     assert "scheduled by the sarathi policy, not as vLLM does\n" in slotune(*words[:-2], "--policy", "sarathi").out
     asked = ("--profile", tmp_path / "p", "--trace", trace, "--slo", "p99:ttft:900", "--policy", "orca", "--json")

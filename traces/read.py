@@ -29,6 +29,17 @@ def bundled_traces() -> list[str]:
     return sorted(file.stem for file in BUNDLED.glob("*.jsonl"))
 
 
+def trace_file(path: Path | str) -> Path:
+    """The file of that path, or of the bundled trace of that name, which no folder hides. Raises InputError for
+    neither."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if str(path) in bundled_traces():
+        return BUNDLED / f"{path}.jsonl"
+    raise _missing(file)
+
+
 def read_trace(path: Path | str, *, format: str | None = None, tokenizer: Path | None = None) -> Trace:
     """The trace in the file `path`, or the bundled one of that name; a gzipped file is unpacked on the way.
 
@@ -36,11 +47,7 @@ def read_trace(path: Path | str, *, format: str | None = None, tokenizer: Path |
     Requests come in order of arrival, equal arrivals in the order of the file. Raises InputError, with the file and
     the line where there is one, for anything that is wrong.
     """
-    file = Path(path)
-    if not file.is_file():
-        if file.exists() or str(path) not in bundled_traces():
-            raise _missing(file)
-        file = BUNDLED / f"{path}.jsonl"
+    file = trace_file(path)
     if format is not None and format not in FORMATS:
         raise unknown_name("trace format", format, FORMATS)
     source = str(path)
@@ -74,7 +81,7 @@ def sniffed(head: bytes, source: str) -> str:
 
 def _missing(file: Path) -> InputError:
     if file.exists():
-        return InputError(f"{file}: not a file")
+        return InputError(f"{file}: not a file, which a trace must be: it is read more than once")
     return InputError(f"{file}: no such trace file; bundled traces: {', '.join(bundled_traces())}")
 
 

@@ -18,8 +18,8 @@ from .hardware import validation
 from .hardware.validation import Validation
 from .objective import GOOD_SHARE, Metrics, good_share, share_text
 from .sensitivity import Sensitivity
-from .study.best_yaml import best_yaml
-from .study.study import Trial
+from .study.best_yaml import NEAREST, RECOMMENDED, best_yaml, head_line
+from .study.study import Asked, Trial
 from .study.task import Task
 from .traffic.sample import few_requests
 from .traffic.steady_load import in_bursts
@@ -30,6 +30,8 @@ BURSTS = (
     "requests come in bursts, and the trace holds few of them: similar traffic may wait several times as long, and "
     "miss targets that are met here"
 )
+ALONE = 0.1
+"""Requests in the engine on average, below which hardly one meets another."""
 MUCH = 2.0
 """Times as long, from which a latency that nobody named is told."""
 
@@ -122,8 +124,17 @@ def _nearest_miss(recommendation: Recommendation) -> str:
         return f"{told}; with the nearest overall{where}, {unanswered(run)[0]}: `slotune simulate` tells why"
     return (
         f"{told}; the nearest overall has {worst.key} {milliseconds(worst.value_ms(run))}{where}, where the limit is "
-        f"{digits(worst.limit_ms)}: raise the limit, lower --rate, or plan for more replicas"
+        f"{digits(worst.limit_ms)}: {_mend(recommendation.task.asked, run)}"
     )
+
+
+def _mend(asked: Asked, run: Metrics) -> str:
+    """What would meet a target that is missed in a run."""
+    in_flight = run.get("request_throughput", math.nan) * run.get("mean_e2el_ms", math.nan) / 1e3  # Little's law
+    if in_flight < ALONE:
+        return "raise the limit: requests are all but alone in the engine, so fewer or more replicas change little"
+    fewer = "--max-concurrency" if asked.max_concurrency else "--rate"
+    return f"raise the limit, lower {fewer}, or plan for more replicas"
 
 
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
@@ -136,9 +147,12 @@ def after_measuring(recommendation: Recommendation, measured: Validation) -> Rec
 
 
 def called(recommendation: Recommendation) -> str:
-    """What the best configuration is: recommended, unless it is predicted to miss a target, also on the longer load."""
-    meets = map(recommendation.task.objective.meets, recommendation.runs_of(recommendation.best))
-    return "recommended" if recommendation.measured or any(meets) else "nearest"
+    """What the best configuration is: recommended, unless it was measured to miss a target or, where nothing was, is
+    predicted to, also on the longer load."""
+    measured, meets = recommendation.measured, recommendation.task.objective.meets
+    if measured and measured.verdict:
+        return validation.called(measured.verdict)
+    return RECOMMENDED if any(map(meets, recommendation.runs_of(recommendation.best))) else NEAREST
 
 
 def best_yaml_of(recommendation: Recommendation) -> str:
@@ -147,10 +161,9 @@ def best_yaml_of(recommendation: Recommendation) -> str:
     if measured and measured.verdict:
         return validation.measured_yaml(measured, measured.verdict)
     best = recommendation.best
-    misses = "" if called(recommendation) == "recommended" else ", THE NEAREST OF THOSE THAT ALL MISS A TARGET"
-    by = f"slotune {task.asked.versions.slotune} after {recommendation.trials} simulated configurations"
+    by = f"{task.asked.versions.slotune} after {recommendation.trials} simulated configurations"
     found = [
-        f"{called(recommendation)} by {by}{misses}",
+        head_line(called(recommendation), by),
         task.profile.provenance,
         *_target_lines(recommendation),
         *cautions(recommendation),

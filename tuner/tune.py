@@ -18,7 +18,7 @@ from .search.search import DESIGN, Proposer, RandomProposer, Runner, Search
 from .search.smac_search import SmacProposer
 from .search.start import between_token_limit_s, largest_budget, plain_budgets, sarathi_budget, sobol_design
 from .study.comparison import compared
-from .study.study import Asked, Study, Trial
+from .study.study import Asked, Study, Trial, check_place
 from .study.task import Task, load_task
 from .workers import workers
 
@@ -38,6 +38,7 @@ def tune(
     the same. `on_trial` hears of each trial and how many configurations are done. Raises InputError for bad input;
     targets that nothing meets are the caller's to refuse (`require_targets`).
     """
+    check_place(out, asked)  # before compiling, which takes longer
     task = load_task(asked)
     run = task.simulated()
     simulators = workers(VariedRun(run), jobs, prepare=run.compile, dask_scheduler=dask_scheduler)

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...errors import EngineError, InputError, SlotuneError
 from ...simulator.speculation import drafts_of
-from ...whole_file import whole_file
+from ...whole_file import UNFINISHED, whole_file
 from ..engine.devices import device_name
 from ..engine.launch import Launch
 from ..engine.server import Server, running_server
@@ -158,7 +158,7 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> tuple[Collected, int]
         known = json.loads((folder / "measure.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
-    if known is None and any(folder.iterdir()):
+    if known is None and not all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
         raise InputError(f"{folder}: holds something that is no measurement; remove it")
     numbers = sorted(int(run.name.removeprefix("run-")) for run in folder.glob("run-*"))
     differing = [name for name in identity if known and known.get(name) != identity[name]]

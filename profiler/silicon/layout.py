@@ -8,6 +8,7 @@ from ...errors import InputError
 from ...simulator.engine_config import PROFILED, SIMULATED
 from ..argument_defaults import is_unset
 from ..graph_sizes import GRAPH_SETTINGS
+from ..model_folder import text_part
 from ..unrepresented import NOT_SIMULATED, TABLES_DTYPE, WITHOUT_EFFECT
 
 OF_TABLES = frozenset({"model", "enable_expert_parallel", "kv_cache_dtype"})
@@ -91,7 +92,7 @@ class Layout:
 def _has_blocks(model_info: Mapping[str, Any]) -> bool:
     """Whether the checkpoint is in fp8 with a scale for each block of its weights."""
     config = model_info.get("raw_config", {})
-    text = config.get("text_config", config)
+    text = text_part(config)
     quantised = config.get("quantization_config") or text.get("quantization_config") or {}
     return quantised.get("quant_method") == "fp8" and bool(quantised.get("weight_block_size"))
 

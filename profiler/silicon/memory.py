@@ -11,7 +11,7 @@ from typing import Any
 
 from ...figures import figure
 from ..kv_capacity import DEFAULT_MEMORY_SHARE, GIB, KV_DTYPE_BYTES, KvCapacity
-from ..model_folder import keeps_every_token
+from ..model_folder import keeps_every_token, text_part
 from .layout import BLACKWELL_SM, own_cache_format
 from .tables import KernelTables
 from .weights import weights_bytes
@@ -115,7 +115,7 @@ def _index_bytes(config: Mapping[str, Any], layers: int) -> tuple[float, float]:
     vllm/models/minimax_m3/common/indexer.py), and counts them in every layer of DeepSeek's sparse attention, where
     layers may take the selection of the one before (DeepseekV2MLAAttention, vllm/model_executor/models/deepseek_v2.py).
     """
-    text = config.get("text_config", config)
+    text = text_part(config)
     if sparse := text.get("sparse_attention_config"):
         with_keys = sum(map(bool, sparse.get("sparse_attention_freq") or ()))
         return 0.0, 2.0 * float(sparse.get("sparse_index_dim") or 0) * with_keys
@@ -141,7 +141,7 @@ def _rotary_bytes(config: Mapping[str, Any]) -> float:
     """Of an fp8 cache under DeepSeek's sparse attention, what the package counts too much in a layer on data-centre
     Blackwell: the rotary part of a key is in bfloat16 in Hopper's packed format alone
     (_canonicalize_sparse_mla_kv_cache_dtype, vllm/model_executor/layers/attention/mla_attention.py)."""
-    text = config.get("text_config", config)
+    text = text_part(config)
     is_sparse = text.get("kv_lora_rank") and text.get("index_topk")
     return float(text["qk_rope_head_dim"]) if is_sparse else 0.0
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..model_folder import text_part
 from .layout import BLACKWELL_SM
 
 GPT_OSS_MAX_CAPTURE = 1024
@@ -24,7 +25,7 @@ def model_defaults(model_info: Mapping[str, Any], sm_version: float, settings: M
     """Of a model of which the package tells `model_info`, on a GPU of that compute capability, beside the `settings`
     that are asked for."""
     config = model_info.get("raw_config", {})
-    text = config.get("text_config", config)
+    text = text_part(config)
     own = {**_context_of_longrope(text), **_block_size(text, sm_version)}
     if "GptOssForCausalLM" in (config.get("architectures") or ()) and not settings.get("cudagraph_capture_sizes"):
         own["max_cudagraph_capture_size"] = GPT_OSS_MAX_CAPTURE

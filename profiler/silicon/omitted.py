@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...simulator.timing import Overhead
+from ..model_folder import text_part
 
 SAMPLER_BYTES_PER_LOGIT = 30.0
 """Memory traffic of vllm/v1/sample/sampler.py for random sampling: bf16 read and float32 written (6), scaled by
@@ -54,7 +55,7 @@ def has_half_layers(model_info: Mapping[str, Any]) -> bool:
     """Whether each layer of the model of which the package tells `model_info` is attention, a state or a feed-forward
     part, and not one of the former before one of the latter."""
     config = model_info.get("raw_config", {})
-    text = config.get("text_config", config)
+    text = text_part(config)
     return not HALF_LAYERS.isdisjoint(text.get("hybrid_override_pattern") or text.get("layers_block_type") or ())
 
 

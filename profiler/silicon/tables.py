@@ -18,7 +18,7 @@ import numpy as np
 
 from ...arrays import F64
 from ...errors import InputError, one_line
-from ..model_folder import keeps_every_token
+from ..model_folder import keeps_every_token, text_part
 from ..profile import ModelPart
 from .layout import Layout
 from .omitted import (
@@ -98,8 +98,7 @@ class KernelTables:
             self.model_info: dict[str, Any] = utils.get_model_config_from_model_path(model)
             _check_model(model, self.model_info, layout)
             latent = self.model_info.get("raw_config", {}).get("kv_lora_rank")
-            if not latent:
-                database.logger.addFilter(_bears_on_plain_attention)
+            (database.logger.removeFilter if latent else database.logger.addFilter)(_bears_on_plain_attention)
             specification = database.get_database(system, "vllm", self.version).system_spec
             self.gpu: dict[str, float] = specification["gpu"]
             self.node: dict[str, float] = specification["node"]
@@ -173,7 +172,7 @@ class KernelTables:
     def derived_max_model_len(self) -> int:
         """The most tokens that vLLM serves of the model (_get_and_verify_max_len, vllm/config/model.py)."""
         config = self.model_info.get("raw_config", {})
-        text = config.get("text_config", config)
+        text = text_part(config)
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         is_scaled = rope.get("rope_type", rope.get("type")) in SCALED_ROPE
         scaled = float(self.model_info["context"]) * float(rope.get("factor", 1.0) if is_scaled else 1.0)
@@ -347,7 +346,7 @@ def _check_model(model: str, model_info: dict[str, Any], layout: Layout) -> None
     vllm/model_executor/layers/linear.py), stages without a layer; and for a number of KV heads that is left to be
     guessed, without which the package leaves out keys and values."""
     raw = model_info.get("raw_config", {})
-    text = raw.get("text_config", raw)
+    text = text_part(raw)
     kinds = {"rope_scaling": dict, "rope_parameters": dict, "sparse_attention_config": dict, "sliding_window": int}
     for name, kind in kinds.items():
         if not isinstance(text.get(name), kind | None):

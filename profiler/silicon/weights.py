@@ -9,6 +9,7 @@ like the others, and the stages of a pipeline for equal; and it leaves out image
 from collections.abc import Mapping
 from typing import Any
 
+from ..model_folder import text_part
 from .tables import KernelTables
 
 ELEMENT_BYTES = 2.0
@@ -69,7 +70,7 @@ def _embedding_bytes(tables: KernelTables) -> float:
 def _dense_layers(info: Mapping[str, Any]) -> int:
     """Of a model of mixtures, the first layers that are none."""
     config = info.get("raw_config", {})
-    text = config.get("text_config", config)
+    text = text_part(config)
     kinds = text.get("moe_layer_freq")
     if isinstance(kinds, list):
         return next((layer for layer, is_mixture in enumerate(kinds) if is_mixture), len(kinds))

@@ -1,6 +1,7 @@
 """plan as it is called: one JSON document or a table, the right exit code, one line for an error."""
 
 import json
+import shutil
 
 import pytest
 
@@ -81,3 +82,15 @@ def test_plan_needs_targets(slotune, files):
     ran = slotune("plan", *files)
     assert ran.code == 2
     assert "no target: give one such as --slo" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [({}, "vLLM's defaults"), ({"max_num_seqs": 4}, "the settings of the profile")]
+)
+def test_plan_tells_whose_settings_it_took(slotune, files, tmp_path, own, told):
+    profile = shutil.copytree(files[files.index("--profile") + 1], tmp_path / "own")
+    document = json.loads((profile / "profile.json").read_text())
+    (profile / "profile.json").write_text(json.dumps(document | {"defaults": own}))
+    trace = files[files.index("--trace") + 1]
+    ran = slotune("plan", "--profile", profile, "--trace", trace, "--slo", "p99:ttft:100", "--jobs", 1)
+    assert ran.code == 0 and f"Note: planned with {told}; find better settings" in ran.err

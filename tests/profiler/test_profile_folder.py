@@ -227,6 +227,15 @@ def test_a_name_that_is_none_names_the_bundled_ones(name: str, slotune: Callable
     assert code == 2 and "h200-llama-3.1-8b" in err and err.count("\n") == 1
 
 
+def test_no_folder_without_a_profile_hides_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "h200-llama-3.1-8b"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert load_profile(name).source == "kernel tables"
+    write_profile(linear_profile(1e-3, 1e-5, 1e-5, 0.0), tmp_path / name)
+    assert load_profile(name).source != "kernel tables"
+
+
 def test_a_bundled_profile_is_found_by_name_and_says_that_it_was_not_measured() -> None:
     bundled = load_profile("h200-llama-3.1-8b")
     assert bundled.source == "kernel tables"

@@ -51,6 +51,13 @@ def test_the_settings_that_a_profile_was_made_with_are_shown_if_there_are_some(m
     assert not any(line.startswith("defaults") for line in fact_lines(replace(measured, defaults={})))
 
 
+def test_what_predictions_are_off_by_is_shown_or_what_is_in_doubt(measured: Profile) -> None:
+    (told,) = [line for line in fact_lines(measured) if line.startswith("predictions: ")]
+    assert told.startswith("predictions: for traffic like that measured, expect step times to be off by 2.0%")
+    doubted = fact_lines(replace(measured, doubts=("half of it",)))
+    assert "in doubt: half of it" in doubted and not any(line.startswith("predictions") for line in doubted)
+
+
 def test_where_the_size_of_the_cache_comes_from_is_shown(measured: Profile) -> None:
     limits = {"max_num_batched_tokens": 2048, "max_num_seqs": 256, "block_size": 16, "gpu_memory_utilization": 0.9}
     formula = KvCapacity(131072.0, total_bytes=80 * GIB, fixed_bytes=20 * GIB)

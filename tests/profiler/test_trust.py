@@ -10,7 +10,7 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
-from slotune.profiler.trust import TABLES_TPOT_ERROR, later_s, slowed_by, step_time_error
+from slotune.profiler.trust import FAR_SENTENCE, TABLES_TPOT_ERROR, later_s, slowed_by, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import FAR, reach_of
@@ -151,6 +151,17 @@ def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: 
     assert told[2] == "that error leaves out settings whose effect is not in these numbers: speculative_config, dtype"
     too_many = load_profile("h200-llama-3.1-8b").trust({"num_gpu_blocks_override": 200_000})
     assert too_many["not_represented"] and not any("leaves out settings" in line for line in lines(too_many))
+
+
+@pytest.mark.parametrize("name", ["tables", "measured"])
+def test_no_error_is_given_of_steps_that_lie_far_outside(measured: Profile, name: str) -> None:
+    profile = measured if name == "measured" else load_profile("h200-llama-3.1-8b")
+    near, far = (profile.trust(runs=[{"far_share": share, "extrapolated_share": 0.5}]) for share in (0.01, 0.011))
+    known = ("mean_ttft", "mean_tpot") if name == "tables" else ("step_time",)
+    for key in known:
+        assert near["expected_error"][key] and far["expected_error"][key] is None
+    assert lines(far)[1] == FAR_SENTENCE and "expect " in lines(near)[1]
+    assert lines(far)[-1].startswith("1.1% of the steps") and lines(far)[-1].endswith("their time is unknown")
 
 
 def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from slotune.simulator.engine_config import UNLIMITED_MODEL_LEN, EngineConfig
 from slotune.simulator.misses import answers_cut, cut_short, reasons, unanswered
+from slotune.simulator.policy_names import WITHOUT_BUDGET
 from slotune.simulator.request_table import FAILED, FINISHED, NOWHERE, REJECTED, RequestTable
 
 ENGINE = EngineConfig(num_gpu_blocks=11, block_size=16, max_model_len=200, max_num_batched_tokens=64, max_num_seqs=4)
@@ -27,6 +28,13 @@ def table(status: int, prompts: list[int], outputs: list[int] | None = None, rep
     received = none if outputs is None else np.array(outputs)
     where, became = np.full(count, replica), np.full(count, status)
     return RequestTable(np.zeros(count), np.array(prompts), received, none, never, never, none, where, became)
+
+
+@pytest.mark.parametrize("policy", WITHOUT_BUDGET)
+def test_policies_that_reserve_an_answer_s_room_preempt_nothing(policy: str) -> None:
+    told = reasons(table(FAILED, [100, 90]), np.array([61, 71]), ENGINE, policy)
+    assert told == ["2 need more than the KV cache of 160 tokens, prompt and answer together"]
+    assert reasons(table(FAILED, [100, 90]), np.array([61, 71]), ENGINE, "sarathi") == [f"2 {LOST}"]
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,17 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, content: bytes,
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_a_folder_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_an_unknown_format_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"nowhere: no such trace file; bundled traces: chat"):
         read_trace("nowhere")
     with pytest.raises(InputError, match="not a file"):
         read_trace(tmp_path)
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path)
+        (tmp_path / "chat").mkdir()
+        assert len(read_trace("chat")) == 1000, "a study may be named so"
     with pytest.raises(InputError, match=r"unknown trace format 'mooncak': did you mean mooncake\?"):
         read_trace("chat", format="mooncak")
 

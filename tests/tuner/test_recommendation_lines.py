@@ -102,6 +102,23 @@ def test_the_nearest_miss_is_the_largest_of_the_trace_and_of_its_traffic_going_o
     assert "warm" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("best", "limit", "mend"),
+    [
+        ({"request_throughput": 5.0, "mean_e2el_ms": 19.0}, None, "requests are all but alone in the engine"),
+        ({"request_throughput": 5.0, "mean_e2el_ms": 21.0}, None, "lower --rate, or plan for more replicas"),
+        ({"request_throughput": 5.0, "mean_e2el_ms": 21.0}, 8, "lower --max-concurrency, or plan for more replicas"),
+    ],
+)
+def test_what_would_help_is_told_by_what_is_asked(
+    read: Recommendation, best: dict[str, float], limit: int | None, mend: str
+) -> None:
+    found = with_runs(read, best | {"p99_itl_ms": 151.0})
+    asked = found.task.asked.model_copy(update={"max_concurrency": limit})
+    with pytest.raises(InfeasibleError, match=mend):
+        require_targets(replace(found, task=replace(found.task, asked=asked)))
+
+
 def test_targets_that_are_met_are_required_no_more(read: Recommendation) -> None:
     require_targets(with_runs(read, {"p99_itl_ms": 150.0, "p99_ttft_ms": 2500.0}, {"p99_itl_ms": 300.0}))
 

@@ -9,7 +9,8 @@ import yaml
 
 from slotune.errors import InfeasibleError, InputError
 from slotune.profiler.kv_capacity import KvCapacity
-from slotune.profiler.profile_folder import bundled_path, write_profile
+from slotune.profiler.profile_folder import profile_folder, write_profile
+from slotune.simulator.slo import parse_slo
 from slotune.tests.tuner.asking import asked
 from slotune.tuner.finalists.idle_changes import take_back
 from slotune.tuner.finalists.variation import VariedRun
@@ -23,7 +24,7 @@ from slotune.tuner.recommendation import (
     unlimited_lines,
 )
 from slotune.tuner.study.study import Study, Trial
-from slotune.tuner.study.task import load_task, profile_digest
+from slotune.tuner.study.task import ask, load_task, profile_digest
 from slotune.tuner.tune import tune
 
 
@@ -197,7 +198,24 @@ def test_a_changed_trace_or_profile_is_noticed(small_files, tmp_path):
 
 def test_a_bundled_profile_is_known_by_its_name_as_by_its_folder():
     name = "h200-llama-3.1-8b"
-    assert profile_digest(name) == profile_digest(str(bundled_path(name)))
+    assert profile_digest(name) == profile_digest(str(profile_folder(name)))
+
+
+def test_a_study_named_like_a_bundled_trace_or_profile_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = "h200-llama-3.1-8b", "chat"
+    for name in names:
+        (tmp_path / name).mkdir()
+    question = ask(*names, slos=[parse_slo("p99:ttft:500")])
+    assert (question.profile, question.trace) == names
+    assert len(load_task(question).trace) == 1000
+
+
+def test_a_wrong_folder_is_told_before_anything_is_compiled(small_files, tmp_path, monkeypatch):
+    monkeypatch.setattr("slotune.tuner.tune.workers", None)
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds something that is not a study"):
+        tune(asked(small_files, "p99:tpot:10"), tmp_path)
 
 
 def test_bad_settings_end_before_anything_is_written(small_files, tmp_path):

@@ -11,15 +11,18 @@ from slotune.errors import EngineError, InfeasibleError, InputError
 from slotune.simulator.slo import parse_slo
 from slotune.tests.tuner.validating import DEFAULT, run
 from slotune.tuner.conclusion import concluded
+from slotune.tuner.finalists.longer_load import LongerLoad
 from slotune.tuner.hardware.engine_run import model_to_serve
 from slotune.tuner.hardware.shortlist import promising, shortlist
 from slotune.tuner.hardware.validation import Validation, measured_yaml, require_targets, validation_of
 from slotune.tuner.hardware.verdict import decide
 from slotune.tuner.objective import Objective
+from slotune.tuner.pages.recommendation_page import measured_lines
 from slotune.tuner.pages.tables import Side, Table, answer_table
-from slotune.tuner.pages.validation_page import TITLE, cache_lines, document, notes, rows
-from slotune.tuner.recommendation import best_yaml_of
+from slotune.tuner.pages.validation_page import TITLE, cache_lines, document, forced_lines, notes, rows, trust_of
+from slotune.tuner.recommendation import best_yaml_of, called
 from slotune.tuner.study import ranking
+from slotune.tuner.study.best_yaml import best_yaml
 from slotune.tuner.study.comparison import Compared, default_trial
 from slotune.tuner.study.export import read_recommendation
 from slotune.tuner.study.study import Study, settings_key
@@ -157,6 +160,47 @@ def test_an_engine_that_misses_every_target_is_infeasible(study: Path, fake_engi
     validation, _ = run(study, fake_engine, slower=100)
     with pytest.raises(InfeasibleError, match="No measured configuration meets the targets"):
         require_targets(validation)
+    text = (study / "best.yaml").read_text()
+    assert text.startswith("# nearest by slotune") and "THE NEAREST OF THOSE THAT ALL MISS A TARGET" in text
+    assert validation.verdict is not None
+    assert notes(validation)[-1].startswith(f"Nearest: {validation.verdict.recommended.name}. No measured")
+    with Study.open(study) as opened:
+        found = concluded(opened, validation.task)
+    assert called(found) == "nearest"
+    assert measured_lines(found)[0].startswith("Nearest from measurements on the engine: No measured")
+
+
+def test_failures_on_the_engine_make_nothing_recommended_that_was_the_nearest(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, top=1, fails=lambda settings: "crashed")
+    with Study.open(study) as opened:
+        found = concluded(opened, validation.task)
+    missed = replace(found, best=replace(found.best, metrics={**(found.best.metrics or {}), "p99_itl_ms": 1e6}))
+    assert found.measured is not None and (called(found), called(missed)) == ("recommended", "nearest")
+    assert best_yaml_of(missed).startswith("# nearest by slotune")
+
+
+def test_no_pile_of_requests_that_is_chance_is_told(study: Path, fake_engine: Any):
+    validation, _ = run(study, fake_engine, repeats=1)
+    found = [replace(one, predicted={**(one.predicted or {}), "piled_up_share": 0.2}) for one in validation.found]
+    piled = replace(validation, found=tuple(found), longer_loads={})
+    assert trust_of(piled)["piled_up_share"] == 0.2
+    steady = {one.key: LongerLoad(30, {"piled_up_share": 0.0}) for one in found}
+    assert trust_of(replace(piled, longer_loads=steady))["piled_up_share"] == 0.0
+    some = dict(list(steady.items())[:1])
+    assert trust_of(replace(piled, longer_loads=some))["piled_up_share"] == 0.2
+
+
+def test_drafts_of_the_profile_s_own_are_told_as_those_of_the_study_are(study: Path):
+    config = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 4}
+    drafts = config | {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": [0.5, 0.25]}
+    with Study.open(study) as opened:
+        task = load_task(opened.asked)
+    plain, told = forced_lines(task), "# drafts assumed to be accepted, by position: 0.5, 0.25"
+    drafting = replace(task, profile=replace(task.profile, defaults={"speculative_config": drafts}))
+    assert plain == [] and forced_lines(drafting)[0].startswith("drafts were accepted as assumed")
+    assert told in best_yaml(drafting, DEFAULT, ["found"]) and told not in best_yaml(task, DEFAULT, ["found"])
+    off = task.asked.model_copy(update={"engine": {**task.asked.engine, "speculative_config": None}})
+    assert forced_lines(replace(drafting, asked=off)) == []
 
 
 def test_runs_of_another_engine_are_not_mixed_in(study: Path, fake_engine: Any):

@@ -20,12 +20,12 @@ from ..study.ranking import alike
 from ..study.study import Study, Trial, settings_key
 from ..study.task import Task
 from ..traffic.growth import STEADY_GROWTH
-from ..traffic.steady_load import MOST_REQUESTS, drifts
+from ..traffic.steady_load import MOST_LOAD_REQUESTS, drifts
 from ..traffic.warm import finds_others
 
 TIMES = 30
-"""As long as the trace, where that is no more than MOST_REQUESTS: what chance does to a p99 of a thousand requests is
-large on ten times as many still."""
+"""As long as the trace, where that is no more than MOST_LOAD_REQUESTS: what chance does to a p99 of a thousand requests
+is large on ten times as many still."""
 LIKE_ONE_THAT_FAILED = 0.02
 """Predictions so near to those of one that does not last are not tried."""
 
@@ -104,10 +104,11 @@ def _piled_up(longer: LongerLoad) -> float:
 
 
 def longer_by(task: Task) -> int:
-    """How many times as long the longer load is; 1 where the trace is long enough or has no rate."""
-    if math.isnan(request_rate(task.trace)):
+    """How many times as long the longer load is; 1 where the trace is long enough, or has no rate and no client that
+    waits for answers: all requests at once for so many times as long would be another load."""
+    if math.isnan(request_rate(task.trace)) and not task.asked.max_concurrency:
         return 1
-    return max(1, min(TIMES, MOST_REQUESTS // len(task.trace)))
+    return max(1, min(TIMES, MOST_LOAD_REQUESTS // len(task.trace)))
 
 
 def without_chance(metrics: Metrics, longer: LongerLoad | None, trace: Trace) -> Metrics:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...simulator.settings import Settings
 from ...simulator.timing import AS_TOLD, Pace
-from ...traces.stats import request_rate
+from ...traces.stats import lasting_rate
 from ...traces.trace import Trace
 from ..evaluate import Outcome, SimulatedRun
 from ..study.study import Study, Trial, Where, settings_key, trial_of
@@ -45,7 +45,7 @@ class VariedRun:
         if variation.order:
             trace = rotated(trace, variation.order)
         if variation.times > 1:
-            trace, cold = warmed(trace, variation.times * len(trace), request_rate(trace), lasting_seed(trace))
+            trace, cold = warmed(trace, variation.times * len(trace), lasting_rate(trace), lasting_seed(trace))
         return replace(self.simulated, trace=trace, cold=cold, pace=variation.pace)(variation.settings)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from ...errors import EngineError, InfeasibleError
 from ...simulator.slo import milliseconds
+from ..finalists.longer_load import LongerLoad, longer_loads_of
 from ..intervals import spread
 from ..objective import ENOUGH_GOOD, GOOD_SHARE, Objective, met_or_missed, share_text
-from ..study.best_yaml import best_yaml
+from ..study.best_yaml import NEAREST, RECOMMENDED, best_yaml, head_line
 from ..study.comparison import Compared, Quantity, compared, quantities
 from ..study.study import Study
 from ..study.task import Task
@@ -31,6 +32,8 @@ class Validation:
     """None where no configuration ran without failing, or where the default or all others have yet to run."""
     ran: Mapping[str, Any]
     """What the runs were of (EngineRun.identity): model, vllm_version, device; empty where none succeeded."""
+    longer_loads: Mapping[str, LongerLoad]
+    """What configurations are predicted to give on the longer load, by `settings_key`, where that is known."""
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -46,7 +49,8 @@ def validation_of(study: Study, task: Task) -> Validation:
     found = compared(study)
     ran = next((trial.details for trial in study.trials("hardware") if trial.metrics is not None), {})
     identity = {name: ran[name] for name in IDENTITY if ran.get(name)}
-    return Validation(study.folder, task, tuple(found), verdict_on(found, study, task), identity)
+    verdict = verdict_on(found, study, task)
+    return Validation(study.folder, task, tuple(found), verdict, identity, longer_loads_of(study))
 
 
 def verdict_on(found: Sequence[Compared], study: Study, task: Task) -> Verdict | None:
@@ -71,11 +75,21 @@ def nothing_said(found: Sequence[Compared]) -> str:
     return "No configuration ran on the engine without failing."
 
 
+def called(verdict: Verdict) -> str:
+    """What the configuration of the verdict is: recommended, unless it misses a target."""
+    return RECOMMENDED if verdict.meets_targets else NEAREST
+
+
 def measured_yaml(validation: Validation, verdict: Verdict) -> str:
     """best.yaml, headed by what was measured."""
     task, one = validation.task, verdict.recommended
-    who = f"recommended by slotune {task.asked.versions.slotune} after {one.runs_text} on the engine"
-    found = [who, *ran_lines(validation), verdict.sentence, *_target_lines(one, task.objective)]
+    by = f"{task.asked.versions.slotune} after {one.runs_text} on the engine"
+    found = [
+        head_line(called(verdict), by),
+        *ran_lines(validation),
+        verdict.sentence,
+        *_target_lines(one, task.objective),
+    ]
     return best_yaml(task, one.settings, found, model=validation.ran.get("model"))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from ..finalists.other_orders import OtherOrders
 from ..hardware.validation import Validation, nothing_said
 from ..objective import Metrics, Objective
-from ..recommendation import Recommendation, cautions, default_lasts
+from ..recommendation import Recommendation, called, cautions, default_lasts
 from ..study.comparison import changes_text, quantities
 from ..study.study import Trial, settings_key
 from ..wording import Wording, of_limits, of_metric
@@ -118,7 +118,7 @@ def measured_lines(recommendation: Recommendation) -> list[str]:
         return []
     if measured.verdict is None:
         return [nothing_said(measured.found)]
-    lines = [f"Recommended from measurements on the engine: {measured.verdict.sentence}"]
+    lines = [f"{called(recommendation).capitalize()} from measurements on the engine: {measured.verdict.sentence}"]
     if recommendation.simulated.key != recommendation.best.key:
         other = changes_text(recommendation.simulated.settings, recommendation.task.asked.engine)
         lines.append(f"The simulations alone would recommend {other}: `slotune validate {folder}` measures it")

@@ -23,7 +23,7 @@ from ..finalists.idle_changes import ORIGIN as PLAIN
 from ..finalists.longer_load import decided_by, lasts_only, lost_there
 from ..hardware.validation import failure_lines, nothing_said, ran_lines, validation_of
 from ..objective import Metrics
-from ..recommendation import Recommendation, cautions, default_lasts, lost_lines
+from ..recommendation import Recommendation, called, cautions, default_lasts, lost_lines
 from ..study.comparison import Compared, Quantity, quantities
 from ..study.deployment import served
 from ..study.export import command_line
@@ -78,6 +78,7 @@ class Page:
         self.found = found
         self.default: Settings = dict(study.asked.engine)
         self.best = found.settings
+        self.called = called(found)
         self.metrics: Metrics = found.best.metrics or {}
         self.longer = found.longer_load_of(found.best)
 
@@ -94,6 +95,7 @@ class Page:
         return environment.from_string(template).render(
             name=self.study.folder.resolve().name,
             subject=self._subject(),
+            called=self.called,
             answer=self._answer(),
             command=self._command(),
             validation=self._validation(),
@@ -127,14 +129,14 @@ class Page:
         good = self.verdict.meets_targets if self.verdict else meets and not failure_lines(self.compared)
         sides = [Side("default", self.found.default.metrics, self._measured(self.default))]
         if changed:
-            sides.append(Side("recommended", self.found.best.metrics, self._measured(self.best)))
+            sides.append(Side(self.called, self.found.best.metrics, self._measured(self.best)))
         return {
             "good": good,
             "headline": self._headline(changed, good),
             "sentences": self._sentences(),
             "source": f"Where the times come from: {'; '.join(trust_lines(self.found.trust()))}.",
             "table": answer_table(self.objective, self.shown, sides),
-            "changes": changes_table(self.best, self._defaults(), self.default),
+            "changes": changes_table(self.best, self._defaults(), self.default, self.called),
         }
 
     def _headline(self, changed: Mapping[str, Any], good: bool) -> str:
@@ -159,14 +161,14 @@ class Page:
     def _sentences(self) -> list[str]:
         default, best = self.found.default.metrics, self.found.best.metrics
         sentences = []
-        if default and best and default is not best:
+        if default and best and self.found.default.key != self.found.best.key:
             goals = {goal.metric for goal in self.objective.effective_goals}
             served = [quantity for quantity in self.shown if quantity.unit != "ms" and quantity.key in goals]
             changes = [self._change(quantity, default, best) for quantity in (*served, *self.latencies[:3])]
             sentences.append("Predicted: " + "; ".join(changes) + ".")
         elif default is None:
             sentences.append("The default configuration cannot run here.")
-        sentences += [f"With the recommended settings {line}." for line in unanswered(best or {})]
+        sentences += [f"With the {self.called} settings {line}." for line in unanswered(best or {})]
         sentences += self._varied()
         sentences.append(self.said)
         return sentences
@@ -205,7 +207,7 @@ class Page:
         if not (failures or any(one.runs for one in self.compared)):
             return None
         name = self.verdict.recommended.name if self.verdict else ""
-        panels = [(f"{q.label}, {q.unit}", measured_points(self.compared, q)) for q in self.latencies]
+        panels = [(q.heading, measured_points(self.compared, q)) for q in self.latencies]
         drawn = [(title, points) for title, points in panels if points]
         return {
             "sentences": self._measured_sentences(),
@@ -223,7 +225,7 @@ class Page:
         """The picture of latency against rate; empty where the trace has no rate."""
         sides = [("default", self.default, GREY)]
         if self.task.space.changes(self.best):
-            sides.append(("recommended", self.best, BLUE))
+            sides.append((self.called, self.best, BLUE))
         curves = [(label, over_rates(self.task, settings), color) for label, settings, color in sides]
         if not curves[0][1]:
             return ""
@@ -271,7 +273,7 @@ class Page:
         plain = f" {PLAIN}: one without its changes that had no effect." if len(tried) < len(self.trials) else ""
         return (
             f"{len(tried)} configurations simulated:{targets} {failed} cannot run. Best first on this trace alone; the "
-            f"recommended one is marked: {why} decided.{plain}"
+            f"{self.called} one is marked: {why} decided.{plain}"
         )
 
 

@@ -57,10 +57,6 @@ def between(interval: Interval) -> str:
     return f"{figure(interval.low, 3)} to {figure(interval.high, 3)}"
 
 
-def _named(quantity: Quantity) -> str:
-    return f"{quantity.label}, {quantity.unit}"
-
-
 def answer_table(objective: Objective, shown: Sequence[Quantity], sides: Sequence[Side]) -> Table:
     """Each quantity of each side, predicted and, where there are runs, measured; first the share of good requests where
     it is a target."""
@@ -79,7 +75,7 @@ def answer_table(objective: Objective, shown: Sequence[Quantity], sides: Sequenc
             if side.measured and side.measured.runs:
                 cells.append(_measured(quantity, side.measured))
         target = f"≤\N{NO-BREAK SPACE}{digits(quantity.slo.limit_ms)}\N{NO-BREAK SPACE}ms" if quantity.slo else ""
-        rows.append(Row((_named(quantity), target), cells))
+        rows.append(Row((quantity.heading, target), cells))
     return Table(columns, rows, labels=2)
 
 
@@ -110,14 +106,17 @@ def _status(ratio: float) -> str:
     return "" if math.isnan(ratio) else met_or_missed(ratio <= 1)
 
 
-def changes_table(settings: Mapping[str, Any], default: Mapping[str, Any], asked: Mapping[str, Any]) -> Table:
-    """The settings that differ: name, default's value, recommended value. `asked` are the study's fixed ones."""
+def changes_table(
+    settings: Mapping[str, Any], default: Mapping[str, Any], asked: Mapping[str, Any], called: str
+) -> Table:
+    """The settings that differ: name, default's value, value of what is `called` so. `asked` are the study's fixed
+    ones."""
     rows = [
         Row((name, str(default.get(name, "engine's own")), str(value)))
         for name, value in settings.items()
         if asked.get(name) != value
     ]
-    return Table(("setting", "default", "recommended"), rows, labels=3)
+    return Table(("setting", "default", called), rows, labels=3)
 
 
 def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recommended: str) -> Table:
@@ -134,7 +133,7 @@ def validation_table(found: Sequence[Compared], shown: Sequence[Quantity], recom
             settings = changes_text(one.settings, default.settings) if place == 0 else ""
             rows.append(
                 Row(
-                    (name, settings, _named(quantity).replace(" ", "\N{NO-BREAK SPACE}")),  # beside long settings
+                    (name, settings, quantity.heading.replace(" ", "\N{NO-BREAK SPACE}")),  # beside long settings
                     (
                         Cell(figure(quantity.of(one.predicted), 3)),
                         Cell(figure(one.measured(quantity).value, 3), interval=between(one.measured(quantity))),
@@ -170,14 +169,13 @@ def trials_table(
     rows = []
     for trial in trials:
         metrics = trial.metrics or {}
-        status = _status(objective.worst_ratio(metrics)) if objective.limits else ""
-        cells = [Cell(figure(objective.worst_ratio(metrics), 3), status)] if objective.limits else []
+        ratio = objective.worst_ratio(metrics)
+        cells = [Cell(figure(ratio, 3), _status(ratio))] if objective.slos else []
         cells += [Cell(figure(quantity.of(metrics), 3)) for quantity in shown]
         labels = (str(trial.number), trial.origin, changes_text(trial.settings, fixed))
         rows.append(Row(labels, cells, mark=dict(trial.settings) == dict(best), code=2))
-    worst = ["worst latency / target"] if objective.limits else []
-    heads = [f"{quantity.label}, {quantity.unit}" for quantity in shown]
-    return Table(("trial", "from", "changes", *worst, *heads), rows, labels=3)
+    worst = ["worst latency / target"] if objective.slos else []
+    return Table(("trial", "from", "changes", *worst, *(quantity.heading for quantity in shown)), rows, labels=3)
 
 
 def failures_table(trials: Sequence[Trial], fixed: Mapping[str, Any]) -> Table:

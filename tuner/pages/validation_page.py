@@ -6,7 +6,8 @@ from typing import Any
 
 from ...profiler.profile import UNLIMITED_BLOCKS, Profile
 from ...profiler.trust_page import lines as trust_lines
-from ..hardware.validation import Validation, failure_lines, nothing_said, ran_lines
+from ..finalists.longer_load import without_chance
+from ..hardware.validation import Validation, called, failure_lines, nothing_said, ran_lines
 from ..hardware.verdict import meets, percent
 from ..intervals import CONFIDENCE, Interval
 from ..study.comparison import Compared, changes_text, comparisons
@@ -53,8 +54,8 @@ def notes(validation: Validation) -> list[str]:
     lines += [f"Machine: {drift_text(validation)}", *_step_times_text(validation)]
     lines += [f"Predictions: {line}" for line in trust_lines(trust_of(validation))]
     if validation.verdict:
-        name = validation.verdict.recommended.name
-        lines.append(f"Recommended: {name}. {validation.verdict.sentence}")
+        verdict = validation.verdict
+        lines.append(f"{called(verdict).capitalize()}: {verdict.recommended.name}. {verdict.sentence}")
     else:
         lines.append(f"{nothing_said(validation.found)} Nothing is recommended.")
     return lines
@@ -84,7 +85,7 @@ def cache_lines(found: Sequence[Compared], profile: Profile) -> list[str]:
 
 def forced_lines(task: Task) -> list[str]:
     """That the runs accepted drafts as assumed; nothing where nothing is drafted."""
-    if not task.asked.engine.get("speculative_config"):
+    if not task.speculative_config:
         return []
     return ["drafts were accepted as assumed, by vLLM's synthetic acceptance: what the model accepts is not proven"]
 
@@ -143,7 +144,9 @@ def trust_of(validation: Validation) -> dict[str, Any]:
     found, task = validation.found, validation.task
     ran = {"model": validation.ran["model"]} if validation.ran.get("model") else {}
     asked = [{**task.asked.with_model(one.settings), **ran} for one in found]
-    return task.profile.trust(*asked, runs=[one.predicted for one in found])
+    longer = validation.longer_loads
+    runs = [one.predicted and without_chance(one.predicted, longer.get(one.key), task.trace) for one in found]
+    return task.profile.trust(*asked, runs=runs)
 
 
 def _side(validation: Validation, one: Compared) -> dict[str, Any]:

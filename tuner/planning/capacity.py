@@ -25,7 +25,7 @@ from ..evaluate import SimulatedRun, judged
 from ..objective import GOOD_SHARE, Metrics, Objective
 from ..traffic.growth import is_steady, queue_is_steady
 from ..traffic.sample import least_requests
-from ..traffic.steady_load import MOST_REQUESTS
+from ..traffic.steady_load import MOST_LOAD_REQUESTS
 from ..traffic.warm import finds_others, warmed
 
 TOLERANCE = 0.02
@@ -119,7 +119,7 @@ def probe(
 
 
 def _most(replicas: int) -> int:
-    return min(MOST_REQUESTS * replicas, MOST_FLEET_REQUESTS)
+    return min(MOST_LOAD_REQUESTS * replicas, MOST_FLEET_REQUESTS)
 
 
 def _fewest(scenario: Scenario, replicas: int, least: int) -> int:

@@ -12,6 +12,15 @@ from .deployment import checkpoint_note, drafter_note, served
 from .export import vllm_yaml
 from .task import Task
 
+RECOMMENDED, NEAREST = "recommended", "nearest"
+"""What settings are called that meet the targets, and the best where none does."""
+
+
+def head_line(called: str, by: str) -> str:
+    """What the settings are, "recommended" or "nearest", and what they were found by."""
+    misses = ", THE NEAREST OF THOSE THAT ALL MISS A TARGET" if called == NEAREST else ""
+    return f"{called} by slotune {by}{misses}"
+
 
 def best_yaml(
     task: Task,
@@ -45,7 +54,7 @@ def _circumstances(task: Task, settings: Settings) -> list[str]:
         ),
         *([f"at most {asked.max_concurrency} requests in flight"] if asked.max_concurrency else []),
         *filter(None, [policy_note(asked.policy)]),
-        *_acceptance(asked.engine.get("speculative_config")),
+        *_acceptance(task.speculative_config),
         *drafter_note(task.profile, settings),
         *task.profile.trust(asked.with_model(settings))["not_represented"],
     ]

@@ -25,6 +25,11 @@ class Quantity:
     key: str
     slo: Slo | None = None
 
+    @property
+    def heading(self) -> str:
+        """What it is and its unit."""
+        return f"{self.label}, {self.unit}"
+
     def of(self, metrics: Metrics | None) -> float:
         """Its value in a run's metrics; NaN where there is none."""
         if metrics is None:

@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS trials (
 
 
 class Versions(BaseModel):
-    """What the study was made with; not compared when it is continued."""
+    """What the study was made with. Another slotune may simulate otherwise, and does not continue it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -165,17 +165,9 @@ class Study:
     def create(cls, folder: Path, asked: Asked) -> Self:
         """A new study in an absent or empty folder, or the one that is there if it asked for the same.
 
-        Raises InputError where the folder holds something else, or a study that asked for something else.
+        Raises InputError as `check_place` does.
         """
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; give a folder to --out")
-        for name in filter(None, (asked.trace, asked.profile)):
-            if not is_utf8(name):
-                raise InputError(f"{name!r}: a study cannot hold a name that is not UTF-8: rename it")
-        if (folder / ASKED_FILE).exists():
-            _check_same(folder, read_asked(folder), asked)
-        elif folder.exists() and not all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
-            raise InputError(f"{folder}: holds something that is not a study; give an empty or new folder to --out")
+        check_place(folder, asked)
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = hold(folder, WRITTEN)
@@ -252,10 +244,28 @@ def read_asked(folder: Path) -> Asked:
 
 def _shown(value: Any) -> str:
     """A field of Asked as people would write it."""
-    return (" ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
+    words = [f"{name}={inner}" for name, inner in value.items()] if isinstance(value, dict) else value
+    text = " ".join(map(str, words)) if isinstance(words, (list, tuple)) else str(value)
+    return "none" if value is None else text or "none"
+
+
+def check_place(folder: Path, asked: Asked) -> None:
+    """Raise InputError where the folder holds something else than a study, or a study that asked for something else."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder to --out")
+    for name in filter(None, (asked.trace, asked.profile)):
+        if not is_utf8(name):
+            raise InputError(f"{name!r}: a study cannot hold a name that is not UTF-8: rename it")
+    if (folder / ASKED_FILE).exists():
+        _check_same(folder, read_asked(folder), asked)
+    elif folder.exists() and not all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
+        raise InputError(f"{folder}: holds something that is not a study; give an empty or new folder to --out")
 
 
 def _check_same(folder: Path, old: Asked, new: Asked) -> None:
+    if old.versions.slotune != new.versions.slotune:
+        versions = f"made with slotune {old.versions.slotune}, and this is {new.versions.slotune}"
+        raise InputError(f"{folder}: {versions}, whose numbers may be others; give another folder to --out")
     before, now = ({**asked.model_dump(), "slos": tuple(sorted(set(asked.slos)))} for asked in (old, new))
     for name in before:
         if name not in MAY_DIFFER and before[name] != now[name]:

@@ -12,13 +12,13 @@ import numpy as np
 
 from ...errors import InputError, SlotuneError
 from ...profiler.profile import KERNEL_BLOCK, WHATEVER_MEMORY, Profile
-from ...profiler.profile_folder import PARTS, bundled_names, bundled_path, load_profile
+from ...profiler.profile_folder import PARTS, load_profile, profile_folder
 from ...release import own_version
 from ...simulator.engine_config import EngineConfig
 from ...simulator.policy_names import disobeyed
 from ...simulator.settings import Settings
 from ...simulator.slo import Slo, parse_slo
-from ...traces.read import read_trace
+from ...traces.read import read_trace, trace_file
 from ...traces.trace import Trace
 from ...traces.transform import at_rate
 from ..evaluate import SimulatedRun
@@ -44,6 +44,12 @@ class Task:
     def model(self) -> str | None:
         """What is deployed: the model that was asked for or the profile's; None where neither is named."""
         return self.asked.model or self.profile.engine.model
+
+    @property
+    def speculative_config(self) -> Mapping[str, Any] | None:
+        """What drafts under all settings that are tried, be it the profile's own; None where nothing does."""
+        config: Mapping[str, Any] | None = {**self.profile.defaults, **self.asked.engine}.get("speculative_config")
+        return config
 
     def simulated(self) -> SimulatedRun:
         """Runs settings on this task's trace in the simulator."""
@@ -82,9 +88,9 @@ def ask(
     model = settings.pop("model", None)
     load_profile(profile)
     return Asked(
-        profile=_absolute(profile),
+        profile=_absolute(profile, profile_folder(profile)),
         profile_digest=profile_digest(profile),
-        trace=_absolute(trace),
+        trace=_absolute(trace, trace_file(trace)),
         trace_digest=trace_digest(read_trace(trace)),
         engine=settings,
         model=model,
@@ -96,7 +102,7 @@ def ask(
 
 def profile_of(asked: Asked) -> Profile:
     """Load the profile that was asked for. Raises InputError for one that is gone or changed."""
-    if not Path(asked.profile).exists() and asked.profile not in bundled_names():
+    if profile_folder(asked.profile) is None:
         raise InputError(
             f"{asked.profile}: the study's profile is not there any more; where it was moved, `slotune tune` with the "
             "new --profile and all else as it was tells the study"
@@ -153,7 +159,8 @@ def trace_digest(trace: Trace) -> str:
 
 def profile_digest(name_or_path: str) -> str:
     """SHA-256 over the files of a profile that was loaded before; what else lies in its folder does not matter."""
-    folder = Path(name_or_path) if Path(name_or_path).exists() else bundled_path(name_or_path)
+    folder = profile_folder(name_or_path)
+    assert folder is not None
     digest = hashlib.sha256()
     try:
         for file in sorted(path for path in folder.iterdir() if path.name in PARTS):
@@ -163,7 +170,7 @@ def profile_digest(name_or_path: str) -> str:
     return digest.hexdigest()
 
 
-def _absolute(name_or_path: str) -> str:
-    """A path that holds from any working directory; a bundled thing's name as it is."""
+def _absolute(name_or_path: str, found: Path | None) -> str:
+    """A path that holds from any working directory, where that is what was `found`; a bundled thing's name as it is."""
     path = Path(name_or_path)
-    return str(path.resolve()) if path.exists() else name_or_path
+    return str(path.resolve()) if found == path else name_or_path

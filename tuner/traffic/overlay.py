@@ -14,7 +14,7 @@ from ...traces.trace import Trace
 from ...traces.transform import copies_for, superposed
 from .steady_load import SPANS, drifts, varies
 
-MOST_REQUESTS = 1_000_000
+MOST_OVERLAY_REQUESTS = 1_000_000
 """Of all copies: more take minutes for each number of replicas that is tried."""
 LEAST_COPIES = 1.5
 """Below, squeezing shortens busy times by less than other things are known."""
@@ -44,7 +44,7 @@ def is_overlaid(trace: Trace, rate: float) -> bool:
     """Whether `rate` requests a second are made of copies: of a trace with busy times, LEAST_COPIES of it, and not too
     many."""
     copies = copies_for(trace, rate)
-    return copies >= LEAST_COPIES and copies * len(trace) <= MOST_REQUESTS and busy_times(trace)
+    return copies >= LEAST_COPIES and copies * len(trace) <= MOST_OVERLAY_REQUESTS and busy_times(trace)
 
 
 @lru_cache(maxsize=OVERLAYS)

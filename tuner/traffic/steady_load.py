@@ -21,7 +21,7 @@ from ...traces.trace import Trace
 from ...traces.transform import at_rate, with_arrivals
 
 MOST_TOKENS = 1 << 30
-MOST_REQUESTS = 50_000
+MOST_LOAD_REQUESTS = 50_000
 """For one replica; above this a limit of hours does not make the load longer: a queue that grows shows all the same."""
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Multiples of it lie far from each other within 0 to 1."""
@@ -68,7 +68,8 @@ def lasting_seed(trace: Trace) -> int:
 
 
 def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int = 1) -> Trace:
-    """At least `requests` requests of `trace` at `rate` a second; seed 0 keeps its order, others have another.
+    """At least `requests` requests of `trace` at `rate` a second, or all at once where that is NaN, as a client that
+    waits for answers has them ready; seed 0 keeps its order, others have another.
 
     Blocks of about sqrt(n) consecutive requests are drawn with the gaps between them, so bursts stay together, and with
     replacement (the block bootstrap): were each in every copy once, a load would never be heavier for longer than a
@@ -80,7 +81,7 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
     Where requests go to `replicas` in turn, each is to get all of them: were the same ones to come to it in every copy,
     one that got many long ones would be overloaded for ever.
     """
-    paced = at_rate(trace, rate, seed)
+    paced = trace if math.isnan(rate) else at_rate(trace, rate, seed)
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
     gaps = _gaps_s(paced)
@@ -93,6 +94,8 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
         rows = np.concatenate([_drawn(blocks, len(trace), rng) for _ in range(copies)])
         copy = np.arange(len(rows))
     repeated = in_copies(paced, rows, copy, np.cumsum(gaps[rows]), lasting(trace))
+    if math.isnan(rate):
+        return replace(repeated, arrival_s=np.zeros(len(rows)))
     if span_s(trace.arrival_s) == 0:  # Poisson arrivals of one copy are few, and come again in the next
         return with_arrivals(repeated, rate, 1.0, rng)
     return at_rate(repeated, rate, seed)

@@ -27,6 +27,7 @@ from slotune.profiler.profile import Profile
 from slotune.profiler.profile_folder import load_profile
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import step_times_s
+from slotune.whole_file import UNFINISHED
 
 FAKE = runpy.run_path(str(Path(__file__).parents[2] / "fake_vllm.py"), run_name="fake_vllm")
 MEASURE = """
@@ -314,6 +315,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(fake_vllm: Path, model
             Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None
         )
     assert [one.name for one in (tmp_path / "p.measure").iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_call_left_that_was_killed_at_its_first_write_is_no_hindrance(
+    fake_vllm: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.measure").mkdir()
+    (tmp_path / "p.measure" / f"{UNFINISHED}0").write_text("{")
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    assert load_profile(tmp_path / "p").source == "measured"
 
 
 def test_several_engines_at_once_are_refused_before_one_is_started(

@@ -89,8 +89,9 @@ def test_a_load_that_has_nothing_to_lengthen_is_not(opened: Any, monkeypatch: py
         replace(task, trace=task.trace.taken(np.array([0]))),
     ):
         assert longer_by(other) == 1 and all_run(study, other) == []
+    assert longer_by(replace(closed, trace=at_once)) == TIMES, "a client that waits goes on as it began"
     for most, times in ((3, 3), (1.9, 1), (0.5, 1)):
-        monkeypatch.setattr(longer_load, "MOST_REQUESTS", int(most * len(task.trace)))
+        monkeypatch.setattr(longer_load, "MOST_LOAD_REQUESTS", int(most * len(task.trace)))
         assert longer_by(task) == times
 
 

@@ -42,6 +42,29 @@ def test_a_step_factor_lengthens_every_step_and_nothing_else(small_profile: Any,
     assert twice["total_output_tokens"] == once["total_output_tokens"]
 
 
+def test_a_closed_loop_that_lasts_is_not_its_first_wave(small_profile: Any, small_trace: Any):
+    """Eight at a time: at the beginning they wait for each other's prefills of 0.1 s, and then hardly."""
+    prompts, answers = np.full(40, 5000, np.int32), (100 + 70 * np.arange(40) % 230).astype(np.int32)
+    at_once = replace(small_trace(40), arrival_s=np.zeros(40), input_tokens=prompts, output_tokens=answers)
+    simulated = SimulatedRun(small_profile, at_once, max_concurrency=8)
+    short, longer = (VariedRun(simulated)(Variation({}, times=times)).metrics for times in (1, 10))
+    assert longer["completed"] == 400
+    assert longer["request_throughput"] == pytest.approx(short["request_throughput"], rel=0.2)
+    assert longer["mean_ttft_ms"] < 0.8 * short["mean_ttft_ms"]
+
+
+@pytest.mark.parametrize("requests", [2, 3, 5])
+def test_a_few_requests_go_on_with_the_gaps_that_they_have(small_profile: Any, small_trace: Any, requests: int):
+    """A third more a second, as the requests over their time would have it, could not be served."""
+    service_s = SimulatedRun(small_profile, small_trace(1))({}).metrics["mean_e2el_ms"] / 1e3
+    trace = replace(small_trace(requests), arrival_s=1.05 * service_s * np.arange(requests))
+    alike = replace(trace, input_tokens=np.full(requests, 500, np.int32), output_tokens=np.full(requests, 9, np.int32))
+    simulated = SimulatedRun(small_profile, alike)
+    short, longer = (VariedRun(simulated)(Variation({}, times=times)).metrics for times in (1, 30))
+
+    assert longer["p99_ttft_ms"] == pytest.approx(short["p99_ttft_ms"], rel=1e-6)
+
+
 def test_a_longer_load_is_judged_once_caches_are_warm(small_profile: Any, small_trace: Any):
     """The first requests wait for the system prompt's prefill, which the longer load has behind it."""
     trace = small_trace(70, shared=6000)

@@ -205,9 +205,45 @@ def test_a_throughput_that_is_a_goal_is_told_before_the_latencies(
     metrics = dict(default.metrics or {})
     better = metrics | {"output_throughput": 2 * metrics["output_throughput"], "p99_ttft_ms": 1.0}
     with Study.create(tmp_path / "study", asked) as opened:
-        opened.add(Trial(default.settings, metrics | {"p99_ttft_ms": 2.0, "p99_itl_ms": 1.0}))
+        opened.add(Trial(default.settings, metrics | {"p99_ttft_ms": 2.0, "p99_itl_ms": 1e6}))
         opened.add(Trial({**default.settings, "max_num_seqs": 16}, better | {"p99_itl_ms": 1.0}))
     assert told in words_of(write_report(tmp_path / "study", jobs=1).read_text())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_default_that_is_kept_is_not_compared_with_itself(searched: Path, tmp_path: Path, kept: bool):
+    with Study.open(searched) as opened:
+        asked, default = opened.asked, opened.trials("simulation")[0]
+    metrics = dict(default.metrics or {})
+    with Study.create(tmp_path / "study", asked) as opened:
+        opened.add(Trial(default.settings, metrics | {"p99_ttft_ms": 1.0, "p99_itl_ms": 1.0 if kept else 1e6}))
+        opened.add(Trial({**default.settings, "max_num_seqs": 16}, metrics | {"p99_ttft_ms": 1.0, "p99_itl_ms": 1e5}))
+    words = words_of(write_report(tmp_path / "study", jobs=1).read_text())
+    assert ("Keep the default settings" in words) == kept
+    assert ("Predicted: " in words) != kept
+
+
+def test_goodput_alone_is_a_goal_that_no_trial_misses(searched: Path, tmp_path: Path):
+    with Study.open(searched) as opened:
+        asked = opened.asked.model_copy(update={"slos": (), "goodput": {"ttft": 0.001}})
+        trials = opened.trials("simulation")
+    with Study.create(tmp_path / "good", asked) as opened:
+        for trial in trials:
+            opened.add(Trial(trial.settings, dict(trial.metrics or {}) | {"request_goodput": 1.0}))
+    text = write_report(tmp_path / "good", jobs=1).read_text()
+    assert "worst latency / target" not in text and 'class="missed"' not in text
+
+
+def test_what_misses_a_target_is_called_the_nearest_throughout(searched: Path, tmp_path: Path):
+    with Study.open(searched) as opened:
+        asked, default = opened.asked, opened.trials("simulation")[0]
+    metrics = dict(default.metrics or {})
+    with Study.create(tmp_path / "study", asked) as opened:
+        opened.add(Trial(default.settings, metrics | {"p99_itl_ms": 1e6}))
+        opened.add(Trial({**default.settings, "max_num_seqs": 16}, metrics | {"p99_itl_ms": 1e5}))
+    words = words_of(write_report(tmp_path / "study", jobs=1).read_text())
+    assert "this one comes nearest" in words and "nearest, predicted" in words and "the nearest one is marked" in words
+    assert "recommended" not in words
 
 
 def test_what_the_engine_left_unanswered_is_told(searched: Path, fake_engine: Any, tmp_path: Path):

@@ -80,7 +80,7 @@ def capacity_of(scenario, seed):
 
 
 def test_a_limit_of_days_does_not_make_a_load_of_days(scenario, monkeypatch):
-    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_REQUESTS", 2000)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_LOAD_REQUESTS", 2000)
     tried = probe(scenario(Slo(99.0, "ttft", 1e9), max_num_seqs=4), 1000.0, 1.0, 0)
     assert tried.metrics["completed"] == 2040  # whole copies of the trace
     assert (tried.ok, tried.binding) == (False, "queue")
@@ -284,7 +284,7 @@ def test_a_load_is_longer_where_a_longer_one_may_say_otherwise(scenario, monkeyp
         return Probe(rate, {"mean_e2el_ms": stay_ms}, ok, "queue", certain)
 
     monkeypatch.setattr("slotune.tuner.planning.capacity._run", run)
-    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_REQUESTS", 5000)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_LOAD_REQUESTS", 5000)
     assert probe(scenario(Slo(99.0, "ttft", 500.0)), 10.0, 0.1, 0).ok is ok
     assert lengths == loads
 
@@ -298,7 +298,7 @@ def test_replicas_share_the_requests_up_to_the_most_of_a_fleet(scenario, monkeyp
         return Probe(rate, {"mean_e2el_ms": 1.0}, False, "queue", certain=False)
 
     monkeypatch.setattr("slotune.tuner.planning.capacity._run", run)
-    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_REQUESTS", 5000)
+    monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_LOAD_REQUESTS", 5000)
     monkeypatch.setattr("slotune.tuner.planning.capacity.MOST_FLEET_REQUESTS", 12_000)
     probe(scenario(Slo(99.0, "ttft", 500.0)), 10.0, 0.1, 0, replicas)
     assert 1000 * replicas <= lengths[0] < 1000 * replicas + 60 and most <= lengths[-1] < most + 60

@@ -66,7 +66,9 @@ def test_asking_the_same_continues_and_may_ask_for_more_trials(tmp_path):
     [
         ({"seed": 1}, r"another seed \(then 0, now 1\)"),
         ({"slos": ("p99:ttft:400",)}, r"another slo \(then p99:ttft:500, now p99:ttft:400\)"),
-        ({"engine": {}}, "another engine"),
+        ({"engine": {}}, r"another engine \(then max_num_seqs=64, now none\)"),
+        ({"rate": 5.0}, r"another rate \(then none, now 5.0\)"),
+        ({"maximize": ("goodput",)}, r"another maximize \(then none, now goodput\)"),
         ({"trace_digest": "c"}, r"another trace \(its content changed\)"),
     ],
 )
@@ -74,6 +76,16 @@ def test_asking_something_else_names_the_difference(tmp_path, change, named):
     Study.create(tmp_path, ASKED).close()
     with pytest.raises(InputError, match=named):
         Study.create(tmp_path, ASKED.model_copy(update=change))
+
+
+def test_another_slotune_does_not_sign_the_numbers_of_this_one(tmp_path):
+    with Study.create(tmp_path, ASKED) as study:
+        study.add(RAN)
+    with pytest.raises(InputError, match="made with slotune 0, and this is 1, whose numbers may be others"):
+        Study.create(tmp_path, ASKED.model_copy(update={"versions": Versions(slotune="1", smac="2", python="3")}))
+    newer = ASKED.model_copy(update={"versions": Versions(slotune="0", smac="3", python="4")})
+    with Study.create(tmp_path, newer) as study:
+        assert study.trials() and study.asked.versions.slotune == "0"
 
 
 def test_targets_in_another_order_or_twice_ask_nothing_else(tmp_path):

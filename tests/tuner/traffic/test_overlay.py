@@ -8,7 +8,7 @@ import pytest
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import constant
 from slotune.traces.trace import Trace
-from slotune.tuner.traffic.overlay import MOST_REQUESTS, busy_times, is_overlaid, overlaid, peak
+from slotune.tuner.traffic.overlay import MOST_OVERLAY_REQUESTS, busy_times, is_overlaid, overlaid, peak
 
 LENGTHS = (constant(100), constant(10))
 
@@ -33,7 +33,7 @@ def test_minutes_and_hours_are_busy_times(rates: tuple[float, ...]) -> None:
     assert busy_times(trace)
     own = len(trace) / trace.arrival_s[-1]
     assert [is_overlaid(trace, share * own) for share in (0.5, 1.4, 1.6, 30)] == [False, False, True, True]
-    assert not is_overlaid(trace, own * (MOST_REQUESTS / len(trace) + 1))
+    assert not is_overlaid(trace, own * (MOST_OVERLAY_REQUESTS / len(trace) + 1))
     assert not is_overlaid(make_trace(3000, 2.0, LENGTHS, seed=3), 60.0), "it is as steady at any rate"
 
 
