@@ -42,11 +42,11 @@ LATENT = MeasuredEngines("mixtures of experts with latent attention", frozenset(
 0.193 with Kimi-K2.5). TTFT was off by less there than TABLES_TTFT_ERROR, which is mostly the way to the engine and told
 of all."""
 SEEN_OUTSIDE_MS = "14 to 48"
-"""What measured TTFTs lack, added to the 6 ms assumed beside those for prompt tokens: 14 and 20 in
+"""What measured TTFTs lack, added to the 6 ms assumed beside those for prompt tokens: 14 and 19 in
 benchmarks/accuracy/kubecon.py at 31 requests/s and at 1; 19 to 48 in those runs of benchmarks/accuracy/public_runs.py
 whose requests met few others on a card that has tables (A1, A4, D1, K2, G1). Some of it may be the steps' own error."""
 USUALLY_OUTSIDE_S = 0.0225
-"""The median of the latter five."""
+"""About the median of the latter five, which is 22.7 ms with the tables as they are read now."""
 
 MOST_EXTRAPOLATED = 0.05
 """Of a run's steps, and of those with a prefill; fewer hardly bend it."""
