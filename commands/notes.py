@@ -30,8 +30,9 @@ def note(text: str) -> None:
     click.echo(f"Note: {text}", err=True)
 
 
-def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) -> None:
-    """Say on stderr which settings the predictions do not depend on: a warning where they would change the times."""
+def note_ignored(profile: "Profile", policy: str, trace: "Trace", *settings: Mapping[str, Any]) -> None:
+    """Say on stderr which settings the predictions do not depend on, with a warning where they would change the times;
+    and that nothing heeds the priorities of the trace's requests, where they have some."""
     from ..simulator.policy_names import disobeyed
     from ..simulator.versions import version_note
 
@@ -44,10 +45,6 @@ def note_ignored(profile: "Profile", policy: str, *settings: Mapping[str, Any]) 
     others = dict.fromkeys(name for one in settings for name in one if name in disobeyed(policy))
     if others:
         note(f"the {policy} policy does not schedule by {', '.join(others)}")
-
-
-def note_priorities(trace: "Trace", profile: "Profile", *settings: Mapping[str, Any]) -> None:
-    """Say on stderr that nothing heeds the priorities of requests, where they differ and no settings do."""
     heeded = any({**profile.defaults, **one}.get("scheduling_policy") == "priority" for one in settings)
     if not heeded and (trace.priority != trace.priority[0]).any():
         note("the priorities of the trace's requests are without effect: scheduling_policy=priority heeds them")

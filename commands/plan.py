@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .notes import announce_compilation, note, note_ignored, note_priorities, note_read, warn
+from .notes import announce_compilation, note, note_ignored, note_read, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -100,9 +100,7 @@ def command(
     scenarios = [first, *(what_if(first, change, acceptance) for change in changes)]
     if acceptance and not any(map(drafts_of, (first.profile.defaults, *(one.settings for one in scenarios)))):
         raise nothing_drafted(acceptance)
-    asked = [scenario.settings for scenario in scenarios]
-    note_ignored(first.profile, first.policy, *asked)
-    note_priorities(first.trace, first.profile, *asked)
+    note_ignored(first.profile, first.policy, first.trace, *(scenario.settings for scenario in scenarios))
     on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
     with progress("plan", steps_of(scenarios, rate)) as bar:
         plans = on_workers(scenarios, on_done=lambda done, now: bar.update(done, note=now))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .notes import announce_compilation, note_few_requests, note_ignored, note_load, note_priorities
+from .notes import announce_compilation, note_few_requests, note_ignored, note_load
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -101,9 +101,7 @@ def command(
     configurations = read_configurations(configs)
     run, settings, objective = _common(sort, **common)
     configurations = drafting(configurations, {**run.profile.defaults, **settings}, acceptance_rate)
-    asked = [settings | one for one in configurations]
-    note_ignored(run.profile, run.policy, *asked)
-    note_priorities(run.trace, run.profile, *asked)
+    note_ignored(run.profile, run.policy, run.trace, *(settings | one for one in configurations))
     with progress("screen", len(configurations)) as bar:
         rows = screen(
             configurations,

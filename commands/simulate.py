@@ -16,7 +16,6 @@ from .notes import (
     note_few_requests,
     note_ignored,
     note_load,
-    note_priorities,
     warn,
 )
 from .options import (
@@ -223,10 +222,9 @@ def _simulated(
     known = load_profile(profile)
     settings = parse_settings(engine, engine_config, acceptance_rate, known.defaults)
     config = known.engine_config(settings)
-    note_ignored(known, service["policy"], settings)
     load = read_trace(trace)
     note_load(load, rate)
-    note_priorities(load, known, settings)
+    note_ignored(known, service["policy"], load, settings)
     load = at_rate(load, rate, seed)
     timing = known.timing(settings)
 

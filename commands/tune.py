@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .notes import announce_compilation, note_ignored, note_load, note_priorities, warn
+from .notes import announce_compilation, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
     dask_scheduler_option,
@@ -103,7 +103,7 @@ def command(
     from ..traces.read import read_trace
     from ..tuner.hardware import validation
     from ..tuner.pages.recommendation_page import document
-    from ..tuner.recommendation import after_measuring, require_targets
+    from ..tuner.recommendation import after_measuring, called, require_targets
     from ..tuner.tune import tune
     from ..tuner.validate import to_start
 
@@ -114,8 +114,7 @@ def command(
         to_start(question, profile, vllm_python, model)  # what is wrong with it is told before the search
     trace = read_trace(question.trace)
     note_load(trace, question.rate)
-    note_priorities(trace, profile, question.engine)
-    note_ignored(profile, question.policy, question.with_model(question.engine))
+    note_ignored(profile, question.policy, trace, question.with_model(question.engine))
     with progress("tune", question.trials) as bar:
         found = tune(
             question,
@@ -131,7 +130,7 @@ def command(
         found = after_measuring(found, measured)
     if as_json:
         emit_json(document(found))
-    warn(f"with the recommended settings {line}" for line in unanswered(found.best.metrics or {}))
+    warn(f"with the {called(found)} settings {line}" for line in unanswered(found.best.metrics or {}))
     if validate_best and found.measured and found.measured.verdict is None:
         validation.require_targets(found.measured)
     require_targets(found)

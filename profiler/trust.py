@@ -65,7 +65,8 @@ MOST_FAR = 0.01
 """Share of a run's steps, or of those with a prefill, that lie far outside, or are of a kind that the profile was made
 without; more of them decide a p99."""
 
-FAR_SENTENCE = "the expected error is unknown: too many steps lie far outside what the profile was made from"
+OUTSIDE = "the expected error is unknown: too many steps lie outside what the profile was made from"
+SOME_OUTSIDE = "; of configurations with too many steps outside what the profile was made from, it is unknown"
 
 MOST_PILED_UP = 0.05
 """Of the requests that arrive: below saturation a trace of a thousand ends with fewer above its middle, by chance."""
@@ -138,20 +139,22 @@ def _least_known(profile: "Profile") -> RegimeError:
 def expected_error(
     profile: "Profile", kv_cache: float = 0.0, runs: Iterable[Mapping[str, float]] = ()
 ) -> dict[str, Any]:
-    """The error to expect of predictions, as JSON has it: shares, null where nothing is known; of times, none is where
-    the steps of `runs`, the metrics of simulations, lie too far outside (MOST_FAR).
+    """The error to expect of predictions, as JSON has it: shares, null where nothing is known; of times, none is known
+    where that of the steps of all `runs`, the metrics of simulations, is not (`step_time_error`).
 
     `kv_cache` is the share by which the KV cache may be larger or smaller; 0 where it was told and not estimated.
     """
-    far = largest_share(runs, "far_share") > MOST_FAR
-    mean_ttft, mean_tpot = _tables_error(profile) if profile.source == KERNEL_TABLES and not far else (None, None)
+    outside = [step_time_error(profile, [run]) is None for run in runs] if step_time_error(profile) is not None else []
+    unknown, some = bool(outside) and all(outside), any(outside)
+    known = profile.source == KERNEL_TABLES and not unknown
+    mean_ttft, mean_tpot = _tables_error(profile) if known else (None, None)
     return {
-        "step_time": None if far else _share(profile, "all"),
+        "step_time": None if unknown else _share(profile, "all"),
         "step_time_extrapolated": _share(profile, BEYOND),
         "mean_ttft": mean_ttft,
         "mean_tpot": mean_tpot,
         "kv_cache": kv_cache or None,
-        "sentence": FAR_SENTENCE if far and not profile.doubts else _sentence(profile),
+        "sentence": OUTSIDE if unknown else _sentence(profile) + SOME_OUTSIDE * some,
         "outside_steps": _outside_steps(profile),
         "unmeasured": _unmeasured(profile),
     }

@@ -29,7 +29,9 @@ def lines(trust: Mapping[str, Any]) -> list[str]:
     """What a person is told beside every prediction: the source, the error to expect, how much is extrapolated."""
     told = [trust["provenance"], trust["expected_error"]["sentence"]]
     if left_out := trust["left_out"]:
-        told.append(f"that error leaves out settings whose effect is not in these numbers: {', '.join(left_out)}")
+        settings = f"settings whose effect is not in these numbers: {', '.join(left_out)}"
+        is_known = trust["expected_error"]["step_time"] or trust["expected_error"]["mean_tpot"]
+        told.append(f"that error leaves out {settings}" if is_known else settings)
     if outside := trust["expected_error"]["outside_steps"]:
         told.append(outside)
     if (share := trust["expected_error"]["kv_cache"] or 0.0) > MOST_OF_CACHE:

@@ -81,7 +81,8 @@ def sniffed(head: bytes, source: str) -> str:
 
 def _missing(file: Path) -> InputError:
     if file.exists():
-        return InputError(f"{file}: not a file, which a trace must be: it is read more than once")
+        why = "" if file.is_dir() else ", which a trace must be: it is read more than once"
+        return InputError(f"{file}: not a file{why}")
     return InputError(f"{file}: no such trace file; bundled traces: {', '.join(bundled_traces())}")
 
 

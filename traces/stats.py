@@ -53,14 +53,6 @@ def request_rate(trace: Trace) -> float:
     return len(trace) / duration_s if duration_s > 0 else math.nan
 
 
-def lasting_rate(trace: Trace) -> float:
-    """Requests per second if the trace went on as it is: those after its first moment, in the time since; NaN where all
-    arrive at once. Of few requests `request_rate` is more, as it counts one more than there are gaps."""
-    duration_s = span_s(trace.arrival_s)
-    after = np.count_nonzero(trace.arrival_s > trace.arrival_s[-1] - duration_s)
-    return after / duration_s if duration_s > 0 else math.nan
-
-
 def busiest_minute_rate(arrival_s: F64) -> float:
     """Requests per second in the minute, begun by a request, that has the most."""
     return _busiest_minute(arrival_s)[1]

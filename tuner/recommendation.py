@@ -6,20 +6,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InfeasibleError
 from ..figures import digits, figure
 from ..profiler.trust_page import lines as trust_lines
 from ..simulator.misses import unanswered
 from ..simulator.settings import Settings
-from ..simulator.slo import milliseconds
-from .finalists.longer_load import LongerLoad, lasts_only, lost_targets, without_chance
+from ..simulator.slo import Slo, milliseconds
+from .finalists.longer_load import (
+    FEWER_IN_FLIGHT,
+    SUSTAINED_RATE,
+    LongerLoad,
+    is_closed_loop,
+    lasts_only,
+    lost_targets,
+    without_chance,
+)
 from .finalists.other_orders import OtherOrders
 from .hardware import validation
 from .hardware.validation import Validation
 from .objective import GOOD_SHARE, Metrics, good_share, share_text
 from .sensitivity import Sensitivity
 from .study.best_yaml import NEAREST, RECOMMENDED, best_yaml, head_line
-from .study.study import Asked, Trial
+from .study.study import Trial
 from .study.task import Task
 from .traffic.sample import few_requests
 from .traffic.steady_load import in_bursts
@@ -30,8 +40,6 @@ BURSTS = (
     "requests come in bursts, and the trace holds few of them: similar traffic may wait several times as long, and "
     "miss targets that are met here"
 )
-ALONE = 0.1
-"""Requests in the engine on average, below which hardly one meets another."""
 MUCH = 2.0
 """Times as long, from which a latency that nobody named is told."""
 
@@ -124,17 +132,21 @@ def _nearest_miss(recommendation: Recommendation) -> str:
         return f"{told}; with the nearest overall{where}, {unanswered(run)[0]}: `slotune simulate` tells why"
     return (
         f"{told}; the nearest overall has {worst.key} {milliseconds(worst.value_ms(run))}{where}, where the limit is "
-        f"{digits(worst.limit_ms)}: {_mend(recommendation.task.asked, run)}"
+        f"{digits(worst.limit_ms)}: {_mend(recommendation.task, worst, run)}"
     )
 
 
-def _mend(asked: Asked, run: Metrics) -> str:
+def _mend(task: Task, worst: Slo, run: Metrics) -> str:
     """What would meet a target that is missed in a run."""
-    in_flight = run.get("request_throughput", math.nan) * run.get("mean_e2el_ms", math.nan) / 1e3  # Little's law
-    if in_flight < ALONE:
-        return "raise the limit: requests are all but alone in the engine, so fewer or more replicas change little"
-    fewer = "--max-concurrency" if asked.max_concurrency else "--rate"
-    return f"raise the limit, lower {fewer}, or plan for more replicas"
+    overlapping = np.diff(task.trace.arrival_s) < run.get("p99_e2el_ms", math.inf) / 1e3
+    if np.count_nonzero(overlapping) < (1 - worst.percentile / 100) * len(task.trace):
+        return "raise it, as requests are alone in the engine so far: fewer of them or more replicas change little"
+    return f"raise it, lower {_load_option(task)}, or plan for more replicas"
+
+
+def _load_option(task: Task) -> str:
+    """What makes the load smaller."""
+    return "--max-concurrency" if is_closed_loop(task) else "--rate"
 
 
 def after_measuring(recommendation: Recommendation, measured: Validation) -> Recommendation:
@@ -189,7 +201,13 @@ def default_lasts(recommendation: Recommendation) -> bool:
 def lost_lines(recommendation: Recommendation) -> list[str]:
     """That the recommended settings miss targets on the longer load which they meet on the trace, where they do."""
     best, longer = recommendation.best, recommendation.longer_load_of(recommendation.best)
-    return lost_targets(recommendation.task.objective, best.metrics or {}, longer, called(recommendation))
+    return lost_targets(
+        recommendation.task.objective, best.metrics or {}, longer, called(recommendation), _advice(recommendation.task)
+    )
+
+
+def _advice(task: Task) -> str:
+    return FEWER_IN_FLIGHT if is_closed_loop(task) else SUSTAINED_RATE
 
 
 def fallen_lines(recommendation: Recommendation) -> list[str]:
@@ -200,7 +218,7 @@ def fallen_lines(recommendation: Recommendation) -> list[str]:
     was, becomes = best.metrics or {}, longer.metrics
     return [
         f"{goal.metric} goes from {figure(was[goal.metric])} to {figure(becomes[goal.metric])} if the same traffic "
-        f"lasts {longer.label}: do not count on it at this rate; `slotune plan` finds a rate that the engine sustains"
+        f"lasts {longer.label}: do not count on it {_advice(recommendation.task)}"
         for goal in recommendation.task.objective.effective_goals
         if math.isfinite(was[goal.metric]) and goal.loss(becomes, was) > math.log(MUCH)
     ]
@@ -211,7 +229,7 @@ def luck_lines(recommendation: Recommendation) -> list[str]:
     best, orders = recommendation.best, recommendation.orders_of(recommendation.best)
     if orders is None:
         return []
-    total = len(orders.runs)
+    total, option = len(orders.runs), _load_option(recommendation.task)
     met = [
         (word.name, orders.meeting(word.is_met))
         for word in of_targets(recommendation.task.objective)
@@ -219,7 +237,7 @@ def luck_lines(recommendation: Recommendation) -> list[str]:
     ]
     return [
         f"{name} is met {f'only in {count}' if count else 'in none'} of {total} other orders of the requests: similar "
-        f"traffic may miss it {total - count} times in {total}; lower --rate or raise the limit to be sure of it"
+        f"traffic may miss it {total - count} times in {total}; lower {option} or raise the limit to be sure of it"
         for name, count in met
         if 2 * count <= total
     ]
@@ -229,8 +247,8 @@ def edge_lines(recommendation: Recommendation) -> list[str]:
     """Limits of a step that are recommended as large as any that was tried: a larger one may be better still."""
     settings, asked = recommendation.best.settings, recommendation.task.asked.engine
     return [
-        f"the recommended {knob.name}={knob.values[-1]} is the largest that was tried: `--engine {knob.name}=N` in "
-        "another study tells of a larger one"
+        f"the {called(recommendation)} {knob.name}={knob.values[-1]} is the largest that was tried: "
+        f"`--engine {knob.name}=N` in another study tells of a larger one"
         for knob in recommendation.task.space.knobs
         if knob.name in ("max_num_batched_tokens", "max_num_seqs")
         and knob.name not in asked

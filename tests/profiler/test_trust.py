@@ -10,7 +10,7 @@ from slotune.profiler.profile_folder import load_profile
 from slotune.profiler.profile_page import fact_lines
 from slotune.profiler.provenance import CLOSED_FORM, KERNEL_TABLES, MEASURED, STEP_RECORDS
 from slotune.profiler.surrogate.model import BEYOND, OVER_TIME, RegimeError
-from slotune.profiler.trust import FAR_SENTENCE, TABLES_TPOT_ERROR, later_s, slowed_by, step_time_error
+from slotune.profiler.trust import OUTSIDE, SOME_OUTSIDE, TABLES_TPOT_ERROR, later_s, slowed_by, step_time_error
 from slotune.profiler.trust_page import extrapolated_text, lines
 from slotune.simulator.features import totals_of
 from slotune.simulator.step_time import FAR, reach_of
@@ -136,11 +136,11 @@ def test_what_is_extrapolated_may_be_off_by_the_larger_of_its_errors(
 
 
 def test_the_expected_error_is_told_with_every_prediction(measured: Profile) -> None:
-    trust = measured.trust(runs=[{"extrapolated_share": 0.25, "extrapolated_prefill_share": 0.25}])
+    trust = measured.trust(runs=[{"extrapolated_share": 0.05, "extrapolated_prefill_share": 0.05}])
     assert trust["expected_error"]["step_time"] == {"median": 0.02, "within_90": 0.08}
     told = lines(trust)
     assert "2.0% (median on kinds of steps held out; 90 % of single steps within 8.0%)" in told[1]
-    assert told[2] == "25.0% of the steps lie outside what the profile was made from: extrapolated, off by more"
+    assert told[2] == "5.0% of the steps lie outside what the profile was made from: extrapolated, off by more"
     assert len(lines(measured.trust())) == 2
 
 
@@ -156,12 +156,26 @@ def test_an_error_is_told_to_leave_out_what_the_profile_does_not_hold(measured: 
 @pytest.mark.parametrize("name", ["tables", "measured"])
 def test_no_error_is_given_of_steps_that_lie_far_outside(measured: Profile, name: str) -> None:
     profile = measured if name == "measured" else load_profile("h200-llama-3.1-8b")
-    near, far = (profile.trust(runs=[{"far_share": share, "extrapolated_share": 0.5}]) for share in (0.01, 0.011))
+    runs = [{"far_share": share, "extrapolated_share": 0.04} for share in (0.01, 0.011)]
+    near, far = (profile.trust(runs=[run]) for run in runs)
     known = ("mean_ttft", "mean_tpot") if name == "tables" else ("step_time",)
     for key in known:
         assert near["expected_error"][key] and far["expected_error"][key] is None
-    assert lines(far)[1] == FAR_SENTENCE and "expect " in lines(near)[1]
+    assert lines(far)[1] == OUTSIDE and "expect " in lines(near)[1]
     assert lines(far)[-1].startswith("1.1% of the steps") and lines(far)[-1].endswith("their time is unknown")
+    several = profile.trust(runs=runs)["expected_error"]
+    assert several[known[0]] and several["sentence"] == near["expected_error"]["sentence"] + SOME_OUTSIDE
+    assert not near["expected_error"]["sentence"].endswith(SOME_OUTSIDE)
+    told = lines(profile.trust({"kv_cache_dtype": "fp8"}, runs=runs[1:]))
+    assert told[2] == "settings whose effect is not in these numbers: kv_cache_dtype"
+
+
+def test_no_error_is_given_of_many_steps_beyond_where_no_larger_ones_were_held_out(measured: Profile) -> None:
+    beyond = RegimeError(BEYOND, 30, 0.06, 0.07, 0.15, 0.0)
+    known = replace(measured, step=replace(measured.step, held_out=(*measured.step.held_out, beyond)))
+    for profile, share, told in ((measured, 0.05, True), (measured, 0.06, False), (known, 0.06, True)):
+        error = profile.trust(runs=[{"extrapolated_share": share}])["expected_error"]
+        assert (error["step_time"] is not None) == told == (error["sentence"] != OUTSIDE)
 
 
 def test_an_api_server_that_is_busy_all_the_time_is_told(measured: Profile) -> None:

@@ -6,7 +6,7 @@ import pytest
 from slotune.traces.content import prefix_hit_tokens
 from slotune.traces.generate import plain
 from slotune.traces.mooncake import read_mooncake
-from slotune.traces.stats import lasting_rate, request_rate, trace_stats
+from slotune.traces.stats import request_rate, trace_stats
 
 
 def i32(*values: int) -> np.ndarray:
@@ -81,14 +81,3 @@ def test_the_busiest_minute_is_told_of_traces_that_have_several() -> None:
     assert stats["busiest_minute_rate"] == pytest.approx(3.0, abs=0.05)
     assert stats["busiest_minute_at_s"] == pytest.approx(240, abs=1)
     assert trace_stats(plain(arrivals[:100], lengths[:100], lengths[:100]))["busiest_minute_rate"] is None
-
-
-def test_a_trace_goes_on_at_the_rate_of_its_gaps() -> None:
-    def rate(*arrival_s: float) -> float:
-        ones = np.ones(len(arrival_s), np.int32)
-        return lasting_rate(plain(np.array(arrival_s), ones, ones))
-
-    assert rate(0.0, 0.6) == rate(0.0, 0.6, 1.2) == pytest.approx(1 / 0.6)
-    assert rate(0.6, 1.2) == pytest.approx(1 / 0.6), "the first came after a gap"
-    assert rate(0.0, 0.0, 5.0, 5.0) == pytest.approx(0.4)
-    assert np.isnan(rate(0.0, 0.0)) and np.isnan(rate(0.0))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slotune.errors import InfeasibleError
@@ -73,7 +74,7 @@ def with_runs(
 @pytest.mark.parametrize(
     ("best", "longer", "told"),
     [
-        ({"p99_itl_ms": 151.0}, None, "has p99_itl_ms 151 ms, where the limit is 150: raise the limit"),
+        ({"p99_itl_ms": 151.0}, None, "has p99_itl_ms 151 ms, where the limit is 150: raise it"),
         ({"p99_itl_ms": 300.0, "p99_ttft_ms": 4000.0}, {}, "the recommended settings do if the same traffic lasts 30"),
         ({"p99_itl_ms": 300.0, "p99_ttft_ms": 5100.0}, {"p99_itl_ms": 151.0}, "has p99_ttft_ms 5,100 ms, where the"),
         (
@@ -103,20 +104,32 @@ def test_the_nearest_miss_is_the_largest_of_the_trace_and_of_its_traffic_going_o
 
 
 @pytest.mark.parametrize(
-    ("best", "limit", "mend"),
+    ("gaps_s", "limit", "mend"),
     [
-        ({"request_throughput": 5.0, "mean_e2el_ms": 19.0}, None, "requests are all but alone in the engine"),
-        ({"request_throughput": 5.0, "mean_e2el_ms": 21.0}, None, "lower --rate, or plan for more replicas"),
-        ({"request_throughput": 5.0, "mean_e2el_ms": 21.0}, 8, "lower --max-concurrency, or plan for more replicas"),
+        ([1.01] * 199, None, "150: raise it, as requests are alone in the engine so far"),
+        ([1.01] * 198 + [0.99], None, "raise it, as requests are alone"),  # 0.5 % of them do not move a p99
+        ([1.01] * 196 + [0.99] * 3, None, "raise it, lower --rate, or plan for more replicas"),
+        ([0.0, 300.0] * 99 + [0.0], None, "lower --rate, or plan for more replicas"),  # pairs
+        ([0.0] * 199, 8, "lower --max-concurrency, or plan for more replicas"),
+        ([0.5] * 199, 8, "lower --rate, or plan for more replicas"),
     ],
 )
 def test_what_would_help_is_told_by_what_is_asked(
-    read: Recommendation, best: dict[str, float], limit: int | None, mend: str
+    read: Recommendation, gaps_s: list[float], limit: int | None, mend: str
 ) -> None:
-    found = with_runs(read, best | {"p99_itl_ms": 151.0})
+    found = with_runs(read, {"p99_itl_ms": 151.0, "p99_e2el_ms": 1000.0})
     asked = found.task.asked.model_copy(update={"max_concurrency": limit})
+    trace = make_trace(200, 5.0, (constant(900), constant(9)), seed=1)
+    trace = replace(trace, arrival_s=np.cumsum([0.0, *gaps_s]))
+    found = replace(found, task=replace(found.task, asked=asked, trace=trace))
     with pytest.raises(InfeasibleError, match=mend):
-        require_targets(replace(found, task=replace(found.task, asked=asked)))
+        require_targets(found)
+    lucky = replace(found, orders={found.best.key: OtherOrders([RUN | {"p99_ttft_ms": 9999.0}] * 2)})
+    closed = limit is not None and gaps_s[0] == 0.0
+    assert ("lower --max-concurrency or raise" in luck_lines(lucky)[0]) == closed
+    lost = {found.best.key: LongerLoad(TIMES, RUN | {"p99_ttft_ms": 9999.0})}
+    advice = "in flight; lower --max-concurrency" if closed else "`slotune plan` finds a rate"
+    assert advice in lost_lines(replace(found, longer_loads=lost))[0]
 
 
 def test_targets_that_are_met_are_required_no_more(read: Recommendation) -> None:

@@ -26,6 +26,9 @@ from ..traffic.warm import finds_others
 TIMES = 30
 """As long as the trace, where that is no more than MOST_LOAD_REQUESTS: what chance does to a p99 of a thousand requests
 is large on ten times as many still."""
+SUSTAINED_RATE = "at this rate; `slotune plan` finds a rate that the engine sustains"
+FEWER_IN_FLIGHT = "with so many requests in flight; lower --max-concurrency"
+"""What is to be done about targets that do not last, where requests come at a rate and where answers bring them."""
 LIKE_ONE_THAT_FAILED = 0.02
 """Predictions so near to those of one that does not last are not tried."""
 
@@ -103,10 +106,16 @@ def _piled_up(longer: LongerLoad) -> float:
     return longer.metrics.get("piled_up_share", 0.0)
 
 
+def is_closed_loop(task: Task) -> bool:
+    """Whether all requests are ready, and answers alone decide when they are sent."""
+    limit = task.asked.max_concurrency
+    return limit is not None and limit < len(task.trace) and math.isnan(request_rate(task.trace))
+
+
 def longer_by(task: Task) -> int:
-    """How many times as long the longer load is; 1 where the trace is long enough, or has no rate and no client that
-    waits for answers: all requests at once for so many times as long would be another load."""
-    if math.isnan(request_rate(task.trace)) and not task.asked.max_concurrency:
+    """How many times as long the longer load is; 1 where the trace is long enough, or has no rate and no request that
+    waits for an answer to another: so many times as many at once would be another load."""
+    if math.isnan(request_rate(task.trace)) and not is_closed_loop(task):
         return 1
     return max(1, min(TIMES, MOST_LOAD_REQUESTS // len(task.trace)))
 
@@ -125,10 +134,14 @@ def lasts_only(objective: Objective, metrics: Metrics, longer: LongerLoad | None
 
 
 def lost_targets(
-    objective: Objective, metrics: Metrics, longer: LongerLoad | None, called: str = "recommended"
+    objective: Objective,
+    metrics: Metrics,
+    longer: LongerLoad | None,
+    called: str = "recommended",
+    advice: str = SUSTAINED_RATE,
 ) -> list[str]:
-    """That targets which the trace meets are missed where its traffic lasts longer, by settings that are `called` so;
-    nothing where none is."""
+    """That targets which the trace meets are missed where its traffic lasts longer, by settings that are `called` so,
+    with `advice`; nothing where none is."""
     if longer is None:
         return []
     lost = [
@@ -142,5 +155,5 @@ def lost_targets(
         return []
     return [
         f"the {called} settings miss {' and '.join(lost)} if the same traffic lasts {longer.label}: do not count on "
-        "them at this rate; `slotune plan` finds a rate that the engine sustains"
+        f"them {advice}"
     ]

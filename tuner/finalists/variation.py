@@ -8,11 +8,10 @@ import numpy as np
 
 from ...simulator.settings import Settings
 from ...simulator.timing import AS_TOLD, Pace
-from ...traces.stats import lasting_rate
 from ...traces.trace import Trace
 from ..evaluate import Outcome, SimulatedRun
 from ..study.study import Study, Trial, Where, settings_key, trial_of
-from ..traffic.steady_load import lasting_seed
+from ..traffic.steady_load import lasting_rate, lasting_seed
 from ..traffic.warm import warmed
 
 ORDERS = 6

@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS trials (
 
 
 class Versions(BaseModel):
-    """What the study was made with. Another slotune may simulate otherwise, and does not continue it."""
+    """What the study was made with. Another slotune may simulate otherwise: its `tune` does not continue the study."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...arrays import F64, I64
 from ...errors import InputError
-from ...traces.arrivals import span_s
+from ...traces.arrivals import idle_s, span_s
 from ...traces.copies import in_copies
 from ...traces.lasting_prefixes import lasting, passing_on
 from ...traces.stats import interarrival_cv
@@ -99,6 +99,16 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
     if span_s(trace.arrival_s) == 0:  # Poisson arrivals of one copy are few, and come again in the next
         return with_arrivals(repeated, rate, 1.0, rng)
     return at_rate(repeated, rate, seed)
+
+
+def lasting_rate(trace: Trace) -> float:
+    """Requests per second if the trace went on as it is, with the gap before its first burst that `ordered` gives it;
+    NaN where all arrive at once. Of few requests `request_rate` is more, as it counts a burst more than gaps."""
+    duration_s, begins_s = span_s(trace.arrival_s), idle_s(trace.arrival_s)
+    if duration_s == 0:
+        return math.nan
+    begun = replace(trace, arrival_s=trace.arrival_s - begins_s)
+    return len(trace) / (duration_s + float(_gaps_s(begun)[0] - begun.arrival_s[0]))
 
 
 def _gaps_s(paced: Trace) -> F64:

@@ -90,6 +90,8 @@ def test_a_load_that_has_nothing_to_lengthen_is_not(opened: Any, monkeypatch: py
     ):
         assert longer_by(other) == 1 and all_run(study, other) == []
     assert longer_by(replace(closed, trace=at_once)) == TIMES, "a client that waits goes on as it began"
+    wide = replace(task, trace=at_once, asked=task.asked.model_copy(update={"max_concurrency": len(at_once)}))
+    assert longer_by(wide) == 1, "it never waits, and more at once are another load"
     for most, times in ((3, 3), (1.9, 1), (0.5, 1)):
         monkeypatch.setattr(longer_load, "MOST_LOAD_REQUESTS", int(most * len(task.trace)))
         assert longer_by(task) == times

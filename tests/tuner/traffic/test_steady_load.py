@@ -18,6 +18,7 @@ from slotune.tuner.traffic.growth import engine_growth, is_steady, queue_growth,
 from slotune.tuner.traffic.steady_load import (
     drifts,
     in_bursts,
+    lasting_rate,
     lasting_seed,
     ordered,
     scaled_lengths,
@@ -312,3 +313,31 @@ def test_a_batch_that_grows_is_not_steady_where_the_queue_is(queue, batch, stead
     arrival_s = np.arange(100.0)
     run = waiting(arrival_s * (1 + queue) + 1, arrival_s * (1 + queue + batch) + 5)
     assert (queue_is_steady(run), is_steady(run)) == steady
+
+
+def test_a_trace_goes_on_at_the_rate_of_its_gaps():
+    def rate(*arrival_s):
+        ones = np.ones(len(arrival_s), np.int32)
+        return lasting_rate(plain(np.array(arrival_s), ones, ones))
+
+    assert rate(0.0, 0.6) == pytest.approx(1 / 0.6)
+    assert rate(0.0, 0.6, 1.2) == pytest.approx(1 / 0.6)
+    assert rate(0.6, 1.2) == 2 / 1.2, "the first came after a gap"
+    assert rate(0.0, 0.0, 5.0, 5.0) == pytest.approx(0.4)
+    assert rate(*[0.0] * 8, 1.0, 2.0) == pytest.approx(10 / 3), "of bursts that differ each comes once a gap"
+    assert np.isnan(rate(0.0, 0.0)) and np.isnan(rate(0.0))
+
+
+def test_a_burst_at_the_beginning_is_part_of_what_goes_on(small_trace):
+    trace = small_trace(60)
+    trace = replace(trace, arrival_s=np.concatenate([np.zeros(30), np.arange(1, 31.0)]))
+    load = ordered(trace, 600, lasting_rate(trace), 0)
+    assert load.arrival_s[-1] == pytest.approx(10 * (30 + 1)), "ten copies, and a gap before each"
+    assert all_at_once(trace, 200) == 240
+
+
+def all_at_once(trace, requests):
+    """Of a trace without a rate a load has none either: how many requests it has, all at 0."""
+    load = ordered(replace(trace, arrival_s=np.full(len(trace), 5.0)), requests, np.nan, 1)
+    assert (load.arrival_s == 0.0).all()
+    return len(load)
