@@ -10,14 +10,7 @@ import click
 
 from ..figures import figure
 from ..simulator.policy_names import ROUTERS
-from .notes import (
-    announce_compilation,
-    note,
-    note_few_requests,
-    note_ignored,
-    note_load,
-    warn,
-)
+from .notes import announce_compilation, note, note_few_requests, note_ignored, note_load, warn
 from .options import (
     acceptance_rate_option,
     engine_options,

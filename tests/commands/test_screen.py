@@ -7,6 +7,7 @@ import pytest
 
 from slotune.commands.notes import note_ignored
 from slotune.profiler.profile_folder import load_profile
+from slotune.traces.read import read_trace
 
 P31 = ("--slo", "p31:ttft:1e9", "--slo", "p31:itl:1e9")
 """A percentile that is reported for these targets alone."""
@@ -157,6 +158,6 @@ def test_how_many_requests_are_good_is_shown_and_sorted_by(slotune, files, tmp_p
 
 def test_what_many_configurations_are_warned_of_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     bundled = load_profile("h200-llama-3.1-8b")
-    note_ignored(bundled, "vllm-v1", *({"max_num_seqs": count} for count in (8, 16, 32, 512)))
+    note_ignored(bundled, "vllm-v1", read_trace("chat"), *({"max_num_seqs": count} for count in (8, 16, 32, 512)))
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
     assert "max_num_seqs=8: moves the largest CUDA graph" in told and told.endswith("(likewise in 2 more)")
