@@ -85,7 +85,7 @@ def ordered(trace: Trace, requests: int, rate: float, seed: int, replicas: int =
     rng = np.random.default_rng(seed)
     copies = max(1, -(-requests // len(trace)))
     gaps = _gaps_s(paced)
-    whole = seed == 0 or passing_on(trace)
+    whole = seed == 0 or len(trace) == 1 or passing_on(trace)
     if whole:
         # A copy ends where the trace does, not where the load began: all conversations would find nothing at once.
         copy, rows = np.divmod(_going_on(len(trace), copies, seed, replicas), len(trace))
