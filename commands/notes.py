@@ -50,6 +50,17 @@ def note_ignored(profile: "Profile", policy: str, trace: "Trace", *settings: Map
         note("the priorities of the trace's requests are without effect: scheduling_policy=priority heeds them")
 
 
+def note_study(folder: Path) -> None:
+    """Say on stderr that a study was made with another slotune, where it was: numbers of both are told then.
+
+    Raises InputError where the folder is no study."""
+    from ..release import own_version
+    from ..tuner.study.study import other_version, read_asked
+
+    if differs := other_version(read_asked(folder), own_version()):
+        warn([f"{folder}: {differs}; `slotune tune` in a new folder makes the study again"])
+
+
 def note_config_file(path: Path, left_out_of: str | None) -> None:
     """Say on stderr what vLLM would make of a `vllm serve --config` file that is not what is simulated, and what of it
     is not even in the file `left_out_of` that the command writes."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .notes import announce_compilation
+from .notes import announce_compilation, note_study
 from .options import jobs_option, json_option
 from .output import emit_json
 from .progress import progress
@@ -30,6 +30,7 @@ def command(study: Path, out: Path | None, jobs: int | None, as_json: bool) -> N
     from ..tuner.study.study import check_apart
 
     check_apart(study, out)
+    note_study(study)
     announce_compilation()
     with progress("report") as bar:
         path = write_report(study, out, jobs=jobs, note=bar.line)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .notes import note_study
 from .options import duration, json_option, served_model_option, vllm_python_option
 from .output import emit_json, table
 from .progress import Progress, progress
@@ -55,6 +56,7 @@ def command(
     from ..tuner.hardware.validation import require_targets
     from ..tuner.pages.validation_page import document
 
+    note_study(study)
     how = {"top": top, "budget_s": budget or 0.0, "repeats": repeats, "vllm_python": vllm_python, "model": model}
     found = validated(study, as_json, **how)
     if as_json:

@@ -9,6 +9,7 @@ import pytest
 
 from slotune.profiler.profile import linear_profile
 from slotune.profiler.profile_folder import write_profile
+from slotune.release import own_version
 from slotune.traces.generate import make_trace
 from slotune.traces.lengths import uniform
 from slotune.traces.mooncake import write_trace
@@ -49,6 +50,16 @@ def test_a_folder_that_is_no_study_is_bad_input(slotune: Callable[..., Any], tmp
     done = slotune("report", tmp_path)
     assert done.code == 2
     assert "not a study" in done.err
+
+
+def test_a_study_of_another_version_is_told_of(slotune: Callable[..., Any], study: Path):
+    assert "made with slotune" not in slotune("report", study, "--jobs", 1).err
+    asked = json.loads((study / "study.json").read_text())
+    asked["versions"]["slotune"] = "0.0.1"
+    (study / "study.json").write_text(json.dumps(asked))
+    done = slotune("report", study, "--jobs", 1)
+    told = f"Warning: {study}: made with slotune 0.0.1, and this is {own_version()}, whose numbers may be others; "
+    assert done.code == 0 and done.err.startswith(told)
 
 
 def test_a_disk_that_takes_nothing_is_one_line(slotune: Callable[..., Any], study: Path):

@@ -53,6 +53,15 @@ def hardware(study: Path) -> list[Trial]:
         return opened.trials("hardware")
 
 
+def test_a_study_of_another_version_is_told_of(slotune: Callable[..., Any], study: Path, fake_vllm: Path):
+    given = ("validate", study, "--top", 1, "--repeats", 1, "--vllm-python", fake_vllm, "--model", "org/m")
+    assert "made with slotune" not in slotune(*given).err
+    asked = json.loads((study / "study.json").read_text())
+    asked["versions"]["slotune"] = "0.0.1"
+    (study / "study.json").write_text(json.dumps(asked))
+    assert f"Warning: {study}: made with slotune 0.0.1, and this is" in slotune(*given).err
+
+
 def test_predicted_stands_beside_measured(slotune: Callable[..., Any], study: Path, fake_vllm: Path):
     done = slotune("validate", study, "--top", 1, "--repeats", 2, "--vllm-python", fake_vllm, "--model", "org/m")
     assert done.code == 0, done.err

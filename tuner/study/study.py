@@ -263,9 +263,8 @@ def check_place(folder: Path, asked: Asked) -> None:
 
 
 def _check_same(folder: Path, old: Asked, new: Asked) -> None:
-    if old.versions.slotune != new.versions.slotune:
-        versions = f"made with slotune {old.versions.slotune}, and this is {new.versions.slotune}"
-        raise InputError(f"{folder}: {versions}, whose numbers may be others; give another folder to --out")
+    if differs := other_version(old, new.versions.slotune):
+        raise InputError(f"{folder}: {differs}; give another folder to --out")
     before, now = ({**asked.model_dump(), "slos": tuple(sorted(set(asked.slos)))} for asked in (old, new))
     for name in before:
         if name not in MAY_DIFFER and before[name] != now[name]:
@@ -273,6 +272,12 @@ def _check_same(folder: Path, old: Asked, new: Asked) -> None:
             detail = "its content changed" if name.endswith("_digest") else f"then {then}, now {asked}"
             shown = "slo" if name == "slos" else name.removesuffix("_digest")
             raise InputError(f"{folder}: this study asked for another {shown} ({detail}); give another folder to --out")
+
+
+def other_version(asked: Asked, version: str) -> str | None:
+    """That the study was made with another slotune than `version`; None where it was not."""
+    made = asked.versions.slotune
+    return None if made == version else f"made with slotune {made}, and this is {version}, whose numbers may be others"
 
 
 def check_apart(folder: Path, out: Path | None) -> None:

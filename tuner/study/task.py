@@ -104,8 +104,8 @@ def profile_of(asked: Asked) -> Profile:
     """Load the profile that was asked for. Raises InputError for one that is gone or changed."""
     if profile_folder(asked.profile) is None:
         raise InputError(
-            f"{asked.profile}: the study's profile is not there any more; where it was moved, `slotune tune` with the "
-            "new --profile and all else as it was tells the study"
+            f"{asked.profile}: the study's profile is not there any more: move it back, or tell the study its new "
+            "place by `slotune tune` with the new --profile and all else as it was"
         )
     profile = load_profile(asked.profile)
     if profile_digest(asked.profile) != asked.profile_digest:

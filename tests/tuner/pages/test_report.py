@@ -162,7 +162,7 @@ def test_a_profile_that_changed_is_not_reported_on(searched: Path, tmp_path: Pat
     with pytest.raises(InputError, match="the profile changed"):
         write_report(folder / "study")
     shutil.rmtree(folder / "profile")
-    with pytest.raises(InputError, match="profile: the study's profile is not there any more; where it was moved"):
+    with pytest.raises(InputError, match="profile: the study's profile is not there any more: move it back, or tell"):
         write_report(folder / "study")
 
 
