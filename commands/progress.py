@@ -74,7 +74,7 @@ class PlainProgress:
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
         now_s = self._clock()
-        self._first = self._first or (done, now_s)
+        self._first = self._first or ((done, now_s) if done else None)
         finished = self._total is not None and done >= self._total and not self._ended
         if now_s - self._last_s < PLAIN_INTERVAL_S and not finished:
             return

@@ -149,6 +149,7 @@ def _planned(
     others: Sequence[Plan],
 ) -> Plan:
     """The plan of one scenario, when `before` steps of `others` are done."""
+    on_done(before, scenario.name)
     alone, stay_s = unloaded(scenario)
     numbers = range(1, DRAWS + 1) if drawable(scenario.trace) else ()
     questions: list[Question] = [
