@@ -93,3 +93,51 @@ def test_a_run_of_the_repository_becomes_such_a_folder(accuracy: None, read_engi
     with pytest.raises(SystemExit, match="not in that checkout"):
         make_folder(tmp_path / "checkout", "A100/Qwen3-8B", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_blocks_share_the_memory_as_they_end(accuracy: None) -> None:
+    """Two SMs: where one block is left it reads at up to twice its share, if one can."""
+    from thread_blocks import ThreadBlocks
+
+    slow, fast = ThreadBlocks(1, 2, 1.0), ThreadBlocks(1, 2, 2.0)
+    assert slow.over_equal([1, 1, 1, 1, 4], 5) == pytest.approx((2 + 4) / (3 * 1.6))
+    assert fast.over_equal([1, 1, 1, 1, 4], 5) == pytest.approx((2 + 4 / 2) / (2.5 * 1.6))
+    assert slow.over_equal([4, 1, 1, 1, 1], 5) == pytest.approx(4 / (3 * 1.6))  # the long one is no straggler
+    assert slow.over_equal([3, 3, 3, 3], 4) == 1.0
+
+
+def test_heads_follow_each_other(accuracy: None) -> None:
+    from thread_blocks import ThreadBlocks
+
+    assert ThreadBlocks(2, 2, 1.0).over_equal([2, 4], 2) == pytest.approx(8 / 6)  # 2 beside 4, then 2, and 4 at last
+
+
+def test_few_decodes_are_split_and_cost_their_mean(accuracy: None) -> None:
+    """vLLM on an RTX PRO 6000 with 8 KV heads: from 38 sequences on they are not."""
+    from thread_blocks import ThreadBlocks
+
+    blocks = ThreadBlocks(8, 188, 3.0)
+    assert blocks.over_equal([100] * 36 + [9000], 37) == 1.0
+    assert blocks.over_equal([100] * 36 + [9000], 40) > 1.5  # padded to its CUDA graph
+
+
+def test_how_fast_a_block_reads_is_found_again(accuracy: None) -> None:
+    from thread_blocks import ThreadBlocks, fit_blocks
+
+    rows = []
+    for long, batch in ((1, 64), (4, 64), (1, 128), (16, 128), (1, 4)):
+        contexts = [4096] * long + [1024] * (batch - long)
+        took = 1.0 if batch == 4 else ThreadBlocks(8, 188, 2.5).over_equal(contexts, batch)
+        times = {"t_mean_us": "1.0", "t_skew_us": str(took)}
+        rows.append({"regime": "pure", "n": str(batch), "nb": str(long), "kvs": "1024", "kv_big": "4096"} | times)
+    rows.append(rows[0] | {"regime": "mixed", "t_skew_us": "9.0"})
+    assert fit_blocks(rows, 8, 188).reach == pytest.approx(2.5, abs=0.05)
+
+
+def test_two_gpus_take_one_turn_for_what_is_small(accuracy: None) -> None:
+    from layer_times import ONE_SHOT_BYTES, Link
+
+    link = Link(16e9, 20e-6)
+    assert link.all_reduce_s(16_000, 2) == pytest.approx(21e-6)
+    assert link.all_reduce_s(ONE_SHOT_BYTES, 2) == pytest.approx(40e-6 + ONE_SHOT_BYTES / 16e9)
+    assert link.all_reduce_s(16_000, 4) == pytest.approx(6 * (20e-6 + 4_000 / 16e9))

@@ -1,8 +1,8 @@
 """Layer times of one GPU, measured kernel by kernel, and what a step of a whole model takes by them.
 
 LLMServingSim's tables (github.com/casys-kaist/LLMServingSim at 5daddb21, MIT): FOLDER/profile/meta.yaml, and for each
-number of GPUs profile/tpN/{dense,per_sequence}.csv, attention.csv.gz and, where it was fitted, skew_fit.csv.gz; without
-.gz they are read too. A step takes
+number of GPUs profile/tpN/{dense,per_sequence}.csv, attention.csv.gz and, where they were measured, skew.csv.gz and
+skew_fit.csv.gz; without .gz they are read too. A step takes
 
     embedding + layers * (dense kernels + attention) + final norm + lm_head + sampler + all-reduces + gap
 
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 from tables import require
+from thread_blocks import SMS, ThreadBlocks, fit_blocks
 
 from slotune.arrays import F64
 
@@ -61,6 +62,7 @@ class Shape:
     weights_gb: float
     kv_bytes: int
     """Of a token's keys and values in all layers."""
+    kv_heads: int = 8
 
 
 SHAPES = {
@@ -70,6 +72,10 @@ SHAPES = {
     "Qwen3-14B": Shape(40, 5120, 29.54, 163_840),
     "Qwen3-32B": Shape(64, 5120, 65.52, 262_144),
 }
+ONE_SHOT_BYTES = 8 << 20
+"""Below this vLLM's own all-reduce has each of two GPUs read all of the other's numbers at once, with NVLink or without
+(vllm/distributed/device_communicators/custom_all_reduce.py, should_custom_ar; csrc/custom_all_reduce.cuh, one stage for
+two)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,10 @@ class Link:
     latency_s: float
 
     def all_reduce_s(self, size: float, gpus: int) -> float:
-        """A ring's: 2 (n - 1) turns, in each of which every GPU sends an n-th part to the next."""
+        """Between two GPUs one turn, where it is small; else a ring's 2 (n - 1) turns, in each of which every GPU sends
+        an n-th part to the next."""
+        if gpus == 2 and size < ONE_SHOT_BYTES:
+            return self.latency_s + size / self.bytes_per_s
         return 2 * (gpus - 1) * (self.latency_s + size / gpus / self.bytes_per_s)
 
 
@@ -98,6 +107,8 @@ class LayerTimes:
     """(CHUNKS, CONTEXTS, DECODES, CONTEXTS): one prefill chunk with its context beside decodes of equal contexts."""
     skew: dict[tuple[int, str, str, str], float]
     """By prefill chunk, decodes, share and longest context: how far from all-mean towards all-longest decodes lie."""
+    blocks: ThreadBlocks | None
+    """What unequal contexts add to decodes alone, in place of `skew`; None for a GPU whose SMs are not known."""
 
     @property
     def kernels(self) -> int:
@@ -129,17 +140,20 @@ class LayerTimes:
                 total += weight * self.attention_s[tuple(i + bit for i, bit in zip(low, bits, strict=True))]
         return float(total)
 
-    def attention_of(self, rows: Sequence[Row]) -> float:
+    def attention_of(self, rows: Sequence[Row], batch: int) -> float:
         """Attention of one layer: the costliest prefill beside the decodes, further ones as if alone.
 
         Decodes beside any prefill cost up to twice what they cost alone, and that once. What their unequal contexts
-        add is a share of the way from all decodes at the mean to all at the longest.
+        add then is a share of the way from all decodes at the mean to all at the longest. `batch` is how many decodes a
+        step of decodes alone is padded to.
         """
         decodes = [context for tokens, context in rows if tokens == 1 and context > 0]
         chunks = [row for row in rows if not (row[0] == 1 and row[1] > 0)]
         count, mean = len(decodes), float(np.mean(decodes)) if decodes else 0.0
         first, *more = sorted(chunks, key=lambda row: -row[0] * (row[1] + row[0] / 2)) or [(0, 0)]
         total = self.uniform_s(*first, count, mean)
+        if self.blocks is not None and not chunks:
+            return total * self.blocks.over_equal(decodes, batch)
         if count > 1:
             share = self.skew_of(decodes, sum(tokens for tokens, _ in chunks))
             total += share * (self.uniform_s(*first, count, max(decodes)) - total)
@@ -164,7 +178,7 @@ class LayerTimes:
         layer_s = sum(times * self.dense_s(name, padded) for name, times in self._per_layer.items())
         head_s = sum(self.dense_s(name, len(rows)) for name in PER_SEQUENCE)
         once_s = sum(self.dense_s(name, padded) for name in ONCE)
-        model_s = self.shape.layers * (layer_s + self.attention_of(rows)) + once_s + head_s
+        model_s = self.shape.layers * (layer_s + self.attention_of(rows, round(padded))) + once_s + head_s
         return gap_s + model_s + self._all_reduces_s(padded)
 
     def _all_reduces_s(self, tokens: float) -> float:
@@ -188,15 +202,21 @@ def read_layer_times(folder: Path, gpus: int = 1, link: Link | None = None) -> L
     tables = require(folder / "profile" / f"tp{gpus}")
     if gpus > 1 and link is None:
         raise SystemExit(f"{folder / 'config.json'}: {gpus} GPUs need link_bw and link_latency")
-    skew = list(tables.glob("skew_fit.csv*"))
+    skew, shape = list(tables.glob("skew_fit.csv*")), shape_of(meta["model"])
     return LayerTimes(
-        shape=shape_of(meta["model"]),
+        shape=shape,
         gpus=gpus,
         link=link if gpus > 1 else None,
         dense=_dense(tables),
         attention_s=_attention(_table(tables, "attention.csv")),
         skew=_skew(skew[0]) if skew else {},
+        blocks=_blocks(tables, shape.kv_heads // gpus, SMS.get(meta.get("gpu"))),
     )
+
+
+def _blocks(tables: Path, kv_heads: int, sms: int | None) -> ThreadBlocks | None:
+    unequal = list(tables.glob("skew.csv*"))
+    return fit_blocks(_rows(unequal[0]), kv_heads, sms) if unequal and sms else None
 
 
 def shape_of(model: str) -> Shape:

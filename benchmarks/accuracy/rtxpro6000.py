@@ -187,7 +187,10 @@ def report_profile(profile: Profile, ran: MeasuredEngine, folder: Path) -> None:
 def report_layer_times(asked: argparse.Namespace, ran: MeasuredEngine) -> None:
     times = read_layer_times(asked.data, ran.engine.tensor_parallel_size, ran.link)
     if not times.skew:
-        print("No skew table: decodes of unequal contexts are taken as all of the mean one, which is too short a time")
+        print("No table of unequal contexts: decodes are taken as if all had the mean one, which is too short a time")
+    if times.blocks:
+        reach, off = times.blocks.reach, times.blocks.error
+        print(f"Unequal decodes: a block reads up to {reach:.1f} shares; batches of two lengths are off by {off:.1%}")
     trace = read_workload(asked.data, ran.engine.block_size)
     measured = read_measured(asked.data, trace)
     between_ms = 0.0 if ran.engine.async_scheduling else STEP_GAP_MS
