@@ -322,7 +322,7 @@ def test_what_a_call_left_that_was_killed_at_its_first_write_is_no_hindrance(
 ) -> None:
     (tmp_path / "p.measure").mkdir()
     (tmp_path / "p.measure" / f"{UNFINISHED}0").write_text("{")
-    measure(Measurement(str(model_folder), {}, tmp_path / "p", 60), find_vllm(str(fake_vllm)), lambda done, note: None)
+    measure(Measurement(str(model_folder), {}, tmp_path / "p", 8.0), find_vllm(str(fake_vllm)), lambda done, note: None)
     assert load_profile(tmp_path / "p").source == "measured"
 
 
