@@ -1,6 +1,5 @@
 """slotune plan: how much one engine takes, and how many a forecast needs."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +91,7 @@ def command(
     from ..simulator.settings import nothing_drafted
     from ..simulator.speculation import drafts_of
     from ..tuner.pages.plan_page import document, trust_of, warnings
-    from ..tuner.planning.plan import plan, require_targets, steps_of, what_if, with_other_step_times
+    from ..tuner.planning.plan import require_targets, what_if
 
     announce_compilation()
     first = _scenario(**base)
@@ -101,12 +100,7 @@ def command(
     if acceptance and not any(map(drafts_of, (first.profile.defaults, *(one.settings for one in scenarios)))):
         raise nothing_drafted(acceptance)
     note_ignored(first.profile, first.policy, first.trace, *(scenario.settings for scenario in scenarios))
-    on_workers = partial(plan, rate=rate, jobs=jobs, dask_scheduler=dask_scheduler)
-    with progress("plan", steps_of(scenarios, rate)) as bar:
-        plans = on_workers(scenarios, on_done=lambda done, now: bar.update(done, note=now))
-    steps = with_other_step_times(plans[0])
-    with progress("plan for other step times", steps_of(steps, rate)) as bar:
-        sides = on_workers(steps, on_done=lambda done, now: bar.update(done, note=now), after=plans)
+    plans, sides = _plans(scenarios, rate, jobs=jobs, dask_scheduler=dask_scheduler)
     if as_json:
         emit_json(document(plans, gpu_hour_cost, sides))
     else:
@@ -116,6 +110,25 @@ def command(
     if not first.settings and plans[0].capacities:
         _note_defaults(plans[0].max_request_rate, own=bool(first.profile.defaults))
     require_targets(plans)
+
+
+def _plans(scenarios: "list[Scenario]", rate: float | None, **workers: Any) -> "tuple[list[Plan], list[Plan]]":
+    """The plans, and those of the first for other step times: one bar, of all that it will come to where the profile's
+    error is known beforehand."""
+    from ..tuner.planning.plan import plan, steps_of, with_other_step_times
+    from ..tuner.sensitivity import doubt_of
+
+    asked = steps_of(scenarios, rate)
+    doubted = 2 if doubt_of(scenarios[0].profile, []) else 0
+    with progress("plan", asked + doubted * steps_of(scenarios[:1], rate)) as bar:
+        plans = plan(scenarios, rate, on_done=lambda done, now: bar.update(done, note=now), **workers)
+        steps = with_other_step_times(plans[0])
+        total = asked + steps_of(steps, rate)
+        bar.update(asked, total)
+        sides = plan(
+            steps, rate, on_done=lambda done, now: bar.update(asked + done, total, now), after=plans, **workers
+        )
+    return plans, sides
 
 
 def _note_defaults(rate: float, *, own: bool) -> None:

@@ -94,3 +94,12 @@ def test_plan_tells_whose_settings_it_took(slotune, files, tmp_path, own, told):
     trace = files[files.index("--trace") + 1]
     ran = slotune("plan", "--profile", profile, "--trace", trace, "--slo", "p99:ttft:100", "--jobs", 1)
     assert ran.code == 0 and f"Note: planned with {told}; find better settings" in ran.err
+
+
+def test_one_progress_counts_the_plans_for_other_step_times_from_the_start(slotune, files):
+    short = ("--slo", "p99:ttft:2000", "--engine", "max_num_seqs=2", "--jobs", 1)
+    told = slotune("plan", "--profile", "h200-llama-3.1-8b", *files[2:], *short).err.splitlines()
+    lines = [line for line in told if line.startswith("plan: ")]
+    assert lines[0] == "plan: 0/39 (0 %), base" and lines[-1].startswith("plan: 39/39 (100 %)")
+    lines = [line for line in slotune("plan", *files, *short).err.splitlines() if line.startswith("plan: ")]
+    assert lines[0] == "plan: 0/13 (0 %), base" and lines[-1].startswith("plan: 13/13 (100 %)")
